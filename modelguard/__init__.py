@@ -1,0 +1,55 @@
+"""modelguard decides whether a model artifact may be deployed. These are its public names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, sha256_file
+    from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
+    from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, configure, option, option_fields
+    from modelguard.errors import (
+        ArtifactError,
+        DigestMismatchError,
+        FormatError,
+        LimitError,
+        ModelError,
+        ModelguardError,
+        OutputError,
+        PluginError,
+        PolicyError,
+        SamplesError,
+        SourceError,
+        UsageError,
+    )
+    from modelguard.findings import Attachment, Confidence, Finding, Location, Rule, Severity, fingerprint
+    from modelguard.hookspecs import hookimpl, hookspec
+    from modelguard.model import InputSpec, Layer, ModelFactory, ModelOptions, OutputSpec, RunnableModel, Samples
+    from modelguard.report import Decision, Outcome, Report, Reporter, Status, Verdict, Violation
+
+# Resolved on first use, so that importing the package (and `modelguard --help`) costs next to nothing.
+_HOME = {
+    "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "sha256_file"),
+    "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
+    "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
+    "errors": (
+        "ArtifactError", "DigestMismatchError", "FormatError", "LimitError", "ModelError", "ModelguardError", "OutputError",
+        "PluginError", "PolicyError", "SamplesError", "SourceError", "UsageError",
+    ),
+    "findings": ("Attachment", "Confidence", "Finding", "Location", "Rule", "Severity", "fingerprint"),
+    "hookspecs": ("hookimpl", "hookspec"),
+    "model": ("InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples"),
+    "report": ("Decision", "Outcome", "Report", "Reporter", "Status", "Verdict", "Violation"),
+}  # fmt: skip
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'modelguard' has no attribute {name!r}")
+    return getattr(import_module(f"modelguard.{_MODULE[name]}"), name)

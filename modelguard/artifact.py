@@ -1,0 +1,138 @@
+"""Artifacts: the files of one model, where they came from, and how their bytes are opened."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, ClassVar
+
+from modelguard.errors import ArtifactError
+
+HASH_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What the operating system says identifies a file's bytes. Equal stamps mean the file was not touched in between."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, fd: int) -> FileStamp:
+        info = os.fstat(fd)
+        return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFile:
+    """One file of an artifact.
+
+    ``path`` is POSIX and relative to the artifact, and is what reports show; ``local`` is where the bytes lie on this
+    machine and never enters a report. ``sha256`` is 64 lower-case hex digits of the very bytes with ``stamp``, or None when
+    the scan was asked not to hash.
+    """
+
+    path: str
+    local: Path
+    size: int
+    sha256: str | None = None
+    stamp: FileStamp | None = None
+
+    def open(self) -> IO[bytes]:
+        """Open for reading, refusing anything but the regular file that was listed.
+
+        Raises :class:`ArtifactError` when the file is gone, is no regular file, or changed since it was hashed.
+        """
+        try:
+            # O_NONBLOCK keeps a FIFO that replaced the file from hanging the open.
+            fd = os.open(self.local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise ArtifactError(self.path, f"cannot be opened ({error.strerror})", "check that it exists and is readable") from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ArtifactError(self.path, "is not a regular file", "remove it from the artifact")
+            if self.stamp is not None and FileStamp.of(fd) != self.stamp:
+                raise ArtifactError(self.path, "changed while it was being scanned", "scan a copy that nothing writes to")
+            return os.fdopen(fd, "rb")
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def map(self) -> memoryview:
+        """The whole file as a read-only, memory-mapped view (empty view for an empty file)."""
+        with self.open() as handle:
+            if os.fstat(handle.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The files of one model, sorted by path.
+
+    ``uri`` is what the user named, without absolute paths; ``identity`` is stable over revisions (``hf:org/name`` or
+    ``local:<base name>``) and enters fingerprints; ``revision`` is the 40-hex commit of a remote artifact.
+    """
+
+    uri: str
+    identity: str
+    root: Path
+    files: tuple[ArtifactFile, ...]
+    revision: str | None = None
+
+    def file(self, path: str) -> ArtifactFile | None:
+        """The file at artifact-relative ``path``, or None."""
+        return next((file for file in self.files if file.path == path), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source may use while it fetches.
+
+    ``offline`` forbids the network; ``digest`` asks for sha256 of every file; ``progress(done, total, note)`` counts bytes;
+    ``patterns`` limits a remote fetch to paths matching one of the globs (empty: whatever a scan needs).
+    """
+
+    offline: bool = False
+    digest: bool = True
+    patterns: tuple[str, ...] = ()
+    progress: Callable[[int, int, str], None] | None = None
+
+
+class Source(ABC):
+    """Where artifacts come from. ``scheme`` is the part before ``://`` (empty for local paths)."""
+
+    scheme: ClassVar[str]
+
+    @abstractmethod
+    def fetch(self, uri: str, context: SourceContext) -> Artifact:
+        """Bring the artifact here and describe it. Raises :class:`~modelguard.errors.SourceError`."""
+
+
+def sha256_file(file: ArtifactFile, progress: Callable[[int], None] | None = None) -> ArtifactFile:
+    """Hash a file and return a copy carrying ``sha256`` and the ``stamp`` of the bytes that were hashed.
+
+    Raises :class:`ArtifactError` when the file changes while it is read.
+    """
+    from dataclasses import replace
+
+    with file.open() as handle:
+        before = FileStamp.of(handle.fileno())
+        digest = hashlib.sha256()
+        while block := handle.read(HASH_BLOCK):
+            digest.update(block)
+            if progress is not None:
+                progress(len(block))
+        if FileStamp.of(handle.fileno()) != before:
+            raise ArtifactError(file.path, "changed while it was being hashed", "scan a copy that nothing writes to")
+    return replace(file, size=before.size, sha256=digest.hexdigest(), stamp=before)

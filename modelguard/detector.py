@@ -1,0 +1,243 @@
+"""Detectors: what they need, what they get, what they may say.
+
+Whoever reads this file alone can write a detector::
+
+    @dataclass(frozen=True)
+    class NonFinite(Detector):
+        id = "non-finite"
+        requires = frozenset({Capability.WEIGHTS})
+        rules = (Rule("MG4901", "NonFiniteWeights", "weights that are NaN or infinite", Severity.MEDIUM, "...", "..."),)
+
+        limit: int = option(0, "how many non-finite values are tolerated", ge=0)
+
+        def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+            worst = 0
+            for done, (checkpoint, tensor) in enumerate(target.walk()):
+                context.check_deadline()
+                ...
+                if bad > self.limit:
+                    yield Finding("MG4901", f"{bad} values of {tensor.name} are not finite", location=Location(tensor.file, tensor.name))
+            context.summary(score=float(worst))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+from modelguard.artifact import Artifact, ArtifactFile
+from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
+from modelguard.errors import UsageError
+from modelguard.findings import Finding, Rule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from modelguard.model import RunnableModel, Samples
+
+T = TypeVar("T")
+
+
+class Capability(str, Enum):
+    """What a target provides and a detector requires."""
+
+    FILES = "files"
+    WEIGHTS = "weights"
+    REFERENCE = "reference"
+    FORWARD = "forward"
+    GRADIENTS = "gradients"
+    SAMPLES = "samples"
+
+
+class Skip(Exception):
+    """Raised by a detector, or by building the model, to say why it cannot look. The outcome is ``skipped``, never a pass."""
+
+
+class DeadlineExceeded(Exception):
+    """Raised by :meth:`ScanContext.check_deadline`; the outcome is ``timed-out`` and keeps the findings made so far."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is being scanned, and everything a detector may use to look at it.
+
+    ``checkpoints`` has one entry per checkpoint of the artifact (shards count as one). ``problems`` is what opening them found
+    wrong; ``unread`` lists the files no format recognised. ``reference`` is the trusted counterpart, a target of its own.
+    ``build_model`` is called at most once, by :attr:`model`.
+    """
+
+    artifact: Artifact
+    checkpoints: tuple[Checkpoint, ...] = ()
+    problems: tuple[FormatProblem, ...] = ()
+    unread: tuple[ArtifactFile, ...] = ()
+    reference: Target | None = None
+    samples: Samples | None = None
+    capabilities: frozenset[Capability] = frozenset({Capability.FILES})
+    build_model: Callable[[], RunnableModel] | None = None
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def walk(self) -> Iterator[tuple[Checkpoint, TensorInfo]]:
+        """Every tensor of every checkpoint, in a fixed order."""
+        for checkpoint in self.checkpoints:
+            for tensor in checkpoint.tensors.values():
+                yield checkpoint, tensor
+
+    @property
+    def model(self) -> RunnableModel:
+        """The runnable model, built on first use and kept for the detectors that follow.
+
+        Raises :class:`Skip` when there is none, with the reason; the same reason every time.
+        """
+        if self.build_model is None:
+            raise Skip("the artifact has no runnable model: it needs ONNX, a known config.json, or --model package.module:factory")
+        if "model" not in self._cache:
+            try:
+                self._cache["model"] = self.build_model()
+            except Exception as error:
+                self._cache["model"] = error
+        if isinstance(self._cache["model"], Exception):
+            raise self._cache["model"]
+        return typing.cast("RunnableModel", self._cache["model"])
+
+
+class ScanContext:
+    """What the scanner lends a detector while it runs."""
+
+    def __init__(
+        self,
+        *,
+        detector: str = "",
+        seed: int = 0,
+        deadline: float | None = None,
+        threads: int = 1,
+        memory_limit: int | None = None,
+        on_progress: Callable[[int, int, str], None] | None = None,
+    ) -> None:
+        self.detector = detector
+        self.seed = seed
+        self.threads = threads
+        """How many threads the detector may use."""
+        self.memory_limit = memory_limit
+        """Bytes of anonymous memory the worker may hold, or None."""
+        self._deadline = deadline
+        self._on_progress = on_progress
+        self._summary: dict[str, Any] = {}
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Report that ``done`` of ``total`` units of work are finished. Cheap; call it often."""
+        if self._on_progress is not None:
+            self._on_progress(done, total, note)
+
+    def check_deadline(self) -> None:
+        """Raise :class:`DeadlineExceeded` when the detector's time is up. Call it at least once a second."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise DeadlineExceeded
+
+    def remaining(self) -> float:
+        """Seconds left; infinite without a limit. Not for decisions that change the result of a run that finishes."""
+        return float("inf") if self._deadline is None else self._deadline - time.monotonic()
+
+    def rng(self, stream: str = "") -> np.random.Generator:
+        """The only source of randomness a detector may use: the same seed, detector and ``stream`` give the same numbers."""
+        import numpy as np
+
+        return np.random.default_rng([self.seed, *f"{self.detector}/{stream}".encode()])
+
+    def summary(self, **values: Any) -> None:
+        """Add numbers to the outcome. ``score`` (float, larger is more suspicious) is required of every detector that completes."""
+        self._summary.update(values)
+
+
+class Detector(ABC):
+    """One way of looking. Subclasses are frozen dataclasses whose fields, made with :func:`option`, are the options."""
+
+    id: ClassVar[str]
+    requires: ClassVar[frozenset[Capability]]
+    rules: ClassVar[tuple[Rule, ...]]
+
+    @abstractmethod
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        """Yield findings as they are made. Raise :class:`Skip` when it turns out that looking is impossible."""
+
+
+def option(default: T, help: str, *, ge: float | None = None, le: float | None = None, gt: float | None = None) -> T:
+    """Declare a detector option: a dataclass field with a help text and bounds."""
+    return dataclasses.field(default=default, metadata={"help": help, "ge": ge, "le": le, "gt": gt})
+
+
+def configure(detector: type[Detector], values: Mapping[str, Any]) -> Detector:
+    """An instance of ``detector`` with ``values`` (strings or typed) as options.
+
+    Raises :class:`~modelguard.errors.UsageError` naming the option when it is unknown, of the wrong type, or out of bounds.
+    """
+    fields = {item.name: item for item in option_fields(detector)}
+    hints = typing.get_type_hints(detector)
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        thing = f"option {detector.id}.{name}"
+        if name not in fields:
+            known = ", ".join(sorted(fields)) or "none"
+            raise UsageError(thing, "there is no such option", f"{detector.id} has: {known}")
+        try:
+            parsed = _coerce(hints[name], value)
+        except (ValueError, TypeError) as error:
+            raise UsageError(thing, f"{value!r} is not {error}", f"it means: {fields[name].metadata.get('help', '')}") from None
+        meta = fields[name].metadata
+        for test, symbol, holds in (("ge", ">=", lambda a, b: a >= b), ("le", "<=", lambda a, b: a <= b), ("gt", ">", lambda a, b: a > b)):
+            bound = meta.get(test)
+            if bound is not None and parsed is not None and not holds(parsed, bound):
+                raise UsageError(thing, f"{value!r} is out of range", f"it must be {symbol} {bound:g}")
+        checked[name] = parsed
+    return detector(**checked)
+
+
+def option_fields(detector: type[Detector]) -> tuple[dataclasses.Field[Any], ...]:
+    """The option fields of a detector class, in order of declaration (none when it is no dataclass)."""
+    if not dataclasses.is_dataclass(detector):
+        return ()
+    return tuple(item for item in dataclasses.fields(detector) if item.init)
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+    """``value`` as ``hint``; the ValueError's text completes the sentence "... is not"."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise ValueError("one of " + ", ".join(map(str, get_args(hint))))
+        return value
+    if origin is tuple:
+        items = [part for part in value.split(",") if part] if isinstance(value, str) else list(value)
+        return tuple(_coerce(get_args(hint)[0], item) for item in items)
+    if origin is Union or (origin is not None and origin.__name__ == "UnionType"):
+        if value is None or (isinstance(value, str) and value.lower() in ("", "none")):
+            return None
+        return _coerce(next(arg for arg in get_args(hint) if arg is not type(None)), value)
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in words:
+            raise ValueError("true or false")
+        return words[str(value).lower()]
+    if hint in (int, float):
+        if isinstance(value, bool):
+            raise ValueError("a number")
+        try:
+            number = hint(value)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError("a whole number" if hint is int else "a number") from None
+        if hint is int and isinstance(value, float) and value != number:
+            raise ValueError("a whole number")
+        if number != number or number in (float("inf"), float("-inf")):
+            raise ValueError("a finite number")
+        return number
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value

@@ -1,0 +1,103 @@
+"""Rules and findings: what a detector may say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+
+class _Ordered(IntEnum):
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, label: str) -> Any:
+        """The member called ``label`` (lower case). Raises ``KeyError`` when there is none."""
+        return cls[label.upper()]
+
+
+class Severity(_Ordered):
+    """How bad the finding would be if true."""
+
+    INFO = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
+
+
+class Confidence(_Ordered):
+    """How sure the detector is that it is true."""
+
+    LOW = 0
+    MEDIUM = 1
+    HIGH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A declared kind of finding.
+
+    ``id`` is ``MG`` and four digits. ``title`` is a noun phrase; ``description`` says what it means; ``lookalikes`` what else
+    looks like it; ``remedy`` what to do. ``severity`` is what a finding gets unless it says otherwise.
+    """
+
+    id: str
+    name: str
+    title: str
+    severity: Severity
+    description: str
+    remedy: str
+    lookalikes: str = ""
+    cwe: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in the artifact. Every part is optional; byte positions are absolute in ``file``."""
+
+    file: str | None = None
+    tensor: str | None = None
+    rows: tuple[int, ...] | None = None
+    byte_offset: int | None = None
+    byte_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A small binary exhibit, such as a recovered trigger as PNG."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One instance of a rule.
+
+    ``evidence`` is JSON-safe and finite. ``key`` is what distinguishes this finding from others of the same rule and tensor
+    over revisions of the model (a class index, a layer); it enters the fingerprint, message and scores do not.
+    ``severity`` None means the rule's.
+    """
+
+    rule: str
+    message: str
+    confidence: Confidence = Confidence.MEDIUM
+    severity: Severity | None = None
+    location: Location = field(default_factory=Location)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    attachments: tuple[Attachment, ...] = ()
+    key: str = ""
+    fingerprint: str = ""
+
+
+def fingerprint(rule: str, identity: str, location: Location, key: str) -> str:
+    """``modelguard/v1:`` and 32 hex digits over rule, model identity, tensor (else file) and the detector's key."""
+    parts = (rule, identity, location.tensor if location.tensor is not None else location.file or "", key)
+    body = b"".join(len(raw := part.encode("utf-8", "surrogatepass")).to_bytes(8, "little") + raw for part in parts)
+    return f"modelguard/v1:{hashlib.sha256(body).hexdigest()[:32]}"

@@ -1,0 +1,153 @@
+"""The runnable form of a checkpoint, as detectors see it. The implementations live in ``modelguard._runtime`` (torch)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from modelguard.artifact import Artifact
+from modelguard.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model takes, in the raw input domain: before normalisation, where a trigger would be stamped.
+
+    ``shape`` excludes the batch and is canonical: (C, H, W) for images whatever ``layout`` the graph itself wants, (F,) for
+    vectors, (T,) for token ids; -1 marks a free dimension. ``low``/``high`` are the true bounds of a raw value. ``mean``/``std``
+    are what is applied outside the graph, per channel in raw units, or None when the graph normalises inside (or nobody does).
+    ``source`` says, per field, where it came from (``onnx metadata``, ``preprocessor_config.json``, ``--input``, ``inferred from samples``).
+    """
+
+    kind: Literal["image", "vector", "text"]
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Literal["NCHW", "NHWC", "NHW", "NF", "NT"]
+    low: float
+    high: float
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    source: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """What a model returns. ``head`` is what the graph ends in; :meth:`RunnableModel.forward` has undone softmax and sigmoid."""
+
+    kind: Literal["classifier", "regressor", "language-model", "unknown"]
+    classes: int
+    head: Literal["logits", "softmax", "sigmoid", "log-softmax", "unknown"]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A named place where activations can be captured, patched, or the model cut.
+
+    ``shape`` is that of the activation without the batch; ``unit_axis`` the axis of it that counts neurons (0 for (C, H, W)
+    channels, -1 for (T, D) transformer features).
+    """
+
+    name: str
+    kind: Literal["conv", "linear", "norm", "activation", "attention", "pool", "embedding", "block", "other"]
+    shape: tuple[int, ...]
+    unit_axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Clean inputs, as the user gave them, in the raw input domain. ``inputs`` (N, ...), ``labels`` (N,) int64 or None.
+
+    ``origin`` names the file for reports (no absolute path); ``sha256`` identifies its bytes.
+    """
+
+    inputs: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64] | None
+    origin: str
+    sha256: str
+    label_names: tuple[str, ...] = ()
+
+
+class RunnableModel(ABC):
+    """A model that can be run and differentiated. Frozen: evaluation mode, no parameter requires gradients.
+
+    Every ``x`` is canonical and raw: images (N, C, H, W) float32 within ``input.low``..``input.high``, whatever layout and
+    normalisation the graph itself wants. Every batch size works. Results are float32 logits of shape (N, classes).
+    """
+
+    input: InputSpec
+    output: OutputSpec
+    device: torch.device
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[Layer, ...]:
+        """Layer boundaries in order of execution."""
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes), differentiable with respect to ``x``."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward(x)
+
+    @abstractmethod
+    def capture(self, x: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits, and the activation of each named layer with the batch in front."""
+
+    @abstractmethod
+    def patch(self, x: torch.Tensor, edits: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+        """Logits when each named layer's activation is replaced by what its function makes of it."""
+
+    @abstractmethod
+    def split(self, layer: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+        """``front`` (x -> activation at ``layer``) and ``back`` (that activation -> logits), both differentiable.
+
+        Raises :class:`~modelguard.errors.ModelError` when the layer is no cut: another path goes around it.
+        """
+
+    @abstractmethod
+    def predict(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Logits of canonical raw inputs without gradients, in batches, on the fastest path there is."""
+
+    @abstractmethod
+    def inputs(self, samples: Samples) -> torch.Tensor:
+        """The samples as canonical raw ``x``, on ``device``. Raises :class:`~modelguard.errors.SamplesError` when they do not fit."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON-safe facts for the report: specs, parity with onnxruntime, provider, agreement with sample labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the user said about running the model (``--model``, ``--input``, ``--device``, threads)."""
+
+    factory: str | None = None
+    input: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    cwd: Path | None = None
+
+
+class ModelFactory(ABC):
+    """Turns a checkpoint into a runnable model. The first factory, by ascending ``priority`` then id, that accepts is used."""
+
+    id: ClassVar[str]
+    priority: ClassVar[int] = 100
+
+    @abstractmethod
+    def accepts(self, artifact: Artifact, checkpoint: Checkpoint, options: ModelOptions) -> bool:
+        """Whether this factory knows how to run the checkpoint. Cheap: reads no tensor, imports no torch."""
+
+    @abstractmethod
+    def build(self, artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> RunnableModel:
+        """Build it. Raises :class:`~modelguard.errors.ModelError` or :class:`~modelguard.detector.Skip` with the reason it cannot be run."""

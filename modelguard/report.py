@@ -1,0 +1,173 @@
+"""Reports: all outcomes over one target, and the decision a policy made of them. Pure data, deterministic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Literal
+
+from modelguard.findings import Finding, Rule
+
+SCHEMA = "modelguard-report/1"
+
+
+class Status(str, Enum):
+    """What became of one detector."""
+
+    COMPLETED = "completed"
+    SKIPPED = "skipped"
+    ERRORED = "errored"
+    TIMED_OUT = "timed-out"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one detector, with the findings it made before it ended, whatever the end."""
+
+    detector: str
+    status: Status
+    reason: str = ""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    path: str
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """An artifact as reports show it: no absolute path, no host. ``unread`` are paths no format recognised."""
+
+    uri: str
+    identity: str
+    revision: str | None
+    format: tuple[str, ...]
+    files: tuple[FileInfo, ...]
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesInfo:
+    origin: str
+    sha256: str
+    count: int
+    labelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInfo:
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A distribution that registered something. ``detectors`` are the ids it brings."""
+
+    name: str
+    version: str
+    detectors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginFailure:
+    """An entry point that could not be used, and why."""
+
+    name: str
+    distribution: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything one scan measured. ``rules`` are the rules of every detector that was planned, for reporters and policies.
+
+    ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
+    ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed.
+    """
+
+    tool_version: str
+    target: TargetInfo
+    reference: TargetInfo | None
+    samples: SamplesInfo | None
+    policy: PolicyInfo
+    plugins: tuple[PluginInfo, ...]
+    plugin_failures: tuple[PluginFailure, ...]
+    seed: int
+    outcomes: tuple[Outcome, ...]
+    rules: tuple[Rule, ...] = ()
+    model: Mapping[str, Any] | None = None
+    failure: str = ""
+    timings: Mapping[str, Any] = field(default_factory=dict)
+
+    def findings(self) -> list[tuple[str, Finding]]:
+        """(detector, finding) for every finding, in report order."""
+        return [(outcome.detector, finding) for outcome in self.outcomes for finding in outcome.findings]
+
+
+class Verdict(str, Enum):
+    PASS = "pass"
+    BLOCK = "block"
+    INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One reason why the verdict is not *pass*.
+
+    ``kind`` says what violated; ``subject`` is the rule's fingerprint, detector id, plugin name or source; ``blocks`` is whether
+    it proves a violation (exit 1) or only that something was not looked at (exit 3).
+    """
+
+    kind: Literal["finding", "detector", "source", "plugin", "waiver"]
+    subject: str
+    message: str
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Waived:
+    """A finding a waiver let through."""
+
+    fingerprint: str
+    rule: str
+    reason: str
+    owner: str
+    expires: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy made of a report. ``enforced`` is False under ``mode: report``, which turns exit 1 into 0 and nothing else.
+
+    ``warnings`` are fingerprints of findings whose action is ``warn``.
+    """
+
+    verdict: Verdict
+    violations: tuple[Violation, ...] = ()
+    warnings: tuple[str, ...] = ()
+    waived: tuple[Waived, ...] = ()
+    enforced: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 block, 3 incomplete."""
+        if self.verdict is Verdict.BLOCK:
+            return 1 if self.enforced else (3 if any(not item.blocks for item in self.violations) else 0)
+        return 3 if self.verdict is Verdict.INCOMPLETE else 0
+
+
+class Reporter(ABC):
+    """Renders a report and its decision as text. Pure: the same arguments give the same text."""
+
+    format: ClassVar[str]
+
+    @abstractmethod
+    def render(self, report: Report, decision: Decision) -> str:
+        """The whole document, ending in a newline."""
