@@ -47,7 +47,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(_NUMPY[name]).newbyteorder("<")
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
+    return dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ Whoever reads this file alone can write a detector::
 from __future__ import annotations
 
 import dataclasses
+import operator
 import time
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from modelguard.artifact import Artifact, ArtifactFile
@@ -190,7 +190,7 @@ def configure(detector: type[Detector], values: Mapping[str, Any]) -> Detector:
         except (ValueError, TypeError) as error:
             raise UsageError(thing, f"{value!r} is not {error}", f"it means: {fields[name].metadata.get('help', '')}") from None
         meta = fields[name].metadata
-        for test, symbol, holds in (("ge", ">=", lambda a, b: a >= b), ("le", "<=", lambda a, b: a <= b), ("gt", ">", lambda a, b: a > b)):
+        for test, symbol, holds in (("ge", ">=", operator.ge), ("le", "<=", operator.le), ("gt", ">", operator.gt)):
             bound = meta.get(test)
             if bound is not None and parsed is not None and not holds(parsed, bound):
                 raise UsageError(thing, f"{value!r} is out of range", f"it must be {symbol} {bound:g}")
@@ -200,9 +200,7 @@ def configure(detector: type[Detector], values: Mapping[str, Any]) -> Detector:
 
 def option_fields(detector: type[Detector]) -> tuple[dataclasses.Field[Any], ...]:
     """The option fields of a detector class, in order of declaration (none when it is no dataclass)."""
-    if not dataclasses.is_dataclass(detector):
-        return ()
-    return tuple(item for item in dataclasses.fields(detector) if item.init)
+    return tuple(getattr(detector, "__dataclass_fields__", {}).values())
 
 
 def _coerce(hint: Any, value: Any) -> Any:

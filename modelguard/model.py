@@ -24,7 +24,7 @@ class InputSpec:
     ``shape`` excludes the batch and is canonical: (C, H, W) for images whatever ``layout`` the graph itself wants, (F,) for
     vectors, (T,) for token ids; -1 marks a free dimension. ``low``/``high`` are the true bounds of a raw value. ``mean``/``std``
     are what is applied outside the graph, per channel in raw units, or None when the graph normalises inside (or nobody does).
-    ``source`` says, per field, where it came from (``onnx metadata``, ``preprocessor_config.json``, ``--input``, ``inferred from samples``).
+    ``source`` says, per field, where it came from (``onnx metadata``, ``--input``, ``inferred from samples`` ...).
     """
 
     kind: Literal["image", "vector", "text"]
@@ -150,4 +150,4 @@ class ModelFactory(ABC):
 
     @abstractmethod
     def build(self, artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> RunnableModel:
-        """Build it. Raises :class:`~modelguard.errors.ModelError` or :class:`~modelguard.detector.Skip` with the reason it cannot be run."""
+        """Build it. Raises :class:`~modelguard.errors.ModelError`, or ``Skip`` with the reason it cannot be run."""
