@@ -1,0 +1,50 @@
+"""What modelguard ships, registered through the same hooks a plugin uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from modelguard.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from modelguard.artifact import Source
+    from modelguard.checkpoint import Format
+    from modelguard.detector import Detector
+    from modelguard.model import ModelFactory
+    from modelguard.report import Reporter
+
+
+@hookimpl
+def modelguard_detectors() -> Iterable[type[Detector]]:
+    from modelguard._detectors.format_integrity import FormatIntegrity
+
+    return [FormatIntegrity]
+
+
+@hookimpl
+def modelguard_formats() -> Iterable[type[Format]]:
+    from modelguard._formats import builtin_formats
+
+    return builtin_formats()
+
+
+@hookimpl
+def modelguard_sources() -> Iterable[type[Source]]:
+    from modelguard._sources import builtin_sources
+
+    return builtin_sources()
+
+
+@hookimpl
+def modelguard_models() -> Iterable[type[ModelFactory]]:
+    from modelguard._runtime import builtin_factories
+
+    return builtin_factories()
+
+
+@hookimpl
+def modelguard_reporters() -> Iterable[type[Reporter]]:
+    from modelguard._reporters import builtin_reporters
+
+    return builtin_reporters()

@@ -1,0 +1,181 @@
+"""Finds plugins and takes what they register, each entry point alone, so that a broken one neither stops nor replaces another.
+
+pluggy's own entry-point loader aborts at the first plugin that fails to import and silently drops the second of two entry points
+with one name; a gate can afford neither. pluggy still checks each plugin's hooks against the specification.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import EntryPoint, entry_points
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from modelguard.errors import PluginError
+from modelguard.hookspecs import GROUP
+from modelguard.report import PluginFailure, PluginInfo
+
+if TYPE_CHECKING:
+    import click
+
+    from modelguard.artifact import Source
+    from modelguard.checkpoint import Format
+    from modelguard.detector import Detector
+    from modelguard.findings import Rule
+    from modelguard.model import ModelFactory
+    from modelguard.report import Reporter
+
+CORE = "modelguard"
+LOAD_SECONDS = 60
+"""How long importing one plugin may take before it counts as hanging. Importing torch takes up to 10 s on a cold disk."""
+
+_HOOKS: Mapping[str, Callable[[Any], str]] = {
+    "detectors": lambda item: str(item.id),
+    "formats": lambda item: str(item.id),
+    "sources": lambda item: str(item.scheme),
+    "models": lambda item: str(item.id),
+    "reporters": lambda item: str(item.format),
+    "commands": lambda item: str(item.name),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Everything registered, by its own name, and who registered it. ``owners`` maps (kind, name) to a distribution."""
+
+    detectors: Mapping[str, type[Detector]]
+    formats: Mapping[str, type[Format]]
+    sources: Mapping[str, type[Source]]
+    models: Mapping[str, type[ModelFactory]]
+    reporters: Mapping[str, type[Reporter]]
+    commands: Mapping[str, click.Command]
+    plugins: tuple[PluginInfo, ...]
+    failures: tuple[PluginFailure, ...]
+    owners: Mapping[tuple[str, str], str]
+
+    def rules(self) -> dict[str, Rule]:
+        """Every declared rule by id. Raises :class:`PluginError` when two detectors declare one id differently."""
+        rules: dict[str, Rule] = {}
+        for detector in self.detectors.values():
+            for rule in detector.rules:
+                if rules.setdefault(rule.id, rule) != rule:
+                    raise PluginError(
+                        f"rule {rule.id}", f"{detector.id} declares it differently from another detector", "give it an id of its own"
+                    )
+        return dict(sorted(rules.items()))
+
+
+def load(*, disabled: Iterable[str] = (), allow: Iterable[str] = ()) -> Registry:
+    """Load the built-ins and every allowed, not disabled entry point.
+
+    ``disabled`` are entry-point or distribution names; ``allow`` are glob patterns over distribution names, empty meaning all.
+    Raises :class:`PluginError` naming both sides when two plugins claim one name.
+    """
+    import modelguard
+    from modelguard import _builtin
+
+    skip, patterns = set(disabled), tuple(allow)
+    tables: dict[str, dict[str, Any]] = {kind: {} for kind in _HOOKS}
+    owners: dict[tuple[str, str], str] = {}
+    infos: list[PluginInfo] = []
+    failures: list[PluginFailure] = []
+
+    _claim(tables, owners, CORE, _collect(_builtin))
+    infos.append(PluginInfo(CORE, modelguard.__version__, tuple(sorted(tables["detectors"]))))
+
+    for entry in _entry_points():
+        dist = entry.dist.name if entry.dist is not None else entry.name
+        version = entry.dist.version if entry.dist is not None else "unknown"
+        if entry.name in skip or dist in skip:
+            continue
+        if patterns and not any(fnmatchcase(dist, pattern) for pattern in patterns):
+            failures.append(PluginFailure(entry.name, dist, "not loaded: the policy's plugins.allow does not list it"))
+            continue
+        try:
+            with _time_limit(LOAD_SECONDS):
+                registered = _collect(entry.load())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit at import must not end the scan
+            failures.append(PluginFailure(entry.name, dist, _reason(error)))
+            continue
+        _claim(tables, owners, dist, registered)
+        detectors = tuple(sorted(_HOOKS["detectors"](item) for item in registered["detectors"]))
+        infos.append(PluginInfo(dist, version, detectors))
+
+    return Registry(
+        **{kind: dict(sorted(table.items())) for kind, table in tables.items()},
+        plugins=tuple(sorted(infos, key=lambda info: info.name)),
+        failures=tuple(sorted(failures, key=lambda failure: (failure.distribution, failure.name))),
+        owners=owners,
+    )
+
+
+def _entry_points() -> list[EntryPoint]:
+    """The group's entry points in a fixed order. Raises :class:`PluginError` when two distributions use one name."""
+    seen: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        other = seen.setdefault(entry.name, entry)
+        # The same distribution met twice on sys.path (an editable install beside its build) is one plugin.
+        if other.value != entry.value or _distribution(other) != _distribution(entry):
+            both = " and ".join(sorted({_distribution(other), _distribution(entry)}))
+            raise PluginError(f"plugin {entry.name}", f"two distributions register this name: {both}", "uninstall one of them")
+    return sorted(seen.values(), key=lambda entry: (_distribution(entry), entry.name))
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.name
+
+
+def _collect(plugin: object) -> dict[str, list[Any]]:
+    """What one plugin's hooks return, by kind. Raises whatever the plugin raises."""
+    import pluggy
+
+    from modelguard import hookspecs
+
+    manager = pluggy.PluginManager("modelguard")
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    manager.check_pending()
+    return {kind: [item for items in getattr(manager.hook, f"modelguard_{kind}")() for item in items] for kind in _HOOKS}
+
+
+def _claim(tables: dict[str, dict[str, Any]], owners: dict[tuple[str, str], str], dist: str, registered: Mapping[str, list[Any]]) -> None:
+    for kind, items in registered.items():
+        for item in items:
+            name = _HOOKS[kind](item)
+            if name in tables[kind]:
+                raise PluginError(
+                    f"{kind.rstrip('s')} {name}", f"registered by both {owners[kind, name]} and {dist}", "uninstall one of them"
+                )
+            tables[kind][name] = item
+            owners[kind, name] = dist
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Raise ``TimeoutError`` in the main thread after ``seconds``; without effect elsewhere or where there is no SIGALRM."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"still importing after {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
