@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
-from modelguard.findings import Finding, Rule
+from modelguard.findings import Finding, Rule, Severity
 
 SCHEMA = "modelguard-report/1"
 
@@ -110,6 +110,43 @@ class Report:
         """(detector, finding) for every finding, in report order."""
         return [(outcome.detector, finding) for outcome in self.outcomes for finding in outcome.findings]
 
+    def severity(self, finding: Finding) -> Severity:
+        """The finding's severity: its own, else its rule's, else (a rule nobody declared) the worst."""
+        if finding.severity is not None:
+            return finding.severity
+        return next((rule.severity for rule in self.rules if rule.id == finding.rule), Severity.CRITICAL)
+
+    def canonical(self) -> Report:
+        """The same report in the one order that leaves the program, whatever order plugins and workers delivered it in."""
+        outcomes = (
+            replace(outcome, findings=tuple(sorted(outcome.findings, key=_finding_order)))
+            for outcome in sorted(self.outcomes, key=lambda item: (item.detector, item.status.value, item.reason))
+        )
+        return replace(
+            self,
+            target=_in_order(self.target),
+            reference=_in_order(self.reference) if self.reference is not None else None,
+            plugins=tuple(sorted(self.plugins, key=lambda item: (item.name, item.version))),
+            plugin_failures=tuple(sorted(self.plugin_failures, key=lambda item: (item.distribution, item.name, item.reason))),
+            outcomes=tuple(outcomes),
+            rules=tuple(sorted(self.rules, key=lambda item: item.id)),
+        )
+
+
+def _in_order(target: TargetInfo) -> TargetInfo:
+    return replace(
+        target,
+        format=tuple(sorted(target.format)),
+        files=tuple(sorted(target.files, key=lambda item: item.path)),
+        unread=tuple(sorted(target.unread)),
+    )
+
+
+def _finding_order(finding: Finding) -> tuple[str, str, str, int, str, str]:
+    place = finding.location
+    offset = -1 if place.byte_offset is None else place.byte_offset
+    return (finding.rule, place.file or "", place.tensor or "", offset, finding.fingerprint, finding.message)
+
 
 class Verdict(str, Enum):
     PASS = "pass"
@@ -122,13 +159,14 @@ class Violation:
     """One reason why the verdict is not *pass*.
 
     ``kind`` says what violated; ``subject`` is the rule's fingerprint, detector id, plugin name or source; ``blocks`` is whether
-    it proves a violation (exit 1) or only that something was not looked at (exit 3).
+    it proves a violation (exit 1) or only that something was not looked at (exit 3); ``rule`` is the id reporters show it under.
     """
 
     kind: Literal["finding", "detector", "source", "plugin", "waiver"]
     subject: str
     message: str
     blocks: bool
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +184,15 @@ class Waived:
 class Decision:
     """What a policy made of a report. ``enforced`` is False under ``mode: report``, which turns exit 1 into 0 and nothing else.
 
-    ``warnings`` are fingerprints of findings whose action is ``warn``.
+    ``warnings`` are fingerprints of findings whose action is ``warn``; ``notes`` say what a reader should know that changes nothing:
+    a waiver about to expire or never used, a detector that did not complete but was not required, a plugin that failed to load.
     """
 
     verdict: Verdict
     violations: tuple[Violation, ...] = ()
     warnings: tuple[str, ...] = ()
     waived: tuple[Waived, ...] = ()
+    notes: tuple[str, ...] = ()
     enforced: bool = True
 
     @property
