@@ -132,7 +132,7 @@ def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.name
 
 
-def _collect(plugin: object) -> dict[str, list[Any]]:
+def _collect(plugin: object, kinds: Iterable[str] = tuple(_HOOKS)) -> dict[str, list[Any]]:
     """What one plugin's hooks return, by kind. Raises whatever the plugin raises."""
     import pluggy
 
@@ -142,7 +142,7 @@ def _collect(plugin: object) -> dict[str, list[Any]]:
     manager.add_hookspecs(hookspecs)
     manager.register(plugin)
     manager.check_pending()
-    return {kind: [item for items in getattr(manager.hook, f"modelguard_{kind}")() for item in items] for kind in _HOOKS}
+    return {kind: [item for items in getattr(manager.hook, f"modelguard_{kind}")() for item in items] for kind in kinds}
 
 
 def _claim(tables: dict[str, dict[str, Any]], owners: dict[tuple[str, str], str], dist: str, registered: Mapping[str, list[Any]]) -> None:
@@ -179,3 +179,22 @@ def _time_limit(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def load_commands() -> Mapping[str, click.Command]:
+    """Only the commands plugins register; a plugin that fails to load brings none, and every command that scans says so.
+
+    Raises :class:`PluginError` on a name claimed twice.
+    """
+    tables: dict[str, dict[str, Any]] = {"commands": {}}
+    owners: dict[tuple[str, str], str] = {}
+    for entry in _entry_points():
+        try:
+            with _time_limit(LOAD_SECONDS):
+                registered = _collect(entry.load(), ("commands",))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: S112
+            continue
+        _claim(tables, owners, _distribution(entry), registered)
+    return tables["commands"]

@@ -1,0 +1,112 @@
+"""The command line. This file parses nothing itself: it finds the command, runs it, and turns every way it can end into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from modelguard import __version__
+
+EXIT_NO_VERDICT = 3
+EXIT_INTERRUPTED = 130
+
+# Command, and the line `modelguard --help` shows for it; the module is imported only when the command is used.
+COMMANDS = {
+    "scan": "Scan a model artifact and say whether it may be deployed.",
+    "diff": "Compare a checkpoint with a reference: what was done to the weights.",
+    "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
+    "report": "Render or re-judge a stored JSON report.",
+    "policy": "Validate, show and evaluate policy files.",
+    "rules": "List the rules detectors may report, or explain one.",
+    "plugins": "List installed plugins and what they register.",
+    "schema": "Print the JSON Schema of a report or policy file.",
+    "demo": "Train a small model, tamper with a copy, and scan both.",
+}
+
+
+class LazyGroup(click.Group):
+    """Looks commands up by name, so that help costs no imports; plugins' commands come after the built-in ones."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(_plugin_commands(strict=False))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = import_module(f"modelguard._cli.{cmd_name}").command
+            return command
+        return _plugin_commands(strict=True).get(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+        extra = _plugin_commands(strict=False)
+        if extra:
+            with formatter.section("Commands from plugins"):
+                formatter.write_dl([(name, item.get_short_help_str(100)) for name, item in sorted(extra.items())])
+
+
+def _plugin_commands(*, strict: bool) -> dict[str, click.Command]:
+    """Commands plugins bring. Not strict: a plugin conflict must not take ``--help`` away; it is told by every command that scans."""
+    from modelguard._plugins import load_commands
+    from modelguard.errors import PluginError
+
+    try:
+        return dict(load_commands())
+    except PluginError:
+        if strict:
+            raise
+        return {}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="modelguard", message="%(prog)s %(version)s")
+def cli() -> None:
+    """modelguard decides whether a model artifact may be deployed.
+
+    Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict, 130 interrupted.
+    """
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 1, 2, 3 or 130."""
+    from modelguard.errors import ModelguardError
+
+    try:
+        result: Any = cli.main(args=argv, prog_name="modelguard", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return EXIT_NO_VERDICT
+    except (KeyboardInterrupt, click.Abort):
+        print("modelguard: interrupted; nothing was decided", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except ModelguardError as error:
+        from modelguard._reporters.escape import escape
+
+        print(f"modelguard: error: {escape(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output went away; what was decided is not known to have arrived.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NO_VERDICT
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
+        return EXIT_NO_VERDICT
+    return result if isinstance(result, int) else 0

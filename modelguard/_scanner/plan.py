@@ -1,0 +1,42 @@
+"""Which detectors can look at a target, and what the others lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelguard.detector import Capability, Detector
+
+_REMEDY = {
+    Capability.FILES: "files",
+    Capability.WEIGHTS: "readable weights, and no file of the artifact is a checkpoint in a known format",
+    Capability.REFERENCE: "a reference: give --reference",
+    Capability.FORWARD: "a model that can be run: ONNX, a known config.json, or --model package.module:factory",
+    Capability.GRADIENTS: "a model that can be differentiated: ONNX, a known config.json, or --model package.module:factory",
+    Capability.SAMPLES: "clean samples: give --samples",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One detector of a plan. ``reason`` is empty when it can run."""
+
+    detector: str
+    requires: frozenset[Capability]
+    reason: str
+
+    @property
+    def runnable(self) -> bool:
+        return not self.reason
+
+
+def make_plan(detectors: Iterable[type[Detector]], provides: frozenset[Capability]) -> tuple[Step, ...]:
+    """One step per detector, by id: runnable, or skipped with everything it lacks."""
+    steps = []
+    for detector in sorted(detectors, key=lambda item: item.id):
+        missing = sorted(detector.requires - provides, key=lambda item: list(Capability).index(item))
+        if Capability.GRADIENTS in missing and Capability.FORWARD in missing:
+            missing.remove(Capability.FORWARD)
+        reason = "needs " + " and ".join(_REMEDY[item] for item in missing) if missing else ""
+        steps.append(Step(detector.id, detector.requires, reason))
+    return tuple(steps)

@@ -1,0 +1,197 @@
+"""Drives workers through a plan: a worker that dies or hangs costs one detector, and a fresh one goes on with the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
+from modelguard._scanner.events import MAX_FINDINGS, decode_finding, finding_order
+from modelguard._scanner.job import Job, Task
+from modelguard.detector import Detector
+from modelguard.errors import ModelguardError, PluginError
+from modelguard.findings import Finding
+from modelguard.report import Outcome, Status
+
+GRACE = 5.0
+"""Seconds a detector gets past its time limit to notice it by itself and keep its summary, before its worker is killed."""
+
+
+class Progress(Protocol):
+    """Told what happens while it happens."""
+
+    def started(self, detector: str) -> None: ...
+
+    def progressed(self, detector: str, done: int, total: int, note: str) -> None: ...
+
+    def ended(self, outcome: Outcome, seconds: float) -> None: ...
+
+
+@dataclass
+class _Running:
+    """The detector a worker is busy with, and what it has sent."""
+
+    task: Task
+    began: float
+    findings: list[Finding] = field(default_factory=list)
+
+    def outcome(self, status: Status, reason: str = "", summary: Mapping[str, Any] | None = None) -> Outcome:
+        return Outcome(self.task.detector, status, reason, summary or {}, tuple(sorted(self.findings, key=finding_order)))
+
+
+class Scan:
+    """One artifact in workers. ``describe`` first, then ``run``; use as a context manager so that no worker stays behind."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self._job = job
+        self._progress = progress
+        self._child: Child | None = Child(job)
+        self.seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Scan:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._drop()
+
+    def describe(self, timeout: float) -> dict[str, Any]:
+        """What the worker found when it opened the artifact. Raises :class:`ModelguardError` when it could not."""
+        assert self._child is not None
+        uri = self._job.artifact.uri
+        try:
+            event = self._child.event(time.monotonic() + timeout)
+        except WorkerTimeout:
+            raise ModelguardError(
+                uri, f"was not opened within {timeout:g} s", "raise --timeout, or look at the file: it may be built to hang readers"
+            ) from None
+        except WorkerError as error:
+            raise ModelguardError(
+                uri, f"could not be opened: the isolated worker {error}", "the file may be built to crash readers; do not load it"
+            ) from None
+        if event["event"] == "failed":
+            raise _Reason(str(event.get("reason")))
+        if event["event"] != "described":
+            raise ModelguardError(uri, f"could not be opened: the worker sent {event['event']!r}", "report this as a bug")
+        return event
+
+    def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
+        """One outcome per task, in order."""
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(tasks):
+            left = tasks[len(outcomes) :]
+            if self._child is None:
+                self._child = Child(self._job)
+                if (failed := self._reopen(self._child, left[0])) is not None:
+                    outcomes.append(failed)
+                    self._drop()
+                    continue
+            self._child.start(left)
+            for task in left:
+                outcome, usable = self._one(self._child, task, detectors[task.detector])
+                outcomes.append(outcome)
+                if not usable:
+                    self._drop()
+                    break
+        return outcomes
+
+    def _reopen(self, child: Child, task: Task) -> Outcome | None:
+        """Wait until a fresh worker has opened the artifact again; the outcome of ``task`` when it cannot."""
+        running = _Running(task, time.monotonic())
+        try:
+            event = child.event(time.monotonic() + task.timeout + GRACE)
+        except WorkerTimeout:
+            return self._ended(running, running.outcome(Status.TIMED_OUT, "a fresh worker did not open the artifact in time"))
+        except WorkerError as error:
+            return self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker {error}"))
+        if event["event"] != "described":
+            return self._ended(
+                running, running.outcome(Status.ERRORED, f"a fresh worker could not open the artifact: {event.get('reason')}")
+            )
+        return None
+
+    def _one(self, child: Child, task: Task, detector: type[Detector]) -> tuple[Outcome, bool]:
+        """The outcome of one task, and whether the worker can go on with the next."""
+        severities = {rule.id: rule.severity for rule in detector.rules}
+        running = _Running(task, time.monotonic())
+        deadline = running.began + task.timeout + GRACE
+        self._progress.started(task.detector)
+        child.reset_quota()
+        fault = ""
+        try:
+            while True:
+                event = child.event(deadline)
+                kind = event["event"]
+                if event.get("detector") != task.detector:
+                    raise WorkerError(f"sent an event of {event.get('detector', kind)!r} while {task.detector} ran")
+                if kind == "progress":
+                    done, total = _whole(event.get("done")), _whole(event.get("total"))
+                    self._progress.progressed(task.detector, done, total, str(event.get("note", ""))[:200])
+                elif kind == "finding":
+                    try:
+                        running.findings.append(
+                            decode_finding(event.get("finding", {}), task.detector, severities, self._job.artifact.identity)
+                        )
+                    except PluginError as error:
+                        fault = fault or str(error)
+                    if len(running.findings) > MAX_FINDINGS:
+                        running.findings.pop()
+                        raise WorkerError(f"sent more than {MAX_FINDINGS} findings")
+                elif kind == "outcome":
+                    return self._ended(running, _outcome(running, event, fault)), True
+                elif kind != "start":
+                    raise WorkerError(f"sent the unknown event {kind!r}")
+        except WorkerTimeout:
+            reason = f"still busy {GRACE:g} s after its limit of {task.timeout:g} s, and was stopped; raise --timeout"
+            return self._ended(running, running.outcome(Status.TIMED_OUT, reason)), False
+        except WorkerError as error:
+            return self._ended(running, running.outcome(Status.ERRORED, f"its worker {error}")), False
+
+    def _ended(self, running: _Running, outcome: Outcome) -> Outcome:
+        seconds = time.monotonic() - running.began
+        self.seconds[outcome.detector] = round(seconds, 3)
+        self._progress.ended(outcome, seconds)
+        return outcome
+
+    def _drop(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
+class _Reason(ModelguardError):
+    """A worker's own complete sentence, passed through."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "")
+
+    def __str__(self) -> str:
+        return self.thing
+
+
+def _outcome(running: _Running, event: Mapping[str, Any], fault: str) -> Outcome:
+    summary = event.get("summary")
+    if not isinstance(summary, dict):
+        return running.outcome(Status.ERRORED, "its worker sent a malformed outcome")
+    try:
+        status = Status(event.get("status"))
+    except ValueError:
+        return running.outcome(Status.ERRORED, f"its worker sent the unknown status {event.get('status')!r}", summary)
+    if fault and status is Status.COMPLETED:
+        return running.outcome(Status.ERRORED, fault, summary)
+    return running.outcome(status, str(event.get("reason", "")), summary)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+class Silent:
+    """A :class:`Progress` that says nothing."""
+
+    def started(self, detector: str) -> None: ...
+
+    def progressed(self, detector: str, done: int, total: int, note: str) -> None: ...
+
+    def ended(self, outcome: Outcome, seconds: float) -> None: ...

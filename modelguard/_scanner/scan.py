@@ -1,0 +1,182 @@
+"""One scan, from a resolved target to a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import modelguard
+from modelguard._plugins import Registry
+from modelguard._scanner.job import Job, Limits, Task, reference_to
+from modelguard._scanner.plan import Step, make_plan
+from modelguard._scanner.run import Progress, Scan
+from modelguard.artifact import Artifact, FileStamp, Source, SourceContext
+from modelguard.detector import Capability, Detector
+from modelguard.errors import ModelguardError, UsageError
+from modelguard.findings import Rule
+from modelguard.model import ModelOptions
+from modelguard.report import FileInfo, Outcome, PolicyInfo, Report, SamplesInfo, Status, TargetInfo
+
+DEFAULT_TIMEOUT = 900.0
+"""Seconds one detector may run unless policy or ``--timeout`` says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for. ``detectors`` are the classes to consider; ``options`` and ``timeouts`` are by detector id."""
+
+    target: str
+    detectors: tuple[type[Detector], ...]
+    reference: str | None = None
+    samples: Path | None = None
+    model: ModelOptions = field(default_factory=ModelOptions)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+    timeout: float = DEFAULT_TIMEOUT
+    seed: int = 0
+    limits: Limits = field(default_factory=lambda: Limits(memory=None, threads=1))
+    source: SourceContext = field(default_factory=SourceContext)
+    sys_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An artifact that has been fetched and opened, and the plan made for it."""
+
+    artifact: Artifact
+    reference: Artifact | None
+    facts: Mapping[str, Any]
+    steps: tuple[Step, ...]
+
+
+def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Progress) -> Report:
+    """Fetch, open, plan, run. Never raises for what is wrong with the artifact: the report's ``failure`` says it.
+
+    Raises :class:`UsageError` for what is wrong with the request.
+    """
+    began = time.monotonic()
+    artifact = reference = None
+    facts: Mapping[str, Any] = {}
+    outcomes: list[Outcome] = []
+    seconds: dict[str, float] = {}
+    failure = ""
+    try:
+        artifact = fetch(request.target, request, registry)
+        reference = fetch(request.reference, request, registry) if request.reference is not None else None
+        with Scan(_job(request, registry, artifact, reference), progress) as running:
+            facts = running.describe(request.timeout)
+            steps = _plan(request, facts)
+            outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
+            tasks = [_task(request, step.detector) for step in steps if step.runnable]
+            outcomes += running.run(tasks, {item.id: item for item in request.detectors})
+            seconds = running.seconds
+        failure = (
+            _changed(artifact) or (_changed(reference) if reference else "") or _nothing_scannable(request, artifact, reference, facts)
+        )
+    except UsageError:
+        raise
+    except ModelguardError as error:
+        failure = str(error)
+    return Report(
+        tool_version=modelguard.__version__,
+        target=_info(request.target, artifact, facts),
+        reference=_info(request.reference, reference, facts.get("reference") or {}) if request.reference is not None else None,
+        samples=SamplesInfo(**facts["samples"]) if facts.get("samples") else None,
+        policy=policy,
+        plugins=registry.plugins,
+        plugin_failures=registry.failures,
+        seed=request.seed,
+        outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.detector)),
+        rules=_rules(request.detectors),
+        failure=failure,
+        timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
+    )
+
+
+def describe(request: Request, registry: Registry, progress: Progress) -> Described:
+    """Fetch, open and plan, and stop there. Raises :class:`ModelguardError`."""
+    artifact = fetch(request.target, request, registry)
+    reference = fetch(request.reference, request, registry) if request.reference is not None else None
+    with Scan(_job(request, registry, artifact, reference), progress) as running:
+        facts = running.describe(request.timeout)
+    return Described(artifact, reference, facts, _plan(request, facts))
+
+
+def fetch(uri: str, request: Request, registry: Registry) -> Artifact:
+    """Bring one artifact here. Raises :class:`~modelguard.errors.SourceError`."""
+    from modelguard._sources import resolve_source
+
+    sources: Iterable[Callable[[], Source]] = registry.sources.values()
+    source, rest = resolve_source(uri, [make() for make in sources])
+    return source.fetch(rest, request.source)
+
+
+def _job(request: Request, registry: Registry, artifact: Artifact, reference: Artifact | None) -> Job:
+    return Job(
+        artifact=artifact,
+        reference=reference,
+        samples=request.samples,
+        model=request.model,
+        formats=tuple(reference_to(item) for item in registry.formats.values()),
+        models=tuple(reference_to(item) for item in registry.models.values()),
+        seed=request.seed,
+        limits=request.limits,
+        sys_path=request.sys_path,
+    )
+
+
+def _plan(request: Request, facts: Mapping[str, Any]) -> tuple[Step, ...]:
+    return make_plan(request.detectors, frozenset(Capability(item) for item in facts["capabilities"]))
+
+
+def _task(request: Request, detector: str) -> Task:
+    cls = next(item for item in request.detectors if item.id == detector)
+    return Task(detector, reference_to(cls), dict(request.options.get(detector, {})), request.timeouts.get(detector, request.timeout))
+
+
+def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
+    return tuple(sorted({rule.id: rule for detector in detectors for rule in detector.rules}.values(), key=lambda rule: rule.id))
+
+
+def _info(uri: str, artifact: Artifact | None, facts: Mapping[str, Any]) -> TargetInfo:
+    if artifact is None:
+        name = uri if "://" in uri else Path(uri).name if Path(uri).is_absolute() else uri
+        return TargetInfo(name, "", None, (), ())
+    return TargetInfo(
+        uri=artifact.uri,
+        identity=artifact.identity,
+        revision=artifact.revision,
+        format=tuple(facts.get("formats", ())),
+        files=tuple(FileInfo(file.path, file.size, file.sha256) for file in artifact.files),
+        unread=tuple(facts.get("unread", ())),
+    )
+
+
+def _changed(artifact: Artifact) -> str:
+    """What to say when a file is no longer the one that was hashed; the findings may be about other bytes."""
+    for file in artifact.files:
+        if file.stamp is None:
+            continue
+        try:
+            with file.open() as handle:
+                same = FileStamp.of(handle.fileno()) == file.stamp
+        except ModelguardError as error:
+            return str(error)
+        if not same:
+            return f"{file.path}: changed while it was being scanned; scan a copy that nothing writes to"
+    return ""
+
+
+def _nothing_scannable(request: Request, artifact: Artifact, reference: Artifact | None, facts: Mapping[str, Any]) -> str:
+    for uri, there, seen in (
+        (artifact.uri, True, facts),
+        (reference.uri if reference else "", reference is not None, facts.get("reference") or {}),
+    ):
+        if there and not seen.get("formats"):
+            problems = seen.get("problems") or ()
+            cause = f"holds nothing that can be scanned ({problems[0]})" if problems else "holds nothing that can be scanned"
+            return f"{uri}: {cause}; point at a safetensors or ONNX file, a folder with one, or hf://org/name"
+    return ""

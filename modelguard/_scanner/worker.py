@@ -1,0 +1,206 @@
+"""The isolated child: opens the artifact, runs the detectors it was given one after another, and streams events.
+
+Started as ``python -I -m modelguard._scanner.worker FD``. Standard input brings the job and, once the parent has planned, the tasks;
+events go to file descriptor FD as JSON lines.
+Standard output and error are the plugins' to write to; the parent keeps their tail for error messages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from modelguard._scanner.events import NotJsonSafe, encode_finding, finite, json_safe
+from modelguard._scanner.isolation import confine
+from modelguard._scanner.job import Job, Task, parse_tasks, resolve
+from modelguard.detector import Capability, DeadlineExceeded, ScanContext, Skip, Target, configure
+from modelguard.errors import ModelguardError
+
+if TYPE_CHECKING:
+    from modelguard.artifact import Artifact
+    from modelguard.checkpoint import Format
+    from modelguard.model import ModelFactory, Samples
+
+PROGRESS_SECONDS = 0.2
+
+
+class Emitter:
+    """Writes events to the parent. Safe to call from several threads."""
+
+    def __init__(self, fd: int) -> None:
+        self._stream = os.fdopen(fd, "wb", buffering=0)
+        self._lock = threading.Lock()
+
+    def __call__(self, event: str, **data: Any) -> None:
+        line = json.dumps({"event": event, **data}, allow_nan=False).encode() + b"\n"
+        with self._lock:
+            view = memoryview(line)
+            while view:
+                view = view[self._stream.write(view) or 0 :]
+
+
+def main() -> int:
+    """Run the job on standard input. The exit status means nothing; the parent judges by the events."""
+    emit = Emitter(int(sys.argv[1]))
+    job = Job.parse(sys.stdin.readline())
+    confine(job.limits)
+    sys.path.extend(path for path in job.sys_path if path not in sys.path)
+    try:
+        target = open_target(job)
+        emit("described", **describe(target))
+    except ModelguardError as error:
+        emit("failed", reason=str(error))
+        return 0
+    except MemoryError:
+        emit("failed", reason=f"{job.artifact.uri}: opening it needs more memory than the limit; raise --memory")
+        return 0
+    for task in parse_tasks(sys.stdin.readline()):
+        run_task(task, target, job, emit)
+    emit("done", peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return 0
+
+
+def open_target(job: Job) -> Target:
+    """Open artifact, reference and samples as the job says. Headers are parsed; no tensor is read."""
+    formats = [resolve(ref)() for ref in job.formats]
+    factories = [resolve(ref)() for ref in job.models]
+    samples = None
+    if job.samples is not None:
+        from modelguard._runtime.samples import load_samples
+
+        samples = load_samples(job.samples)
+    reference = _open(job.reference, formats, factories, None, job, None) if job.reference is not None else None
+    return _open(job.artifact, formats, factories, samples, job, reference)
+
+
+def _open(
+    artifact: Artifact,
+    formats: list[Format],
+    factories: list[ModelFactory],
+    samples: Samples | None,
+    job: Job,
+    reference: Target | None,
+) -> Target:
+    from modelguard._formats import open_artifact
+
+    opened = open_artifact(artifact, formats)
+    capabilities = {Capability.FILES}
+    build = None
+    if opened.checkpoints:
+        from modelguard._runtime import build_model, model_capabilities
+
+        capabilities |= {Capability.WEIGHTS, *model_capabilities(artifact, opened.checkpoints, job.model, factories)}
+
+        def build() -> Any:
+            return build_model(artifact, opened.checkpoints, samples, job.model, factories)
+
+    if reference is not None and reference.checkpoints:
+        capabilities.add(Capability.REFERENCE)
+    if samples is not None:
+        capabilities.add(Capability.SAMPLES)
+    return Target(artifact, opened.checkpoints, opened.problems, opened.unread, reference, samples, frozenset(capabilities), build)
+
+
+def describe(target: Target) -> dict[str, Any]:
+    """What the parent needs for the plan and the report; plain JSON types."""
+    return {
+        "capabilities": sorted(item.value for item in target.capabilities),
+        "formats": sorted({checkpoint.format for checkpoint in target.checkpoints}),
+        "unread": sorted(file.path for file in target.unread),
+        "tensors": sum(len(checkpoint.tensors) for checkpoint in target.checkpoints),
+        "problems": [str(problem.message) for problem in target.problems if problem.fatal],
+        "reference": describe(target.reference) if target.reference is not None else None,
+        "samples": None
+        if target.samples is None
+        else {
+            "origin": target.samples.origin,
+            "sha256": target.samples.sha256,
+            "count": len(target.samples.inputs),
+            "labelled": target.samples.labels is not None,
+        },
+    }
+
+
+def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) -> None:
+    """Run one detector; every way it can end becomes an outcome event, findings already sent stay sent."""
+    emit("start", detector=task.detector)
+    context = ScanContext(
+        detector=task.detector,
+        seed=job.seed,
+        deadline=time.monotonic() + task.timeout,
+        threads=job.limits.threads,
+        memory_limit=job.limits.memory,
+        on_progress=_throttled(emit, task.detector),
+    )
+    problems: list[str] = []
+    status, reason = "completed", ""
+    try:
+        detector = configure(resolve(task.ref), task.options)
+        for finding in detector.detect(target, context):
+            event, problem = encode_finding(finding)
+            emit("finding", detector=task.detector, finding=event)
+            if problem:
+                problems.append(problem)
+    except Skip as skip:
+        status, reason = "skipped", str(skip)
+    except DeadlineExceeded:
+        status, reason = "timed-out", f"not finished after {task.timeout:g} s; raise --timeout"
+    except MemoryError:
+        status, reason = "errored", "needs more memory than the limit; raise --memory"
+    except ModelguardError as error:
+        status, reason = "errored", str(error)
+    except Exception as error:
+        status, reason = "errored", _blame(error)
+    summary, problem = _summary(context)
+    if status == "completed":
+        if problems:
+            status, reason = (
+                "errored",
+                f"{problems[0]}, which JSON cannot carry ({len(problems)} such findings); a detector's evidence must be finite",
+            )
+        elif problem:
+            status, reason = "errored", problem
+    emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary)
+
+
+def _summary(context: ScanContext) -> tuple[dict[str, Any], str]:
+    raw = context._summary
+    try:
+        summary = json_safe(raw, "summary")
+    except NotJsonSafe as error:
+        return finite(raw), f"{error}, which JSON cannot carry; a detector's summary must be finite"
+    if not isinstance(summary.get("score"), int | float):
+        return summary, "the summary has no numeric `score`; every detector must give one"
+    return summary, ""
+
+
+def _throttled(emit: Callable[..., None], detector: str) -> Callable[[int, int, str], None]:
+    last = 0.0
+
+    def progress(done: int, total: int, note: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS or done >= total:
+            last = now
+            emit("progress", detector=detector, done=int(done), total=int(total), note=str(note)[:200])
+
+    return progress
+
+
+def _blame(error: Exception) -> str:
+    """Exception and the innermost frame, without a path that would make the report machine-dependent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}{place}" + (f": {text[0][:300]}" if text else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
