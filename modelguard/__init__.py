@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, sha256_file
+    from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
     from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, configure, option, option_fields
     from modelguard.errors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Resolved on first use, so that importing the package (and `modelguard --help`) costs next to nothing.
 _HOME = {
-    "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "sha256_file"),
+    "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
     "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
     "errors": (
@@ -92,6 +92,7 @@ __all__ = [
     "Status",
     "Target",
     "TensorInfo",
+    "UnfetchedFile",
     "UsageError",
     "Verdict",
     "Violation",

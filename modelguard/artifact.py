@@ -77,11 +77,26 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True, slots=True)
+class UnfetchedFile:
+    """A file the artifact has but whose bytes were not brought here, so that nobody takes it for looked at.
+
+    ``digest`` is what the remote side advertises (``sha256:<64 hex>`` or ``git:<40 hex>``, empty when unknown); ``reason``
+    completes the sentence "was not fetched: ...".
+    """
+
+    path: str
+    size: int
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """The files of one model, sorted by path.
 
     ``uri`` is what the user named, without absolute paths; ``identity`` is stable over revisions (``hf:org/name`` or
-    ``local:<base name>``) and enters fingerprints; ``revision`` is the 40-hex commit of a remote artifact.
+    ``local:<base name>``) and enters fingerprints; ``revision`` is the 40-hex commit of a remote artifact. ``unfetched`` are files
+    it has beyond ``files``; ``notes`` say, one sentence each, what the source could not verify. Reports show both.
     """
 
     uri: str
@@ -89,6 +104,8 @@ class Artifact:
     root: Path
     files: tuple[ArtifactFile, ...]
     revision: str | None = None
+    unfetched: tuple[UnfetchedFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def file(self, path: str) -> ArtifactFile | None:
         """The file at artifact-relative ``path``, or None."""
@@ -100,12 +117,14 @@ class SourceContext:
     """What a source may use while it fetches.
 
     ``offline`` forbids the network; ``digest`` asks for sha256 of every file; ``progress(done, total, note)`` counts bytes;
-    ``patterns`` limits a remote fetch to paths matching one of the globs (empty: whatever a scan needs).
+    ``patterns`` limits a remote fetch to paths matching one of the globs (empty: whatever a scan needs); ``extensions`` are
+    the endings of weight files, whatever their size, that a loaded :class:`~modelguard.checkpoint.Format` can read.
     """
 
     offline: bool = False
     digest: bool = True
     patterns: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = (".safetensors", ".onnx")
     progress: Callable[[int, int, str], None] | None = None
 
 
