@@ -120,12 +120,6 @@ def decode_line(line: bytes) -> dict[str, Any]:
     return data
 
 
-def finding_order(finding: Finding) -> tuple[Any, ...]:
-    """Sorts findings independently of the order in which they were made."""
-    place = finding.location
-    return (finding.rule, place.file or "", place.tensor or "", finding.key, place.byte_offset or 0, finding.fingerprint, finding.message)
-
-
 def _attachment(item: Mapping[str, Any]) -> Attachment:
     data = base64.b64decode(item["data"], validate=True)
     if len(data) > MAX_ATTACHMENT:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
-from modelguard._scanner.events import MAX_FINDINGS, decode_finding, finding_order
+from modelguard._scanner.events import MAX_FINDINGS, decode_finding
 from modelguard._scanner.job import Job, Task
 from modelguard.detector import Detector
 from modelguard.errors import ModelguardError, PluginError
@@ -38,7 +38,7 @@ class _Running:
     findings: list[Finding] = field(default_factory=list)
 
     def outcome(self, status: Status, reason: str = "", summary: Mapping[str, Any] | None = None) -> Outcome:
-        return Outcome(self.task.detector, status, reason, summary or {}, tuple(sorted(self.findings, key=finding_order)))
+        return Outcome(self.task.detector, status, reason, summary or {}, tuple(self.findings))
 
 
 class Scan:

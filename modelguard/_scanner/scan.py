@@ -89,11 +89,11 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         plugins=registry.plugins,
         plugin_failures=registry.failures,
         seed=request.seed,
-        outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.detector)),
+        outcomes=tuple(outcomes),
         rules=_rules(request.detectors),
         failure=failure,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
-    )
+    ).canonical()
 
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:

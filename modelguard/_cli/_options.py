@@ -1,0 +1,177 @@
+"""Options that several commands share, and what becomes of their values."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from modelguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelguard._plugins import Registry
+    from modelguard.detector import Detector
+    from modelguard.report import Decision, Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MEMORY_SHARE = 0.75
+"""Share of the machine's memory a worker may hold unless ``--memory`` says otherwise."""
+
+
+def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several click decorators as one, applied so that help shows them in the order given."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+plugin_option = click.option(
+    "-p", "plugins", multiple=True, metavar="no:NAME", help="Do not load plugin NAME (entry point or distribution). Repeatable."
+)
+
+output_options = stack(
+    click.option(
+        "-o",
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="FORMAT=PATH",
+        help="Write a report to a file, whatever the verdict. Repeatable.",
+    ),
+    click.option("-f", "--format", "stdout_format", default="console", metavar="FORMAT", help="What goes to standard output [console]."),
+)
+
+run_options = stack(
+    click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Seed of every random choice [0]."),
+    click.option(
+        "--timeout", type=click.FloatRange(0, min_open=True), default=900.0, metavar="S", help="Seconds each detector may run [900]."
+    ),
+    click.option("--memory", metavar="SIZE", help="Memory a worker may hold, such as 8G, or 'none' [3/4 of the machine's]."),
+    click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads a detector may use [all cores]."),
+    click.option("--offline", is_flag=True, help="Use no network: only local files and the Hub cache."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+)
+
+model_options = stack(
+    click.option(
+        "--model",
+        "factory",
+        metavar="MODULE:FACTORY",
+        help="Your own function that builds the torch module to load the weights into. Its code is run.",
+    ),
+    click.option("--input", "input_spec", metavar="SPEC", help="What the model takes, such as range=0..255,layout=NHWC,mean=0.5,std=0.25."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where models run [auto]."),
+)
+
+
+def load_registry(plugins: Iterable[str], allow: Iterable[str] = ()) -> Registry:
+    """Load plugins as ``-p`` and the policy say. Raises :class:`UsageError` for a ``-p`` that is not ``no:NAME``."""
+    from modelguard._plugins import load
+
+    disabled = []
+    for item in plugins:
+        prefix, _, name = item.partition(":")
+        if prefix != "no" or not name:
+            raise UsageError(f"-p {item}", "is not no:NAME", "write -p no:NAME to leave a plugin out")
+        disabled.append(name)
+    return load(disabled=disabled, allow=allow)
+
+
+def parse_detector_options(values: Iterable[str], detectors: Mapping[str, type[Detector]]) -> dict[str, dict[str, Any]]:
+    """``ID.name=value`` options by detector. Raises :class:`UsageError` when one is malformed or names no detector."""
+    parsed: dict[str, dict[str, Any]] = {}
+    for item in values:
+        place, equals, value = item.partition("=")
+        detector, dot, name = place.rpartition(".")
+        if not (equals and dot and detector and name):
+            raise UsageError(f"--option {item}", "is not ID.name=value", "write for example --option neural-cleanse.steps=500")
+        if detector not in detectors:
+            raise UsageError(f"--option {item}", f"there is no detector {detector!r}", "`modelguard plugins list` shows those installed")
+        parsed.setdefault(detector, {})[name] = value
+    return parsed
+
+
+def choose_detectors(names: Iterable[str], registry: Registry) -> tuple[type[Detector], ...]:
+    """The classes named, or all. Raises :class:`UsageError` for an unknown id, with the nearest known one."""
+    import difflib
+
+    wanted = sorted(set(names))
+    for name in wanted:
+        if name not in registry.detectors:
+            near = difflib.get_close_matches(name, registry.detectors, n=1)
+            failed = [failure for failure in registry.failures if name in (failure.name, failure.distribution)]
+            remedy = f"did you mean {near[0]}?" if near else "`modelguard plugins list` shows those installed"
+            cause = f"its plugin failed to load ({failed[0].reason})" if failed else "there is no such detector"
+            raise UsageError(f"--detector {name}", cause, remedy)
+    return tuple(registry.detectors[name] for name in wanted or registry.detectors)
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes from ``8G``, ``512M``, plain bytes or ``none``; the default is a share of what the machine has."""
+    if text is None:
+        try:
+            return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
+        except (ValueError, OSError, AttributeError):
+            return None
+    if text.lower() == "none":
+        return None
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "")
+    try:
+        size = int(float(number) * (1 << units.get(unit, 0)))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1 << 28:
+        raise UsageError(f"--memory {text}", "is no size of at least 256M", "write for example --memory 8G, or --memory none")
+    return size
+
+
+def thread_count(threads: int | None) -> int:
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def existing_path(text: str | None, option: str) -> Path | None:
+    """The absolute path of a local file or folder the user named. Raises :class:`UsageError` when it is not there."""
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.exists():
+        raise UsageError(f"{option} {text}", "does not exist", "check the path")
+    return path.absolute()
+
+
+def deliver(report: Report, decision: Decision, registry: Registry, outputs: Iterable[tuple[str, Path]], stdout_format: str) -> int:
+    """Write every file, print one report, and return the exit code: the decision's, or 3 when something could not be written."""
+    from modelguard._reporters.escape import escape
+    from modelguard._reporters.output import write_atomically
+    from modelguard.errors import OutputError
+
+    lost = False
+    for name, path in outputs:
+        try:
+            write_atomically(path, registry.reporters[name]().render(report, decision))
+        except OutputError as error:
+            lost = True
+            print(f"modelguard: error: {escape(str(error))}", file=sys.stderr)
+    code = decision.exit_code
+    try:
+        sys.stdout.write(registry.reporters[stdout_format]().render(report, decision))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough; the verdict stands.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        lost = True
+        print(f"modelguard: error: standard output: cannot be written ({error.strerror}); free some space or use -o", file=sys.stderr)
+    return 3 if lost and code == 0 else code

@@ -1,0 +1,76 @@
+"""Progress on standard error: live on a terminal, one line per detector elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from modelguard._reporters.escape import escape
+from modelguard.report import Outcome
+
+LINE_SECONDS = 10.0
+"""How often a log, as opposed to a terminal, gets another line about the same work."""
+
+
+class ProgressDisplay:
+    """Shows downloads and detectors at work. A context manager; leaving it clears the live display."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._last = 0.0
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def bytes(self, done: int, total: int, note: str) -> None:
+        """Progress of a source, in bytes."""
+        self._show("reading", done, total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {note}")
+
+    def started(self, detector: str) -> None:
+        self._show(detector, 0, 0, "")
+
+    def progressed(self, detector: str, done: int, total: int, note: str) -> None:
+        self._show(detector, done, total, note)
+
+    def ended(self, outcome: Outcome, seconds: float) -> None:
+        if self._live is not None:
+            if outcome.detector in self._tasks:
+                self._live.remove_task(self._tasks.pop(outcome.detector))
+        elif not self._quiet:
+            count = f", {len(outcome.findings)} findings" if outcome.findings else ""
+            print(f"modelguard: {escape(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}", file=sys.stderr)
+
+    def _show(self, name: str, done: int, total: int, note: str) -> None:
+        note = escape(note)
+        if self._live is not None:
+            if name not in self._tasks:
+                self._tasks[name] = self._live.add_task(escape(name), total=None, note="")
+            self._live.update(self._tasks[name], completed=done, total=total or None, note=note)
+        elif not self._quiet and time.monotonic() - self._last > LINE_SECONDS:
+            if self._last:
+                share = f" {100 * done // total}%" if total else ""
+                print(f"modelguard: {escape(name)}{share} {note}".rstrip(), file=sys.stderr)
+            self._last = time.monotonic()

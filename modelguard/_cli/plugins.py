@@ -1,0 +1,56 @@
+"""``modelguard plugins``: what is installed, what it registers, and what failed to load."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from modelguard._cli._options import load_registry, plugin_option
+
+
+@click.group("plugins", short_help="List installed plugins and what they register.")
+def command() -> None:
+    """Inspect installed plugins. A plugin is code you trust: it runs with the worker's rights."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@plugin_option
+def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
+    """List plugins with version and detectors; exit 3 when one failed to load."""
+    from modelguard._reporters.escape import escape
+
+    registry = load_registry(plugins)
+    if as_json:
+        data = {
+            "plugins": [
+                {
+                    "name": info.name,
+                    "version": info.version,
+                    "detectors": list(info.detectors),
+                    "registers": sorted(f"{kind}:{name}" for (kind, name), owner in registry.owners.items() if owner == info.name),
+                }
+                for info in registry.plugins
+            ],
+            "failures": [
+                {"name": failure.name, "distribution": failure.distribution, "reason": failure.reason} for failure in registry.failures
+            ],
+        }
+        click.echo(json.dumps(data, indent=2))
+    else:
+        for info in registry.plugins:
+            click.echo(f"{escape(info.name)} {escape(info.version)}")
+            for name in info.detectors:
+                needs = ", ".join(sorted(item.value for item in registry.detectors[name].requires))
+                click.echo(f"  {name:<24} needs {needs}")
+            others = sorted(
+                f"{kind.rstrip('s')} {name or 'local'}"
+                for (kind, name), owner in registry.owners.items()
+                if owner == info.name and kind != "detectors"
+            )
+            if others:
+                click.echo("  also: " + ", ".join(map(escape, others)))
+        for failure in registry.failures:
+            click.echo(f"NOT LOADED {escape(failure.distribution)} ({escape(failure.name)}): {escape(failure.reason)}")
+    return 3 if registry.failures else 0

@@ -1,0 +1,169 @@
+"""``modelguard scan``: artifact in, verdict out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modelguard._cli._options import (
+    choose_detectors,
+    deliver,
+    existing_path,
+    load_registry,
+    model_options,
+    output_options,
+    parse_detector_options,
+    parse_memory,
+    plugin_option,
+    run_options,
+    thread_count,
+)
+from modelguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelguard._plugins import Registry
+    from modelguard._scanner.scan import Request
+    from modelguard.policy import Policy
+    from modelguard.report import Decision, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything a scan needs, checked before anything is downloaded or opened."""
+
+    request: Request
+    registry: Registry
+    policy: Policy
+    outputs: tuple[tuple[str, Path], ...]
+    stdout_format: str
+    quiet: bool
+
+
+@click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
+@click.argument("target")
+@click.option("--reference", metavar="R", help="A trusted artifact to compare with: path or hf://org/name@revision.")
+@click.option("--samples", metavar="F", help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images.")
+@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.option("--detector", "detectors", multiple=True, metavar="ID", help="Run only this detector, and require it. Repeatable.")
+@click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
+@model_options
+@run_options
+@output_options
+@plugin_option
+@click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
+def command(target: str, plan: bool, **given: Any) -> int:
+    """Scan TARGET: a file, a folder, or hf://org/name[@revision][/path].
+
+    Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict.
+    """
+    prepared = prepare(target, **given)
+    if plan:
+        return _show_plan(prepared)
+    report, decision = perform(prepared)
+    return deliver(report, decision, prepared.registry, prepared.outputs, prepared.stdout_format)
+
+
+def prepare(
+    target: str,
+    *,
+    reference: str | None,
+    samples: str | None = None,
+    policy: str | None = None,
+    detectors: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+    factory: str | None = None,
+    input_spec: str | None = None,
+    device: str = "auto",
+    seed: int,
+    timeout: float,
+    memory: str | None,
+    threads: int | None,
+    offline: bool,
+    quiet: bool,
+    outputs: tuple[str, ...],
+    stdout_format: str,
+    plugins: tuple[str, ...],
+    digest: bool = True,
+) -> Prepared:
+    """Check everything the user said. Raises :class:`UsageError`, before any download, naming what is wrong."""
+    from modelguard._reporters.output import parse_output_spec
+    from modelguard._scanner.job import Limits
+    from modelguard._scanner.scan import Request
+    from modelguard.artifact import SourceContext
+    from modelguard.detector import configure
+    from modelguard.model import ModelOptions
+    from modelguard.policy import load_policy
+
+    rules = load_policy(policy)
+    registry = load_registry(plugins, rules.plugins.allow)
+    rules.check(registry.rules(), registry.detectors)
+    chosen = choose_detectors(detectors, registry)
+    if detectors:
+        rules = rules.requiring(detector.id for detector in chosen)
+    values = {name: dict(item) for name, item in rules.detectors.options.items() if name in registry.detectors}
+    for name, item in parse_detector_options(options, registry.detectors).items():
+        values.setdefault(name, {}).update(item)
+    for name, item in values.items():
+        configure(registry.detectors[name], item)
+    files = tuple(parse_output_spec(item) for item in outputs)
+    for name in [stdout_format, *(name for name, _ in files)]:
+        if name not in registry.reporters:
+            raise UsageError(f"format {name}", "there is no such report format", "known: " + ", ".join(registry.reporters))
+    request = Request(
+        target=target,
+        detectors=chosen,
+        reference=reference,
+        samples=existing_path(samples, "--samples"),
+        model=ModelOptions(factory=factory, input=input_spec, device=device, threads=threads, cwd=Path.cwd()),  # type: ignore[arg-type]
+        options=values,
+        timeouts=rules.timeouts(),
+        timeout=timeout,
+        seed=seed,
+        limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
+        source=SourceContext(offline=offline, digest=digest),
+    )
+    return Prepared(request, registry, rules, files, stdout_format, quiet)
+
+
+def perform(prepared: Prepared) -> tuple[Report, Decision]:
+    """Scan and judge."""
+    import datetime
+    from dataclasses import replace
+
+    from modelguard._cli._progress import ProgressDisplay
+    from modelguard._scanner.scan import scan
+    from modelguard.policy import evaluate
+
+    with ProgressDisplay(prepared.quiet) as display:
+        request = replace(prepared.request, source=replace(prepared.request.source, progress=display.bytes))
+        report = scan(request, prepared.registry, prepared.policy.info(), display)
+    return report, evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
+
+
+def _show_plan(prepared: Prepared) -> int:
+    """Print the plan; exit 3 when something the policy requires cannot run."""
+    from modelguard._reporters.escape import escape
+    from modelguard._scanner.run import Silent
+    from modelguard._scanner.scan import describe
+
+    described = describe(prepared.request, prepared.registry, Silent())
+    required = set(prepared.policy.required(reference=described.reference is not None))
+    if prepared.stdout_format == "json":
+        steps = [
+            {"detector": step.detector, "runnable": step.runnable, "required": step.detector in required, "reason": step.reason}
+            for step in described.steps
+        ]
+        click.echo(json.dumps({"target": described.artifact.uri, "formats": list(described.facts["formats"]), "steps": steps}, indent=2))
+    else:
+        running = sum(step.runnable for step in described.steps)
+        click.echo(f"{escape(described.artifact.uri)}: {running} of {len(described.steps)} detectors would run")
+        width = max((len(step.detector) for step in described.steps), default=0)
+        for step in described.steps:
+            mark = "required" if step.detector in required else ""
+            click.echo(f"  {step.detector:<{width}}  {'run' if step.runnable else 'skip':<4}  {mark:<8}  {escape(step.reason)}".rstrip())
+    known = {step.detector for step in described.steps if step.runnable}
+    return 0 if required <= known else 3
