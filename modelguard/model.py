@@ -66,7 +66,8 @@ class Layer:
 class Samples:
     """Clean inputs, as the user gave them, in the raw input domain. ``inputs`` (N, ...), ``labels`` (N,) int64 or None.
 
-    ``origin`` names the file for reports (no absolute path); ``sha256`` identifies its bytes.
+    ``origin`` names the file for reports (no absolute path); ``sha256`` identifies its bytes. ``resizable`` says that they are
+    photographs in uint8 (N, H, W, C) which may be resized to what the model takes.
     """
 
     inputs: npt.NDArray[Any]
@@ -74,6 +75,7 @@ class Samples:
     origin: str
     sha256: str
     label_names: tuple[str, ...] = ()
+    resizable: bool = False
 
 
 class RunnableModel(ABC):

@@ -1,0 +1,236 @@
+"""A torch module as a :class:`~modelguard.model.RunnableModel`: raw input domain in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx, nn
+
+from modelguard._runtime.engines import Blank, Engine, GraphEngine, ModuleEngine
+from modelguard._runtime.inputs import canonical
+from modelguard.errors import ModelError
+from modelguard.model import InputSpec, Layer, OutputSpec, RunnableModel, Samples
+
+Tensor = torch.Tensor
+Predictor = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+BATCH_ELEMENTS = 1 << 23
+"""Input values in one batch of :meth:`TorchModel.predict`: 55 images of 3 x 224 x 224."""
+FREE = 32
+"""What a free dimension is when the model is probed."""
+
+
+class TorchModel(RunnableModel):
+    """``module`` behind the canonical raw input domain.
+
+    ``call(module, x)`` returns the output tensor where calling the module does not (it returns a structure, or takes keywords).
+    ``predictor`` maps a graph input array to a graph output array faster than torch does, for :meth:`predict` alone.
+    ``encode`` turns text samples into token ids. ``facts`` is added to :meth:`describe`.
+
+    Raises :class:`ModelError` when the module cannot take what ``input`` says, or does not return ``output.classes`` values.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input: InputSpec,
+        output: OutputSpec,
+        *,
+        device: torch.device | str = "cpu",
+        call: Callable[[nn.Module, Tensor], Tensor] | None = None,
+        predictor: Predictor | None = None,
+        encode: Callable[[Sequence[str]], npt.NDArray[np.int64]] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.input = input
+        self.facts = dict(facts or {})
+        self._predictor = predictor
+        self._encode = encode
+        self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
+        module = module.to(self.device)
+        blank: Blank = self._blank
+        try:
+            self.engine: Engine = GraphEngine(module, blank) if isinstance(module, fx.GraphModule) else ModuleEngine(module, blank, call)
+            with torch.no_grad():
+                probe = self.engine.run(self._blank(4, None, 0))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            shape = "x".join(map(str, input.shape))
+            raise ModelError(
+                "model", f"does not run on a {input.kind} input of shape {shape}: {_line(error)}", "say --input shape=..."
+            ) from error
+        head = output.head
+        if isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
+            self._undo, head = None, cast(Any, self.engine.head)
+        else:
+            head = head if head != "unknown" else head_of(probe)
+            self._undo = _UNDO.get(head)
+        self.output = OutputSpec(output.kind, output.classes, head, output.labels)
+        logits = self._leave(probe)
+        if logits.ndim != 2 or logits.shape[1] != output.classes:
+            raise ModelError(
+                "model", f"returns values of shape {tuple(probe.shape)}, not (N, {output.classes})", "check the number of classes"
+            )
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.engine.layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._leave(self.engine.run(self._enter(x)))
+
+    def capture(self, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        output, found = self.engine.capture(self._enter(x), layers)
+        return self._leave(output), found
+
+    def patch(self, x: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        return self._leave(self.engine.patch(self._enter(x), edits))
+
+    def split(self, layer: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        front, back = self.engine.split(layer)
+        return lambda x: front(self._enter(x)), lambda activation: self._leave(back(activation))
+
+    def predict(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        batch = max(1, min(256, BATCH_ELEMENTS // max(1, prod(x.shape[1:]))))
+        results = [np.zeros((0, self.output.classes), np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(x), batch):
+                part = torch.from_numpy(np.array(x[start : start + batch])).to(self.device)
+                if self._predictor is None:
+                    logits = self.forward(part)
+                else:
+                    logits = self._leave(torch.from_numpy(self._predictor(self.enter_array(part))))
+                results.append(logits.cpu().numpy())
+        return np.concatenate(results)
+
+    def inputs(self, samples: Samples) -> Tensor:
+        if self.input.kind == "text" and samples.inputs.dtype.kind in "UO":
+            if self._encode is None:
+                raise ModelError("tokenizer", "the artifact has none that can be read", "give token ids as samples")
+            return torch.from_numpy(self._encode([str(text) for text in samples.inputs])).to(self.device)
+        return torch.from_numpy(canonical(samples, self.input)).to(self.device)
+
+    def describe(self) -> dict[str, Any]:
+        spec, output = self.input, self.output
+        return {
+            "input": {
+                "kind": spec.kind, "shape": list(spec.shape), "dtype": spec.dtype, "layout": spec.layout, "low": spec.low, "high": spec.high,
+                "mean": None if spec.mean is None else list(spec.mean), "std": None if spec.std is None else list(spec.std),
+                "source": dict(sorted(spec.source.items())),
+            },
+            "output": {"kind": output.kind, "classes": output.classes, "head": output.head, "labels": list(output.labels)},
+            "layers": len(self.layers),
+            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
+            "device": self.device.type,
+            **self.facts,
+        }  # fmt: skip
+
+    @property
+    def module(self) -> nn.Module:
+        """The frozen module itself, in its own input domain."""
+        return self.engine.module
+
+    def enter_array(self, x: Tensor) -> npt.NDArray[Any]:
+        """Canonical raw ``x`` as the array the graph itself takes: normalised, in its layout and dtype."""
+        value = self._enter(x).detach().cpu().numpy()
+        return np.ascontiguousarray(value.astype(np.dtype(self.input.dtype)))
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Canonical raw (N, ...) -> what the graph takes."""
+        spec = self.input
+        x = x.to(self.device)
+        if spec.kind == "text":
+            return x.long()
+        dtype = getattr(torch, spec.dtype)
+        x = x.float()
+        if not dtype.is_floating_point:
+            # The graph takes whole pixels. Rounding is straight through, so that gradients reach x; the graph's own cast to
+            # float then finds a float, which is the same number.
+            x = x + (x.round() - x).detach()
+            dtype = torch.float32
+        if self._mean is not None:
+            x = x - self._mean
+        if self._std is not None:
+            x = x / self._std
+        if spec.layout == "NHWC":
+            x = x.permute(0, 2, 3, 1)
+        elif spec.layout == "NHW":
+            x = x.squeeze(1)
+        return x.to(dtype)
+
+    def _leave(self, output: Tensor) -> Tensor:
+        """What the graph returns -> logits (N, classes) float32."""
+        output = output.float()
+        if self.output_is_sequence(output):
+            output = output[:, -1]
+        if output.ndim > 2:
+            output = output.flatten(1)
+        elif output.ndim == 1:
+            output = output.unsqueeze(1)
+        if self._undo is not None:
+            output = self._undo(output)
+        if self.output.classes == 2 and output.shape[1] == 1:
+            # One logit z of a binary classifier: softmax over (0, z) is sigmoid(z).
+            output = torch.cat((torch.zeros_like(output), output), 1)
+        return output
+
+    def output_is_sequence(self, output: Tensor) -> bool:
+        """Whether the output is (N, T, V): a language model's, whose next-token logits stand at the last position."""
+        return output.ndim == 3 and self.input.kind == "text"
+
+    def _per_channel(self, values: tuple[float, ...] | None) -> Tensor | None:
+        if values is None:
+            return None
+        shape = (-1, 1, 1) if self.input.kind == "image" else (-1,)
+        return torch.tensor(values, dtype=torch.float32, device=self.device).reshape(shape)
+
+    def _blank(self, n: int, activation: Tensor | None, seed: int) -> Tensor:
+        """A random graph input, the same for the same seed, whose free dimensions fit ``activation``."""
+        generator = torch.Generator().manual_seed(seed)
+        spec = self.input
+        shape = [FREE if size < 0 else size for size in spec.shape]
+        if spec.kind == "text":
+            if spec.shape == (-1,) and activation is not None and activation.ndim > 2:
+                shape = [activation.shape[1]]
+            # Token 0 is often padding, and attention to it would be masked.
+            low, high = min(1, int(spec.high)), int(spec.high) + 1
+            return self._enter(torch.randint(low, high, (n, *shape), generator=generator))
+        return self._enter(spec.low + (spec.high - spec.low) * torch.rand((n, *shape), generator=generator))
+
+
+def head_of(output: Tensor) -> Any:
+    """What a graph seems to end in, by its values (N, K): rows of a softmax sum to one, those of a log-softmax do so exponentiated.
+
+    A sigmoid cannot be told from logits by its values alone, so it is only found where the graph shows it.
+    """
+    values = output.detach().float()
+    if values.ndim != 2 or values.shape[1] < 2:
+        return "logits"
+    ones = torch.ones(len(values), device=values.device)
+    if bool((values >= 0).all()) and torch.allclose(values.sum(1), ones, atol=1e-3):
+        return "softmax"
+    if bool((values <= 0).all()) and torch.allclose(values.exp().sum(1), ones, atol=1e-3):
+        return "log-softmax"
+    return "logits"
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    # log p is a vector of logits whose softmax is p; the smallest normal float keeps a saturated class finite.
+    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _logit(probabilities: Tensor) -> Tensor:
+    logits: Tensor = torch.special.logit(probabilities, eps=1e-7)
+    return logits
+
+
+_UNDO: Mapping[str, Callable[[Tensor], Tensor]] = {"softmax": _log, "sigmoid": _logit}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
