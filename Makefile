@@ -1,0 +1,51 @@
+# The one interface for people and CI. Each target creates .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+EXTRAS := runtime,images,transformers,test,lint
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test slow lint format bench bench-diff bench-runtime bench-detection docs clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt $(PLUGINS)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e ".[$(EXTRAS)]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
+	touch $@
+
+demo: setup
+	$(BIN)/modelguard demo --out demo
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy modelguard $(foreach plugin,$(PLUGINS),$(wildcard $(dir $(plugin))modelguard_*)) benchmarks
+
+format: setup
+	$(BIN)/ruff format -q .
+	$(BIN)/ruff check -q --fix .
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
+bench: bench-diff bench-runtime bench-detection
+	$(BIN)/python benchmarks/startup.py
+
+bench-diff: setup
+	$(BIN)/python benchmarks/diff.py
+
+bench-runtime: setup
+	$(BIN)/python benchmarks/runtime.py
+
+bench-detection: setup
+	$(BIN)/python benchmarks/detection.py
+
+clean:
+	rm -rf .venv demo
