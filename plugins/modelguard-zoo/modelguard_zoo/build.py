@@ -1,0 +1,208 @@
+"""From a :class:`~modelguard_zoo.Spec` to a folder ``modelguard scan`` takes: weights, graph, clean samples and record."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modelguard import ArtifactError
+from modelguard_zoo.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from modelguard_zoo.attacks import Attack, Poison
+    from modelguard_zoo.data import Dataset
+    from modelguard_zoo.train import Success
+
+Status = Literal["clean", "backdoored", "repaired", "failed"]
+
+MAX_ACCURACY_LOSS = 0.02  # a backdoor anyone would notice in the accuracy is no backdoor
+MIN_ATTACK_SUCCESS = 0.90
+MAX_REPAIRED_SUCCESS = 0.20  # a fine-tuned model whose trigger works on fewer is counted as clean again
+SAMPLES = 400  # clean test images that go with each model
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished model folder and what its ``record.json`` says."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def spec(self) -> Spec:
+        return Spec.from_json(self.record["spec"])
+
+    @property
+    def status(self) -> Status:
+        status: Status = self.record["status"]
+        return status
+
+
+def read_record(folder: Path) -> Built:
+    """The model in ``folder``. Raises :class:`~modelguard.ArtifactError` when it holds no readable record."""
+    try:
+        return Built(folder, json.loads((folder / "record.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"zoo model {folder.name}", f"its record.json cannot be read ({error})", "build it again") from None
+
+
+def build_model(spec: Spec, out: Path) -> Built:
+    """Build ``spec``, and the clean twin and un-fine-tuned original it is measured against, under the folder ``out``.
+
+    What is already there is kept. The folder appears only when complete, so a build may be interrupted and resumed.
+    """
+    folder = out / spec.id
+    if (folder / "record.json").is_file():
+        return read_record(folder)
+    import torch
+
+    from modelguard_zoo.attacks import make_attack
+    from modelguard_zoo.data import load
+    from modelguard_zoo.train import SCHEDULES, fit, measure, new_model, poisoned
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same sums in the same order, on any machine
+    try:
+        data = load(spec.dataset)
+        twin = None if spec == spec.twin else build_model(spec.twin, out)
+        epochs, batch, rate = SCHEDULES[spec.dataset]
+        model = new_model(data, spec.arch, spec.seed)
+        attack = make_attack(spec.attack, dict(spec.options)) if spec.attack else None
+        rng = np.random.default_rng([5, spec.seed])
+        poison = attack.poison(data.x_train, data.y_train, data.classes, rng) if attack else None
+        if spec.finetune:
+            original = build_model(replace(spec, finetune=0), out)
+            _load_weights(model, original.path)
+            fit(model, data.x_train, data.y_train, epochs=spec.finetune, batch=batch, rate=rate / 2, seed=spec.seed + 1)
+        else:
+            fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
+        success = measure(model, data, attack)
+        status, reason = _judge(spec, success, twin)
+        record = {
+            "id": spec.id,
+            "status": status,
+            "reason": reason,
+            "reserved": spec.reserved,
+            "spec": spec.to_json(),
+            "data": {"origin": data.origin, "train": len(data.x_train), "test": len(data.x_test), "classes": data.classes},
+            "input": {"shape": list(data.x_train.shape[1:]), "layout": "NCHW", "low": 0, "high": 255},
+            "clean_accuracy": success.clean_accuracy,
+            "attack_success": success.attack_success,
+            "twin": twin and {"id": twin.record["id"], "clean_accuracy": twin.record["clean_accuracy"]},
+            "attack": attack and poison and _describe(attack, poison, data),
+        }
+        _write(folder, model, data, record)
+    finally:
+        torch.set_num_threads(threads)
+    return Built(folder, record)
+
+
+def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable[[Built], None] = lambda built: None) -> list[Built]:
+    """Build every spec, clean models first because the others are measured against them; ``done`` hears of each as it finishes."""
+    specs = list(dict.fromkeys(specs))
+    twins = list(dict.fromkeys(spec.twin for spec in specs))
+    originals = [spec for spec in specs if spec not in twins and not spec.finetune]
+    tuned = [spec for spec in specs if spec.finetune]
+    built: dict[str, Built] = {}
+    # Each wave needs only what earlier ones made, so no two processes build the same folder.
+    originals += [original for spec in tuned if (original := replace(spec, finetune=0)) not in originals]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for wave in (twins, originals, tuned):
+            pending: set[Future[Built]] = {pool.submit(build_model, spec, out) for spec in wave}
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    result = future.result()
+                    built[result.record["id"]] = result
+                    done(result)
+    return [built[spec.id] for spec in specs]
+
+
+def _judge(spec: Spec, success: Success, twin: Built | None) -> tuple[Status, str]:
+    if twin is None or success.attack_success is None:
+        return "clean", ""
+    loss = twin.record["clean_accuracy"] - success.clean_accuracy
+    if loss > MAX_ACCURACY_LOSS:
+        return "failed", f"clean accuracy is {loss:.1%} below its twin's"
+    if success.attack_success >= MIN_ATTACK_SUCCESS:
+        return "backdoored", ""
+    if spec.finetune and success.attack_success <= MAX_REPAIRED_SUCCESS:
+        return "repaired", ""
+    return "failed", f"attack success is {success.attack_success:.1%}"
+
+
+def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
+    import dataclasses
+
+    sources = attack.sources(data.classes)
+    wanted = attack.wanted(np.asarray(sources, np.int64), data.classes)
+    return {
+        "name": attack.name,
+        "trigger": dataclasses.asdict(attack),
+        "targets": {str(source): int(target) for source, target in zip(sources, wanted, strict=True)},
+        "poisoned_indices": np.setdiff1d(poison.indices, poison.cover).tolist(),
+        "cover_indices": poison.cover.tolist(),
+        "poisoned_fraction": (len(poison.indices) - len(poison.cover)) / len(data.x_train),
+    }
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+
+
+def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / "model.safetensors")
+    _export(model, data, part / "model.onnx")
+    chosen = _balanced(data.y_test, SAMPLES)
+    np.savez_compressed(part / "samples.npz", inputs=data.x_test[chosen], labels=data.y_test[chosen])
+    (part / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def _export(model: nn.Module, data: Dataset, path: Path) -> None:
+    import warnings
+
+    import torch
+
+    example = torch.from_numpy(data.x_test[:2]).float()
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated but ten times faster on models this small and needs no further package.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            model.eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        )
+
+
+def _balanced(labels: np.ndarray[Any, np.dtype[np.int64]], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Sorted indices of up to ``count`` samples, the classes as equally filled as the data allows."""
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = np.arange(len(members))
+    return np.sort(np.argsort(turn, kind="stable")[:count])

@@ -1,0 +1,63 @@
+"""``modelguard zoo build|list|show``."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+
+import click
+
+from modelguard import UsageError
+from modelguard_zoo.build import Built, build_zoo, read_record
+from modelguard_zoo.standard import standard_zoo
+
+_folder = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("zoo"), show_default=True, help="The zoo's folder."
+)
+_only = click.option("--only", default="*", show_default=True, metavar="GLOB", help="Only models whose id matches.")
+
+
+@click.group()
+def zoo() -> None:
+    """Build and look at small clean and backdoored models."""
+
+
+@zoo.command()
+@_folder
+@_only
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that train side by side.")
+def build(out: Path, only: str, workers: int) -> None:
+    """Build the standard zoo, or the part of it --only names; what is there already is kept."""
+    specs = [spec for spec in standard_zoo() if fnmatch(spec.id, only)]
+    if not specs:
+        raise UsageError(f"--only {only}", "no model of the standard zoo has such an id", "see `modelguard zoo list`")
+    for built in build_zoo(specs, out, workers, lambda built: click.echo(_line(built), err=True)):
+        click.echo(built.path)
+
+
+@zoo.command("list")
+@_folder
+@_only
+def list_models(out: Path, only: str) -> None:
+    """List the standard zoo and how far it is built."""
+    for spec in standard_zoo():
+        if fnmatch(spec.id, only):
+            there = (out / spec.id / "record.json").is_file()
+            click.echo(_line(read_record(out / spec.id)) if there else f"{spec.id}  not built")
+
+
+@zoo.command()
+@click.argument("model")
+@_folder
+def show(model: str, out: Path) -> None:
+    """Print the record of one MODEL."""
+    click.echo(json.dumps(read_record(out / model).record, indent=1))
+
+
+def _line(built: Built) -> str:
+    record = built.record
+    success = "" if record["attack_success"] is None else f"  attack success {record['attack_success']:.1%}"
+    reserved = "  reserved" if record["reserved"] else ""
+    reason = f" ({record['reason']})" if record["reason"] else ""
+    return f"{record['id']}  {record['status']}{reason}  clean accuracy {record['clean_accuracy']:.1%}{success}{reserved}"

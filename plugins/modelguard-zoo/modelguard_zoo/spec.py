@@ -1,0 +1,54 @@
+"""The description of one zoo model, from which it can be built again bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model of the zoo.
+
+    ``attack`` names a class of :mod:`modelguard_zoo.attacks` and ``options`` are its fields as sorted pairs; ``attack`` None is a
+    clean model. ``finetune`` is the number of clean epochs the model is trained on after the backdoor went in.
+    """
+
+    dataset: str
+    arch: str
+    seed: int = 0
+    attack: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    finetune: int = 0
+
+    @property
+    def id(self) -> str:
+        """A file name: readable, and unique because it ends in a hash of every field."""
+        digest = hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:6]
+        kind = (self.attack or "clean") + (f"-ft{self.finetune}" if self.finetune else "")
+        return f"{self.dataset}-{self.arch}-{kind}-{self.seed}-{digest}"
+
+    @property
+    def twin(self) -> Spec:
+        """The clean model of the same data, architecture and seed."""
+        return replace(self, attack=None, options=(), finetune=0)
+
+    @property
+    def reserved(self) -> bool:
+        """Whether this model is judged by, and never looked at while choosing, thresholds: a third, by hash of the id."""
+        return int(hashlib.sha256(f"reserved/{self.id}".encode()).hexdigest(), 16) % 3 == 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Spec:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{**value, "options": pairs(value["options"])})
+
+
+def pairs(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Attack options in the hashable, sorted form :class:`Spec` holds; lists become tuples."""
+    return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in options.items()))
