@@ -1,0 +1,3 @@
+"""What exactly was done to these weights: a streaming, classifying diff of model checkpoints."""
+
+from __future__ import annotations

@@ -1,0 +1,298 @@
+"""The exact rank of a change, by replaying it: is W' bit for bit what rounding W + M of rank r gives?
+
+Energy ratios and noise-edge tests misjudge real files: weights already lie on the dtype's grid, so rounding W + M is a dead
+zone that swallows small entries, not additive noise. The replay test asks the decisive question instead. It estimates
+M = sum_r s u v^T from D = W' - W, replays Q(W + M) in the file's own dtype, and counts the entries that come out bit-exact.
+
+The estimate is refined by X <- M + (D - D_hat) with D_hat = Q(W + M) - W, projected back to rank r: where the replay already
+agrees X is M itself, elsewhere X moves by the missing grid steps, so rounding noise leaves the spectrum and what remains of
+it shows a gap after the true rank. Projections are by randomised subspace iteration (Halko, Martinsson, Tropp 2011,
+algorithms 4.4 and 5.1), warm-started from the previous estimate; rows are visited in blocks, so memory does not depend on the
+matrix beyond its thin factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, ordinals, widen
+
+AGREE = 0.80
+"""Share of moved entries that the replay must reproduce bit for bit at the rank it claims."""
+DISAGREE = 0.70
+"""With one rank less, an agreement under this is proof enough where the spectrum breaks as well (``BREAK``, ``STEEP``)."""
+STEEP = 10.0
+"""s_r / s_{r+1} of the refined estimate that needs no further question."""
+BREAK = 1.5
+"""The same ratio that any claim needs."""
+GAP = 2.4
+"""The same ratio where one rank less still reaches ``DISAGREE``: weak changes of high rank in coarse dtypes, where one of
+many directions moves few entries."""
+KNEE = 0.2
+"""Short of ``STEEP`` the agreement must stop rising at r: agreement(r + 1) - agreement(r) is at most this share of
+agreement(r) - agreement(r - 1). A smooth spectrum that sinks under the grid has no such knee."""
+GAIN = 0.02
+"""And that last difference is at least this."""
+WITHIN_ULP = 0.95
+"""Share of moved entries that must lie within one unit in the last place of the replay."""
+FREEDOM = 0.5
+"""r (m + n - r) parameters may be at most this share of the m n entries: more would fit anything."""
+OVERSAMPLE = 8
+RESOLVED = 1e-13
+"""Singular values under this share of the first are float64 noise."""
+HOPELESS = 0.05
+"""A replay that reproduces less than this at first is not refined."""
+F64_SLACK = 8
+"""The replay computes in float64, so entries of F64 files count as exact within this many units in the last place."""
+PASSES = 8
+"""Refinements at most; a replay that stopped improving ends sooner."""
+BLOCK = 1 << 19
+"""Entries per row block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What replaying found.
+
+    ``rank`` is the exact rank, or None when no rank up to the limit reproduces the change. ``agreement`` is the share of
+    entries moved by the file or by the replay that came out bit-exact at ``tried`` (= ``rank`` when there is one);
+    ``agreement_below`` the same at ``tried`` - 1 (0 at rank 0); ``within_ulp`` the share within one unit in the last place;
+    ``gap`` is s_r / s_{r+1} of the refined estimate. ``u`` (m, tried) and ``v`` (n, tried) have orthonormal columns and
+    ``s`` (tried,) descends: M = (u * s) @ v.T. ``moved`` counts the entries that differ between the files.
+    """
+
+    rank: int | None
+    tried: int
+    agreement: float
+    agreement_below: float
+    within_ulp: float
+    gap: float
+    moved: int
+    u: F64
+    s: F64
+    v: F64
+
+
+def replay_rank(
+    reference: Array,
+    changed: Array,
+    dtype: str,
+    max_rank: int = 64,
+    *,
+    seed: int = 0,
+    check: Callable[[], None] | None = None,
+) -> Replay:
+    """The smallest rank r <= ``max_rank`` for which W' = Q(W + M), rank M = r, holds entry by entry.
+
+    ``reference`` and ``changed`` are (m, n) arrays in the files' own ``dtype`` (a key of ``DTYPE_BITS`` naming a float dtype);
+    they may be memory-mapped. Entries that are not finite on either side are left out. ``check`` is called between passes
+    and may raise to stop. The result depends on the arguments only, not on threads or blocks.
+
+    Raises ``ValueError`` for another dtype, other dimensions, or shapes that differ.
+    """
+    if dtype not in FLOATS:
+        raise ValueError(f"replay needs a float dtype, not {dtype}")
+    if reference.ndim != 2 or reference.shape != changed.shape:
+        raise ValueError(f"replay needs two matrices of one shape, not {reference.shape} and {changed.shape}")
+    search = _Search(_Pair(reference, changed, dtype), seed, check or (lambda: None))
+    return search.run(_rank_limit(reference.shape, max_rank))
+
+
+def _rank_limit(shape: tuple[int, ...], max_rank: int) -> int:
+    m, n = shape
+    if m * n == 0:
+        return 0
+    limit = min(max_rank, m, n)
+    while limit > 0 and limit * (m + n - limit) > FREEDOM * m * n:
+        limit -= 1
+    return limit
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """A thin estimate X ~ (u * s) @ v.T with k = len(s) columns."""
+
+    u: F64
+    s: F64
+    v: F64
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Agreement of the replay at one rank, and the refined estimate it ended with (more columns than the rank)."""
+
+    rank: int
+    agreement: float
+    within_ulp: float
+    factors: _Factors
+
+    @property
+    def gap(self) -> float:
+        s = self.factors.s
+        if self.rank == 0 or self.rank > len(s) or s[self.rank - 1] <= 0:
+            return 0.0
+        # Columns that float64 cannot tell from zero were dropped.
+        below = s[self.rank] if self.rank < len(s) else 0.0
+        return float(s[self.rank - 1] / max(below, s[0] * RESOLVED))
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A fit, the agreement one rank lower, and whether that rank is proved to be the smallest."""
+
+    fit: _Fit
+    below: float
+    holds: bool
+
+
+class _Pair:
+    """The two matrices, visited by blocks of rows."""
+
+    def __init__(self, reference: Array, changed: Array, dtype: str) -> None:
+        self.reference, self.changed, self.dtype = reference, changed, dtype
+        self.shape = reference.shape
+        self.slack = F64_SLACK if dtype == "F64" else 0
+
+    def sweep(self, model: _Factors | None, basis: F64) -> tuple[_Factors, int, int, int]:
+        """One pass: X V and X^T (X V) for X = M + (D - D_hat), V = ``basis`` (n, k), as factors of X's projection.
+
+        Also returns how many entries the file or the replay moved, and how many of those agree exactly and within one ulp.
+        """
+        m, n = self.shape
+        rows = max(1, BLOCK // max(n, 1))
+        y = np.empty((m, basis.shape[1]))
+        z = np.zeros((n, basis.shape[1]))
+        moved = exact = near = 0
+        for start in range(0, m, rows):
+            part = slice(start, min(start + rows, m))
+            old, new = np.ascontiguousarray(self.reference[part]), np.ascontiguousarray(self.changed[part])
+            before, after = widen(old), widen(new)
+            finite = np.isfinite(before) & np.isfinite(after)
+            if not finite.all():
+                before, after = np.where(finite, before, 0.0), np.where(finite, after, 0.0)
+            if model is None:
+                x = after - before
+                moved += int(np.count_nonzero(x))
+            else:
+                x = (model.u[part] * model.s) @ model.v.T
+                played = narrow(before + x, self.dtype)
+                result = widen(played)
+                touched = (result != before) | (after != before)
+                touched &= finite
+                same = result == after
+                moved += int(np.count_nonzero(touched))
+                off = touched & ~same
+                steps = np.abs(ordinals(played[off], self.dtype) - ordinals(new[off], self.dtype))
+                exact += int(np.count_nonzero(same & touched)) + int(np.count_nonzero(steps <= self.slack))
+                near += int(np.count_nonzero((steps > self.slack) & (steps <= self.slack + 1)))
+                # What cannot be compared (not finite, or rounded past the largest value) stays as the estimate has it.
+                x += np.where(finite & np.isfinite(result), after - result, 0.0)
+            y[part] = x @ basis
+            z += x.T @ y[part]
+        return _project(y, z), moved, exact, exact + near
+
+
+def _project(y: F64, z: F64) -> _Factors:
+    """Factors of Q Q^T X for Q = orth(Y), from Y = X V (m, k) and Z = X^T Y (n, k)."""
+    p, sigma, qt = np.linalg.svd(y, full_matrices=False)
+    keep = sigma > max(float(sigma.max(initial=0.0)), np.finfo(np.float64).tiny) * RESOLVED
+    p, sigma, qt = p[:, keep], sigma[keep], qt[keep]
+    if not keep.any():
+        return _Factors(np.zeros((len(y), 0)), np.zeros(0), np.zeros((len(z), 0)))
+    w, s, ht = np.linalg.svd((z @ qt.T) / sigma, full_matrices=False)
+    return _Factors(p @ ht.T, s, w)
+
+
+def _cut(factors: _Factors, rank: int) -> _Factors:
+    return _Factors(factors.u[:, :rank], factors.s[:rank], factors.v[:, :rank])
+
+
+class _Search:
+    """The search for the smallest rank: look where the spectrum breaks, replay there, and check one rank less."""
+
+    def __init__(self, pair: _Pair, seed: int, check: Callable[[], None]) -> None:
+        self.pair, self.check = pair, check
+        self.rng = np.random.default_rng([seed, *pair.shape])
+        self.fits: dict[int, _Fit] = {}
+
+    def run(self, limit: int) -> Replay:
+        m, n = self.pair.shape
+        columns = min(limit + OVERSAMPLE, m, n)
+        start, moved = self._start(columns)
+        limit = min(limit, len(start.s))
+        if limit == 0 or moved == 0:
+            return self._result(None, _Fit(0, 0.0, 0.0, start), moved)
+        best = _Claim(_Fit(0, 0.0, 0.0, start), 0.0, False)
+        # Where the spectrum of D breaks first; the dead zone may hide the break of a weak change, but not that of the refined
+        # estimate at the largest rank, which either reproduces the change or shows that it is of no such rank.
+        for ranks in (_initial_breaks, _refined_breaks):
+            claims = [self._claim(rank, start) for rank in ranks(self, limit, start)]
+            accepted = [claim for claim in claims if claim.holds]
+            if accepted:
+                best = min(accepted, key=lambda claim: claim.fit.rank)
+                break
+            best = max([best, *claims], key=lambda claim: claim.fit.agreement)
+        return self._result(best.fit.rank if best.holds else None, best.fit, moved, best.below)
+
+    def _claim(self, rank: int, start: _Factors) -> _Claim:
+        fit = self.fit(rank, start)
+        if fit.agreement < AGREE or fit.within_ulp < WITHIN_ULP or fit.gap < BREAK:
+            return _Claim(fit, 0.0, False)
+        below = self.fit(rank - 1, start).agreement if rank > 1 else 0.0
+        if below < DISAGREE and fit.gap >= STEEP:
+            return _Claim(fit, below, True)
+        gained = fit.agreement - below
+        knee = gained >= GAIN and self.fit(rank + 1, start).agreement - fit.agreement <= KNEE * gained
+        return _Claim(fit, below, knee and (fit.gap >= GAP or below < DISAGREE))
+
+    def _start(self, columns: int) -> tuple[_Factors, int]:
+        basis = self.rng.standard_normal((self.pair.shape[1], columns))
+        factors, moved, _, _ = self.pair.sweep(None, basis)
+        self.check()
+        if len(factors.s):
+            factors, moved, _, _ = self.pair.sweep(None, factors.v)
+            self.check()
+        return factors, moved
+
+    def fit(self, rank: int, start: _Factors) -> _Fit:
+        if rank in self.fits:
+            return self.fits[rank]
+        factors = _cut(start, rank + OVERSAMPLE)
+        best = _Fit(rank, -1.0, 0.0, factors)
+        for _ in range(PASSES + 1):
+            refined, moved, exact, near = self.pair.sweep(_cut(factors, rank), factors.v)
+            self.check()
+            share = exact / moved if moved else 0.0
+            settled = share < best.agreement + 0.002
+            if share > best.agreement:
+                best = _Fit(rank, share, near / moved if moved else 0.0, _Factors(factors.u, factors.s, factors.v))
+            if settled or not len(refined.s) or share < HOPELESS:
+                break
+            factors = refined
+        self.fits[rank] = best
+        return best
+
+    def _result(self, rank: int | None, fit: _Fit, moved: int, below: float = 0.0) -> Replay:
+        tried = rank if rank is not None else min(max(fit.rank, 1), len(fit.factors.s))
+        thin = _cut(fit.factors, tried)
+        return Replay(rank, tried, max(fit.agreement, 0.0), below, fit.within_ulp, fit.gap, moved, thin.u, thin.s, thin.v)
+
+
+def _breaks(s: F64, limit: int, count: int) -> list[int]:
+    """The ranks 1..``limit`` after which the spectrum falls most steeply, steepest first, at most ``count``."""
+    # Columns that float64 cannot tell from zero were dropped: the spectrum ends in a zero then.
+    usable = np.append(s, 0.0)[: limit + 1]
+    ratios = usable[:-1] / np.maximum(usable[1:], usable[0] * RESOLVED)
+    return [int(rank) + 1 for rank in np.argsort(-ratios, kind="stable")[:count]]
+
+
+def _initial_breaks(search: _Search, limit: int, start: _Factors) -> list[int]:
+    return _breaks(start.s, limit, 2)
+
+
+def _refined_breaks(search: _Search, limit: int, start: _Factors) -> list[int]:
+    most = search.fit(limit, start)
+    return [] if most.agreement < DISAGREE else sorted({*_breaks(most.factors.s, limit - 1, 3), limit})
