@@ -119,7 +119,8 @@ class TorchModel(RunnableModel):
         spec, output = self.input, self.output
         return {
             "input": {
-                "kind": spec.kind, "shape": list(spec.shape), "dtype": spec.dtype, "layout": spec.layout, "low": spec.low, "high": spec.high,
+                "kind": spec.kind, "shape": list(spec.shape), "dtype": spec.dtype, "layout": spec.layout,
+                "low": spec.low, "high": spec.high,
                 "mean": None if spec.mean is None else list(spec.mean), "std": None if spec.std is None else list(spec.std),
                 "source": dict(sorted(spec.source.items())),
             },
