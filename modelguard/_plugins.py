@@ -11,14 +11,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from modelguard.errors import PluginError
 from modelguard.hookspecs import GROUP
-from modelguard.report import PluginFailure, PluginInfo
 
 if TYPE_CHECKING:
     import click
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from modelguard.detector import Detector
     from modelguard.findings import Rule
     from modelguard.model import ModelFactory
-    from modelguard.report import Reporter
+    from modelguard.report import PluginFailure, PluginInfo, Reporter
 
 CORE = "modelguard"
 LOAD_SECONDS = 60
@@ -70,16 +68,17 @@ class Registry:
         return dict(sorted(rules.items()))
 
 
-def load(*, disabled: Iterable[str] = (), allow: Iterable[str] = ()) -> Registry:
+def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None = None) -> Registry:
     """Load the built-ins and every allowed, not disabled entry point.
 
-    ``disabled`` are entry-point or distribution names; ``allow`` are glob patterns over distribution names, empty meaning all.
+    ``disabled`` are entry-point or distribution names; ``allows`` says of a distribution name whether it may be loaded (default: all).
     Raises :class:`PluginError` naming both sides when two plugins claim one name.
     """
     import modelguard
     from modelguard import _builtin
+    from modelguard.report import PluginFailure, PluginInfo
 
-    skip, patterns = set(disabled), tuple(allow)
+    skip = set(disabled)
     tables: dict[str, dict[str, Any]] = {kind: {} for kind in _HOOKS}
     owners: dict[tuple[str, str], str] = {}
     infos: list[PluginInfo] = []
@@ -93,7 +92,7 @@ def load(*, disabled: Iterable[str] = (), allow: Iterable[str] = ()) -> Registry
         version = entry.dist.version if entry.dist is not None else "unknown"
         if entry.name in skip or dist in skip:
             continue
-        if patterns and not any(fnmatchcase(dist, pattern) for pattern in patterns):
+        if allows is not None and not allows(dist):
             failures.append(PluginFailure(entry.name, dist, "not loaded: the policy's plugins.allow does not list it"))
             continue
         try:
@@ -197,4 +196,4 @@ def load_commands() -> Mapping[str, click.Command]:
         except BaseException:  # noqa: S112
             continue
         _claim(tables, owners, _distribution(entry), registered)
-    return tables["commands"]
+    return dict(sorted(tables["commands"].items()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -32,7 +34,7 @@ class LazyGroup(click.Group):
     """Looks commands up by name, so that help costs no imports; plugins' commands come after the built-in ones."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(_plugin_commands(strict=False))]
+        return [*COMMANDS, *_plugin_commands(strict=False)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
@@ -46,16 +48,17 @@ class LazyGroup(click.Group):
         extra = _plugin_commands(strict=False)
         if extra:
             with formatter.section("Commands from plugins"):
-                formatter.write_dl([(name, item.get_short_help_str(100)) for name, item in sorted(extra.items())])
+                formatter.write_dl([(name, item.get_short_help_str(100)) for name, item in extra.items()])
 
 
-def _plugin_commands(*, strict: bool) -> dict[str, click.Command]:
+@cache
+def _plugin_commands(*, strict: bool) -> Mapping[str, click.Command]:
     """Commands plugins bring. Not strict: a plugin conflict must not take ``--help`` away; it is told by every command that scans."""
     from modelguard._plugins import load_commands
     from modelguard.errors import PluginError
 
     try:
-        return dict(load_commands())
+        return load_commands()
     except PluginError:
         if strict:
             raise
@@ -95,9 +98,9 @@ def run(argv: list[str] | None = None) -> int:
         print("modelguard: interrupted; nothing was decided", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ModelguardError as error:
-        from modelguard._reporters.escape import escape
+        from modelguard._reporters.escape import visible
 
-        print(f"modelguard: error: {escape(str(error))}", file=sys.stderr)
+        print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output went away; what was decided is not known to have arrived.

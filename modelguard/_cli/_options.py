@@ -73,7 +73,7 @@ model_options = stack(
 )
 
 
-def load_registry(plugins: Iterable[str], allow: Iterable[str] = ()) -> Registry:
+def load_registry(plugins: Iterable[str], allows: Callable[[str], bool] | None = None) -> Registry:
     """Load plugins as ``-p`` and the policy say. Raises :class:`UsageError` for a ``-p`` that is not ``no:NAME``."""
     from modelguard._plugins import load
 
@@ -83,7 +83,7 @@ def load_registry(plugins: Iterable[str], allow: Iterable[str] = ()) -> Registry
         if prefix != "no" or not name:
             raise UsageError(f"-p {item}", "is not no:NAME", "write -p no:NAME to leave a plugin out")
         disabled.append(name)
-    return load(disabled=disabled, allow=allow)
+    return load(disabled=disabled, allows=allows)
 
 
 def parse_detector_options(values: Iterable[str], detectors: Mapping[str, type[Detector]]) -> dict[str, dict[str, Any]]:
@@ -153,7 +153,7 @@ def existing_path(text: str | None, option: str) -> Path | None:
 
 def deliver(report: Report, decision: Decision, registry: Registry, outputs: Iterable[tuple[str, Path]], stdout_format: str) -> int:
     """Write every file, print one report, and return the exit code: the decision's, or 3 when something could not be written."""
-    from modelguard._reporters.escape import escape
+    from modelguard._reporters.escape import visible
     from modelguard._reporters.output import write_atomically
     from modelguard.errors import OutputError
 
@@ -163,7 +163,7 @@ def deliver(report: Report, decision: Decision, registry: Registry, outputs: Ite
             write_atomically(path, registry.reporters[name]().render(report, decision))
         except OutputError as error:
             lost = True
-            print(f"modelguard: error: {escape(str(error))}", file=sys.stderr)
+            print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
     code = decision.exit_code
     try:
         sys.stdout.write(registry.reporters[stdout_format]().render(report, decision))

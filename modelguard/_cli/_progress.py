@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from modelguard._reporters.escape import escape
+from modelguard._reporters.escape import visible
 from modelguard.report import Outcome
 
 LINE_SECONDS = 10.0
@@ -61,16 +61,16 @@ class ProgressDisplay:
                 self._live.remove_task(self._tasks.pop(outcome.detector))
         elif not self._quiet:
             count = f", {len(outcome.findings)} findings" if outcome.findings else ""
-            print(f"modelguard: {escape(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}", file=sys.stderr)
+            print(f"modelguard: {visible(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}", file=sys.stderr)
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
-        note = escape(note)
+        note = visible(note)
         if self._live is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._live.add_task(escape(name), total=None, note="")
+                self._tasks[name] = self._live.add_task(visible(name), total=None, note="")
             self._live.update(self._tasks[name], completed=done, total=total or None, note=note)
         elif not self._quiet and time.monotonic() - self._last > LINE_SECONDS:
             if self._last:
                 share = f" {100 * done // total}%" if total else ""
-                print(f"modelguard: {escape(name)}{share} {note}".rstrip(), file=sys.stderr)
+                print(f"modelguard: {visible(name)}{share} {note}".rstrip(), file=sys.stderr)
             self._last = time.monotonic()

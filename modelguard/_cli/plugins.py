@@ -19,7 +19,7 @@ def command() -> None:
 @plugin_option
 def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
     """List plugins with version and detectors; exit 3 when one failed to load."""
-    from modelguard._reporters.escape import escape
+    from modelguard._reporters.escape import visible
 
     registry = load_registry(plugins)
     if as_json:
@@ -40,7 +40,7 @@ def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
         click.echo(json.dumps(data, indent=2))
     else:
         for info in registry.plugins:
-            click.echo(f"{escape(info.name)} {escape(info.version)}")
+            click.echo(f"{visible(info.name)} {visible(info.version)}")
             for name in info.detectors:
                 needs = ", ".join(sorted(item.value for item in registry.detectors[name].requires))
                 click.echo(f"  {name:<24} needs {needs}")
@@ -50,7 +50,7 @@ def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
                 if owner == info.name and kind != "detectors"
             )
             if others:
-                click.echo("  also: " + ", ".join(map(escape, others)))
+                click.echo("  also: " + ", ".join(map(visible, others)))
         for failure in registry.failures:
-            click.echo(f"NOT LOADED {escape(failure.distribution)} ({escape(failure.name)}): {escape(failure.reason)}")
+            click.echo(f"NOT LOADED {visible(failure.distribution)} ({visible(failure.name)}): {visible(failure.reason)}")
     return 3 if registry.failures else 0

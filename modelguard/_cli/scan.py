@@ -99,20 +99,19 @@ def prepare(
     from modelguard.policy import load_policy
 
     rules = load_policy(policy)
-    registry = load_registry(plugins, rules.plugins.allow)
+    registry = load_registry(plugins, rules.allows_plugin)
     rules.check(registry.rules(), registry.detectors)
     chosen = choose_detectors(detectors, registry)
     if detectors:
-        rules = rules.requiring(detector.id for detector in chosen)
+        rules = rules.requiring([detector.id for detector in chosen])
     values = {name: dict(item) for name, item in rules.detectors.options.items() if name in registry.detectors}
     for name, item in parse_detector_options(options, registry.detectors).items():
         values.setdefault(name, {}).update(item)
     for name, item in values.items():
         configure(registry.detectors[name], item)
-    files = tuple(parse_output_spec(item) for item in outputs)
-    for name in [stdout_format, *(name for name, _ in files)]:
-        if name not in registry.reporters:
-            raise UsageError(f"format {name}", "there is no such report format", "known: " + ", ".join(registry.reporters))
+    files = tuple(parse_output_spec(item, registry.reporters) for item in outputs)
+    if stdout_format not in registry.reporters:
+        raise UsageError(f"--format {stdout_format}", "there is no such format", "formats: " + ", ".join(registry.reporters))
     request = Request(
         target=target,
         detectors=chosen,
@@ -120,7 +119,7 @@ def prepare(
         samples=existing_path(samples, "--samples"),
         model=ModelOptions(factory=factory, input=input_spec, device=device, threads=threads, cwd=Path.cwd()),  # type: ignore[arg-type]
         options=values,
-        timeouts=rules.timeouts(),
+        timeouts={name: float(seconds) for name, seconds in rules.detectors.timeouts.items()},
         timeout=timeout,
         seed=seed,
         limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
@@ -140,18 +139,18 @@ def perform(prepared: Prepared) -> tuple[Report, Decision]:
 
     with ProgressDisplay(prepared.quiet) as display:
         request = replace(prepared.request, source=replace(prepared.request.source, progress=display.bytes))
-        report = scan(request, prepared.registry, prepared.policy.info(), display)
+        report = scan(request, prepared.registry, prepared.policy.info, display)
     return report, evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
 
 
 def _show_plan(prepared: Prepared) -> int:
     """Print the plan; exit 3 when something the policy requires cannot run."""
-    from modelguard._reporters.escape import escape
+    from modelguard._reporters.escape import visible
     from modelguard._scanner.run import Silent
     from modelguard._scanner.scan import describe
 
     described = describe(prepared.request, prepared.registry, Silent())
-    required = set(prepared.policy.required(reference=described.reference is not None))
+    required = set(prepared.policy.required_for(reference=described.reference is not None))
     if prepared.stdout_format == "json":
         steps = [
             {"detector": step.detector, "runnable": step.runnable, "required": step.detector in required, "reason": step.reason}
@@ -160,10 +159,10 @@ def _show_plan(prepared: Prepared) -> int:
         click.echo(json.dumps({"target": described.artifact.uri, "formats": list(described.facts["formats"]), "steps": steps}, indent=2))
     else:
         running = sum(step.runnable for step in described.steps)
-        click.echo(f"{escape(described.artifact.uri)}: {running} of {len(described.steps)} detectors would run")
+        click.echo(f"{visible(described.artifact.uri)}: {running} of {len(described.steps)} detectors would run")
         width = max((len(step.detector) for step in described.steps), default=0)
         for step in described.steps:
             mark = "required" if step.detector in required else ""
-            click.echo(f"  {step.detector:<{width}}  {'run' if step.runnable else 'skip':<4}  {mark:<8}  {escape(step.reason)}".rstrip())
+            click.echo(f"  {step.detector:<{width}}  {'run' if step.runnable else 'skip':<4}  {mark:<8}  {visible(step.reason)}".rstrip())
     known = {step.detector for step in described.steps if step.runnable}
     return 0 if required <= known else 3

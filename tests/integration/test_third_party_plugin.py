@@ -1,0 +1,117 @@
+"""A plugin nobody here wrote: installed with pip into a virtual environment, found, run, and named in the report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from support import make_venv
+
+PYPROJECT = """
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "{name}"
+version = "{version}"
+[project.entry-points.modelguard]
+{entry} = "{module}"
+[tool.setuptools]
+py-modules = ["{module}"]
+"""
+MODULE = '''
+from modelguard import Capability, Confidence, Detector, Finding, Location, Rule, Severity, hookimpl
+
+
+class Square(Detector):
+    """Finds square matrices."""
+
+    id = "{detector}"
+    requires = frozenset({{Capability.WEIGHTS}})
+    rules = (Rule("MG8001", "Square", "a square matrix", Severity.LOW, "A matrix is square.", "Nothing to do."),)
+
+    def detect(self, target, context):
+        count = 0
+        for checkpoint, tensor in target.walk():
+            if len(tensor.shape) == 2 and tensor.shape[0] == tensor.shape[1]:
+                count += 1
+                yield Finding("MG8001", f"{{tensor.name}} is square", Confidence.HIGH, location=Location(tensor.file, tensor.name))
+        context.summary(score=float(count))
+
+
+@hookimpl
+def modelguard_detectors():
+    return [Square]
+'''
+
+
+def write_plugin(folder: Path, name: str, version: str, module: str, detector: str, entry: str) -> Path:
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(name=name, version=version, module=module, entry=entry))
+    (folder / f"{module}.py").write_text(textwrap.dedent(MODULE.format(detector=detector)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("venv")
+    plugin = write_plugin(folder / "src", "acme-squares", "3.1.4", "acme_squares", "square", "squares")
+    return make_venv(folder / "env", plugin)
+
+
+def test_it_is_found_run_and_named_in_the_report(python: Path, tiny_model: Path) -> None:
+    ran = subprocess.run([python, "-m", "modelguard", "scan", tiny_model, "-f", "json", "-q"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert {"name": "acme-squares", "version": "3.1.4", "detectors": ["square"]} in report["plugins"]
+    outcome = next(item for item in report["outcomes"] if item["detector"] == "square")
+    assert outcome["status"] == "completed"
+    assert [finding["location"]["tensor"] for finding in outcome["findings"]] == [f"layers.{i}.weight" for i in range(3)]
+
+
+def test_it_can_be_left_out(python: Path, tiny_model: Path) -> None:
+    ran = subprocess.run(
+        [python, "-m", "modelguard", "scan", tiny_model, "-p", "no:squares", "-f", "json", "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "acme-squares" not in {plugin["name"] for plugin in json.loads(ran.stdout)["plugins"]}
+
+
+@pytest.mark.parametrize(
+    ("detector", "entry", "clash"),
+    [
+        ("square", "other", "detector square"),
+        ("circle", "squares", "plugin squares"),
+        ("format-integrity", "other", "detector format-integrity"),
+    ],
+)
+def test_two_plugins_with_one_name_are_an_error_naming_both(
+    tmp_path: Path, tiny_model: Path, detector: str, entry: str, clash: str
+) -> None:
+    first = write_plugin(tmp_path / "a", "acme-squares", "1", "acme_squares", "square", "squares")
+    second = write_plugin(tmp_path / "b", "evil-squares", "2", "evil_squares", detector, entry)
+    python = make_venv(tmp_path / "env", first, second)
+    ran = subprocess.run([python, "-m", "modelguard", "scan", tiny_model, "-q"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 3
+    line = ran.stderr.strip().splitlines()[-1]
+    assert clash in line
+    assert "evil-squares" in line
+    assert ("modelguard" if detector == "format-integrity" else "acme-squares") in line
+    assert ran.stdout == ""
+
+
+def test_help_survives_a_clash(tmp_path: Path) -> None:
+    first = write_plugin(tmp_path / "a", "acme-squares", "1", "acme_squares", "square", "squares")
+    second = write_plugin(tmp_path / "b", "evil-squares", "2", "evil_squares", "square", "squares")
+    python = make_venv(tmp_path / "env", first, second)
+    ran = subprocess.run([python, "-m", "modelguard", "--help"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0
+    assert "scan" in ran.stdout
+    assert sys.executable not in ran.stdout
