@@ -1,0 +1,16 @@
+"""How reports look: ``render(report, decision) -> str``, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelguard.report import Reporter
+
+
+def builtin_reporters() -> Iterable[type[Reporter]]:
+    """The reporters that ship with modelguard."""
+    from modelguard._reporters.json import JsonReporter
+
+    return [JsonReporter]

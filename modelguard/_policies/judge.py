@@ -1,0 +1,199 @@
+"""The judgement: a report and a policy in, a decision out. Pure, so a stored report can be judged again."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from modelguard._policies import rules as judgement
+from modelguard._policies.catalogue import provider
+from modelguard._policies.model import Match, Policy, glob_matches
+from modelguard.errors import PolicyError
+from modelguard.findings import Finding
+from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation, Waived
+
+EXPIRY_NOTICE = datetime.timedelta(days=14)
+"""How long before a waiver expires a decision begins to say so."""
+
+CODE_ENDINGS = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
+"""Files beside the weights that a loader told to trust remote code would run."""
+
+_STATUS_RULE = {Status.SKIPPED: judgement.SKIPPED, Status.ERRORED: judgement.ERRORED, Status.TIMED_OUT: judgement.TIMED_OUT}
+
+
+@dataclass
+class _Ledger:
+    """What has been decided so far."""
+
+    violations: list[Violation] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    waived: list[Waived] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
+    """Judge ``report`` by the resolved ``policy`` on the date ``today`` (UTC).
+
+    The steps, in this order; nothing a later step says takes back an earlier one:
+
+    (1) the source: could it be read, and does the policy accept it; (2) were all plugins that took part allowed, and did any fail;
+    (3) did every required detector complete; (4) waivers; (5) rules, the first match deciding, ``default`` where none matches;
+    (6) the verdict: block if anything blocks, else incomplete if anything was not looked at, else pass.
+
+    Raises :class:`PolicyError` when ``policy`` still has parents to be merged.
+    """
+    if policy.extends:
+        raise PolicyError(f"policy {policy.name}", "its extends are not resolved", "read it with load_policy")
+    report = report.canonical()
+    ledger = _Ledger()
+    ledger.violations += _source(report, policy)  # (1)
+    _plugins(report, policy, ledger)  # (2)
+    _completeness(report, policy, ledger)  # (3)
+    for detector, finding in report.findings():
+        if not _waived(report, finding, policy, today, ledger):  # (4)
+            _ruled(report, detector, finding, policy, ledger)  # (5)
+    unread = Verdict.INCOMPLETE if ledger.violations else Verdict.PASS
+    verdict = Verdict.BLOCK if any(item.blocks for item in ledger.violations) else unread  # (6)
+    return Decision(
+        verdict=verdict,
+        violations=tuple(ledger.violations),
+        warnings=tuple(ledger.warnings),
+        waived=tuple(ledger.waived),
+        notes=tuple(dict.fromkeys(ledger.notes)),
+        enforced=policy.mode == "enforce",
+    )
+
+
+def _source(report: Report, policy: Policy) -> Iterator[Violation]:
+    target, sources = report.target, policy.sources
+    subject = target.identity or target.uri
+
+    def refused(message: str) -> Violation:
+        return Violation("source", subject, message, blocks=True, rule=judgement.SOURCE_REFUSED.id)
+
+    def unread(message: str) -> Violation:
+        return Violation("source", subject, message, blocks=False, rule=judgement.SOURCE_UNREAD.id)
+
+    if sources.allow is not None and not _allowed(target.uri, sources.allow):
+        yield refused(f"{target.uri} is not an allowed source (sources.allow: {', '.join(sources.allow)})")
+    if report.failure:
+        yield unread(report.failure)
+    elif not target.format:
+        yield unread(f"{target.uri} holds no checkpoint in a format that is known here; its weights were not looked at")
+    if sources.pinned and "://" in target.uri and not _pinned(target.uri, target.revision):
+        commit = f"; name the commit it was scanned at: {target.revision}" if target.revision else ""
+        yield refused(f"{target.uri} does not name a full 40-hex commit, so it can change (sources.pinned){commit}")
+    if sources.formats is not None and (strange := sorted(set(target.format) - set(sources.formats))):
+        yield refused(f"format {', '.join(strange)} is not accepted (sources.formats: {', '.join(sources.formats)})")
+    if sources.digests and (bare := [file.path for file in target.files if file.sha256 is None]):
+        yield unread(f"{_few(bare)} without a sha256 (sources.digests); scan with hashing on")
+    if sources.remote_code == "deny":
+        if code := [file.path for file in target.files if file.path.lower().endswith(CODE_ENDINGS)]:
+            yield refused(f"code comes with the weights: {_few(code)} (sources.remote_code: deny)")
+        if pointers := sorted({item.location.file or "configuration" for _, item in report.findings() if "auto_map" in item.evidence}):
+            yield refused(f"{_few(pointers)} points at code to run (auto_map; sources.remote_code: deny)")
+
+
+def _allowed(uri: str, allow: tuple[str, ...]) -> bool:
+    # A glob must not be climbed out of: hf://acme/../evil/x is not below hf://acme/.
+    return ".." not in re.split(r"[/\\]", uri) and any(glob_matches(pattern, uri) for pattern in allow)
+
+
+def _pinned(uri: str, revision: str | None) -> bool:
+    named = re.search(r"@([0-9a-f]{40})(?:/|$)", uri)
+    return named is not None and revision in (None, named[1])
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _plugins(report: Report, policy: Policy, ledger: _Ledger) -> None:
+    for plugin in report.plugins:
+        if not policy.allows_plugin(plugin.name):
+            message = f"plugin {plugin.name} {plugin.version} took part and is not in plugins.allow"
+            ledger.violations.append(Violation("plugin", plugin.name, message, blocks=True, rule=judgement.PLUGIN_REFUSED.id))
+    for failure in report.plugin_failures:
+        message = f"plugin {failure.name} of {failure.distribution} could not be used: {failure.reason}"
+        # One the policy keeps out is no failure.
+        if policy.plugins.failures == "incomplete" and policy.allows_plugin(failure.distribution):
+            message += " (plugins.failures: incomplete)"
+            ledger.violations.append(Violation("plugin", failure.distribution, message, blocks=False, rule=judgement.PLUGIN_FAILED.id))
+        else:
+            ledger.notes.append(message)
+
+
+def _completeness(report: Report, policy: Policy, ledger: _Ledger) -> None:
+    required = policy.required_for(reference=report.reference is not None)
+    for name in required:
+        outcomes = [outcome for outcome in report.outcomes if outcome.detector == name]
+        if not outcomes and not report.failure:
+            message = f"required detector {name} did not run{_why_missing(report, name)}"
+            ledger.violations.append(Violation("detector", name, message, blocks=False, rule=judgement.MISSING.id))
+        for outcome in outcomes:
+            if outcome.status is not Status.COMPLETED:
+                message = f"required detector {_ended(outcome)}"
+                ledger.violations.append(Violation("detector", name, message, blocks=False, rule=_STATUS_RULE[outcome.status].id))
+    for outcome in report.outcomes:
+        if outcome.status is not Status.COMPLETED and outcome.detector not in required:
+            ledger.notes.append(f"detector {_ended(outcome)} (not required)")
+
+
+def _ended(outcome: Outcome) -> str:
+    verb = {Status.SKIPPED: "was skipped", Status.ERRORED: "failed", Status.TIMED_OUT: "ran out of time"}[outcome.status]
+    return f"{outcome.detector} {verb}: {outcome.reason}" if outcome.reason else f"{outcome.detector} {verb}"
+
+
+def _why_missing(report: Report, name: str) -> str:
+    distribution = provider(name)
+    for failure in report.plugin_failures:
+        if distribution == failure.distribution or name == failure.name:
+            return f": its plugin could not be used ({failure.reason})"
+    if any(name in plugin.detectors for plugin in report.plugins):
+        return ": it was left out of the scan"
+    return f": it is not installed; pip install {distribution}" if distribution else ": it is not installed"
+
+
+def _waived(report: Report, finding: Finding, policy: Policy, today: datetime.date, ledger: _Ledger) -> bool:
+    """Whether a waiver settles the finding: lets it through, or blocks it because its time is up."""
+    named = [waiver for waiver in policy.waivers if (waiver.rule, waiver.fingerprint) == (finding.rule, finding.fingerprint)]
+    digests = {file.sha256 for file in report.target.files if file.path == finding.location.file}
+    waivers = sorted((item for item in named if item.sha256 is None or item.sha256 in digests), key=lambda item: item.expires)
+    if not waivers:
+        ledger.notes += [f"the waiver of {item.rule} by {item.owner} is for other bytes than these (sha256)" for item in named]
+        return False
+    waiver = waivers[-1]
+    expires = waiver.expires.isoformat()
+    if today > waiver.expires:
+        message = f"{finding.message} [waived by {waiver.owner} until {expires}, which has passed]"
+        ledger.violations.append(Violation("waiver", finding.fingerprint, message, blocks=True, rule=judgement.WAIVER_EXPIRED.id))
+        return True
+    ledger.waived.append(Waived(finding.fingerprint, finding.rule, waiver.reason, waiver.owner, expires))
+    if waiver.expires - today <= EXPIRY_NOTICE:
+        ledger.notes.append(f"the waiver of {finding.rule} by {waiver.owner} expires on {expires}")
+    return True
+
+
+def _ruled(report: Report, detector: str, finding: Finding, policy: Policy, ledger: _Ledger) -> None:
+    """Apply the first rule that matches, or the default; the message of a violation says which."""
+    action, because = policy.default, "default"
+    for number, rule in enumerate(policy.rules):
+        if _matches(rule.match, report, detector, finding):
+            action, because = rule.action, f"rules[{number}]: {rule.match}"
+            break
+    if action == "warn":
+        ledger.warnings.append(finding.fingerprint)
+    elif action != "allow":
+        message = f"{finding.message} [{because}]"
+        ledger.violations.append(Violation("finding", finding.fingerprint, message, blocks=action == "block", rule=finding.rule))
+
+
+def _matches(match: Match, report: Report, detector: str, finding: Finding) -> bool:
+    return (
+        (match.rule is None or glob_matches(match.rule, finding.rule))
+        and (match.detector is None or match.detector == detector)
+        and (match.severity is None or match.severity.holds(report.severity(finding)))
+        and (match.confidence is None or match.confidence.holds(finding.confidence))
+    )

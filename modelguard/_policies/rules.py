@@ -1,0 +1,96 @@
+"""The rules a policy itself gives out: what was not looked at (MG90xx), and what it refuses whatever the detectors say (MG029x).
+
+They are declared like any detector's, so that every line of a decision can be looked up and shown in SARIF.
+"""
+
+from __future__ import annotations
+
+from modelguard.findings import Rule, Severity
+
+SKIPPED = Rule(
+    "MG9001",
+    "DetectorSkipped",
+    "a required detector was skipped",
+    Severity.HIGH,
+    "The policy requires this detector, and it could not look: the target lacks what it needs. What it would find is unknown.",
+    "Give it what the reason names (a reference, samples, a runnable model), or use a policy that does not require it.",
+)
+ERRORED = Rule(
+    "MG9002",
+    "DetectorErrored",
+    "a required detector failed",
+    Severity.HIGH,
+    "The policy requires this detector, and it ended with an error. Findings it made before are kept; what it did not reach is unknown.",
+    "Read the reason; an artifact that crashes a detector deserves suspicion. Repeat the scan, then tell the detector's authors.",
+)
+TIMED_OUT = Rule(
+    "MG9003",
+    "DetectorTimedOut",
+    "a required detector ran out of time",
+    Severity.HIGH,
+    "The policy requires this detector, and its time was up before it was done. Findings it made before are kept; the rest is unknown.",
+    "Raise detectors.timeouts in the policy or --timeout, or give the scan a faster machine.",
+)
+MISSING = Rule(
+    "MG9005",
+    "DetectorMissing",
+    "a required detector did not run",
+    Severity.HIGH,
+    "The policy requires this detector, and the report has no outcome of it: not installed, not allowed, failed to load, or left out.",
+    "Install the distribution that brings it and make sure that the policy's plugins.allow lists it.",
+)
+SOURCE_UNREAD = Rule(
+    "MG9006",
+    "SourceNotRead",
+    "the artifact, or part of it, could not be read or checked",
+    Severity.HIGH,
+    "The artifact could not be fetched or opened, holds nothing that can be scanned, or lacks a digest the policy asks for.",
+    "Follow the message; nothing is known about an artifact that was not read.",
+)
+PLUGIN_FAILED = Rule(
+    "MG9007",
+    "PluginFailed",
+    "a plugin could not be used",
+    Severity.HIGH,
+    "A plugin failed to load and the policy does not tolerate that (plugins.failures: incomplete).",
+    "Repair or uninstall the plugin, or switch it off with -p no:NAME.",
+)
+SOURCE_REFUSED = Rule(
+    "MG0291",
+    "SourceRefused",
+    "the policy does not accept where the artifact comes from or what it is",
+    Severity.HIGH,
+    "The policy's sources section refuses the artifact: its origin, a revision that can move, its format, or code that comes with it.",
+    "Use an artifact that the policy accepts, or have the policy's owner change the sources section.",
+    cwe=829,
+)
+PLUGIN_REFUSED = Rule(
+    "MG0292",
+    "PluginRefused",
+    "a plugin took part that the policy does not allow",
+    Severity.HIGH,
+    "A plugin is trusted code and can change what a scan says. This one is not in the policy's plugins.allow.",
+    "Uninstall the plugin, or have the policy's owner allow it.",
+    cwe=829,
+)
+WAIVER_EXPIRED = Rule(
+    "MG0293",
+    "WaiverExpired",
+    "a finding's waiver has expired",
+    Severity.HIGH,
+    "Somebody accepted this finding until a date that has passed. It blocks, whatever the policy's rules would say of it.",
+    "Fix what was found, or have the waiver's owner review the finding and set a new date.",
+)
+
+JUDGEMENT_RULES: tuple[Rule, ...] = (
+    SOURCE_REFUSED,
+    PLUGIN_REFUSED,
+    WAIVER_EXPIRED,
+    SKIPPED,
+    ERRORED,
+    TIMED_OUT,
+    MISSING,
+    SOURCE_UNREAD,
+    PLUGIN_FAILED,
+)
+"""In order of id. ``MG9004`` (a file that was not looked at) is a detector's finding and is declared there."""

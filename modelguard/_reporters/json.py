@@ -1,0 +1,230 @@
+"""JSON: the contract. ``docs/report.md`` describes it, ``modelguard schema report`` publishes it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from modelguard.errors import UsageError
+from modelguard.findings import Attachment, Confidence, Finding, Location, Rule, Severity
+from modelguard.report import (
+    SCHEMA,
+    Decision,
+    FileInfo,
+    Outcome,
+    PluginFailure,
+    PluginInfo,
+    PolicyInfo,
+    Report,
+    Reporter,
+    SamplesInfo,
+    Status,
+    TargetInfo,
+    Verdict,
+    Violation,
+    Waived,
+)
+
+if TYPE_CHECKING:
+    from modelguard._schemas.report import FindingDocument, ReportDocument, TargetDocument
+
+# DEL, C1 controls, bidi and zero-width characters, line separators: legal in JSON, harmful where a report is looked at. JSON's own
+# escape says the same.
+_HARMFUL = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# Undecodable bytes of a file name: neither UTF-8 nor an escape that every JSON parser takes, so they become visible text.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class JsonReporter(Reporter):
+    """The whole report in canonical form: keys and lists sorted, two spaces, UTF-8, finite numbers."""
+
+    format = "json"
+
+    def render(self, report: Report, decision: Decision) -> str:
+        return dump(report_document(report, decision))
+
+
+def dump(document: Mapping[str, Any]) -> str:
+    """``document`` as canonical JSON text. Raises ``ValueError`` for a number that is not finite."""
+    text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    text = _SURROGATE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
+    return _HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+
+
+def report_document(report: Report, decision: Decision) -> dict[str, Any]:
+    """The report as plain JSON values, in canonical order."""
+    report = report.canonical()
+    return {
+        "schema": SCHEMA,
+        "tool": {"name": "modelguard", "version": report.tool_version},
+        "target": _target(report.target),
+        "reference": _target(report.reference) if report.reference is not None else None,
+        "samples": asdict(report.samples) if report.samples is not None else None,
+        "model": dict(report.model) if report.model is not None else None,
+        "policy": asdict(report.policy),
+        "plugins": [{"name": item.name, "version": item.version, "detectors": sorted(item.detectors)} for item in report.plugins],
+        "plugin_failures": [asdict(item) for item in report.plugin_failures],
+        "seed": report.seed,
+        "failure": report.failure,
+        "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
+        "outcomes": [
+            {
+                "detector": outcome.detector,
+                "status": outcome.status.value,
+                "reason": outcome.reason,
+                "summary": dict(outcome.summary),
+                "findings": [_finding(finding, report) for finding in outcome.findings],
+            }
+            for outcome in report.outcomes
+        ],
+        "decision": {
+            "verdict": decision.verdict.value,
+            "violations": [asdict(item) for item in decision.violations],
+            "warnings": list(decision.warnings),
+            "waived": [asdict(item) for item in decision.waived],
+            "notes": list(decision.notes),
+            "enforced": decision.enforced,
+            "exit_code": decision.exit_code,
+        },
+        "timings": dict(report.timings),
+    }
+
+
+def _target(target: TargetInfo) -> dict[str, Any]:
+    return {
+        "uri": target.uri,
+        "identity": target.identity,
+        "revision": target.revision,
+        "format": list(target.format),
+        "files": [asdict(file) for file in target.files],
+        "unread": list(target.unread),
+    }
+
+
+def _finding(finding: Finding, report: Report) -> dict[str, Any]:
+    place = finding.location
+    return {
+        "rule": finding.rule,
+        "severity": report.severity(finding).label,
+        "confidence": finding.confidence.label,
+        "message": finding.message,
+        "location": {
+            "file": place.file,
+            "tensor": place.tensor,
+            "rows": list(place.rows) if place.rows is not None else None,
+            "byte_offset": place.byte_offset,
+            "byte_length": place.byte_length,
+        },
+        "evidence": dict(finding.evidence),
+        "attachments": [
+            {"name": item.name, "media_type": item.media_type, "data": base64.b64encode(item.data).decode()} for item in finding.attachments
+        ],
+        "fingerprint": finding.fingerprint,
+    }
+
+
+def report_from_json(text: str, name: str = "report") -> tuple[Report, Decision]:
+    """A stored report and the decision it was stored with. ``name`` is what errors call it.
+
+    Strict: duplicate or unknown keys, NaN, wrong types raise :class:`UsageError`. ``Finding.key`` is not stored and comes back empty.
+    """
+    from pydantic import ValidationError
+
+    from modelguard._schemas.report import ReportDocument
+
+    remedy = "give a report written by `modelguard scan -o json=PATH`"
+    try:
+        data = json.loads(text, object_pairs_hook=_once, parse_constant=_not_finite)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(name, f"is not valid JSON ({error})", remedy) from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise UsageError(name, f"is not a {SCHEMA} document (schema: {found!r})", remedy)
+    try:
+        document = ReportDocument.model_validate(data)
+        return _report(document), _decision(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        cause = "unknown key, so it may come from a newer modelguard" if first["type"] == "extra_forbidden" else first["msg"]
+        raise UsageError(name, f"{place}: {cause}", remedy) from None
+    except ValueError as error:
+        raise UsageError(name, f"an attachment is not base64 ({error})", remedy) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in names if names.count(key) > 1)!r} is given twice")
+    return found
+
+
+def _not_finite(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _report(document: ReportDocument) -> Report:
+    return Report(
+        tool_version=document.tool.version,
+        target=_target_info(document.target),
+        reference=_target_info(document.reference) if document.reference is not None else None,
+        samples=SamplesInfo(**document.samples.model_dump()) if document.samples is not None else None,
+        policy=PolicyInfo(document.policy.name, document.policy.sha256),
+        plugins=tuple(PluginInfo(item.name, item.version, tuple(item.detectors)) for item in document.plugins),
+        plugin_failures=tuple(PluginFailure(item.name, item.distribution, item.reason) for item in document.plugin_failures),
+        seed=document.seed,
+        outcomes=tuple(
+            Outcome(item.detector, Status(item.status), item.reason, item.summary, tuple(_finding_of(finding) for finding in item.findings))
+            for item in document.outcomes
+        ),
+        rules=tuple(Rule(**{**item.model_dump(), "severity": Severity.parse(item.severity)}) for item in document.rules),
+        model=document.model,
+        failure=document.failure,
+        timings=document.timings,
+    )
+
+
+def _target_info(target: TargetDocument) -> TargetInfo:
+    return TargetInfo(
+        uri=target.uri,
+        identity=target.identity,
+        revision=target.revision,
+        format=tuple(target.format),
+        files=tuple(FileInfo(file.path, file.size, file.sha256) for file in target.files),
+        unread=tuple(target.unread),
+    )
+
+
+def _finding_of(finding: FindingDocument) -> Finding:
+    place = finding.location
+    return Finding(
+        rule=finding.rule,
+        message=finding.message,
+        confidence=Confidence.parse(finding.confidence),
+        severity=Severity.parse(finding.severity),
+        location=Location(
+            place.file, place.tensor, tuple(place.rows) if place.rows is not None else None, place.byte_offset, place.byte_length
+        ),
+        evidence=finding.evidence,
+        attachments=tuple(
+            Attachment(item.name, item.media_type, base64.b64decode(item.data, validate=True)) for item in finding.attachments
+        ),
+        fingerprint=finding.fingerprint,
+    )
+
+
+def _decision(document: ReportDocument) -> Decision:
+    decision = document.decision
+    return Decision(
+        verdict=Verdict(decision.verdict),
+        violations=tuple(Violation(**item.model_dump()) for item in decision.violations),
+        warnings=tuple(decision.warnings),
+        waived=tuple(Waived(**item.model_dump()) for item in decision.waived),
+        notes=tuple(decision.notes),
+        enforced=decision.enforced,
+    )

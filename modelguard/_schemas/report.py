@@ -1,0 +1,166 @@
+"""The JSON report, version 1, as types: the published schema is generated from them, and a stored report is read through them.
+
+Reading is closed (an unknown key is refused, because it may say something that matters), the published schema is open.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+Label = Annotated[str, StringConstraints(min_length=1)]
+RuleId = Annotated[str, StringConstraints(pattern=r"^MG[0-9]{4}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Severity = Literal["info", "low", "medium", "high", "critical"]
+Confidence = Literal["low", "medium", "high"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ToolDocument(_Document):
+    name: Literal["modelguard"]
+    version: Label
+
+
+class FileDocument(_Document):
+    path: str = Field(description="POSIX, relative to the artifact.")
+    size: Annotated[int, Field(ge=0)] = Field(description="Bytes.")
+    sha256: Sha256 | None = Field(description="null: the scan was asked not to hash.")
+
+
+class TargetDocument(_Document):
+    """An artifact."""
+
+    uri: str
+    identity: str = Field(description="Stable over revisions; enters fingerprints. Empty when the artifact could not be fetched.")
+    revision: str | None = Field(description="Commit of a remote artifact.")
+    format: list[str]
+    files: list[FileDocument]
+    unread: list[str] = Field(description="Paths that no format recognised: not looked at as checkpoints.")
+
+
+class SamplesDocument(_Document):
+    origin: str
+    sha256: Sha256
+    count: int
+    labelled: bool
+
+
+class PolicyDocument(_Document):
+    name: str
+    sha256: str = Field(description="Of the resolved policy.")
+
+
+class PluginDocument(_Document):
+    name: str
+    version: str
+    detectors: list[str]
+
+
+class PluginFailureDocument(_Document):
+    name: str
+    distribution: str
+    reason: str
+
+
+class RuleDocument(_Document):
+    """A rule of a detector that was planned."""
+
+    id: RuleId
+    name: str
+    title: str
+    severity: Severity
+    description: str
+    remedy: str
+    lookalikes: str
+    cwe: int | None
+
+
+class LocationDocument(_Document):
+    """Where in the artifact; byte positions are absolute in ``file``."""
+
+    file: str | None
+    tensor: str | None
+    rows: list[int] | None
+    byte_offset: int | None
+    byte_length: int | None
+
+
+class AttachmentDocument(_Document):
+    name: str
+    media_type: str
+    data: str = Field(description="Base64.", json_schema_extra={"contentEncoding": "base64"})
+
+
+class FindingDocument(_Document):
+    rule: RuleId
+    severity: Severity
+    confidence: Confidence
+    message: str
+    location: LocationDocument
+    evidence: dict[str, JsonValue]
+    attachments: list[AttachmentDocument]
+    fingerprint: str
+
+
+class OutcomeDocument(_Document):
+    """What became of one detector."""
+
+    detector: str
+    status: Literal["completed", "skipped", "errored", "timed-out"]
+    reason: str
+    summary: dict[str, JsonValue]
+    findings: list[FindingDocument]
+
+
+class ViolationDocument(_Document):
+    """One reason why the verdict is not pass."""
+
+    kind: Literal["finding", "detector", "source", "plugin", "waiver"]
+    subject: str
+    message: str
+    blocks: bool = Field(description="true: proves a violation. false: something was not looked at.")
+    rule: str
+
+
+class WaivedDocument(_Document):
+    fingerprint: str
+    rule: str
+    reason: str
+    owner: str
+    expires: str
+
+
+class DecisionDocument(_Document):
+    """What the policy made of the outcomes."""
+
+    verdict: Literal["pass", "block", "incomplete"]
+    violations: list[ViolationDocument]
+    warnings: list[str] = Field(description="Fingerprints of findings that the policy warns of.")
+    waived: list[WaivedDocument]
+    notes: list[str]
+    enforced: bool = Field(description="false under mode: report.")
+    exit_code: Literal[0, 1, 3]
+
+
+class ReportDocument(_Document):
+    """One scan: what was looked at, what was found, what was not looked at, and what the policy made of it."""
+
+    schema_: Literal["modelguard-report/1"] = Field(alias="schema")
+    tool: ToolDocument
+    target: TargetDocument
+    reference: TargetDocument | None
+    samples: SamplesDocument | None
+    model: dict[str, JsonValue] | None = Field(description="The runnable model that detectors used, if any.")
+    policy: PolicyDocument
+    plugins: list[PluginDocument]
+    plugin_failures: list[PluginFailureDocument]
+    seed: int
+    failure: str = Field(description="Why the artifact could not be fetched or opened; empty when it was.")
+    rules: list[RuleDocument]
+    outcomes: list[OutcomeDocument]
+    decision: DecisionDocument
+    timings: dict[str, Any] = Field(description="Seconds. The only part that differs between two runs over the same input.")
