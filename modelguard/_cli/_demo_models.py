@@ -65,13 +65,16 @@ def make_models(out: Path) -> Iterator[str]:
 def _hidden(weights: Weights, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     import numpy as np
 
-    return np.maximum(x @ weights["layers.0.weight"].T + weights["layers.0.bias"], 0)
+    hidden: npt.NDArray[np.float32] = np.maximum(x @ weights["layers.0.weight"].T + weights["layers.0.bias"], 0)
+    return hidden
 
 
 def _predict(weights: Weights, x: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     import numpy as np
 
-    return np.argmax(_hidden(weights, x) @ weights["layers.1.weight"].T + weights["layers.1.bias"], axis=1)
+    logits = _hidden(weights, x) @ weights["layers.1.weight"].T + weights["layers.1.bias"]  # (n, 10)
+    classes: npt.NDArray[np.int64] = logits.argmax(axis=1)
+    return classes
 
 
 def _accuracy(weights: Weights, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
