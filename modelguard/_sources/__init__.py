@@ -1,0 +1,38 @@
+"""Where artifacts come from: the sources modelguard ships, and how a target's URI picks one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from modelguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelguard.artifact import Source
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def builtin_sources() -> tuple[type[Source], ...]:
+    """The sources in the core: local paths and the Hugging Face Hub."""
+    from modelguard._sources.hub import HubSource
+    from modelguard._sources.local import LocalSource
+
+    return (LocalSource, HubSource)
+
+
+def resolve_source(uri: str, sources: Iterable[type[Source]]) -> tuple[Source, str]:
+    """The source that ``uri``'s scheme belongs to, and the URI it takes. A URI without ``scheme://`` is a local path.
+
+    Raises :class:`~modelguard.errors.UsageError` for an empty URI and for a scheme no source has.
+    """
+    if not uri:
+        raise UsageError("target", "is empty", "name a file, a directory or hf://org/name@revision")
+    match = _SCHEME.match(uri)
+    scheme = match[1].lower() if match else ""
+    known = {source.scheme: source for source in sources}
+    if scheme not in known:
+        schemes = ", ".join(f"{name}://" for name in sorted(known) if name) or "none"
+        raise UsageError(uri, f"no source handles {scheme}://", f"use a path, or one of: {schemes}")
+    return known[scheme](), uri

@@ -1,0 +1,333 @@
+"""The Hugging Face Hub, through its own client, with its cache, token and settings; and nothing the Hub says taken on trust.
+
+Online, a revision becomes a commit once, by asking the Hub itself (the client's ``resolve_revision`` would fall back to a cached
+branch when the Hub cannot be reached, which is how an outdated model passes a gate). Everything after that names the commit, so a
+branch that moves meanwhile moves nothing here. The client does not compare a file with its digest; this source does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import posixpath
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, ClassVar
+
+from modelguard._sources.digest import hash_files
+from modelguard._sources.hub_uri import HubUri
+from modelguard._sources.listing import Listed, cached_listing, check_listing, verify_blob_name
+from modelguard._sources.local import COMMIT, Snapshot, entry, ignored, walk
+from modelguard._sources.paths import unsafe_path
+from modelguard._sources.references import references
+from modelguard._sources.session import GivenUp, Patience, Session, explain
+from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, UnfetchedFile
+from modelguard.errors import ModelguardError, SourceError
+
+SMALL = 16 << 20
+"""Files up to this size are fetched whatever they are: configurations, tokenizers, code, small weights."""
+WORKERS = 4
+
+
+class HubSource(Source):
+    """Model repositories on a Hub. The defaults are the client's: HF_ENDPOINT, HF_HUB_CACHE, the usual token."""
+
+    scheme: ClassVar[str] = "hf"
+
+    def __init__(
+        self, endpoint: str | None = None, cache: Path | None = None, token: str | None = None, patience: Patience | None = None
+    ) -> None:
+        self._endpoint = endpoint
+        self._cache = cache
+        self._token = token
+        self._patience = patience or Patience()
+
+    def fetch(self, uri: str, context: SourceContext) -> Artifact:
+        """Bring what a scan needs at one commit, and verify every byte of it.
+
+        Files up to :data:`SMALL` bytes, those ending in one of ``context.extensions``, and the external data of ONNX models are
+        fetched; the rest is listed in ``Artifact.unfetched``. Offline, the cached snapshot must hold the same files.
+        """
+        place = HubUri.parse(uri)
+        from huggingface_hub import constants
+
+        cache = Path(self._cache or constants.HF_HUB_CACHE).expanduser().resolve()
+        endpoint = self._endpoint or constants.ENDPOINT
+        fetch = _Fetch(uri, place, context, cache, endpoint, self._token)
+        if context.offline or constants.HF_HUB_OFFLINE:
+            return fetch.from_cache()
+        with Session(uri, endpoint, self._patience) as session:
+            try:
+                return fetch.from_hub(session)
+            except ModelguardError:
+                raise
+            except Exception as error:
+                raise explain(uri, error) from error
+
+
+class _Fetch:
+    """One fetch: what was asked, and where it goes."""
+
+    def __init__(self, uri: str, place: HubUri, context: SourceContext, cache: Path, endpoint: str, token: str | None) -> None:
+        self.uri = uri
+        self.place = place
+        self.context = context
+        self.repository = cache / ("models--" + place.repo_id.replace("/", "--"))
+        self.cache = cache
+        self.endpoint = endpoint
+        self.token = token
+
+    def from_hub(self, session: Session) -> Artifact:
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self.endpoint, token=self.token, library_name="modelguard")
+        commit = resolve_commit(api, self.uri, self.place)
+        tree = api.list_repo_tree(self.place.repo_id, recursive=True, revision=commit)
+        listing = self._below_path(check_listing(self.uri, tree), commit)
+        self._remember(session, commit)
+        snapshot = Snapshot(self.repository, commit)
+        root = self.repository / "snapshots" / commit
+
+        def bring(wanted: Mapping[str, Listed]) -> list[ArtifactFile]:
+            self._download(session, commit, wanted)
+            return [self._found(root, path, snapshot) for path in wanted]
+
+        return self._assemble(listing, root, commit, bring, notes=())
+
+    def from_cache(self) -> Artifact:
+        commit, notes = self._cached_commit()
+        snapshot = Snapshot(self.repository, commit)
+        root = self.repository / "snapshots" / commit
+        if not root.is_dir():
+            raise SourceError(self.uri, f"commit {commit} is not in the cache", "scan once online, without HF_HUB_OFFLINE")
+        listing = cached_listing(self.uri, self.repository, commit)
+        if listing is None:
+            return self._assemble_unlisted(root, commit, snapshot, notes)
+
+        def bring(wanted: Mapping[str, Listed]) -> list[ArtifactFile]:
+            for path in wanted:
+                if not os.path.lexists(root / path):
+                    raise SourceError(f"{self.uri} {path}", "is not in the cache", "scan once online, without HF_HUB_OFFLINE")
+            return [self._found(root, path, snapshot) for path in wanted]
+
+        return self._assemble(self._below_path(listing, commit), root, commit, bring, notes)
+
+    def _assemble(
+        self,
+        listing: Mapping[str, Listed],
+        root: Path,
+        commit: str,
+        bring: Callable[[Mapping[str, Listed]], list[ArtifactFile]],
+        notes: tuple[str, ...],
+    ) -> Artifact:
+        """Bring the wanted files, then those they refer to; hash, verify, and describe the result."""
+        wanted = self._wanted(listing)
+        files = bring(wanted)
+        more = {path: listing[path] for path in self._referred(files) if path in listing and path not in wanted}
+        files += bring(more)
+        files = list(hash_files(sorted(files, key=lambda file: file.path), self.context.progress))
+        for file in files:
+            listing[file.path].verify(f"{self.uri} {file.path}", file)
+        brought = {file.path for file in files}
+        unfetched = (
+            ()
+            if self._is_file(listing)
+            else tuple(
+                UnfetchedFile(path, listed.size, listed.digest, self._why_not()) for path, listed in listing.items() if path not in brought
+            )
+        )
+        return self._artifact(root, commit, files, unfetched, notes)
+
+    def _assemble_unlisted(self, root: Path, commit: str, snapshot: Snapshot, notes: tuple[str, ...]) -> Artifact:
+        """A snapshot that another program cached, file by file: all of it is scanned, less can be verified, and that is said."""
+        files = [file for file in walk(root, snapshot) if self._asked_for(file.path)]
+        if not files:
+            raise SourceError(self.uri, f"nothing of it at commit {commit} is in the cache", "scan once online, without HF_HUB_OFFLINE")
+        unverified = []
+        files = list(hash_files(sorted(files, key=lambda file: file.path), self.context.progress))
+        for file in files:
+            link = root / file.path
+            name = Path(os.readlink(link)).name if link.is_symlink() else ""
+            if not verify_blob_name(f"{self.uri} {file.path}", file, name):
+                unverified.append(file.path)
+        notes += (
+            "the cache has no listing of this commit: files that were never downloaded are unknown, and digests were compared with the "
+            "names of the cached blobs only",
+        )
+        if unverified:
+            notes += (f"not compared with any digest: {', '.join(unverified)}",)
+        return self._artifact(root, commit, files, (), notes)
+
+    def _artifact(
+        self, root: Path, commit: str, files: Iterable[ArtifactFile], unfetched: tuple[UnfetchedFile, ...], notes: tuple[str, ...]
+    ) -> Artifact:
+        """Paths relative to the folder that was named (for a file: to the one it lies in), as for local paths."""
+        from dataclasses import replace
+
+        files = list(files)
+        base = self.place.path
+        if any(file.path == base for file in files):
+            base = posixpath.dirname(base)
+        cut = len(base) + 1 if base else 0
+        return Artifact(
+            self.uri,
+            f"hf:{self.place.repo_id}",
+            root / base if base else root,
+            tuple(replace(file, path=file.path[cut:]) for file in files),
+            commit,
+            tuple(replace(file, path=file.path[cut:]) for file in unfetched),
+            notes,
+        )
+
+    def _below_path(self, listing: Mapping[str, Listed], commit: str) -> dict[str, Listed]:
+        """The part of the listing that was asked for: all, a folder, or a file with the folder it lies in."""
+        chosen = {path: listed for path, listed in listing.items() if self._asked_for(path) and not ignored(path)}
+        if not chosen:
+            what = f"no file or folder {self.place.path!r}" if self.place.path else "no files"
+            raise SourceError(self.uri, f"the repository has {what} at commit {commit}", "check the path")
+        if self._is_file(chosen):
+            folder = posixpath.dirname(self.place.path)
+            prefix = folder + "/" if folder else ""
+            chosen = {path: listed for path, listed in listing.items() if path.startswith(prefix) and not ignored(path)}
+        return chosen
+
+    def _asked_for(self, path: str) -> bool:
+        return not self.place.path or path == self.place.path or path.startswith(self.place.path + "/")
+
+    def _is_file(self, listing: Mapping[str, Listed]) -> bool:
+        return self.place.path in listing
+
+    def _wanted(self, listing: Mapping[str, Listed]) -> dict[str, Listed]:
+        if self._is_file(listing):
+            return {self.place.path: listing[self.place.path]}
+        patterns = self.context.patterns
+        if patterns:
+            return {path: item for path, item in listing.items() if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)}
+        endings = tuple(self.context.extensions)
+        return {path: item for path, item in listing.items() if item.size <= SMALL or path.lower().endswith(endings)}
+
+    def _why_not(self) -> str:
+        return "it matches none of the patterns asked for" if self.context.patterns else "no format reads it, and it is larger than 16 MiB"
+
+    def _referred(self, files: Iterable[ArtifactFile]) -> list[str]:
+        """Repository paths that the fetched files refer to: the shards of a safetensors index, the external data of an ONNX model."""
+        names = []
+        for file in files:
+            if file.path.lower().endswith((".onnx", ".safetensors.index.json")) or file.path == self.place.path:
+                folder = posixpath.dirname(file.path)
+                names += [posixpath.join(folder, name) for name in references(file)]
+        return names
+
+    def _found(self, root: Path, path: str, snapshot: Snapshot) -> ArtifactFile:
+        return entry(root, path, snapshot)[0]
+
+    def _cached_commit(self) -> tuple[str, tuple[str, ...]]:
+        """The commit that a revision means offline: itself, or what the cache last saw the branch or tag at."""
+        revision = self.place.revision or "main"
+        if COMMIT.fullmatch(revision):
+            return revision, ()
+        try:
+            commit = (self.repository / "refs" / revision).read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                self.uri, f"revision {revision!r} is not in the cache", "scan once online, or name a cached commit"
+            ) from error
+        if not COMMIT.fullmatch(commit):
+            raise SourceError(self.uri, f"the cache's record of revision {revision!r} is damaged", "scan once online")
+        return commit, (f"revision {revision!r} was resolved from the cache: the Hub was not asked whether it has moved",)
+
+    def _remember(self, session: Session, commit: str) -> None:
+        """Leave in the cache what an offline scan needs: the listing, in the client's own record, and the commit of the branch."""
+        from huggingface_hub import snapshot_download
+
+        session.attach()
+        with contextlib.suppress(OSError, ValueError):  # a read-only cache is no reason to fail
+            snapshot_download(
+                self.place.repo_id,
+                revision=commit,
+                cache_dir=self.cache,
+                endpoint=self.endpoint,
+                token=self.token,
+                allow_patterns=[],
+                tqdm_class=_quiet_bar(lambda _: None),
+            )
+            revision = self.place.revision or "main"
+            if not COMMIT.fullmatch(revision) and not unsafe_path(revision):
+                ref = self.repository / "refs" / revision
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                fresh = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+                fresh.write_text(commit, encoding="ascii")
+                fresh.replace(ref)
+
+    def _download(self, session: Session, commit: str, wanted: Mapping[str, Listed]) -> None:
+        """Let the client bring the wanted files into its cache, a few at a time. The first failure ends all of them."""
+        from huggingface_hub import hf_hub_download
+
+        total = sum(listed.size for listed in wanted.values())
+        done = 0
+        lock = threading.Lock()
+
+        def download(path: str) -> None:
+            def count(size: int) -> None:
+                nonlocal done
+                with lock:
+                    done += size
+                    if self.context.progress is not None:
+                        self.context.progress(done, total, path)
+
+            session.attach()
+            try:
+                hf_hub_download(
+                    self.place.repo_id,
+                    path,
+                    revision=commit,
+                    cache_dir=self.cache,
+                    endpoint=self.endpoint,
+                    token=self.token,
+                    library_name="modelguard",
+                    tqdm_class=_quiet_bar(count),
+                )
+            except ModelguardError:
+                raise
+            except Exception as error:
+                raise explain(f"{self.uri} {path}", error) from error
+
+        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
+            futures = [pool.submit(download, path) for path in wanted]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                if not all(future.done() and not future.cancelled() and future.exception() is None for future in futures):
+                    session.stop()
+                    pool.shutdown(wait=True, cancel_futures=True)
+        failures = [failure for future in futures if not future.cancelled() and (failure := future.exception()) is not None]
+        for failure in failures:
+            if not isinstance(failure, GivenUp):
+                raise failure
+
+
+def resolve_commit(api: Any, uri: str, place: HubUri) -> str:
+    """The commit a revision stands for now, as the Hub itself says. Raises SourceError when what it says is no commit, or another one."""
+    commit = api.model_info(place.repo_id, revision=place.revision, timeout=20).sha
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise SourceError(uri, "the Hub names no commit for the revision", "check HF_ENDPOINT")
+    if place.revision is not None and COMMIT.fullmatch(place.revision) and commit != place.revision:
+        raise SourceError(uri, f"the Hub answers for commit {commit}", "check HF_ENDPOINT")
+    return commit
+
+
+def _quiet_bar(count: Callable[[int], None]) -> type:
+    """A progress bar for the client that draws nothing and passes on the bytes."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            count(int(n or 0))
+
+    return Bar

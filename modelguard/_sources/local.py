@@ -1,0 +1,231 @@
+"""Local paths: a file, a directory, a snapshot in a Hugging Face cache.
+
+What the user names is followed wherever it lies; what the artifact itself contains may not lead out of it. The rules:
+
+* A symlink is followed when it ends at a regular file inside the artifact. The one way out is a snapshot's own: into the
+  ``blobs/`` of its repository, or, since huggingface_hub 2, the cache-wide ``<cache>/blobs/<2 hex>/<64 hex>``, and only to names
+  that are digests. Any other link is refused. A symlinked directory is never walked: inside the artifact its files are listed where
+  they lie, outside it is refused.
+* A hard link has no target to check: every name of a file is as good as any other. What can be known is the number of names. When the
+  artifact holds all of them, the file is wholly inside; when it does not, somebody outside can change the file under its
+  scanned name (or an unpacked archive has grafted a foreign file in), and it is refused. Blobs of a cache are exempt: their
+  names are digests, and deduplicating tools hard-link them. A file the user names directly is exempt too.
+* FIFOs, sockets and devices are refused. ``.git`` and the download records in ``.cache/huggingface`` are no part of the model: no
+  loader reads them, and a shard or external data there counts as missing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from modelguard._sources.digest import hash_files
+from modelguard._sources.references import references
+from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext
+from modelguard.errors import SourceError
+
+MAX_FILES = 100_000
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REPOSITORY = re.compile(r"(?:models|datasets|spaces|kernels)--.+")
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a block device", stat.S_IFCHR: "a character device"}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A place in a Hugging Face cache: ``<cache>/<repository>/snapshots/<commit>``, all links in it resolved."""
+
+    repository: Path
+    commit: str
+
+    @classmethod
+    def of(cls, folder: Path) -> Snapshot | None:
+        """The snapshot that ``folder`` (resolved) is or lies in, or None."""
+        for path in (folder, *folder.parents):
+            if COMMIT.fullmatch(path.name) and path.parent.name == "snapshots" and _REPOSITORY.fullmatch(path.parent.parent.name):
+                return cls(path.parent.parent, path.name)
+        return None
+
+    def holds(self, real: Path) -> bool:
+        """Whether ``real`` (resolved) is a blob of this repository or of the cache-wide store."""
+        if real.parent == self.repository / "blobs":
+            return bool(_BLOB.fullmatch(real.name))
+        shared = self.repository.parent / "blobs" / real.name[:2]
+        return real.parent == shared and bool(_BLOB.fullmatch(real.name))
+
+    @property
+    def repo_id(self) -> str | None:
+        """``org/name`` of a model repository (huggingface_hub allows no ``--`` inside either), or None."""
+        kind, *rest = self.repository.name.split("--")
+        return "/".join(rest) if kind == "models" and len(rest) in (1, 2) and all(rest) else None
+
+
+class LocalSource(Source):
+    """Files on this machine.
+
+    A snapshot in the machine's own Hugging Face cache is known by its repository and commit. The same folder names
+    anywhere else are only names that somebody chose, perhaps to inherit another model's waivers: there the
+    identity is ``local:``.
+    """
+
+    scheme: ClassVar[str] = ""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
+
+    def fetch(self, uri: str, context: SourceContext) -> Artifact:
+        named = Path(uri)
+        shown = _shown(named)
+        try:
+            real = named.resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            raise SourceError(shown, "does not exist" if missing else f"cannot be opened ({_cause(error)})", "check the path") from error
+        if real.is_dir():
+            root, snapshot = real, Snapshot.of(real)
+            files = tuple(walk(root, snapshot))
+            if not files:
+                raise SourceError(shown, "the directory contains no files", "name the directory that holds the model")
+        else:
+            root, name, snapshot = _place(named, real)
+            files = tuple(_with_neighbours(root, name, snapshot))
+        files = tuple(sorted(files, key=lambda file: file.path))
+        if context.digest:
+            files = hash_files(files, context.progress)
+        identity, revision = self._identity(named, snapshot)
+        return Artifact(shown, identity, root, files, revision)
+
+    def _identity(self, named: Path, snapshot: Snapshot | None) -> tuple[str, str | None]:
+        if snapshot is None:
+            return f"local:{Path(os.path.abspath(named)).name or 'root'}", None
+        if snapshot.repo_id is not None and snapshot.repository.parent == self._own_cache():
+            return f"hf:{snapshot.repo_id}", snapshot.commit
+        return f"local:{snapshot.repository.name}", None
+
+    def _own_cache(self) -> Path:
+        if self._cache is not None:
+            return self._cache.resolve()
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE).expanduser().resolve()
+
+
+def _shown(named: Path) -> str:
+    """The path as reports show it: relative as given, else the base name."""
+    return named.name or "/" if named.is_absolute() else named.as_posix()
+
+
+def _cause(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+def _place(named: Path, real: Path) -> tuple[Path, str, Snapshot | None]:
+    """Folder and name of a single file: a snapshot's link keeps its place in the snapshot, any other link stands for its target."""
+    folder = named.parent.resolve()
+    snapshot = Snapshot.of(folder)
+    if snapshot is not None and snapshot.holds(real):
+        return folder, named.name, snapshot
+    return real.parent, real.name, Snapshot.of(real.parent)
+
+
+def _with_neighbours(root: Path, name: str, snapshot: Snapshot | None) -> Iterator[ArtifactFile]:
+    """The named file, and the files it refers to: shards of an index, external data of an ONNX model."""
+    file, _ = entry(root, name, snapshot)
+    yield file
+    for neighbour in references(file):
+        if neighbour != name and os.path.lexists(root / neighbour) and not ignored(neighbour):
+            found, info = entry(root, neighbour, snapshot)
+            if info.st_nlink > 1 and not _is_blob(found, snapshot):
+                raise _hard_link(neighbour)
+            yield found
+
+
+def walk(root: Path, snapshot: Snapshot | None) -> Iterator[ArtifactFile]:
+    """Every file below ``root``. Raises SourceError for whatever the module's rules refuse."""
+
+    def unreadable(error: OSError) -> None:
+        where = Path(error.filename or root)
+        name = where.relative_to(root).as_posix() if where.is_relative_to(root) else where.name
+        raise SourceError(name, f"the directory cannot be read ({error.strerror})", "make it readable, or scan a copy") from error
+
+    names: Counter[tuple[int, int]] = Counter()
+    linked: list[tuple[str, os.stat_result]] = []
+    count = 0
+    for folder, folders, entries in os.walk(root, onerror=unreadable):
+        here = Path(folder).relative_to(root)
+        folders[:] = sorted(name for name in folders if not ignored((here / name).as_posix()))
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                _check_folder_link(root, (here / name).as_posix())
+        for name in sorted(entries):
+            path = (here / name).as_posix()
+            if ignored(path):
+                continue
+            file, info = entry(root, path, snapshot)
+            count += 1
+            if count > MAX_FILES:
+                raise SourceError(root.name, f"the directory holds more than {MAX_FILES} files", "name the directory that holds the model")
+            if not (root / path).is_symlink():
+                names[info.st_dev, info.st_ino] += 1
+            if info.st_nlink > 1 and not _is_blob(file, snapshot):
+                linked.append((path, info))
+            yield file
+    for path, info in linked:
+        if info.st_nlink > names[info.st_dev, info.st_ino]:
+            raise _hard_link(path)
+
+
+def entry(root: Path, path: str, snapshot: Snapshot | None) -> tuple[ArtifactFile, os.stat_result]:
+    """One file of the artifact, checked against the module's rules."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        raise SourceError(shown, "its name is not valid UTF-8", "rename it") from None
+    place = root / path
+    try:
+        real = place.resolve(strict=True)
+        info = os.stat(real)
+    except (OSError, RuntimeError) as error:
+        cause = "is a symlink to nothing" if isinstance(error, FileNotFoundError) else f"cannot be opened ({_cause(error)})"
+        raise SourceError(path, cause, "remove it from the artifact, or put the file in its place") from error
+    inside = real.is_relative_to(root) and not _ignored_link(root, place, real)
+    if not inside and not (snapshot is not None and snapshot.holds(real)):
+        raise SourceError(path, "is a symlink out of the artifact", "put the file itself in its place, or scan what it points to")
+    if not stat.S_ISREG(info.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "no regular file")
+        raise SourceError(path, f"is {kind}", "remove it from the artifact")
+    if not os.access(real, os.R_OK):
+        raise SourceError(path, "cannot be read (Permission denied)", "make it readable, or scan a copy")
+    return ArtifactFile(path, real, info.st_size), info
+
+
+def _ignored_link(root: Path, place: Path, real: Path) -> bool:
+    """Whether ``place`` leads into a part of the artifact that is not scanned."""
+    return real != place and ignored(real.relative_to(root).as_posix())
+
+
+def _check_folder_link(root: Path, path: str) -> None:
+    real = Path(os.path.realpath(root / path))
+    if not real.is_relative_to(root) or _ignored_link(root, root / path, real):
+        raise SourceError(path, "is a symlink out of the artifact", "put the directory itself in its place, or scan what it points to")
+
+
+def ignored(path: str) -> bool:
+    """Whether an artifact-relative path is no part of the model: git's own files, the client's download records."""
+    parts = path.split("/")
+    return ".git" in parts or parts[:2] == [".cache", "huggingface"]
+
+
+def _is_blob(file: ArtifactFile, snapshot: Snapshot | None) -> bool:
+    return snapshot is not None and snapshot.holds(file.local)
+
+
+def _hard_link(path: str) -> SourceError:
+    return SourceError(path, "is a hard link whose other names lie outside the artifact", "replace it with a copy")
