@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from modelguard.artifact import Artifact, ArtifactFile, FileStamp
+from pydantic import TypeAdapter
+
+from modelguard.artifact import Artifact
 from modelguard.errors import PluginError
 from modelguard.model import ModelOptions
 
@@ -49,47 +49,21 @@ class Job:
     sys_path: tuple[str, ...] = field(default=())
 
     def dump(self) -> str:
-        return json.dumps(dataclasses.asdict(self), default=str)
+        return TypeAdapter(Job).dump_json(self).decode()
 
     @classmethod
     def parse(cls, text: str) -> Job:
-        data = json.loads(text)
-        return cls(
-            artifact=_artifact(data["artifact"]),
-            reference=_artifact(data["reference"]) if data["reference"] else None,
-            samples=Path(data["samples"]) if data["samples"] else None,
-            model=ModelOptions(**{**data["model"], "cwd": Path(data["model"]["cwd"]) if data["model"]["cwd"] else None}),
-            formats=tuple(data["formats"]),
-            models=tuple(data["models"]),
-            seed=data["seed"],
-            limits=Limits(**data["limits"]),
-            sys_path=tuple(data["sys_path"]),
-        )
-
-
-def _artifact(data: dict[str, Any]) -> Artifact:
-    """Rebuild an artifact from ``dataclasses.asdict`` of it; nested value classes are found by the shape of their fields."""
-    files = tuple(
-        ArtifactFile(
-            path=item["path"],
-            local=Path(item["local"]),
-            size=item["size"],
-            sha256=item["sha256"],
-            stamp=FileStamp(**item["stamp"]) if item["stamp"] else None,
-        )
-        for item in data["files"]
-    )
-    known = {item.name for item in dataclasses.fields(Artifact)}
-    rest = {name: value for name, value in data.items() if name in known - {"files", "root"}}
-    return Artifact(**{**rest, "root": Path(data["root"]), "files": files})
+        job: Job = TypeAdapter(Job).validate_json(text)
+        return job
 
 
 def dump_tasks(tasks: Sequence[Task]) -> str:
-    return json.dumps([dataclasses.asdict(task) for task in tasks])
+    return TypeAdapter(tuple[Task, ...]).dump_json(tuple(tasks)).decode()
 
 
 def parse_tasks(text: str) -> tuple[Task, ...]:
-    return tuple(Task(**task) for task in json.loads(text))
+    parsed: tuple[Task, ...] = TypeAdapter(tuple[Task, ...]).validate_json(text)
+    return parsed
 
 
 def reference_to(item: type) -> str:

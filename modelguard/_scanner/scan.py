@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def fetch(uri: str, request: Request, registry: Registry) -> Artifact:
 
     sources: Iterable[Callable[[], Source]] = registry.sources.values()
     source, rest = resolve_source(uri, [make() for make in sources])
-    return source.fetch(rest, request.source)
+    extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
+    return source.fetch(rest, replace(request.source, extensions=extensions))
 
 
 def _job(request: Request, registry: Registry, artifact: Artifact, reference: Artifact | None) -> Job:
