@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from modelguard._plugins import Registry
 from modelguard._scanner.job import Job, Limits, Task, reference_to
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.run import Progress, Scan
-from modelguard.artifact import Artifact, FileStamp, Source, SourceContext
+from modelguard.artifact import Artifact, FileStamp, SourceContext
 from modelguard.detector import Capability, Detector
 from modelguard.errors import ModelguardError, UsageError
 from modelguard.findings import Rule
@@ -109,8 +109,7 @@ def fetch(uri: str, request: Request, registry: Registry) -> Artifact:
     """Bring one artifact here. Raises :class:`~modelguard.errors.SourceError`."""
     from modelguard._sources import resolve_source
 
-    sources: Iterable[Callable[[], Source]] = registry.sources.values()
-    source, rest = resolve_source(uri, [make() for make in sources])
+    source, rest = resolve_source(uri, registry.sources.values())
     extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
     return source.fetch(rest, replace(request.source, extensions=extensions))
 
