@@ -209,8 +209,8 @@ class LoopbackHub:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "0",
             "HF_TOKEN": token or "",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
         }
 
     def _take(self, kind: str, repo: str, path: str) -> list[Fault]:
@@ -237,7 +237,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, hub: LoopbackHub, *, storage: bool) -> None:
         super().__init__(("127.0.0.1", 0), _StorageHandler if storage else _HubHandler)
         self.hub = hub
-        self.origin = f"http://127.0.0.1:{self.server_address[1]}"
+        # Another host name, not only another port: huggingface_hub 1 tells hosts apart by name alone.
+        self.origin = f"http://{'localhost' if storage else '127.0.0.1'}:{self.server_address[1]}"
         self.connections: set[socket.socket] = set()
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
