@@ -263,7 +263,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Hints:
 
 
 def from_preprocessor(config: Mapping[str, Any], source: str = "preprocessor_config.json") -> Hints:
-    """transformers' image processor settings: rescaling by 1/255, then mean and std of pixels in 0..1. Numbers that are none are ignored."""
+    """transformers' image processor settings: rescaling by 1/255, then mean and std of pixels in 0..1."""
     mean, std = _floats(config.get("image_mean")), _floats(config.get("image_std"))
     if not config.get("do_normalize", mean is not None):
         mean, std = (0.0,), (1.0,)

@@ -1,0 +1,161 @@
+"""What a model returns, and whether it understands the samples it is given: a detector run on samples it does not understand must
+not conclude anything."""
+
+from __future__ import annotations
+
+from math import exp, lgamma, log, log1p
+from typing import TYPE_CHECKING, Any
+
+from modelguard.detector import Skip
+from modelguard.errors import SamplesError
+from modelguard.model import OutputSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from modelguard.model import RunnableModel, Samples
+
+MAX_SAMPLES = 512
+SIGNIFICANCE = 0.01
+"""Chance that agreement this good comes about by luck, above which the samples count as not understood."""
+UNCERTAIN = 0.95
+"""Mean entropy of the predictions, as a share of the largest possible, from which the model is guessing."""
+ENOUGH = 20
+"""Samples from which one class for all of them is no coincidence."""
+
+
+def output_spec(width: int, head: Any, samples: Samples | None, config: Mapping[str, Any] | None = None) -> OutputSpec:
+    """What a model with ``width`` outputs is: a classifier, unless it has one output that nothing says is a probability.
+
+    One output is a classifier of two classes when the graph ends in a sigmoid or the samples' labels are 0 and 1, else a regressor.
+    Label names come from ``id2label`` of config.json when it names every class.
+    """
+    import numpy as np
+
+    config = config or {}
+    if config.get("problem_type") == "regression":
+        return OutputSpec("regressor", width, "logits")
+    if width == 1:
+        labels = None if samples is None else samples.labels
+        binary = head == "sigmoid" or (labels is not None and np.array_equal(np.unique(labels), [0, 1]))
+        return OutputSpec("classifier", 2, head, label_names(config, 2)) if binary else OutputSpec("regressor", 1, "logits")
+    return OutputSpec("classifier", width, head, label_names(config, width))
+
+
+def label_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The class names of config.json's ``id2label``, or () when they are missing, incomplete or only LABEL_0, LABEL_1 ..."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or len(named) != classes or not all(str(place) in named for place in range(classes)):
+        return ()
+    names = tuple(str(named[str(place)])[:200] for place in range(classes))
+    return () if all(name == f"LABEL_{place}" for place, name in enumerate(names)) else names
+
+
+def agreement(model: RunnableModel, samples: Samples) -> dict[str, Any]:
+    """How well predictions and samples fit, on up to 512 samples spread evenly over the file; JSON-safe.
+
+    With labels: ``accuracy``, ``chance`` (the accuracy that labels and predictions with the same frequencies have when they are
+    independent, Cohen 1960) and ``p`` (one-sided binomial); ``ok`` when p < 0.01. Labels that are all the same cannot tell, and are
+    ok from half right on. Without labels: ``entropy`` of the predictions as a share of log K, and ``classes_seen``; ``ok`` unless
+    every prediction is the same class or the model is guessing. ``reason`` says why not. For what is no classifier, ``ok`` is None.
+
+    Raises :class:`SamplesError` when the samples do not fit the model's input, or a label names no class of it.
+    """
+    import numpy as np
+
+    if model.output.kind != "classifier":
+        return {"count": 0, "ok": None, "reason": f"the model is a {model.output.kind}"}
+    index = np.unique(np.linspace(0, len(samples.inputs) - 1, min(MAX_SAMPLES, len(samples.inputs))).astype(int))
+    logits = model.predict(model.inputs(_subset(samples, index)).detach().cpu().numpy())
+    predictions = logits.argmax(1)
+    result: dict[str, Any] = {"count": len(index), "classes_seen": len(np.unique(predictions))}
+    if not np.isfinite(logits).all():
+        return {**result, "ok": False, "reason": "the model returns values that are not finite"}
+    labels = class_numbers(model, samples)
+    if labels is None:
+        return {**result, **_unlabelled(logits, predictions)}
+    return {**result, **_labelled(predictions, labels[index], model.output.classes)}
+
+
+def require_understanding(model: RunnableModel, samples: Samples) -> dict[str, Any]:
+    """:func:`agreement`, or :class:`Skip` with the numbers when the model plainly does not understand the samples."""
+    result = agreement(model, samples)
+    if result["ok"] is not True:
+        raise Skip(
+            f"the model does not understand the samples in {samples.origin}: {result['reason']}; "
+            "check that they belong to this model, and say --input range=...,mean=...,std=... if they are normalised elsewhere"
+        )
+    return result
+
+
+def class_numbers(model: RunnableModel, samples: Samples) -> npt.NDArray[np.int64] | None:
+    """The samples' labels as the model numbers its classes: by name when both name them alike, else as they are.
+
+    Raises :class:`SamplesError` for a label that is no class of the model.
+    """
+    import numpy as np
+
+    labels = samples.labels
+    if labels is None:
+        return None
+    places = {name.casefold(): place for place, name in enumerate(model.output.labels)}
+    if samples.label_names and all(name.casefold() in places for name in samples.label_names):
+        labels = np.array([places[name.casefold()] for name in samples.label_names], np.int64)[labels]
+    if labels.max(initial=0) >= model.output.classes:
+        raise SamplesError(
+            samples.origin,
+            f"has label {labels.max()}, the model has classes 0..{model.output.classes - 1}",
+            "these samples are another task's",
+        )
+    return labels
+
+
+def _subset(samples: Samples, index: npt.NDArray[Any]) -> Samples:
+    from dataclasses import replace
+
+    return replace(samples, inputs=samples.inputs[index], labels=None if samples.labels is None else samples.labels[index])
+
+
+def _labelled(predictions: npt.NDArray[Any], labels: npt.NDArray[np.int64], classes: int) -> dict[str, Any]:
+    import numpy as np
+
+    count, hits = len(labels), int((predictions == labels).sum())
+    accuracy = hits / count
+    told, truth = (np.bincount(values, minlength=classes) / count for values in (predictions, labels))
+    if len(np.unique(labels)) == 1:
+        ok = accuracy >= 0.5
+        reason = "" if ok else f"{accuracy:.1%} of {count} samples, all labelled alike, are predicted as labelled"
+        return {"accuracy": accuracy, "chance": 1 / max(2, classes), "p": None, "ok": ok, "reason": reason}
+    chance = float(told @ truth)
+    p = _binomial_tail(hits, count, chance)
+    ok = p < SIGNIFICANCE and accuracy > chance
+    reason = "" if ok else f"{accuracy:.1%} of {count} predictions agree with the labels, chance alone gives {chance:.1%}"
+    return {"accuracy": accuracy, "chance": chance, "p": p, "ok": ok, "reason": reason}
+
+
+def _unlabelled(logits: npt.NDArray[np.float32], predictions: npt.NDArray[Any]) -> dict[str, Any]:
+    import numpy as np
+
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    entropy = float(-(np.exp(log_p) * log_p).sum(1).mean() / log(logits.shape[1])) if logits.shape[1] > 1 else 0.0
+    reason = ""
+    if len(predictions) >= ENOUGH and logits.shape[1] > 1 and len(np.unique(predictions)) == 1:
+        reason = f"all {len(predictions)} of them are predicted as class {predictions[0]}"
+    elif entropy > UNCERTAIN:
+        reason = f"its predictions are nearly uniform (entropy {entropy:.1%} of the largest possible)"
+    return {"entropy": entropy, "ok": not reason, "reason": reason}
+
+
+def _binomial_tail(hits: int, count: int, chance: float) -> float:
+    """P(X >= hits) for X binomial(count, chance)."""
+    if hits == 0 or chance >= 1:
+        return 1.0
+    if chance <= 0:
+        return 0.0
+    whole = lgamma(count + 1)
+    terms = (whole - lgamma(k + 1) - lgamma(count - k + 1) + k * log(chance) + (count - k) * log1p(-chance) for k in range(hits, count + 1))
+    return min(1.0, sum(map(exp, terms)))

@@ -1,0 +1,143 @@
+"""onnxruntime on an ONNX file whose weights are already in memory: the yardstick of parity, and the fast path forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from modelguard._runtime.onnx.types import EXTERNAL_KEY
+from modelguard._runtime.onnx_file import OnnxFile
+from modelguard.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+PROVIDER = "CPUExecutionProvider"
+_LOCATION = "modelguard"
+
+
+class OrtSession:
+    """One onnxruntime session on the CPU. ``batch`` is the size the graph is fixed to, or None.
+
+    ``extra(x)`` gives the inputs other than ``name``. The session gets the graph as bytes and the weights as arrays; a graph that
+    names files is refused, since onnxruntime would open them. Custom operator libraries are never loaded.
+
+    Raises :class:`ModelError` when onnxruntime is missing, refuses the graph, or does not run it where it was told to.
+    """
+
+    def __init__(
+        self,
+        file: OnnxFile,
+        name: str,
+        output: str,
+        *,
+        batch: int | None = None,
+        extra: Callable[[npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]] | None = None,
+        optimise: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelError("onnxruntime", "is not installed", "pip install modelguard[runtime]") from error
+        self._name, self._output, self._extra = name, output, extra
+        self.batch = batch
+        options = onnxruntime.SessionOptions()
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        model, self._values = _with_arrays(file, onnxruntime)
+        options.add_external_initializers(list(self._values), list(self._values.values()))
+        try:
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
+        except Exception as error:  # onnxruntime raises many types, without a common base
+            raise ModelError("onnxruntime", f"refuses the graph: {_line(error)}", "export the model again") from error
+        self._session.disable_fallback()
+        if self._session.get_providers()[:1] != [PROVIDER]:
+            raise ModelError("onnxruntime", f"runs on {self._session.get_providers()} instead of {PROVIDER}", "reinstall onnxruntime")
+
+    def __call__(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The graph's output for its input ``x`` (N, ...), whatever batch size the graph is fixed to."""
+        if self.batch is None or len(x) == self.batch:
+            return self._run(x)
+        parts = []
+        for start in range(0, len(x), self.batch):
+            part = x[start : start + self.batch]
+            short = self.batch - len(part)
+            padded = np.concatenate([part, np.repeat(part[-1:], short, 0)]) if short else part
+            parts.append(self._run(padded)[: len(part)])
+        return np.concatenate(parts)
+
+    def _run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        feed = {self._name: x, **(self._extra(x) if self._extra is not None else {})}
+        try:
+            result = self._session.run([self._output], feed)[0]
+        except Exception as error:
+            raise ModelError("onnxruntime", f"cannot run the graph: {_line(error)}", "export the model again") from error
+        if not isinstance(result, np.ndarray):
+            raise ModelError(f"output {self._output[:80]!r}", "is no tensor", "export the model without ZipMap")
+        return result
+
+
+def _with_arrays(file: OnnxFile, onnxruntime: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The model as onnxruntime takes it, with the weights as values of its own that share their memory."""
+    model = onnx.ModelProto()
+    model.CopyFrom(file.model)
+    values = {}
+    for tensor in model.graph.initializer:
+        if [entry.key for entry in tensor.external_data] == [EXTERNAL_KEY]:
+            array = file.weight(tensor.external_data[0].value)
+            del tensor.external_data[:]
+            if array.dtype.kind in "fiub":
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, value in (("location", _LOCATION), ("offset", "0"), ("length", str(array.nbytes))):
+                    tensor.external_data.add(key=key, value=value)
+                values[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            else:
+                tensor.raw_data = array.tobytes()
+    for tensor in _other_tensors(model, set(values)):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelError(f"tensor {tensor.name[:80]!r}", "refers to data outside the graph", "the graph is malformed or hostile")
+    return model, values
+
+
+def _other_tensors(model: onnx.ModelProto, given: set[str]) -> Iterator[TensorProto]:
+    """Every tensor anywhere in the model but the graph's own initializers in ``given``."""
+    yield from (tensor for tensor in model.graph.initializer if tensor.name not in given)
+    yield from _inner_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+    for training in model.training_info:
+        for graph in (training.initialization, training.algorithm):
+            yield from graph.initializer
+            yield from _inner_tensors(graph)
+
+
+def _inner_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            # Whatever field is set counts: an attribute's declared type may lie.
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (*((attribute.sparse_tensor,) if attribute.HasField("sparse_tensor") else ()), *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from graph.initializer
+                yield from _inner_tensors(graph)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
