@@ -51,6 +51,10 @@ class Engine(ABC):
     @abstractmethod
     def split(self, name: str) -> Cut: ...
 
+    def move(self, device: torch.device) -> None:
+        """Move the module, in place."""
+        self.module.to(device)
+
     def require(self, names: Sequence[str]) -> None:
         """Raise :class:`ModelError` naming the first of ``names`` that is no layer."""
         known = {layer.name for layer in self.layers}
@@ -255,6 +259,10 @@ class GraphEngine(Engine):
             graph.output(output if edits is not None else (output, [copies[self._nodes[name]] for name in names]))
             self._variants[key] = fx.GraphModule(self.module, graph)
         return self._variants[key]
+
+    def move(self, device: torch.device) -> None:
+        super().move(device)
+        self._variants.clear()  # they hold the old device's buffers
 
     def capture(self, x: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         self.require(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, cast
 
@@ -28,7 +29,9 @@ FREE = 32
 class TorchModel(RunnableModel):
     """``module`` behind the canonical raw input domain.
 
-    ``call(module, x)`` returns the output tensor where calling the module does not (it returns a structure, or takes keywords).
+    ``output`` is what the module returns, or makes that of its width and head. ``head`` says what the module's last operation was
+    where it has been taken off already; otherwise it is looked for, and undone. ``call(module, x)`` returns the output tensor where
+    calling the module does not (it returns a structure, or takes keywords).
     ``predictor`` maps a graph input array to a graph output array faster than torch does, for :meth:`predict` alone.
     ``encode`` turns text samples into token ids. ``facts`` is added to :meth:`describe`.
 
@@ -39,8 +42,9 @@ class TorchModel(RunnableModel):
         self,
         module: nn.Module,
         input: InputSpec,
-        output: OutputSpec,
+        output: OutputSpec | Callable[[int, Any], OutputSpec],
         *,
+        head: str = "unknown",
         device: torch.device | str = "cpu",
         call: Callable[[nn.Module, Tensor], Tensor] | None = None,
         predictor: Predictor | None = None,
@@ -52,30 +56,43 @@ class TorchModel(RunnableModel):
         self.facts = dict(facts or {})
         self._predictor = predictor
         self._encode = encode
+        self._undo = None
         self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
         module = module.to(self.device)
         blank: Blank = self._blank
         try:
             self.engine: Engine = GraphEngine(module, blank) if isinstance(module, fx.GraphModule) else ModuleEngine(module, blank, call)
             with torch.no_grad():
-                probe = self.engine.run(self._blank(4, None, 0))
+                probe = self._flat(self.engine.run(self._blank(4, None, 0)))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             shape = "x".join(map(str, input.shape))
             raise ModelError(
                 "model", f"does not run on a {input.kind} input of shape {shape}: {_line(error)}", "say --input shape=..."
             ) from error
-        head = output.head
         if isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
-            self._undo, head = None, cast(Any, self.engine.head)
-        else:
-            head = head if head != "unknown" else head_of(probe)
+            head = self.engine.head  # undone inside the engine
+        elif head == "unknown":
+            head = head_of(probe)
             self._undo = _UNDO.get(head)
-        self.output = OutputSpec(output.kind, output.classes, head, output.labels)
-        logits = self._leave(probe)
-        if logits.ndim != 2 or logits.shape[1] != output.classes:
+        self.output = output if isinstance(output, OutputSpec) else output(probe.shape[1], head)
+        self.output = replace(self.output, head=cast(Any, head))
+        width = probe.shape[1]
+        if len(probe) != 4 or (width != self.output.classes and (width, self.output.classes) != (1, 2)):
             raise ModelError(
-                "model", f"returns values of shape {tuple(probe.shape)}, not (N, {output.classes})", "check the number of classes"
+                "model", f"returns {width} values for each of {len(probe)} of 4 inputs, not {self.output.classes} classes", "check the head"
             )
+
+    def to(self, device: torch.device | str) -> TorchModel:
+        """Move to another device, in place."""
+        self.device = torch.device(device)
+        self.engine.move(self.device)
+        self.respecify(self.input)
+        return self
+
+    def respecify(self, input: InputSpec) -> None:
+        """Take another description of the same input: another range, mean or standard deviation."""
+        self.input = input
+        self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -141,6 +158,11 @@ class TorchModel(RunnableModel):
         value = self._enter(x).detach().cpu().numpy()
         return np.ascontiguousarray(value.astype(np.dtype(self.input.dtype)))
 
+    def graph_output(self, x: Tensor) -> npt.NDArray[np.float32]:
+        """What the graph itself returns for canonical raw ``x``, before it is made logits."""
+        result: npt.NDArray[np.float32] = self.engine.run(self._enter(x)).detach().float().cpu().numpy()
+        return result
+
     def _enter(self, x: Tensor) -> Tensor:
         """Canonical raw (N, ...) -> what the graph takes."""
         spec = self.input
@@ -166,13 +188,7 @@ class TorchModel(RunnableModel):
 
     def _leave(self, output: Tensor) -> Tensor:
         """What the graph returns -> logits (N, classes) float32."""
-        output = output.float()
-        if self.output_is_sequence(output):
-            output = output[:, -1]
-        if output.ndim > 2:
-            output = output.flatten(1)
-        elif output.ndim == 1:
-            output = output.unsqueeze(1)
+        output = self._flat(output)
         if self._undo is not None:
             output = self._undo(output)
         if self.output.classes == 2 and output.shape[1] == 1:
@@ -180,9 +196,12 @@ class TorchModel(RunnableModel):
             output = torch.cat((torch.zeros_like(output), output), 1)
         return output
 
-    def output_is_sequence(self, output: Tensor) -> bool:
-        """Whether the output is (N, T, V): a language model's, whose next-token logits stand at the last position."""
-        return output.ndim == 3 and self.input.kind == "text"
+    def _flat(self, output: Tensor) -> Tensor:
+        """(N, K) float32. Of a language model's (N, T, V), the next-token values at the last position."""
+        output = output.float()
+        if output.ndim == 3 and self.input.kind == "text":
+            return output[:, -1]
+        return output.flatten(1) if output.ndim > 1 else output.unsqueeze(1)
 
     def _per_channel(self, values: tuple[float, ...] | None) -> Tensor | None:
         if values is None:
@@ -190,18 +209,20 @@ class TorchModel(RunnableModel):
         shape = (-1, 1, 1) if self.input.kind == "image" else (-1,)
         return torch.tensor(values, dtype=torch.float32, device=self.device).reshape(shape)
 
-    def _blank(self, n: int, activation: Tensor | None, seed: int) -> Tensor:
-        """A random graph input, the same for the same seed, whose free dimensions fit ``activation``."""
+    def raw_random(self, n: int, *, seed: int, length: int | None = None) -> Tensor:
+        """``n`` random canonical raw inputs, uniform over the range, the same for the same seed. Free dimensions are 32 or ``length``."""
         generator = torch.Generator().manual_seed(seed)
         spec = self.input
-        shape = [FREE if size < 0 else size for size in spec.shape]
+        shape = [(length or FREE) if size < 0 else size for size in spec.shape]
         if spec.kind == "text":
-            if spec.shape == (-1,) and activation is not None and activation.ndim > 2:
-                shape = [activation.shape[1]]
             # Token 0 is often padding, and attention to it would be masked.
-            low, high = min(1, int(spec.high)), int(spec.high) + 1
-            return self._enter(torch.randint(low, high, (n, *shape), generator=generator))
-        return self._enter(spec.low + (spec.high - spec.low) * torch.rand((n, *shape), generator=generator))
+            return torch.randint(min(1, int(spec.high)), int(spec.high) + 1, (n, *shape), generator=generator)
+        return spec.low + (spec.high - spec.low) * torch.rand((n, *shape), generator=generator)
+
+    def _blank(self, n: int, activation: Tensor | None, seed: int) -> Tensor:
+        """A random graph input whose free length is that of ``activation`` (N, T, D)."""
+        length = activation.shape[1] if activation is not None and activation.ndim == 3 and self.input.kind == "text" else None
+        return self._enter(self.raw_random(n, seed=seed, length=length))
 
 
 def head_of(output: Tensor) -> Any:
