@@ -1,0 +1,60 @@
+"""Whether the torch graph computes what onnxruntime computes: checked on every load, and a model that fails is not used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from modelguard._runtime.torch_model import TorchModel
+from modelguard.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+RANDOM = 3
+"""Random inputs compared: more than one, so that a batch baked into the graph shows."""
+SAMPLES = 8
+
+TOLERANCES: Mapping[str, float] = {"float32": 1e-3, "float16": 2e-2, "quantised": 5e-2}
+"""Largest deviation, as a share of the largest output magnitude, by what the graph computes in. float32 sums of 10^4 terms taken in
+another order differ by up to 1e-4 of that; half precision carries 11 bits; a value on the edge between two quantisation steps may
+fall to either side, and one step in 255 is amplified by the layers after it."""
+
+
+def check(
+    model: TorchModel, session: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], precision: str, samples: torch.Tensor | None
+) -> dict[str, Any]:
+    """Compare on random inputs within the raw range and on the first samples (canonical raw, or None).
+
+    Returns ``ok``, ``max_abs``, ``max_rel`` (deviation over the largest output magnitude), ``tolerance``, and the counts compared.
+    Raises :class:`ModelError` when the outputs disagree, in shape, in what is finite, or beyond the tolerance.
+    """
+    groups = [model.raw_random(RANDOM, seed=0)]
+    if samples is not None:
+        groups.append(samples[:SAMPLES])
+    tolerance = TOLERANCES[precision]
+    max_abs = max_rel = 0.0
+    for x in groups:
+        with torch.no_grad():
+            ours = model.graph_output(x)
+        theirs = session(model.enter_array(x)).astype(np.float32)
+        if ours.shape != theirs.shape:
+            raise _disagreement(f"the shapes are {ours.shape} and {theirs.shape}")
+        if not np.array_equal(np.isfinite(ours), np.isfinite(theirs)):
+            raise _disagreement("not the same values are finite")
+        finite = np.isfinite(theirs)
+        difference = float(np.abs(ours - theirs, where=finite, out=np.zeros_like(ours)).max(initial=0))
+        scale = float(np.abs(theirs, where=finite, out=np.zeros_like(ours)).max(initial=0))
+        max_abs = max(max_abs, difference)
+        max_rel = max(max_rel, difference / scale if scale > 0 else difference)
+    if max_rel > tolerance:
+        raise _disagreement(f"they differ by {max_rel:.2g} of the largest output, {tolerance:g} is allowed for {precision}")
+    counts = {"random": RANDOM, "samples": 0 if samples is None else len(samples[:SAMPLES])}
+    return {"ok": True, "max_abs": max_abs, "max_rel": max_rel, "tolerance": tolerance, **counts}
+
+
+def _disagreement(what: str) -> ModelError:
+    return ModelError("parity", f"our graph and onnxruntime disagree: {what}", "the model is not used; please report it as a bug")
