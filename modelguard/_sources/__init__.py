@@ -35,4 +35,4 @@ def resolve_source(uri: str, sources: Iterable[Source]) -> tuple[Source, str]:
     if scheme not in known:
         schemes = ", ".join(f"{name}://" for name in sorted(known) if name) or "none"
         raise UsageError(uri, f"no source handles {scheme}://", f"use a path, or one of: {schemes}")
-    return known[scheme], uri
+    return known[scheme], scheme + uri[len(scheme) :]
