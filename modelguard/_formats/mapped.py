@@ -1,0 +1,47 @@
+"""Memory maps of checkpoint files: opened when first needed, and never more than a process has file descriptors for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from modelguard.artifact import ArtifactFile
+from modelguard.errors import ArtifactError
+
+MAX_OPEN = 64
+"""Maps kept open at once. CPython holds a file descriptor for each, and a checkpoint may have hundreds of shards."""
+
+_lock = threading.Lock()
+_open: OrderedDict[int, MappedFile] = OrderedDict()
+
+
+class MappedFile:
+    """A file of which byte ranges are handed out as read-only, zero-copy views.
+
+    A view keeps its map alive, so forgetting the least recently used map never invalidates what was handed out.
+    """
+
+    def __init__(self, file: ArtifactFile, size: int) -> None:
+        self.file = file
+        self.size = size
+        """Bytes the file had when its header was checked."""
+        self._view: memoryview | None = None
+
+    def view(self) -> memoryview:
+        """The whole file. Raises :class:`~modelguard.errors.ArtifactError` when it is no longer what was checked."""
+        with _lock:
+            if self._view is None:
+                view = self.file.map()
+                if len(view) != self.size:
+                    raise ArtifactError(self.file.path, "changed while it was being scanned", "scan a copy that nothing writes to")
+                self._view = view
+                _open[id(self)] = self
+                if len(_open) > MAX_OPEN:
+                    _open.popitem(last=False)[1]._view = None
+            else:
+                _open.move_to_end(id(self))
+            return self._view
+
+    def slice(self, offset: int, length: int) -> memoryview:
+        """``length`` bytes from ``offset``, which the caller has checked against :attr:`size`."""
+        return self.view()[offset : offset + length]
