@@ -52,23 +52,6 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
-def write_all(outputs: Collection[tuple[Path, str]]) -> None:
-    """Write every (path, text). One that fails does not keep the others from being written.
-
-    Raises :class:`OutputError` naming every path that failed, after all were tried.
-    """
-    failures = []
-    for path, text in outputs:
-        try:
-            write_atomically(path, text)
-        except OutputError as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise OutputError(", ".join(error.thing for error in failures), failures[0].cause, failures[0].remedy)
-
-
 def _mode(target: Path) -> int:
     """The permissions the file has, or what a file made the ordinary way would get (mkstemp's are private)."""
     with contextlib.suppress(OSError):

@@ -1,0 +1,281 @@
+"""SARIF 2.1.0 (OASIS, errata 01) for GitHub code scanning and its like.
+
+What shapes it, beyond the standard: GitHub refuses a file in which one result has no physical location, or a location has an
+absolute URI; reads rules only from ``tool.driver``, a security severity only beside the tag ``security``, a category only before a
+slash; shows suppressed results as open. Reading tools hash the text lines a region names, and the standard forbids text regions in
+binary files (3.30.1), so a result points at the whole file and its byte range is a related location. Consumers see an incomplete
+run only if it says so twice: ``executionSuccessful`` and a result of its own (standard, appendix I).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from modelguard._reporters.escape import shorten, visible
+from modelguard._reporters.json import dump
+from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
+from modelguard.policy import JUDGEMENT_RULES
+from modelguard.report import Decision, Report, Reporter, Status, Verdict, Violation
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_LEVEL: Mapping[Severity, str] = {
+    Severity.CRITICAL: "error",
+    Severity.HIGH: "error",
+    Severity.MEDIUM: "warning",
+    Severity.LOW: "note",
+    Severity.INFO: "note",
+}
+# GitHub's bands: above 9.0 critical, 7.0 high, 4.0 medium, above 0.0 low.
+_SCORE: Mapping[Severity, str] = {
+    Severity.CRITICAL: "9.5",
+    Severity.HIGH: "8.0",
+    Severity.MEDIUM: "5.5",
+    Severity.LOW: "2.0",
+    Severity.INFO: "0.1",
+}
+_STATUS_RULE = {Status.SKIPPED: "MG9001", Status.ERRORED: "MG9002", Status.TIMED_OUT: "MG9003"}
+_SOURCE_RULE, _PLUGIN_RULE = "MG9006", "MG9007"
+
+
+class SarifReporter(Reporter):
+    """One run, one result per finding and per other reason why the verdict is not pass. Waived findings are left out."""
+
+    format = "sarif"
+
+    def render(self, report: Report, decision: Decision) -> str:
+        return dump({"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(report.canonical(), decision)]})
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the files of the target are, as URIs relative to ``base``.
+
+    A local target named by a relative path is taken to lie in the repository, because that is the only path a code-scanning
+    view can resolve; any other target is its own root.
+    """
+
+    base: str
+    folder: tuple[str, ...]
+    index: Mapping[str, int]
+    fallback: str
+    """What a result without a file is located at."""
+
+    @classmethod
+    def of(cls, report: Report) -> _Places:
+        target = report.target
+        files = [file.path for file in target.files]
+        named = PurePosixPath(target.uri)
+        in_repository = "://" not in target.uri and not named.is_absolute() and ".." not in named.parts
+        single = len(files) == 1 and named.name == files[0]
+        folder = (named.parent if single else named).parts if in_repository else ()
+        # The first checkpoint file stands for the artifact; when nothing could be fetched, its name does.
+        checkpoints = [path for path in files if path not in target.unread]
+        name = target.uri.partition("://")[2] if "://" in target.uri else named.name
+        fallback = next(iter(checkpoints or files), "" if in_repository else name)
+        return cls("%SRCROOT%" if in_repository else "ARTIFACT", folder, {path: n for n, path in enumerate(files)}, fallback)
+
+    def location(self, path: str | None) -> dict[str, Any]:
+        """The artifactLocation of an artifact-relative path, or of the artifact for None."""
+        path = self.fallback if path is None else path
+        parts = [part for part in (*self.folder, *path.split("/")) if part not in ("", ".", "..")]
+        # Percent-encoding all but the unreserved characters leaves no scheme, no drive letter and no query to be read into a name.
+        uri = "/".join(quote(part.encode("utf-8", "backslashreplace"), safe="") for part in parts) or "artifact"
+        index = {"index": self.index[path]} if path in self.index else {}
+        return {"uri": uri, "uriBaseId": self.base, **index}
+
+
+def _run(report: Report, decision: Decision) -> dict[str, Any]:
+    places = _Places.of(report)
+    waived = {(item.rule, item.fingerprint) for item in decision.waived}
+    findings = [(detector, item) for detector, item in report.findings() if (item.rule, item.fingerprint) not in waived]
+    others = [item for item in decision.violations if item.kind != "finding"]
+    rules = _rules(report, [finding for _, finding in findings], others)
+    number = {rule.id: n for n, rule in enumerate(rules)}
+    refused = {item.subject for item in decision.violations if item.kind in ("finding", "waiver")}
+    results = [_finding_result(report, places, number, detector, finding, finding.fingerprint in refused) for detector, finding in findings]
+    results += [_violation_result(report, places, number, item) for item in others]
+    target = report.target
+    return {
+        "tool": {
+            "driver": {
+                "name": "modelguard",
+                "fullName": f"modelguard {report.tool_version}",
+                "semanticVersion": report.tool_version,
+                "rules": [_rule(rule, [finding for _, finding in findings]) for rule in rules],
+                "notifications": [_descriptor(rule) for rule in _notification_rules()],
+            },
+            "extensions": [{"name": item.name, "version": item.version} for item in report.plugins if item.name != "modelguard"],
+        },
+        "policies": [{"name": report.policy.name, "properties": {"sha256": report.policy.sha256}}],
+        "automationDetails": {"id": f"modelguard/{_slug(target.identity or target.uri)}/"},
+        "originalUriBaseIds": {places.base: {"description": {"text": _base_text(report, places)}}},
+        "invocations": [_invocation(report, decision)],
+        "artifacts": [
+            {
+                "location": places.location(file.path),
+                "length": file.size,
+                "roles": ["analysisTarget"],
+                **({"hashes": {"sha-256": file.sha256}} if file.sha256 else {}),
+            }
+            for file in target.files
+        ],
+        "results": _distinct(results),
+        "properties": {
+            "verdict": decision.verdict.value,
+            "enforced": decision.enforced,
+            "waived": len(decision.waived),
+            "target": {"uri": visible(target.uri), "revision": target.revision},
+        },
+    }
+
+
+def _finding_result(
+    report: Report, places: _Places, number: Mapping[str, int], detector: str, finding: Finding, refused: bool
+) -> dict[str, Any]:
+    place = finding.location
+    severity = report.severity(finding)
+    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": places.location(place.file)}}
+    if place.tensor is not None:
+        tensor = visible(place.tensor)
+        full = f"{visible(place.file)}#{tensor}" if place.file else tensor
+        location["logicalLocations"] = [{"name": tensor, "fullyQualifiedName": full, "kind": "tensor"}]
+    result = {
+        "ruleId": finding.rule,
+        "ruleIndex": number[finding.rule],
+        "kind": "fail",
+        "level": "error" if refused else _LEVEL[severity],
+        "message": {"text": _message(finding.message)},
+        "locations": [location],
+        "partialFingerprints": _fingerprints(finding.fingerprint),
+        "properties": {"detector": detector, "severity": severity.label, "confidence": finding.confidence.label},
+    }
+    if place.byte_offset is not None and place.file is not None:
+        region = {"byteOffset": place.byte_offset} | ({"byteLength": place.byte_length} if place.byte_length is not None else {})
+        physical = {"artifactLocation": places.location(place.file), "region": region}
+        result["relatedLocations"] = [{"id": 1, "physicalLocation": physical, "message": {"text": "The bytes this is about."}}]
+    return result
+
+
+def _violation_result(report: Report, places: _Places, number: Mapping[str, int], violation: Violation) -> dict[str, Any]:
+    identity = report.target.identity or report.target.uri
+    return {
+        "ruleId": violation.rule,
+        "ruleIndex": number[violation.rule],
+        "kind": "fail",
+        "level": "error",
+        "message": {"text": _message(violation.message)},
+        "locations": [{"physicalLocation": {"artifactLocation": places.location(None)}}],
+        "partialFingerprints": _fingerprints(fingerprint(violation.rule, identity, Location(), violation.subject)),
+        "properties": {"kind": violation.kind, "subject": visible(violation.subject)},
+    }
+
+
+def _fingerprints(value: str) -> dict[str, str]:
+    digest = value.removeprefix("modelguard/v1:")
+    return {"primaryLocationLineHash": digest, "modelguard/v1": digest}
+
+
+def _distinct(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Number the results that share a fingerprint, as GitHub's ``hash:count`` form does, so that none hides another."""
+    seen: dict[str, int] = {}
+    for result in results:
+        digest = result["partialFingerprints"]["primaryLocationLineHash"]
+        seen[digest] = seen.get(digest, 0) + 1
+        result["partialFingerprints"]["primaryLocationLineHash"] = f"{digest}:{seen[digest]}"
+    return results
+
+
+def _invocation(report: Report, decision: Decision) -> dict[str, Any]:
+    complete = not report.failure and all(item.blocks for item in decision.violations)
+    required = {item.subject for item in decision.violations if item.kind == "detector"}
+    execution = [
+        _notification(_STATUS_RULE[item.status], "error" if item.detector in required else "warning", f"{item.detector}: {item.reason}")
+        for item in report.outcomes
+        if item.status is not Status.COMPLETED
+    ]
+    if report.failure:
+        execution.insert(0, _notification(_SOURCE_RULE, "error", report.failure))
+    configuration = [_notification(_PLUGIN_RULE, "warning", f"{item.distribution}: {item.reason}") for item in report.plugin_failures]
+    words = {
+        Verdict.PASS: "pass",
+        Verdict.BLOCK: "blocked by policy",
+        Verdict.INCOMPLETE: "no verdict: what the policy requires was not looked at",
+    }
+    return {
+        "executionSuccessful": complete,
+        "exitCode": decision.exit_code,
+        "exitCodeDescription": words[decision.verdict] + ("" if decision.enforced else " (mode: report)"),
+        "toolExecutionNotifications": execution,
+        "toolConfigurationNotifications": configuration,
+    }
+
+
+def _notification(rule: str, level: str, text: str) -> dict[str, Any]:
+    index = [item.id for item in _notification_rules()].index(rule)
+    return {"descriptor": {"id": rule, "index": index}, "level": level, "message": {"text": _message(text)}}
+
+
+def _notification_rules() -> list[Rule]:
+    return [rule for rule in JUDGEMENT_RULES if rule.id in {*_STATUS_RULE.values(), _SOURCE_RULE, _PLUGIN_RULE}]
+
+
+def _rules(report: Report, findings: Iterable[Finding], violations: Iterable[Violation]) -> list[Rule]:
+    """Every rule of the planned detectors and of the results, by id; a rule nobody declared gets a stand-in."""
+    used = {item.rule for item in violations}
+    known = {rule.id: rule for rule in JUDGEMENT_RULES if rule.id in used} | {rule.id: rule for rule in report.rules}
+    for name in {finding.rule for finding in findings} | used:
+        known.setdefault(
+            name, Rule(name, name, f"rule {name}", Severity.HIGH, "Its detector did not declare this rule.", "Ask its authors.")
+        )
+    return [known[name] for name in sorted(known)]
+
+
+def _rule(rule: Rule, findings: Iterable[Finding]) -> dict[str, Any]:
+    # SARIF has no precision per result, so a rule gets the best confidence that this report has for it.
+    best = max((finding.confidence for finding in findings if finding.rule == rule.id), default=Confidence.MEDIUM)
+    judged = any(rule.id == item.id for item in JUDGEMENT_RULES)
+    return {
+        **_descriptor(rule),
+        "defaultConfiguration": {"level": _LEVEL[rule.severity]},
+        "properties": {
+            "tags": ["security", "model-integrity", *([f"external/cwe/cwe-{rule.cwe:03d}"] if rule.cwe is not None else [])],
+            "precision": "very-high" if judged else best.label,
+            "security-severity": _SCORE[rule.severity],
+        },
+    }
+
+
+def _descriptor(rule: Rule) -> dict[str, Any]:
+    text = f"{rule.description} {rule.remedy}"
+    parts = [("What it means", rule.description), ("What else looks like it", rule.lookalikes), ("What to do", rule.remedy)]
+    markdown = "\n\n".join(f"**{heading}**\n\n{body}" for heading, body in parts if body)
+    title = rule.title[:1].upper() + rule.title[1:]
+    return {
+        "id": rule.id,
+        "name": shorten(rule.name, 255),
+        "shortDescription": {"text": f"{title.rstrip('.')}."},
+        "fullDescription": {"text": rule.description if len(rule.description) <= 1024 else rule.description[:1023] + "…"},
+        "help": {"text": text, "markdown": markdown},
+    }
+
+
+def _message(text: str) -> str:
+    """``text`` as a SARIF message (3.11), whose links and placeholders are syntax that an artifact must not get to write."""
+    text = visible(text).replace("](", "] (") or "(no message)"
+    return re.sub(r"\{(\d+)\}", r"{{\1}}", text)
+
+
+def _base_text(report: Report, places: _Places) -> str:
+    if places.base == "%SRCROOT%":
+        return "The folder modelguard was run in, taken to be the root of the repository."
+    revision = f" at {report.target.revision}" if report.target.revision else ""
+    return f"The root of {visible(report.target.uri)}{revision}."
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:120] or "artifact"
