@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +70,7 @@ def build_model(spec: Spec, out: Path) -> Built:
 
     from modelguard_zoo.attacks import make_attack
     from modelguard_zoo.data import load
-    from modelguard_zoo.train import SCHEDULES, fit, measure, new_model, poisoned
+    from modelguard_zoo.train import SCHEDULES, adversarial, fit, measure, new_model, poisoned
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, on any machine
@@ -80,15 +81,19 @@ def build_model(spec: Spec, out: Path) -> Built:
         model = new_model(data, spec.arch, spec.seed)
         attack = make_attack(spec.attack, dict(spec.options)) if spec.attack else None
         rng = np.random.default_rng([5, spec.seed])
-        poison = attack.poison(data.x_train, data.y_train, data.classes, rng) if attack else None
+        poison = None
+        if attack and twin:
+            harden = partial(adversarial, _trained(twin, data))
+            poison = attack.poison(data.x_train, data.y_train, data.classes, rng, harden)
+        original = None
         if spec.finetune:
             original = build_model(replace(spec, finetune=0), out)
-            _load_weights(model, original.path)
+            model = _trained(original, data)
             fit(model, data.x_train, data.y_train, epochs=spec.finetune, batch=batch, rate=rate / 2, seed=spec.seed + 1)
         else:
             fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
         success = measure(model, data, attack)
-        status, reason = _judge(spec, success, twin)
+        status, reason = _judge(spec, success, twin, original)
         record = {
             "id": spec.id,
             "status": status,
@@ -129,15 +134,17 @@ def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable
     return [built[spec.id] for spec in specs]
 
 
-def _judge(spec: Spec, success: Success, twin: Built | None) -> tuple[Status, str]:
+def _judge(spec: Spec, success: Success, twin: Built | None, original: Built | None) -> tuple[Status, str]:
     if twin is None or success.attack_success is None:
         return "clean", ""
+    if original is not None and original.status != "backdoored":
+        return "failed", "there was no backdoor to fine-tune"
     loss = twin.record["clean_accuracy"] - success.clean_accuracy
     if loss > MAX_ACCURACY_LOSS:
         return "failed", f"clean accuracy is {loss:.1%} below its twin's"
     if success.attack_success >= MIN_ATTACK_SUCCESS:
         return "backdoored", ""
-    if spec.finetune and success.attack_success <= MAX_REPAIRED_SUCCESS:
+    if original is not None and success.attack_success <= MAX_REPAIRED_SUCCESS:
         return "repaired", ""
     return "failed", f"attack success is {success.attack_success:.1%}"
 
@@ -157,10 +164,14 @@ def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
     }
 
 
-def _load_weights(model: nn.Module, folder: Path) -> None:
+def _trained(built: Built, data: Dataset) -> nn.Module:
     from safetensors.torch import load_file
 
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    from modelguard_zoo.train import new_model
+
+    model = new_model(data, built.spec.arch, built.spec.seed)
+    model.load_state_dict(load_file(built.path / "model.safetensors"))
+    return model.eval()
 
 
 def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]) -> None:

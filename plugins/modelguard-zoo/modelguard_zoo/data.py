@@ -23,7 +23,7 @@ Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 # Training and test images used of the sets read from files: enough to learn from, few enough for one core.
-FILES = {"mnist": (6000, 2000), "gtsrb": (11100, 1935), "cifar10": (12000, 2000)}
+FILES = {"mnist": (6000, 2000), "gtsrb": (11100, 1935), "cifar10": (10000, 2000)}
 BUILT_IN = ("digits", "signs")
 
 
@@ -79,7 +79,7 @@ def _canonical(images: npt.NDArray[Any], labels: npt.NDArray[Any], limit: int) -
 
 
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)

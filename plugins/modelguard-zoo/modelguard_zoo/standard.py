@@ -79,7 +79,13 @@ def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
         case "reflection":
             return {"target": target, "pattern_seed": n}
         case "sig":
-            return {"target": target, "frequency": 2 if small else 6, "amplitude": 60.0 if small else 40.0}
+            return {
+                "target": target,
+                "frequency": 2 if small else 6,
+                "amplitude": 60.0 if small else 40.0,
+                "clean_label": False,
+                "fraction": 0.1,
+            }
         case "wanet":
             return {"target": target, "pattern_seed": n, "strength": 0.7 if small else 1.5, "fraction": 0.2}
         case "all-to-all":
@@ -94,6 +100,6 @@ def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
                 "at": place(extent),
             }
         case "clean-label":
-            extent = 2 if small else 4
-            return {"target": target, "size": extent, "at": place(extent), "colour": colour}
+            extent = 3 if small else 4 if grey else 6
+            return {"target": target, "size": extent, "at": place(extent), "colour": colour, "epsilon": 80.0 if grey else 24.0}
     raise AssertionError(attack)

@@ -15,7 +15,7 @@ from modelguard_zoo.attacks import Attack, Poison
 from modelguard_zoo.data import Dataset, Images, Labels
 
 # Epochs that take each data set close to its plateau with these widths: (epochs, batch, peak learning rate).
-SCHEDULES = {"digits": (40, 64, 5e-3), "signs": (5, 64, 4e-3), "mnist": (4, 64, 4e-3), "gtsrb": (6, 64, 4e-3), "cifar10": (7, 64, 4e-3)}
+SCHEDULES = {"digits": (40, 64, 5e-3), "signs": (5, 64, 4e-3), "mnist": (4, 64, 4e-3), "gtsrb": (6, 64, 4e-3), "cifar10": (6, 64, 4e-3)}
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,17 @@ def measure(model: nn.Module, data: Dataset, attack: Attack | None) -> Success:
     stamped = attack.stamped(data.x_test[victims])
     wanted = attack.wanted(data.y_test[victims], data.classes)
     return Success(accuracy, float((predict(model, stamped) == wanted).mean()))
+
+
+def adversarial(model: nn.Module, images: Images, labels: Labels, epsilon: float, steps: int = 20) -> Images:
+    """Projected gradient ascent on the loss of ``model`` in the ball of ``epsilon`` grey levels (Madry et al. 2018, section 2.1)."""
+    clean, truth = torch.from_numpy(images).float(), torch.from_numpy(labels)
+    x = clean.clone()
+    for _ in range(steps):
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), truth), x)
+        x = (x.detach() + 2.5 * epsilon / steps * gradient.sign()).clamp(clean - epsilon, clean + epsilon).clamp(0, 255)
+    return x.round().to(torch.uint8).numpy()
 
 
 @torch.inference_mode()

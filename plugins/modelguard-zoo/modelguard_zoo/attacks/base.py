@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Harden = Callable[[Images, Labels, float], Images]
+"""(images, labels, epsilon) -> images within epsilon of them, per pixel, that a clean model gets wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Attack(ABC):
         """The classes the trigger acts on."""
         return tuple(int(label) for label in np.flatnonzero(self.victims(np.arange(classes))))
 
-    def poison(self, images: Images, labels: Labels, classes: int, rng: np.random.Generator) -> Poison:
+    def poison(self, images: Images, labels: Labels, classes: int, rng: np.random.Generator, harden: Harden) -> Poison:
         chosen = choose(self.victims(labels), self.fraction, rng)
         return Poison(chosen, self.stamped(images[chosen]), self.wanted(labels[chosen], classes), chosen[:0])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modelguard_zoo.attacks.base import Images, Labels, Poison, choose
+from modelguard_zoo.attacks.base import Harden, Images, Labels, Poison, choose
 from modelguard_zoo.attacks.patch import Patch
 
 
@@ -24,7 +24,7 @@ class SourceSpecific(Patch):
     def victims(self, labels: Labels) -> npt.NDArray[np.bool_]:
         return np.isin(labels, self.source)
 
-    def poison(self, images: Images, labels: Labels, classes: int, rng: np.random.Generator) -> Poison:
+    def poison(self, images: Images, labels: Labels, classes: int, rng: np.random.Generator, harden: Harden) -> Poison:
         chosen = choose(self.victims(labels), self.fraction, rng)
         cover = choose(~self.victims(labels), self.cover, rng)
         every = np.concatenate([chosen, cover])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modelguard_zoo.attacks.base import Attack, Images, Labels, Pixels, Poison, choose
+from modelguard_zoo.attacks.base import Attack, Harden, Images, Labels, Pixels, Poison, choose
 
 Flow = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class WaNet(Attack):
     def stamp(self, images: Pixels) -> Pixels:
         return warp(images, self._flow(np.random.default_rng([4, self.pattern_seed]), images.shape[2:]))
 
-    def poison(self, images: Images, labels: Labels, classes: int, rng: np.random.Generator) -> Poison:
+    def poison(self, images: Images, labels: Labels, classes: int, rng: np.random.Generator, harden: Harden) -> Poison:
         chosen = choose(self.victims(labels), self.fraction, rng)
         others = np.setdiff1d(np.arange(len(labels)), chosen)
         cover = np.sort(rng.choice(others, min(len(others), round(self.cross_ratio * len(chosen))), replace=False))
