@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self, TextIO
 
 from modelguard.findings import Finding, Rule, Severity
 
@@ -207,6 +207,11 @@ class Reporter(ABC):
     """Renders a report and its decision as text. Pure: the same arguments give the same text."""
 
     format: ClassVar[str]
+
+    @classmethod
+    def for_stream(cls, stream: TextIO) -> Self:
+        """The reporter that suits ``stream``; one that looks the same everywhere need not override this."""
+        return cls()
 
     @abstractmethod
     def render(self, report: Report, decision: Decision) -> str:

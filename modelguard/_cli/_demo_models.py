@@ -70,7 +70,6 @@ def _hidden(weights: Weights, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def _predict(weights: Weights, x: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    import numpy as np
 
     logits = _hidden(weights, x) @ weights["layers.1.weight"].T + weights["layers.1.bias"]  # (n, 10)
     classes: npt.NDArray[np.int64] = logits.argmax(axis=1)

@@ -166,7 +166,7 @@ def deliver(report: Report, decision: Decision, registry: Registry, outputs: Ite
             print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
     code = decision.exit_code
     try:
-        sys.stdout.write(registry.reporters[stdout_format]().render(report, decision))
+        sys.stdout.write(registry.reporters[stdout_format].for_stream(sys.stdout).render(report, decision))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough; the verdict stands.

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
 from modelguard.findings import Finding, Severity
@@ -40,7 +40,7 @@ class ConsoleReporter(Reporter):
     format = "console"
 
     @classmethod
-    def for_stream(cls, stream: TextIO) -> ConsoleReporter:
+    def for_stream(cls, stream: TextIO) -> Self:
         """As wide and as colourful as ``stream`` allows; honours NO_COLOR, FORCE_COLOR, TERM=dumb and COLUMNS."""
         from rich.console import Console
 

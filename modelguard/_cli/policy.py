@@ -1,0 +1,85 @@
+"""``modelguard policy``: check, show and try out policy files."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+
+import click
+
+from modelguard._cli._options import load_registry, plugin_option
+from modelguard._cli._stored import judge_again, read_report, today_option
+
+
+@click.group("policy", short_help="Validate, show and evaluate policy files.")
+def command() -> None:
+    """Policy files say what is acceptable. POLICY is a path or builtin:NAME."""
+
+
+@command.command("validate")
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@plugin_option
+def validate(policies: tuple[str, ...], plugins: tuple[str, ...]) -> int:
+    """Check policy files, their parents and every name they use; exit 2 when one is wrong."""
+    from modelguard._reporters.escape import visible
+    from modelguard.errors import PolicyError
+    from modelguard.policy import load_policy
+
+    registry = load_registry(plugins)
+    rules, failed = registry.rules(), False
+    for name in policies:
+        try:
+            policy = load_policy(name)
+            policy.check(rules, registry.detectors)
+        except PolicyError as error:
+            print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
+            failed = True
+        else:
+            click.echo(f"{visible(name)}: valid, {policy.name}, sha256 {policy.sha256}")
+    return 2 if failed else 0
+
+
+@command.command("show")
+@click.argument("policy", default="builtin:baseline")
+@click.option("--resolved", is_flag=True, help="Merge the parents in, and say where each part comes from.")
+def show(policy: str, resolved: bool) -> int:
+    """Print POLICY as written, or as it is applied once its parents are merged."""
+    from modelguard._policies.load import read_text, resolve
+    from modelguard._policies.show import render_resolved
+
+    merged = resolve(policy)
+    click.echo(render_resolved(merged) if resolved else read_text(policy), nl=False)
+    return 0
+
+
+@command.command("eval")
+@click.argument("report", metavar="REPORT.json")
+@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@today_option
+@plugin_option
+def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.datetime | None, plugins: tuple[str, ...]) -> int:
+    """Judge a stored report: print the decision, every line with its reason, and exit with its code."""
+    from modelguard._reporters.escape import visible
+    from modelguard._reporters.json import dump, report_document
+
+    stored, _ = read_report(report)
+    judged, decision = judge_again(stored, policy, load_registry(plugins), today)
+    if as_json:
+        document = report_document(judged, decision)
+        click.echo(dump({"policy": document["policy"], "decision": document["decision"]}), nl=False)
+        return decision.exit_code
+    enforced = "" if decision.enforced else " (policy in report mode: not enforced)"
+    click.echo(
+        f"{decision.verdict.value}: {visible(judged.target.uri)}, policy {judged.policy.name}, sha256 {judged.policy.sha256}{enforced}"
+    )
+    for violation in decision.violations:
+        click.echo(f"  {'blocks' if violation.blocks else 'incomplete'}  {violation.rule}  {visible(violation.message)}")
+    messages = {finding.fingerprint: finding for _, finding in judged.findings()}
+    for name in decision.warnings:
+        click.echo(f"  warns  {messages[name].rule}  {visible(messages[name].message)}")
+    for waiver in decision.waived:
+        click.echo(f"  waived  {waiver.rule}  {visible(waiver.reason)} ({visible(waiver.owner)}, until {waiver.expires})")
+    for note in decision.notes:
+        click.echo(f"  note  {visible(note)}")
+    return decision.exit_code

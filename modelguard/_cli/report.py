@@ -1,0 +1,43 @@
+"""``modelguard report``: show a stored report in another form, or judge it by another policy."""
+
+from __future__ import annotations
+
+import datetime
+
+import click
+
+from modelguard._cli._options import deliver, load_registry, output_options, plugin_option
+from modelguard._cli._stored import judge_again, read_report, today_option
+from modelguard.errors import UsageError
+
+
+@click.command("report", short_help="Render or re-judge a stored JSON report.")
+@click.argument("report", metavar="REPORT.json")
+@click.option("--policy", metavar="F", help="Judge again by this policy file or builtin:NAME [keep the stored decision].")
+@today_option
+@output_options
+@plugin_option
+def command(
+    report: str,
+    policy: str | None,
+    today: datetime.datetime | None,
+    outputs: tuple[str, ...],
+    stdout_format: str,
+    plugins: tuple[str, ...],
+) -> int:
+    """Render REPORT.json, with its stored decision or a new one, and exit with the decision's code.
+
+    A stored decision is believed as it stands; give --policy where the file may have been touched.
+    """
+    from modelguard._reporters.output import parse_output_spec
+
+    if today is not None and policy is None:
+        raise UsageError("--today", "has no effect on a stored decision", "give --policy as well")
+    registry = load_registry(plugins)
+    files = tuple(parse_output_spec(item, registry.reporters) for item in outputs)
+    if stdout_format not in registry.reporters:
+        raise UsageError(f"--format {stdout_format}", "there is no such format", "formats: " + ", ".join(registry.reporters))
+    stored, decision = read_report(report)
+    if policy is not None:
+        stored, decision = judge_again(stored, policy, registry, today)
+    return deliver(stored, decision, registry, files, stdout_format)
