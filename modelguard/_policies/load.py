@@ -65,11 +65,6 @@ def builtin_names() -> tuple[str, ...]:
     return tuple(sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml")))
 
 
-def read_policy(name_or_path: str) -> Policy:
-    """One policy file as written, parents not merged. Raises :class:`PolicyError`."""
-    return _parse(_read(name_or_path), name_or_path)
-
-
 def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) -> Layer:
     """The policy ``name``, written in a file of ``folder``, merged over its parents. ``children`` are the files on the way here."""
     place = name if name.startswith(BUILTIN) else str(folder / name)
@@ -79,7 +74,7 @@ def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) 
     seen.append(identity)
     if len(seen) > MAX_FILES:
         raise PolicyError(place, f"more than {MAX_FILES} policies are extended", "merge some of them")
-    policy = _parse(_read(place), place)
+    policy = _parse(read_text(place), place)
     above: Layer | None = None
     for parent in policy.extends:
         if not parent.startswith(BUILTIN) and (name.startswith(BUILTIN) or Path(parent).is_absolute() or "://" in parent):
@@ -94,7 +89,8 @@ def _folder() -> Any:
     return resources.files("modelguard._policies")
 
 
-def _read(place: str) -> str:
+def read_text(place: str) -> str:
+    """The policy file at ``place`` (a path or ``builtin:NAME``) as written. Raises :class:`PolicyError`."""
     if place.startswith(BUILTIN):
         name = place.removeprefix(BUILTIN)
         known = builtin_names()
