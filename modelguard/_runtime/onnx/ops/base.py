@@ -1,0 +1,56 @@
+"""What the operator families share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WIDE = (torch.uint16, torch.uint32, torch.uint64)
+"""Types torch stores but hardly computes with; operators compute them as int64 (exact below 2**63)."""
+
+Number = Tensor | float | int
+
+
+def as_type(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as ``dtype``, itself if it is so already."""
+    return x if x.dtype is dtype else x.to(dtype)
+
+
+def widening(function: F) -> F:
+    """Let ``function`` take the unsigned types torch cannot compute with: they go through int64 and back."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (RuntimeError, NotImplementedError, TypeError):
+            dtype = next((a.dtype for a in args if isinstance(a, Tensor) and a.dtype in WIDE), None)
+            if dtype is None:
+                raise
+        result = function(*(a.to(torch.int64) if isinstance(a, Tensor) and a.dtype in WIDE else a for a in args), **kwargs)
+        return result.to(dtype) if isinstance(result, Tensor) and result.dtype == torch.int64 else result
+
+    return run  # type: ignore[return-value]
+
+
+def device_of(like: Tensor | None) -> torch.device | None:
+    """The device of ``like``, or the default one."""
+    return None if like is None else like.device
+
+
+def normal_axes(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from the front. Raises ``IndexError`` for one out of range."""
+    if any(not -rank <= axis < rank for axis in axes):
+        raise IndexError(f"axes {list(axes)} of a tensor of rank {rank}")
+    return [axis % rank for axis in axes]
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """float32 for the half-width types, else the tensor's own."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype

@@ -1,0 +1,89 @@
+"""What a name of the ONNX graph can stand for while the graph is imported."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Const:
+    """A tensor known at import. ``weight`` says that it is, or was computed from, an initializer; ``name`` is that initializer's."""
+
+    tensor: torch.Tensor
+    name: str = ""
+    weight: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ints:
+    """An integer or boolean tensor of few elements, each a Python number or an fx node that yields one when the graph runs.
+
+    This is what shape arithmetic works on: ``Shape -> Gather -> Mul -> Concat -> Reshape`` becomes ``x.reshape(x.size(0) * 12, 64)``,
+    without a tensor in between.
+    """
+
+    items: npt.NDArray[Any]
+    dtype: torch.dtype
+
+
+Value = Const | Ints | fx.Node
+
+
+def small_ints(value: Value | None) -> npt.NDArray[Any] | None:
+    """The items of ``value`` if it is integer or boolean and has few enough elements to be computed with one by one."""
+    if isinstance(value, Ints):
+        return value.items
+    if isinstance(value, Const) and value.tensor.numel() <= 64 and value.tensor.dtype in (torch.int64, torch.int32, torch.bool):
+        return np.array(value.tensor.tolist(), dtype=object)
+    return None
+
+
+def to_ints(tensor: Any) -> Any:
+    """A tensor of integers as Python integers (nested lists for its rank), or the number itself."""
+    return tensor.tolist() if isinstance(tensor, torch.Tensor) else tensor
+
+
+def ints_to_tensor(items: Any, dtype: torch.dtype, like: torch.Tensor | None) -> torch.Tensor:
+    """Python integers as a tensor on the device of ``like``."""
+    return torch.tensor(items, dtype=dtype, device=None if like is None else like.device)
+
+
+def quotient(a: int, b: int) -> int:
+    """Integer division that truncates towards zero, as ONNX's Div does."""
+    return int(a // b) if (a < 0) == (b < 0) else -(-a // b)
+
+
+def choose(condition: bool, a: Any, b: Any) -> Any:
+    """``a if condition else b``, as a function a graph can call."""
+    return a if condition else b
+
+
+def remainder(a: int, b: int) -> int:
+    """Mod with the divisor's sign (ONNX ``fmod=0``)."""
+    return a % b
+
+
+def both(a: bool, b: bool) -> bool:
+    """Logical and."""
+    return a and b
+
+
+def either(a: bool, b: bool) -> bool:
+    """Logical or."""
+    return a or b
+
+
+ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": quotient, "Mod": remainder, "Min": min, "Max": max,
+    "Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt, "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge,
+    "And": both, "Or": either, "Not": operator.not_, "Neg": operator.neg, "Abs": abs, "Where": choose,
+}  # fmt: skip
+BOOLEAN = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not"}
