@@ -25,7 +25,7 @@ from modelguard._sources.paths import unsafe_path
 from modelguard._sources.references import references
 from modelguard._sources.session import GivenUp, Patience, Session, explain
 from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, UnfetchedFile
-from modelguard.errors import ModelguardError, SourceError
+from modelguard.errors import DigestMismatchError, ModelguardError, SourceError
 
 SMALL = 16 << 20
 """Files up to this size are fetched whatever they are: configurations, tokenizers, code, small weights."""
@@ -79,6 +79,7 @@ class _Fetch:
         self.cache = cache
         self.endpoint = endpoint
         self.token = token
+        self._new: set[str] = set()
 
     def from_hub(self, session: Session) -> Artifact:
         from huggingface_hub import HfApi
@@ -92,8 +93,9 @@ class _Fetch:
         root = self.repository / "snapshots" / commit
 
         def bring(wanted: Mapping[str, Listed]) -> list[ArtifactFile]:
-            self._download(session, commit, wanted)
-            return [self._found(root, path, snapshot) for path in wanted]
+            self._new |= {path for path in wanted if not os.path.lexists(root / path)}
+            self._download(session, root, wanted)
+            return [entry(root, path, snapshot)[0] for path in wanted]
 
         return self._assemble(listing, root, commit, bring, notes=())
 
@@ -111,7 +113,7 @@ class _Fetch:
             for path in wanted:
                 if not os.path.lexists(root / path):
                     raise SourceError(f"{self.uri} {path}", "is not in the cache", "scan once online, without HF_HUB_OFFLINE")
-            return [self._found(root, path, snapshot) for path in wanted]
+            return [entry(root, path, snapshot)[0] for path in wanted]
 
         return self._assemble(self._below_path(listing, commit), root, commit, bring, notes)
 
@@ -130,7 +132,10 @@ class _Fetch:
         files += bring(more)
         files = list(hash_files(sorted(files, key=lambda file: file.path), self.context.progress))
         for file in files:
-            listing[file.path].verify(f"{self.uri} {file.path}", file)
+            try:
+                listing[file.path].verify(f"{self.uri} {file.path}", file)
+            except DigestMismatchError as error:
+                raise self._removed(root, file, error) from error
         brought = {file.path for file in files}
         unfetched = (
             ()
@@ -140,6 +145,17 @@ class _Fetch:
             )
         )
         return self._artifact(root, commit, files, unfetched, notes)
+
+    def _removed(self, root: Path, file: ArtifactFile, error: DigestMismatchError) -> DigestMismatchError:
+        """Take wrong bytes that this fetch brought out of the cache again: other programs would trust the name they lie under."""
+        blob = file.local
+        if file.path not in self._new or blob.parent != self.repository / "blobs":
+            return error
+        with contextlib.suppress(OSError):
+            (root / file.path).unlink()
+            blob.unlink()
+            return DigestMismatchError(error.thing, error.cause, "it was removed from the cache; fetch it again, or distrust this Hub")
+        return error
 
     def _assemble_unlisted(self, root: Path, commit: str, snapshot: Snapshot, notes: tuple[str, ...]) -> Artifact:
         """A snapshot that another program cached, file by file: all of it is scanned, less can be verified, and that is said."""
@@ -221,9 +237,6 @@ class _Fetch:
                 names += [posixpath.join(folder, name) for name in references(file)]
         return names
 
-    def _found(self, root: Path, path: str, snapshot: Snapshot) -> ArtifactFile:
-        return entry(root, path, snapshot)[0]
-
     def _cached_commit(self) -> tuple[str, tuple[str, ...]]:
         """The commit that a revision means offline: itself, or what the cache last saw the branch or tag at."""
         revision = self.place.revision or "main"
@@ -262,7 +275,7 @@ class _Fetch:
                 fresh.write_text(commit, encoding="ascii")
                 fresh.replace(ref)
 
-    def _download(self, session: Session, commit: str, wanted: Mapping[str, Listed]) -> None:
+    def _download(self, session: Session, root: Path, wanted: Mapping[str, Listed]) -> None:
         """Let the client bring the wanted files into its cache, a few at a time. The first failure ends all of them."""
         from huggingface_hub import hf_hub_download
 
@@ -280,10 +293,10 @@ class _Fetch:
 
             session.attach()
             try:
-                hf_hub_download(
+                brought = hf_hub_download(
                     self.place.repo_id,
                     path,
-                    revision=commit,
+                    revision=root.name,
                     cache_dir=self.cache,
                     endpoint=self.endpoint,
                     token=self.token,
@@ -294,6 +307,8 @@ class _Fetch:
                 raise
             except Exception as error:
                 raise explain(f"{self.uri} {path}", error) from error
+            if Path(brought) != root / path:
+                raise SourceError(f"{self.uri} {path}", "the Hub answers for another commit than the one asked for", "check HF_ENDPOINT")
 
         with ThreadPoolExecutor(max_workers=WORKERS) as pool:
             futures = [pool.submit(download, path) for path in wanted]

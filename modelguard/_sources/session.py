@@ -209,7 +209,7 @@ def explain(thing: str, error: BaseException) -> ModelguardError:
 def _explain_status(thing: str, response: Any, token: str) -> ModelguardError:
     status = response.status_code
     if status == 401:
-        return SourceError(thing, "the Hub does not accept the token (HTTP 401)", token)
+        return SourceError(thing, "the Hub asks for a valid token (HTTP 401)", token)
     if status == 403:
         return SourceError(thing, "the token may not read it (HTTP 403)", f"use one with read access: {token}")
     if status == 404:
