@@ -1,0 +1,254 @@
+"""An ONNX checkpoint as a runnable model: taken apart, imported, described, and held against onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from torch import fx, nn
+
+from modelguard._runtime import parity, spec
+from modelguard._runtime.config import artifact_json
+from modelguard._runtime.heads import output_spec
+from modelguard._runtime.onnx import ImportedGraph, ValueInfo, import_graph
+from modelguard._runtime.onnx_file import OnnxFile
+from modelguard._runtime.onnx_head import Head, take_off
+from modelguard._runtime.ort import PROVIDER, OrtSession
+from modelguard._runtime.torch_model import TorchModel
+from modelguard.artifact import Artifact
+from modelguard.checkpoint import Checkpoint
+from modelguard.detector import Skip
+from modelguard.errors import ModelError
+from modelguard.model import InputSpec, ModelOptions, Samples
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+NUMPY_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
+MAIN_INPUTS = ("input_ids", "pixel_values", "input", "inputs", "x", "image", "images", "data")
+FILLED: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "attention_mask": lambda x: torch.ones_like(x, dtype=torch.int64),
+    "token_type_ids": lambda x: torch.zeros_like(x, dtype=torch.int64),
+    "position_ids": lambda x: torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1]),
+}
+"""Inputs of transformer exports that follow from the token ids when nothing is padded."""
+
+
+def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
+    """Build the model on the CPU, checked for parity.
+
+    A graph with an operator or opset we lack, or whose batch size cannot be freed, runs forward only, on onnxruntime.
+    Raises :class:`ModelError` when the graph is malformed or parity fails.
+    """
+    entry = artifact.file(checkpoint.files[0])
+    if entry is None:
+        raise ModelError(checkpoint.name, "has no file in the artifact", "scan the whole artifact")
+    file = OnnxFile.load(entry, checkpoint)
+    head = take_off(file.model)
+    inputs = _inputs(file.model)
+    main = _main_input(inputs)
+    extra = _extra(inputs, main)
+    config = artifact_json(artifact, checkpoint, "config.json")
+    described = _describe_input(artifact, checkpoint, file.model, main, samples, options, config)
+    facts: dict[str, Any] = {
+        "factory": "onnx",
+        "checkpoint": checkpoint.name,
+        "graph": {
+            "inputs": [{"name": info.name, "dtype": info.dtype, "shape": _shape(info)} for info in inputs],
+            "outputs": list(head.outputs),
+            "input_used": main.name,
+            "output_used": head.output,
+        },
+    }
+    try:
+        imported = import_graph(file.model, file.weight)
+        if imported.batch is not None:
+            raise Skip(f"the exporter fixed the batch size to {imported.batch}, and it could not be freed")
+    except Skip as reason:
+        return _forward_only(file, head, main, extra, described, samples, options, config, facts, str(reason))
+    facts["operators"] = dict(imported.operators)
+    facts["opsets"] = {domain or "ai.onnx": version for domain, version in sorted(imported.opsets.items())}
+    baked = _baked_batch(main)
+    name = file.model.graph.output[0].name
+    fast = _Lazy(lambda: OrtSession(file, main.name, name, batch=baked, extra=extra, optimise=True, threads=options.threads))
+    model = TorchModel(
+        _single(imported, main),
+        described,
+        lambda width, kind: output_spec(width, kind, samples, config),
+        head=head.head,
+        predictor=fast,
+        encode=None,
+        facts=facts,
+    )
+    session = OrtSession(file, main.name, name, batch=baked, extra=extra, threads=options.threads)
+    model.facts["parity"] = parity.check(model, session, _precision(imported), _first(model, samples))
+    model.facts["provider"] = PROVIDER
+    return model
+
+
+def _forward_only(
+    file: OnnxFile,
+    head: Head,
+    main: ValueInfo,
+    extra: Any,
+    described: InputSpec,
+    samples: Samples | None,
+    options: ModelOptions,
+    config: Mapping[str, Any],
+    facts: dict[str, Any],
+    reason: str,
+) -> TorchModel:
+    """The model on onnxruntime alone: no gradients, no layers."""
+    session = OrtSession(
+        file, main.name, file.model.graph.output[0].name, batch=_baked_batch(main), extra=extra, optimise=True, threads=options.threads
+    )
+    facts |= {"provider": PROVIDER, "forward_only": reason, "parity": None}
+    return TorchModel(
+        _OnOrt(session, described.dtype, reason),
+        described,
+        lambda width, kind: output_spec(width, kind, samples, config),
+        head=head.head,
+        facts=facts,
+    )
+
+
+class _OnOrt(nn.Module):
+    """onnxruntime as a module. A differentiation through it would silently be zero, so it refuses."""
+
+    def __init__(self, session: OrtSession, dtype: str, reason: str) -> None:
+        super().__init__()
+        self._session, self._dtype, self._reason = session, np.dtype(dtype), reason
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            raise Skip(f"the model runs forward only: {self._reason}")
+        array = np.ascontiguousarray(x.detach().cpu().numpy().astype(self._dtype))
+        return torch.from_numpy(self._session(array).astype(np.float32)).to(x.device)
+
+
+class _Lazy:
+    """A session that is made when it is first needed: detectors that want gradients never do."""
+
+    def __init__(self, make: Callable[[], OrtSession]) -> None:
+        self._make = make
+        self._session: OrtSession | None = None
+
+    def __call__(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self._session is None:
+            self._session = self._make()
+        return self._session(x)
+
+
+def _inputs(model: onnx.ModelProto) -> tuple[ValueInfo, ...]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return tuple(ValueInfo.of(info) for info in model.graph.input if info.name not in stored)
+
+
+def _main_input(inputs: tuple[ValueInfo, ...]) -> ValueInfo:
+    """The input samples go to: the only one, or the only one that is not filled from it."""
+    left = [info for info in inputs if info.name not in FILLED]
+    if len(left) > 1:
+        left = [info for info in left if info.name in MAIN_INPUTS][:1] if all(i.name in MAIN_INPUTS for i in left) else left
+    if len(left) != 1:
+        names = ", ".join(repr(info.name[:40]) for info in left[:5]) or "none"
+        raise ModelError("graph", f"has {len(left)} inputs ({names})", "export the model with one input, or with the usual names")
+    if left[0].dtype not in NUMPY_DTYPES:
+        raise ModelError(f"input {left[0].name[:80]!r}", f"has element type {left[0].dtype or 'unknown'}", "export it with a float32 input")
+    return left[0]
+
+
+def _extra(inputs: tuple[ValueInfo, ...], main: ValueInfo) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]] | None:
+    """The other inputs, for onnxruntime."""
+    others = [(info.name, NUMPY_DTYPES.get(info.dtype, "int64")) for info in inputs if info is not main]
+    if not others:
+        return None
+
+    def fill(x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        tensor = torch.from_numpy(x)
+        return {name: np.ascontiguousarray(FILLED[name](tensor).numpy().astype(dtype)) for name, dtype in others}
+
+    return fill
+
+
+def _single(imported: ImportedGraph, main: ValueInfo) -> fx.GraphModule:
+    """The imported module with one input and one output; other inputs are made of the one. Nodes carry their ONNX name and operator."""
+    graph = imported.module.graph
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    chosen = places[[info.name for info in imported.inputs].index(main.name)]
+    with graph.inserting_after(places[-1]):
+        for node, info in zip(places, imported.inputs, strict=True):
+            if node is not chosen:
+                node.replace_all_uses_with(graph.call_function(FILLED[info.name], (chosen,)))
+                graph.erase_node(node)
+    output = next(node for node in graph.nodes if node.op == "output")
+    output.args = (output.args[0][0],)
+    for node in graph.nodes:
+        source = imported.nodes.get(node.name)
+        if source is not None:
+            node.meta["op_type"], node.meta["name"] = source.op_type, source.name or source.output
+    graph.eliminate_dead_code()
+    graph.lint()
+    imported.module.recompile()
+    return imported.module
+
+
+def _describe_input(
+    artifact: Artifact,
+    checkpoint: Checkpoint,
+    model: onnx.ModelProto,
+    main: ValueInfo,
+    samples: Samples | None,
+    options: ModelOptions,
+    config: Mapping[str, Any],
+) -> InputSpec:
+    hints = [spec.parse_option(options.input)] if options.input else []
+    if len(main.shape or ()) in (0, 3) and samples is None and not hints and main.shape is None:
+        raise ModelError("input", "has no shape in the graph", "say --input shape=3x224x224")
+    declared = spec.from_graph(main.shape, NUMPY_DTYPES[main.dtype], samples=samples)
+    if declared.kind == "text":
+        vocabulary = _vocabulary(model, main.name) or config.get("vocab_size")
+        high = float(vocabulary - 1) if isinstance(vocabulary, int) and vocabulary > 1 else None
+        hints.append(spec.Hints("embedding in the graph", low=0.0, high=high))
+    hints.append(declared)
+    hints.append(spec.from_metadata({entry.key: entry.value for entry in model.metadata_props}))
+    preprocessor = artifact_json(artifact, checkpoint, "preprocessor_config.json")
+    if preprocessor and declared.kind == "image":
+        hints.append(spec.from_preprocessor(preprocessor))
+    return spec.resolve(hints, samples)
+
+
+def _vocabulary(model: onnx.ModelProto, ids: str) -> int | None:
+    """Rows of the embedding that the token ids look up."""
+    rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    found = (rows.get(node.input[0]) for node in model.graph.node if node.op_type == "Gather" and list(node.input[1:2]) == [ids])
+    return next((size for size in found if size), None)
+
+
+def _baked_batch(main: ValueInfo) -> int | None:
+    first = main.shape[0] if main.shape else None
+    return first if isinstance(first, int) and first > 0 else None
+
+
+def _precision(imported: ImportedGraph) -> str:
+    if any(
+        name.endswith(("QuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")) for name in imported.operators
+    ):
+        return "quantised"
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in imported.module.parameters())
+    return "float16" if half else "float32"
+
+
+def _first(model: TorchModel, samples: Samples | None) -> torch.Tensor | None:
+    if samples is None or samples.inputs.dtype.kind in "UO":
+        return None
+    from dataclasses import replace
+
+    few = replace(samples, inputs=samples.inputs[: parity.SAMPLES], labels=None)
+    return model.inputs(few)
+
+
+def _shape(info: ValueInfo) -> list[Any] | None:
+    return None if info.shape is None else list(info.shape)
