@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
-from modelguard.findings import Finding, Severity
-from modelguard.report import Decision, Report, Reporter, Status, Verdict, Violation
+from modelguard._reporters.view import ANSWER, all_clear, count, facts, fate, gaps, place, reasons, value, waiver_notes
+from modelguard.findings import Severity
+from modelguard.report import Decision, Report, Reporter, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MAX_REASONS = 5
 MAX_FINDINGS = 40
 MAX_EVIDENCE = 240
-_ANSWER = {Verdict.PASS: ("PASS", "bold green"), Verdict.BLOCK: ("BLOCKED", "bold red"), Verdict.INCOMPLETE: ("INCOMPLETE", "bold yellow")}
+_ASCII = str.maketrans({"✗": "x", "✓": "+", "…": "..."})
+_ANSWER_STYLE: Mapping[Verdict, str] = {Verdict.PASS: "bold green", Verdict.BLOCK: "bold red", Verdict.INCOMPLETE: "bold yellow"}
 _STYLE: Mapping[Severity, str] = {
     Severity.CRITICAL: "bold red",
     Severity.HIGH: "red",
@@ -32,10 +33,11 @@ _STYLE: Mapping[Severity, str] = {
 
 @dataclass(frozen=True)
 class ConsoleReporter(Reporter):
-    """``width`` in columns; ``color`` adds ANSI styles. The default suits a pipe."""
+    """``width`` in columns; ``color`` adds ANSI styles; what ``encoding`` lacks is written in ASCII. The default suits a pipe."""
 
     width: int = 80
     color: bool = False
+    encoding: str = "utf-8"
 
     format = "console"
 
@@ -46,7 +48,7 @@ class ConsoleReporter(Reporter):
 
         console = Console(file=stream)
         width = console.width if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else cls.width
-        return cls(max(width, 40), console.color_system is not None and not console.no_color)
+        return cls(max(width, 40), console.color_system is not None and not console.no_color, stream.encoding or "utf-8")
 
     def render(self, report: Report, decision: Decision) -> str:
         from rich.console import Console
@@ -70,66 +72,41 @@ class ConsoleReporter(Reporter):
         _findings(console, report, decision)
         _detectors(console, report)
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n")) + "\n"
+        text = "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n")) + "\n"
+        if not self.encoding.lower().startswith("utf"):
+            text = text.translate(_ASCII)
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
 def _answer(console: Console, report: Report, decision: Decision) -> None:
-    word, style = _ANSWER[decision.verdict]
-    target = report.target
-    room = console.width - len(word) - 2
-    head = _text((word, style), "  ", (shorten(visible(target.uri), max(room, 20)), "bold"))
+    word = ANSWER[decision.verdict]
+    head = _text(
+        (word, _ANSWER_STYLE[decision.verdict]), "  ", (shorten(visible(report.target.uri), console.width - len(word) - 2), "bold")
+    )
     if not decision.enforced and decision.verdict is Verdict.BLOCK:
         head.append("  (policy in report mode: not enforced)", "yellow")
     console.print(head)
-    facts = [", ".join(target.format) or "no known format", _count(len(target.files), "file"), f"policy {report.policy.name}"]
-    if report.reference is not None:
-        facts.append(f"against {visible(report.reference.uri)}")
-    if target.revision and target.revision not in target.uri:
-        facts.append(f"at {target.revision[:12]}")
-    _item(console, "", ", ".join(facts), "dim")
-    reasons = sorted(decision.violations, key=lambda item: (not item.blocks, _rank(report, item)))
-    for violation in reasons[:MAX_REASONS]:
-        mark = ("✗ ", "red") if violation.blocks else ("? ", "yellow")
-        _item(console, mark[0], f"{violation.rule} {visible(violation.message)}", "", mark[1])
-    if len(reasons) > MAX_REASONS:
-        _item(console, "", f"… and {len(reasons) - MAX_REASONS} more reasons, below", "dim")
-    if not reasons:
-        done = [outcome.detector for outcome in report.outcomes if outcome.status is Status.COMPLETED]
-        _item(console, "✓ ", f"{', '.join(done)} completed and found nothing that the policy blocks", "", "green")
-    tail = [_count(len(decision.warnings), "warning")] if decision.warnings else []
+    _item(console, "", ", ".join(facts(report)), "dim")
+    violations = reasons(report, decision)
+    for violation in violations[:MAX_REASONS]:
+        mark, style = ("✗ ", "red") if violation.blocks else ("? ", "yellow")
+        _item(console, mark, f"{violation.rule} {visible(violation.message)}", "", style)
+    if len(violations) > MAX_REASONS:
+        _item(console, "", f"… and {count(len(violations) - MAX_REASONS, 'more reason')}, below", "dim")
+    if decision.verdict is Verdict.PASS:
+        _item(console, "✓ ", all_clear(report), "", "green")
+    tail = [count(len(decision.warnings), "warning")] if decision.warnings else []
     tail += [f"{len(decision.waived)} waived"] if decision.waived else []
-    if tail:
-        _item(console, "! ", ", ".join(tail), "", "yellow")
-    for note in decision.notes:
-        # What a detector or plugin did not do is told below.
-        if note.startswith("the waiver"):
-            _item(console, "! ", visible(note), "", "yellow")
-
-
-def _rank(report: Report, violation: Violation) -> int:
-    """Findings come by severity, after what is wrong with the artifact or the scan as a whole."""
-    found = [
-        report.severity(item) for _, item in report.findings() if item.fingerprint == violation.subject and item.rule == violation.rule
-    ]
-    return -int(max(found)) if found else -10
+    for line in ([", ".join(tail)] if tail else []) + waiver_notes(decision):
+        _item(console, "! ", line, "", "yellow")
 
 
 def _not_looked_at(console: Console, report: Report) -> None:
-    gaps: dict[tuple[str, str], list[str]] = {}
-    for outcome in report.outcomes:
-        if outcome.status is not Status.COMPLETED:
-            gaps.setdefault((outcome.status.value, outcome.reason), []).append(outcome.detector)
-    if not gaps and not report.target.unread and not report.plugin_failures:
-        return
-    console.print(_text(("Not looked at", "bold")))
-    for (status, reason), names in sorted(gaps.items(), key=lambda item: item[1]):
-        _item(console, "- ", f"{', '.join(names)} {status}: {visible(reason)}" if reason else f"{', '.join(names)} {status}")
-    for failure in report.plugin_failures:
-        _item(console, "- ", f"plugin {visible(failure.distribution)} not loaded: {visible(failure.reason)}")
-    if unread := report.target.unread:
-        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
-        names = [shorten(visible(path), 40) for path in unread[:3]]
-        _item(console, "- ", f"{_count(len(unread), 'file')} in no known format: {', '.join(names)}{more}")
+    lines = gaps(report)
+    if lines:
+        console.print(_text(("Not looked at", "bold")))
+    for line in lines:
+        _item(console, "- ", line)
 
 
 def _findings(console: Console, report: Report, decision: Decision) -> None:
@@ -142,9 +119,9 @@ def _findings(console: Console, report: Report, decision: Decision) -> None:
     for detector, finding in found[:MAX_FINDINGS]:
         severity = report.severity(finding)
         title = f"{finding.rule} {visible(titles.get(finding.rule, ''))}".rstrip()
-        _row(console, _text((severity.label, _STYLE[severity])), 10, _text((title, "bold"), f" ({_fate(finding, decision)})"))
+        _row(console, _text((severity.label, _STYLE[severity])), 10, _text((title, "bold"), f" ({fate(finding, decision)})"))
         _block(console, visible(finding.message))
-        for line in (_place(finding), _evidence(finding.evidence)):
+        for line in (place(finding), _evidence(finding.evidence)):
             if line:
                 _block(console, line, "dim")
         _block(console, f"{detector}, confidence {finding.confidence.label}, {finding.fingerprint}", "dim")
@@ -152,40 +129,10 @@ def _findings(console: Console, report: Report, decision: Decision) -> None:
         _block(console, f"… and {len(found) - MAX_FINDINGS} more; -o json=PATH or -o html=PATH has them all")
 
 
-def _fate(finding: Finding, decision: Decision) -> str:
-    """What the decision does with the finding."""
-    for item in decision.violations:
-        if item.subject == finding.fingerprint and item.kind in ("finding", "waiver"):
-            return "blocks" if item.blocks else "no verdict"
-    for waiver in decision.waived:
-        if waiver.fingerprint == finding.fingerprint:
-            return f"waived until {waiver.expires} by {visible(waiver.owner)}"
-    return "warns" if finding.fingerprint in decision.warnings else "allowed"
-
-
-def _place(finding: Finding) -> str:
-    place = finding.location
-    parts = [visible(part) for part in (place.file, place.tensor) if part is not None]
-    if place.rows is not None:
-        parts.append("rows " + _few(place.rows))
-    if place.byte_offset is not None:
-        end = f"-{place.byte_offset + place.byte_length}" if place.byte_length else ""
-        parts.append(f"bytes {place.byte_offset}{end}")
-    return ", ".join(parts)
-
-
 def _evidence(evidence: Mapping[str, Any]) -> str:
-    parts = [f"{visible(str(key))}={visible(_value(value))}" for key, value in sorted(evidence.items())]
+    parts = [f"{visible(str(key))}={value(item)}" for key, item in sorted(evidence.items())]
     text = "  ".join(parts)
     return text if len(text) <= MAX_EVIDENCE else text[: MAX_EVIDENCE - 1] + "…"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _detectors(console: Console, report: Report) -> None:
@@ -198,21 +145,12 @@ def _detectors(console: Console, report: Report) -> None:
     for outcome in report.outcomes:
         score = outcome.summary.get("score")
         cells = [f"{outcome.detector:<{width}}", f"{outcome.status.value:<9}"]
-        cells.append(_count(len(outcome.findings), "finding"))
+        cells.append(count(len(outcome.findings), "finding"))
         if isinstance(score, int | float):
             cells.append(f"score {score:.4g}")
         if outcome.detector in seconds:
             cells.append(f"{seconds[outcome.detector]:.1f} s")
         _block(console, "  ".join(cells), indent=2)
-
-
-def _few(values: Iterable[Any]) -> str:
-    items = [str(value) for value in values]
-    return ", ".join(items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _item(console: Console, mark: str, text: str, style: str = "", mark_style: str = "") -> None:

@@ -1,0 +1,103 @@
+"""What the console and HTML reports both show, in words, safe to show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from modelguard._reporters.escape import visible
+from modelguard.findings import Finding
+from modelguard.report import Decision, Report, Status, Verdict, Violation
+
+ANSWER: Mapping[Verdict, str] = {Verdict.PASS: "PASS", Verdict.BLOCK: "BLOCKED", Verdict.INCOMPLETE: "INCOMPLETE"}
+
+
+def reasons(report: Report, decision: Decision) -> list[Violation]:
+    """The violations: what blocks before what was not looked at, the artifact and scan as a whole before findings by severity."""
+    worst: dict[str, int] = {}
+    for _, finding in report.findings():
+        worst[finding.fingerprint] = max(worst.get(finding.fingerprint, 0), int(report.severity(finding)))
+
+    def order(item: Violation) -> tuple[bool, bool, int]:
+        about_finding = item.kind in ("finding", "waiver")
+        return (not item.blocks, about_finding, -worst.get(item.subject, 0) if about_finding else 0)
+
+    return sorted(decision.violations, key=order)
+
+
+def all_clear(report: Report) -> str:
+    """Why a pass is a pass."""
+    done = [outcome.detector for outcome in report.outcomes if outcome.status is Status.COMPLETED]
+    return f"{', '.join(done)} completed and found nothing that the policy blocks"
+
+
+def facts(report: Report) -> list[str]:
+    """What was scanned, against what, by which policy."""
+    target = report.target
+    words = [", ".join(target.format) or "no known format", count(len(target.files), "file"), f"policy {report.policy.name}"]
+    if report.reference is not None:
+        words.append(f"against {visible(report.reference.uri)}")
+    if target.revision and target.revision not in target.uri:
+        words.append(f"at {target.revision}")
+    return words
+
+
+def waiver_notes(decision: Decision) -> list[str]:
+    """Notes about waivers; what a detector or plugin did not do is told by :func:`gaps`."""
+    return [visible(note) for note in decision.notes if note.startswith("the waiver")]
+
+
+def gaps(report: Report) -> list[str]:
+    """What was not looked at: one line per reason, with the detectors it held up."""
+    held: dict[tuple[str, str], list[str]] = {}
+    for outcome in report.outcomes:
+        if outcome.status is not Status.COMPLETED:
+            held.setdefault((outcome.status.value, outcome.reason), []).append(outcome.detector)
+    lines = [
+        f"{', '.join(names)} {status}" + (f": {visible(reason)}" if reason else "")
+        for (status, reason), names in sorted(held.items(), key=lambda item: item[1])
+    ]
+    lines += [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
+    if unread := report.target.unread:
+        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+        lines.append(f"{count(len(unread), 'file')} in no known format: {', '.join(map(visible, unread[:3]))}{more}")
+    return lines
+
+
+def fate(finding: Finding, decision: Decision) -> str:
+    """What the decision does with a finding."""
+    for item in decision.violations:
+        if item.subject == finding.fingerprint and item.kind in ("finding", "waiver"):
+            return "blocks" if item.blocks else "no verdict"
+    for waiver in decision.waived:
+        if (waiver.fingerprint, waiver.rule) == (finding.fingerprint, finding.rule):
+            return f"waived until {waiver.expires} by {visible(waiver.owner)}"
+    return "warns" if finding.fingerprint in decision.warnings else "allowed"
+
+
+def place(finding: Finding) -> str:
+    """Where a finding is."""
+    where = finding.location
+    parts = [visible(part) for part in (where.file, where.tensor) if part is not None]
+    if where.rows is not None:
+        more = f" and {len(where.rows) - 8} more" if len(where.rows) > 8 else ""
+        parts.append(("rows " if len(where.rows) != 1 else "row ") + ", ".join(map(str, where.rows[:8])) + more)
+    if where.byte_offset is not None:
+        end = f"-{where.byte_offset + where.byte_length}" if where.byte_length else ""
+        parts.append(f"bytes {where.byte_offset}{end}")
+    return ", ".join(parts)
+
+
+def value(item: Any) -> str:
+    """A piece of evidence as text."""
+    if isinstance(item, float):
+        return f"{item:.4g}"
+    if isinstance(item, str):
+        return visible(item)
+    return visible(json.dumps(item, sort_keys=True, ensure_ascii=False))
+
+
+def count(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
