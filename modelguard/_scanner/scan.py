@@ -109,7 +109,7 @@ def fetch(uri: str, request: Request, registry: Registry) -> Artifact:
     """Bring one artifact here. Raises :class:`~modelguard.errors.SourceError`."""
     from modelguard._sources import resolve_source
 
-    source, rest = resolve_source(uri, registry.sources.values())
+    source, rest = resolve_source(uri, [kind() for kind in registry.sources.values()])
     extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
     return source.fetch(rest, replace(request.source, extensions=extensions))
 
