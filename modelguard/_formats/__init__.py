@@ -10,6 +10,7 @@ __all__ = ["Opened", "builtin_formats", "open_artifact"]
 
 def builtin_formats() -> list[type[Format]]:
     """The formats modelguard ships."""
+    from modelguard._formats.onnx import OnnxFormat
     from modelguard._formats.safetensors import SafetensorsFormat
 
-    return [SafetensorsFormat]
+    return [SafetensorsFormat, OnnxFormat]

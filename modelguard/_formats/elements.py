@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 MAX_RANK = 32
 """Dimensions a tensor may have: numpy before 2.0 can hold no more, and real tensors have fewer than ten."""
 
+MAX_TENSORS = 1_000_000
+"""Tensors in one file: fifteen times what a mixture-of-experts model of 753 billion parameters has in all."""
+
 MAX_BITS = 2**64 - 1
 """The size of a tensor in bits must fit 64 bits, as it must in the formats' reference implementations."""
 

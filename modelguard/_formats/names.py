@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from modelguard.checkpoint import FormatProblem
 
 SHOWN = 120
+MAX_NAME = 4096
+"""Characters a name may have."""
 REPORTED = 20
 """Deceptive names reported one by one; the rest are counted."""
 

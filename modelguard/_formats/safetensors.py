@@ -30,9 +30,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelguard._formats.elements import MAX_RANK, as_array, size_in_bits
+from modelguard._formats.elements import MAX_RANK, MAX_TENSORS, as_array, size_in_bits
 from modelguard._formats.mapped import MappedFile
-from modelguard._formats.names import deceptive_names, shown
+from modelguard._formats.names import MAX_NAME, deceptive_names, shown
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem, TensorInfo
 from modelguard.errors import FormatError, LimitError
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_HEADER = 100_000_000
-MAX_TENSORS = 1_000_000
-MAX_NAME = 4096
 
 DTYPES = frozenset(
     {
