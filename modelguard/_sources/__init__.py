@@ -22,7 +22,7 @@ def builtin_sources() -> tuple[type[Source], ...]:
     return (LocalSource, HubSource)
 
 
-def resolve_source(uri: str, sources: Iterable[type[Source]]) -> tuple[Source, str]:
+def resolve_source(uri: str, sources: Iterable[Source]) -> tuple[Source, str]:
     """The source that ``uri``'s scheme belongs to, and the URI it takes. A URI without ``scheme://`` is a local path.
 
     Raises :class:`~modelguard.errors.UsageError` for an empty URI and for a scheme no source has.
@@ -35,4 +35,4 @@ def resolve_source(uri: str, sources: Iterable[type[Source]]) -> tuple[Source, s
     if scheme not in known:
         schemes = ", ".join(f"{name}://" for name in sorted(known) if name) or "none"
         raise UsageError(uri, f"no source handles {scheme}://", f"use a path, or one of: {schemes}")
-    return known[scheme](), scheme + uri[len(scheme) :]
+    return known[scheme], scheme + uri[len(scheme) :]

@@ -395,7 +395,7 @@ def test_bad_hub_uris_are_usage_errors(uri: str, cause: str) -> None:
 
 
 def test_the_scheme_picks_the_source() -> None:
-    sources = builtin_sources()
+    sources = [source() for source in builtin_sources()]
     assert [resolve_source(uri, sources)[0].scheme for uri in ("x/y", "./hf:/x", "hf://o/n", "HF://o/n")] == ["", "", "hf", "hf"]
     assert resolve_source("HF://o/n", sources)[1] == "hf://o/n"
     with pytest.raises(UsageError, match=r"s3://b/k: no source handles s3://; use a path, or one of: hf://"):
