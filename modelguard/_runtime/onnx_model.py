@@ -43,10 +43,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     A graph with an operator or opset we lack, or whose batch size cannot be freed, runs forward only, on onnxruntime.
     Raises :class:`ModelError` when the graph is malformed or parity fails.
     """
-    entry = artifact.file(checkpoint.files[0])
-    if entry is None:
-        raise ModelError(checkpoint.name, "has no file in the artifact", "scan the whole artifact")
-    file = OnnxFile.load(entry, checkpoint)
+    file = OnnxFile.load(artifact, checkpoint)
     head = take_off(file.model)
     inputs = _inputs(file.model)
     main = _main_input(inputs)

@@ -86,37 +86,47 @@ class OrtSession:
 
 
 def _with_arrays(file: OnnxFile, onnxruntime: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The model as onnxruntime takes it, with the weights as values of its own that share their memory."""
+    """The model as onnxruntime takes it, with the graph's weights as values of its own that share their memory.
+
+    Raises :class:`ModelError` for a tensor that refers to any other data.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
-    values = {}
+    values: dict[str, Any] = {}
+    del model.training_info[:]
     for tensor in model.graph.initializer:
-        if [entry.key for entry in tensor.external_data] == [EXTERNAL_KEY]:
-            array = file.weight(tensor.external_data[0].value)
-            del tensor.external_data[:]
-            if array.dtype.kind in "fiub":
-                tensor.data_location = TensorProto.EXTERNAL
-                for key, value in (("location", _LOCATION), ("offset", "0"), ("length", str(array.nbytes))):
-                    tensor.external_data.add(key=key, value=value)
-                values[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-            else:
-                tensor.raw_data = array.tobytes()
-    for tensor in _other_tensors(model, set(values)):
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelError(f"tensor {tensor.name[:80]!r}", "refers to data outside the graph", "the graph is malformed or hostile")
+        array = _taken_out(file, tensor)
+        if array is not None and array.dtype.kind in "fiub":
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", _LOCATION), ("offset", "0"), ("length", str(array.nbytes))):
+                tensor.external_data.add(key=key, value=value)
+            values[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        elif array is not None:
+            tensor.raw_data = array.tobytes()
+    for tensor in _other_tensors(model):
+        array = _taken_out(file, tensor)
+        if array is not None:
+            tensor.raw_data = array.tobytes()
     return model, values
 
 
-def _other_tensors(model: onnx.ModelProto, given: set[str]) -> Iterator[TensorProto]:
-    """Every tensor anywhere in the model but the graph's own initializers in ``given``."""
-    yield from (tensor for tensor in model.graph.initializer if tensor.name not in given)
+def _taken_out(file: OnnxFile, tensor: TensorProto) -> npt.NDArray[Any] | None:
+    """The payload of a tensor that was stripped of it, whose place in the message is then empty; None when it was not."""
+    if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
+        return None
+    if [entry.key for entry in tensor.external_data] != [EXTERNAL_KEY]:
+        raise ModelError(f"tensor {tensor.name[:80]!r}", "refers to data outside the graph", "the graph is malformed or hostile")
+    array = file.weight(tensor.external_data[0].value)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    return array
+
+
+def _other_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of the model that is no initializer of its graph."""
     yield from _inner_tensors(model.graph)
     for function in model.functions:
         yield from _node_tensors(function.node)
-    for training in model.training_info:
-        for graph in (training.initialization, training.algorithm):
-            yield from graph.initializer
-            yield from _inner_tensors(graph)
 
 
 def _inner_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:

@@ -97,7 +97,7 @@ class ViT(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.token.expand(len(x), -1, -1), tokens), 1) + self.position
+        tokens = torch.cat((self.token.expand(x.shape[0], -1, -1), tokens), 1) + self.position
         for block in self.blocks:
             tokens = block(tokens)
         logits: torch.Tensor = self.head(self.norm(tokens)[:, 0])
