@@ -82,14 +82,15 @@ def replay_rank(
     dtype: str,
     max_rank: int = 64,
     *,
+    hint: int | None = None,
     seed: int = 0,
     check: Callable[[], None] | None = None,
 ) -> Replay:
     """The smallest rank r <= ``max_rank`` for which W' = Q(W + M), rank M = r, holds entry by entry.
 
     ``reference`` and ``changed`` are (m, n) arrays in the files' own ``dtype`` (a key of ``DTYPE_BITS`` naming a float dtype);
-    they may be memory-mapped. Entries that are not finite on either side are left out. ``check`` is called between passes
-    and may raise to stop. The result depends on the arguments only, not on threads or blocks.
+    they may be memory-mapped. Entries that are not finite on either side are left out. ``hint`` is a rank to try first, say that
+    of a submatrix. ``check`` is called between passes and may raise to stop. The result depends on the arguments only.
 
     Raises ``ValueError`` for another dtype, other dimensions, or shapes that differ.
     """
@@ -98,7 +99,7 @@ def replay_rank(
     if reference.ndim != 2 or reference.shape != changed.shape:
         raise ValueError(f"replay needs two matrices of one shape, not {reference.shape} and {changed.shape}")
     search = _Search(_Pair(reference, changed, dtype), seed, check or (lambda: None))
-    return search.run(_rank_limit(reference.shape, max_rank))
+    return search.run(_rank_limit(reference.shape, max_rank), hint)
 
 
 def _rank_limit(shape: tuple[int, ...], max_rank: int) -> int:
@@ -218,8 +219,14 @@ class _Search:
         self.rng = np.random.default_rng([seed, *pair.shape])
         self.fits: dict[int, _Fit] = {}
 
-    def run(self, limit: int) -> Replay:
+    def run(self, limit: int, hint: int | None = None) -> Replay:
         m, n = self.pair.shape
+        if hint is not None and 0 < hint <= limit:
+            start, moved = self._start(min(hint + OVERSAMPLE, m, n))
+            claim = self._claim(hint, start)
+            if claim.holds:
+                return self._result(hint, claim.fit, moved, claim.below)
+            self.fits.clear()
         columns = min(limit + OVERSAMPLE, m, n)
         start, moved = self._start(columns)
         limit = min(limit, len(start.s))

@@ -1,0 +1,173 @@
+"""What was done to one tensor: the streaming statistics first, a probe where they only raise a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from modelguard_weight_diff import probe
+from modelguard_weight_diff.grid import FLOATS
+from modelguard_weight_diff.operand import Operand
+from modelguard_weight_diff.replay import Replay, replay_rank
+from modelguard_weight_diff.stream import Statistics, Sums
+
+KINDS = (
+    "identical", "cast", "quantized", "pruned", "scaled", "low-rank", "row-edit", "bit-flips", "low-bit-payload", "permuted",
+    "dense", "unrelated",
+)  # fmt: skip
+
+FLIPS_AT_MOST = 64
+FLIPS_SHARE = 1e-4
+SPARSE = 0.05
+"""Share of rows (or columns) up to which a change counts as an edit of rows."""
+LOW_BITS = {"F64": 32, "F32": 16, "F16": 5, "BF16": 4, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}
+"""Lowest bits of each dtype that can carry a payload without changing what the model does (at most two thirds of the mantissa)."""
+PAYLOAD_LEAST = 24
+"""Changed entries from which "no carry ever left the low bits" cannot be chance: an additive update carries every second time."""
+UNRELATED = 0.25
+"""Correlation of W and W' under which W' does not come from W: independently trained weights of real models reach 0.16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """One of :data:`KINDS`, the exact rank when it is ``low-rank``, and the numbers that support it (JSON-safe)."""
+
+    kind: str
+    rank: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    replay: Replay | None = None
+
+
+def classify(
+    before: Operand, after: Operand, statistics: Statistics, max_rank: int = 64, check: Callable[[], None] = lambda: None
+) -> Class:
+    """The class of a pair whose statistics have been taken."""
+    sums = statistics.sums
+    if sums.changed == 0:
+        return Class(
+            "identical" if before.dtype == after.dtype else "cast",
+            evidence={"from": before.dtype, "to": after.dtype} if before.dtype != after.dtype else {},
+        )
+    if after.opaque:
+        return Class("dense", evidence={"note": "elements of this dtype are compared as bytes only"})
+    for rule in (_bit_flips, _low_bits):
+        if (found := rule(after, statistics)) is not None:
+            # A round trip through a narrower dtype also stays in the low bits.
+            through = probe.cast_round_trip(before, after) if found.kind == "low-bit-payload" else None
+            return found if through is None else Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
+    if through := probe.cast_round_trip(before, after):
+        return Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
+    if sums.changed == sums.zeros_after - sums.zeros_before and not sums.non_finite_after:
+        return Class("pruned", evidence={"zeros_before": sums.zeros_before, "zeros_after": sums.zeros_after})
+    if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after):
+        return Class("permuted")
+    if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:
+        return rows
+    if cosine(sums) ** 2 > 0.5 and (scale := probe.scaling(before, after)) is not None:
+        return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
+    if relative_norm(sums) < 1 and (grid := probe.quantisation(before, after)) is not None:
+        return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})
+    if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
+        return Class("unrelated", evidence={"correlation": correlation(sums)})
+    replay = probe.low_rank(before, after, statistics, max_rank, check) if statistics.rows is not None else None
+    if replay is not None and replay.rank is not None:
+        return _ranked(replay)
+    return Class("dense", evidence={} if replay is None else {"replay_agreement": replay.agreement, "replay_rank_tried": replay.tried})
+
+
+def relative_norm(sums: Sums) -> float:
+    """||D|| / ||W|| (infinite norms and an all-zero reference give the largest finite answer that makes sense: 0 or 1e308)."""
+    if sums.ww > 0:
+        return float(min((sums.dd / sums.ww) ** 0.5, 1e308))
+    return 0.0 if sums.dd == 0 else 1e308
+
+
+def cosine(sums: Sums) -> float:
+    """cos(W, D)."""
+    scale = (sums.ww**0.5) * (sums.dd**0.5)
+    return float(np.clip(sums.wd / scale, -1, 1)) if scale > 0 and np.isfinite(scale) else 0.0
+
+
+def correlation(sums: Sums) -> float:
+    """Pearson correlation of W and W', over finite entries."""
+    n = max(1, sums.entries)
+    w_mean, d_mean = sums.w_sum / n, sums.d_sum / n
+    w_var, d_var, cov = sums.ww / n - w_mean**2, sums.dd / n - d_mean**2, sums.wd / n - w_mean * d_mean
+    after_var = w_var + 2 * cov + d_var
+    return float(np.clip((w_var + cov) / (w_var * after_var) ** 0.5, -1, 1)) if w_var > 0 and after_var > 0 else 0.0
+
+
+def kurtosis(sums: Sums) -> float:
+    """Fourth moment of the changed entries over their squared second: 1.8 for uniform rounding errors, 3 for Gaussian ones."""
+    return float(sums.changed * sums.d4 / sums.dd**2) if sums.dd > 0 and np.isfinite(sums.dd**2) and sums.dd**2 > 0 else 0.0
+
+
+def _ranked(replay: Replay) -> Class:
+    evidence = {
+        "agreement": replay.agreement,
+        "agreement_below": replay.agreement_below,
+        "within_ulp": replay.within_ulp,
+        "spectral_gap": min(replay.gap, 1e9),
+        "singular_values": [float(value) for value in replay.s[:8]],
+    }
+    return Class("low-rank", replay.rank, evidence, replay)
+
+
+def _bit_flips(after: Operand, statistics: Statistics) -> Class | None:
+    sums = statistics.sums
+    few = max(4, min(FLIPS_AT_MOST, sums.entries // 20), FLIPS_SHARE * sums.entries)
+    if sums.changed > few or sums.examined < sums.changed:
+        return None
+    if sums.single_bit < 0.9 * sums.changed:
+        return None
+    grid = FLOATS.get(after.dtype)
+    high = max(bit for _, bit in statistics.positions).bit_length() - 1
+    # A few entries that moved by one grid step look like flips of the lowest bit.
+    if grid is not None and high < grid.mantissa - 3 and sums.changed < 8:
+        return None
+    flips = [{"entry": at, "bits": [bit for bit in range(64) if pattern >> bit & 1]} for at, pattern in statistics.positions]
+    fields: dict[str, int] = {}
+    for _, pattern in statistics.positions:
+        name = grid.field(pattern.bit_length() - 1) if grid is not None else "integer"
+        fields[name] = fields.get(name, 0) + 1
+    return Class("bit-flips", evidence={"flips": flips, "fields": fields, "single_bit": sums.single_bit})
+
+
+def _low_bits(after: Operand, statistics: Statistics) -> Class | None:
+    sums = statistics.sums
+    highest = sums.xor.bit_length() - 1
+    if sums.changed < PAYLOAD_LEAST or highest >= LOW_BITS.get(after.dtype, 1 if not after.opaque else 0):
+        return None
+    # Of b payload bits the highest changes in half of the entries and more than one entry in six for text; grid steps of an
+    # ordinary update thin out towards the high bits instead.
+    share = float(sums.top_bits[highest] / max(1, sums.examined))
+    if share < 1 / 6:
+        return None
+    return Class(
+        "low-bit-payload",
+        evidence={"highest_bit": highest, "share_at_highest_bit": share, "capacity_bytes": sums.changed * (highest + 1) // 8},
+    )
+
+
+def _sparse(before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None]) -> Class | None:
+    sums = statistics.sums
+    if statistics.rows is None or statistics.columns is None:
+        if sums.changed > max(1, int(SPARSE * sums.entries)) or after.entries < 4:
+            return None
+        return Class("row-edit", evidence={"axis": "entry", "count": sums.changed, "indices": [at for at, _ in statistics.positions]})
+    for axis, marks in (("row", statistics.rows), ("column", statistics.columns)):
+        count = int(np.count_nonzero(marks))
+        if count > max(1, int(SPARSE * len(marks))) or len(marks) < 4:
+            continue
+        touched = np.ix_(statistics.rows, statistics.columns)
+        if min(np.count_nonzero(statistics.rows), np.count_nonzero(statistics.columns)) >= 4 and after.dtype in FLOATS:
+            # A low-rank edit whose key is sparse touches few columns too, but all of them with multiples of the same vector.
+            old = probe.reference_in(before, after, slice(None))[touched]
+            replay = replay_rank(np.ascontiguousarray(old), np.ascontiguousarray(after.matrix[touched]), after.dtype, max_rank, check=check)
+            if replay.rank is not None and 2 * replay.rank <= min(old.shape):
+                return _ranked(replay)
+        return Class("row-edit", evidence={"axis": axis, "count": count, "indices": [int(at) for at in np.flatnonzero(marks)[:64]]})
+    return None

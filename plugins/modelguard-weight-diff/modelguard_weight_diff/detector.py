@@ -1,0 +1,241 @@
+"""The detector ``weight-diff``: what was done to these weights, as findings and as a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Severity, Skip, Target, option
+from modelguard_weight_diff import rules
+from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
+from modelguard_weight_diff.match import Place
+
+TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
+"""Kinds that say something about the one tensor; the others become findings of their own only while they are few."""
+FEW = 3
+
+
+@dataclass(frozen=True)
+class WeightDiff(Detector):
+    """Compares every tensor with its counterpart in the reference and says what was done to it."""
+
+    id = "weight-diff"
+    requires = frozenset({Capability.WEIGHTS, Capability.REFERENCE})
+    rules = rules.RULES
+
+    max_rank: int = option(64, "largest rank that is looked for in a change", ge=1, le=256)
+    max_findings: int = option(20, "findings of one rule; the summary always lists every tensor", ge=1)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        if target.reference is None or not target.reference.checkpoints:
+            raise Skip("the reference holds no readable checkpoint")
+        diff = diff_checkpoints(
+            target.reference.checkpoints,
+            target.checkpoints,
+            reference_digests=_digests(target.reference),
+            digests=_digests(target),
+            threads=context.threads,
+            max_rank=self.max_rank,
+            check=context.check_deadline,
+            progress=context.progress,
+        )
+        context.summary(**summary(diff))
+        yield from self._structure(diff)
+        yield from self._tensors(diff)
+        if (found := _verdict(diff)) is not None:
+            yield found
+
+    def _structure(self, diff: ModelDiff) -> Iterator[Finding]:
+        for rule, places, phrase in (
+            ("MG1101", diff.matching.missing, "has no counterpart in the checkpoint"),
+            ("MG1102", diff.matching.added, "has no counterpart in the reference"),
+        ):
+            for place in self._capped(places):
+                tensor = place.tensor
+                # What is missing from the checkpoint has no place in its files.
+                location = Location(tensor=tensor.name) if rule == "MG1101" else _location(tensor)
+                yield Finding(
+                    rule,
+                    f"{tensor.name} {list(tensor.shape)} {tensor.dtype} {phrase}",
+                    Confidence.HIGH,
+                    location=location,
+                    evidence=_more(places, self.max_findings),
+                )
+        for before, after in self._capped(diff.matching.resized):
+            old, new = before.tensor, after.tensor
+            shared = next((item for item in diff.tensors if item.name == new.name), None)
+            grown = len(old.shape) == len(new.shape) > 1 and old.shape[1:] == new.shape[1:]
+            note = (
+                "the common rows are equal"
+                if grown and shared is None
+                else "the common rows changed too"
+                if grown
+                else "the values were not compared"
+            )
+            yield Finding(
+                "MG1103",
+                f"{new.name} is {list(new.shape)}, in the reference {list(old.shape)}: {note}",
+                Confidence.HIGH,
+                Severity.MEDIUM if grown and shared is None else None,
+                _location(new),
+                {"shape": list(new.shape), "reference_shape": list(old.shape), "common_rows_equal": grown and shared is None},
+            )
+
+    def _tensors(self, diff: ModelDiff) -> Iterator[Finding]:
+        by_kind: dict[str, list[TensorDiff]] = {}
+        for item in diff.tensors:
+            by_kind.setdefault(item.kind, []).append(item)
+            if item.kind != "cast" and item.dtype != item.reference_dtype:
+                message = f"{item.name} is {item.dtype}, in the reference {item.reference_dtype}, and not the reference rounded to that"
+                yield Finding(
+                    "MG1104",
+                    message,
+                    Confidence.HIGH,
+                    location=_location(item),
+                    evidence={"dtype": item.dtype, "reference_dtype": item.reference_dtype},
+                )
+            if item.non_finite:
+                message = f"{item.non_finite} values of {item.name} are not finite, but are in the reference"
+                yield Finding("MG1108", message, Confidence.HIGH, location=_location(item), evidence={"count": item.non_finite})
+        for kind, items in sorted(by_kind.items()):
+            folded = kind not in TELLING or (kind == "low-rank" and diff.verdict.verdict == "lora-merge")
+            if folded and len(items) > FEW:
+                continue
+            for item in self._capped(items):
+                yield Finding(
+                    rules.KIND_RULES[kind],
+                    _sentence(item),
+                    _confidence(item),
+                    location=_location(item, rows=_rows(item)),
+                    evidence={**numbers(item), **item.evidence, **_more(items, self.max_findings)},
+                )
+
+    def _capped(self, items: Any) -> Any:
+        return items[: self.max_findings]
+
+
+def _digests(target: Target) -> dict[str, str]:
+    return {file.path: file.sha256 for file in target.artifact.files if file.sha256 is not None}
+
+
+def _location(tensor: Any, rows: tuple[int, ...] | None = None) -> Location:
+    return Location(tensor.file, tensor.name, rows, tensor.byte_offset, tensor.byte_length)
+
+
+def _rows(item: TensorDiff) -> tuple[int, ...] | None:
+    return tuple(item.evidence["indices"]) if item.kind == "row-edit" and item.evidence.get("axis") == "row" else None
+
+
+def _more(items: Any, limit: int) -> dict[str, Any]:
+    return {"not_listed": len(items) - limit} if len(items) > limit else {}
+
+
+def numbers(item: TensorDiff) -> dict[str, Any]:
+    """The numbers every tensor finding carries."""
+    return {
+        "changed": item.changed,
+        "entries": item.entries,
+        "fraction": item.fraction,
+        "relative_norm": item.relative_norm,
+        "max_abs": item.max_abs,
+        "cosine": item.cosine,
+        "kurtosis": item.kurtosis,
+    }
+
+
+def _confidence(item: TensorDiff) -> Confidence:
+    return Confidence.MEDIUM if item.kind in ("dense", "unrelated", "permuted") else Confidence.HIGH
+
+
+def _sentence(item: TensorDiff) -> str:
+    evidence = item.evidence
+    size = f"{item.changed} of {item.entries} entries, relative norm {item.relative_norm:.2g}"
+    match item.kind:
+        case "low-rank":
+            exact = f"{evidence['agreement']:.1%} of the moved entries replay bit for bit"
+            return f"{item.name} changed by a matrix of rank exactly {item.rank}: {exact} ({size})"
+        case "row-edit":
+            return f"{item.name}: only {evidence['count']} {_plural(evidence['axis'], evidence['count'])} changed ({size})"
+        case "bit-flips":
+            where = ", ".join(f"{count} {name}" for name, count in sorted(evidence["fields"].items()))
+            return f"{item.name}: {item.changed} entries differ by single bits ({where})"
+        case "low-bit-payload":
+            room = f"bits 0 to {evidence['highest_bit']} only, room for {evidence['capacity_bytes']} bytes"
+            return f"{item.name}: {item.changed} entries differ in {room}"
+        case "cast":
+            return f"{item.name} is the reference rounded to {evidence.get('through', evidence['to'])}"
+        case "quantized":
+            return f"{item.name} is the reference rounded to {evidence['bits']} bits per {evidence['group']} ({size})"
+        case "scaled":
+            low, high = evidence["factors"]
+            return (
+                f"{item.name} is the reference times {low:.6g}"
+                + ("" if low == high else f" to {high:.6g} per {evidence['axis']}")
+                + f" ({size})"
+            )
+        case "pruned":
+            return f"{item.name}: {item.changed} entries were set to zero ({size})"
+        case "permuted":
+            return f"{item.name} holds the rows or columns of the reference in another order"
+        case "unrelated":
+            return f"{item.name} is uncorrelated with the reference (correlation {item.correlation:.2f})"
+    return f"{item.name} changed densely ({size})"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
+
+def _verdict(diff: ModelDiff) -> Finding | None:
+    rule = rules.VERDICT_RULES.get(diff.verdict.verdict)
+    if rule is None:
+        return None
+    certain = diff.verdict.verdict not in ("merge", "mixed", "partial-fine-tune", "fine-tune", "unrelated")
+    return Finding(rule, diff.verdict.reason, Confidence.HIGH if certain else Confidence.MEDIUM, evidence=diff.verdict.evidence)
+
+
+def summary(diff: ModelDiff) -> dict[str, Any]:
+    """The outcome's summary: ``verdict``, every tensor that is not identical, what was matched and what was not, ``score``."""
+    matching = diff.matching
+    return {
+        "verdict": diff.verdict.verdict,
+        "reason": diff.verdict.reason,
+        "tensors": [
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "rank": item.rank,
+                "relative_norm": item.relative_norm,
+                "changed": item.changed,
+                "fraction": item.fraction,
+                "shape": list(item.shape),
+                "dtype": item.dtype,
+                "matched": item.matched,
+            }
+            for item in diff.tensors
+        ],
+        "matched": len(matching.pairs),
+        "identical": diff.identical,
+        "identical_by_digest": len(diff.by_digest),
+        "missing": _names(matching.missing),
+        "added": _names(matching.added),
+        "resized": [after.tensor.name for _, after in matching.resized],
+        **matching.notes,
+        "score": score(diff),
+    }
+
+
+def _names(places: tuple[Place, ...]) -> list[str]:
+    return [place.tensor.name for place in places]
+
+
+_SCORE = {Severity.INFO: 0.1, Severity.LOW: 0.25, Severity.MEDIUM: 0.5, Severity.HIGH: 0.8, Severity.CRITICAL: 1.0}
+
+
+def score(diff: ModelDiff) -> float:
+    """0 for identical checkpoints, else by the severity of the worst thing that was found, up to 1."""
+    found = [rules.SEVERITY[rules.KIND_RULES[item.kind]] for item in diff.tensors if item.kind in TELLING]
+    if diff.verdict.verdict in rules.VERDICT_RULES:
+        found.append(rules.SEVERITY[rules.VERDICT_RULES[diff.verdict.verdict]])
+    return max((_SCORE[severity] for severity in found), default=0.0)

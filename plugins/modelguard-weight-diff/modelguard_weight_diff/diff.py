@@ -1,0 +1,222 @@
+"""The diff of two checkpoints: match, compare, measure, classify, judge."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from modelguard import Checkpoint
+from modelguard_weight_diff.classify import Class, classify, correlation, cosine, kurtosis, relative_norm
+from modelguard_weight_diff.match import Matching, Pairing, match
+from modelguard_weight_diff.model_level import Verdict, judge
+from modelguard_weight_diff.operand import Operand, advise, same_bytes
+from modelguard_weight_diff.replay import Replay
+from modelguard_weight_diff.stream import Part, Pass, Statistics
+
+EQUAL_CHUNK = 1 << 24
+"""Bytes compared at a time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDiff:
+    """What was done to one tensor that is not identical.
+
+    ``changed`` counts entries; ``relative_norm`` is ||W' - W|| / ||W||; ``cosine`` is cos(W, W' - W). ``evidence`` holds the numbers
+    that support ``kind`` (JSON-safe). ``replay`` carries the singular vectors of a low-rank change.
+    """
+
+    name: str
+    kind: str
+    rank: int | None
+    relative_norm: float
+    changed: int
+    entries: int
+    shape: tuple[int, ...]
+    dtype: str
+    reference_dtype: str
+    file: str
+    byte_offset: int | None
+    byte_length: int
+    matched: str
+    max_abs: float
+    cosine: float
+    correlation: float
+    kurtosis: float
+    non_finite: int
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    replay: Replay | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.shape) > 1
+
+    @property
+    def fraction(self) -> float:
+        return self.changed / self.entries if self.entries else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDiff:
+    """What was done to a model. ``tensors`` lists those that are not identical, by name; ``by_digest`` were not read at all."""
+
+    verdict: Verdict
+    tensors: tuple[TensorDiff, ...]
+    matching: Matching
+    identical: int
+    by_digest: tuple[str, ...]
+    compared_bytes: int
+
+
+def diff_checkpoints(
+    reference: Sequence[Checkpoint],
+    checkpoint: Sequence[Checkpoint],
+    *,
+    reference_digests: Mapping[str, str] | None = None,
+    digests: Mapping[str, str] | None = None,
+    threads: int = 1,
+    max_rank: int = 64,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> ModelDiff:
+    """Compare the checkpoints of two artifacts tensor by tensor.
+
+    ``digests`` map artifact-relative paths to content digests; tensors in files with equal digests are identical and are not
+    read. ``progress`` counts bytes of the checkpoint. The result does not depend on ``threads``.
+
+    Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by the
+    blocks in flight and the thin factors of one matrix per thread.
+    """
+    matching = match(reference, checkpoint)
+    known = {pair for pair in matching.pairs if _same_file(pair, reference_digests or {}, digests or {})}
+    work = [pair for pair in matching.pairs if pair not in known]
+    total = sum(pair.after.tensor.byte_length for pair in work)
+    with threadpool_limits(1, "blas"), _Pool(threads) as pool:
+        found = tuple(_Comparison(pool, max_rank, check, progress, total).run(work))
+    compared = [(pair.name, pair.after.tensor.shape) for pair in matching.pairs]
+    structure = len(matching.missing) + len(matching.added) + len(matching.resized)
+    return ModelDiff(
+        judge(found, compared, structure),
+        found,
+        matching,
+        len(matching.pairs) - len(found),
+        tuple(sorted(pair.name for pair in known)),
+        total,
+    )
+
+
+def _same_file(pair: Pairing, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    old, new = pair.before.tensor, pair.after.tensor
+    digest = after.get(new.file)
+    same = digest is not None and digest == before.get(old.file)
+    return (
+        same
+        and (old.byte_offset, old.byte_length, old.dtype) == (new.byte_offset, new.byte_length, new.dtype)
+        and old.byte_offset is not None
+    )
+
+
+class _Pool:
+    """Runs functions over items on ``threads`` threads, results in order, a bounded number in flight."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self.executor = ThreadPoolExecutor(self.threads, "weight-diff") if self.threads > 1 else None
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.executor is not None:
+            self.executor.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        if self.executor is None:
+            yield from map(function, items)
+            return
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(self.executor.submit(function, item))
+            if len(waiting) > 2 * self.threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _Comparison:
+    def __init__(
+        self, pool: _Pool, max_rank: int, check: Callable[[], None], progress: Callable[[int, int, str], None], total: int
+    ) -> None:
+        self.pool, self.max_rank, self.check, self.progress, self.total = pool, max_rank, check, progress, total
+        self.done = 0
+
+    def run(self, pairs: Sequence[Pairing]) -> Iterator[TensorDiff]:
+        for pair in pairs:
+            self.check()
+            before, after = pair.open()
+            if not self._equal(before, after):
+                yield self._measure(pair, before, after)
+            self.done += pair.after.tensor.byte_length
+            self.progress(self.done, self.total, pair.name)
+
+    def _equal(self, before: Operand, after: Operand) -> bool:
+        if before.dtype != after.dtype:
+            return False
+        if not (before.matrix.flags.c_contiguous and after.matrix.flags.c_contiguous):
+            return same_bytes(before.matrix, after.matrix)
+        old, new = before.matrix.reshape(-1), after.matrix.reshape(-1)
+        step = EQUAL_CHUNK // max(1, old.itemsize)
+        starts = range(0, old.size, step)
+        return all(self.pool.map(lambda start: same_bytes(old[start : start + step], new[start : start + step]), starts))
+
+    def _measure(self, pair: Pairing, before: Operand, after: Operand) -> TensorDiff:
+        statistics = self._statistics(before, after)
+        found = classify(before, after, statistics, self.max_rank, self.check)
+        return describe(pair, before, after, statistics, found)
+
+    def _statistics(self, before: Operand, after: Operand) -> Statistics:
+        work = Pass(before, after)
+
+        def run(parts: Iterator[Part]) -> Iterator[Part]:
+            for part in parts:
+                self.check()
+                yield part
+
+        return work.gather(run(self.pool.map(work.run, work.chunks())))
+
+
+def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statistics, found: Class) -> TensorDiff:
+    """The record of one changed tensor."""
+    sums, tensor = statistics.sums, pair.after.tensor
+    return TensorDiff(
+        name=pair.name,
+        kind=found.kind,
+        rank=found.rank,
+        relative_norm=relative_norm(sums),
+        changed=sums.changed,
+        entries=after.entries,
+        shape=after.shape,
+        dtype=tensor.dtype,
+        reference_dtype=pair.before.tensor.dtype,
+        file=tensor.file,
+        byte_offset=tensor.byte_offset,
+        byte_length=tensor.byte_length,
+        matched=pair.how,
+        max_abs=min(sums.max_abs, 1e308),
+        cosine=cosine(sums),
+        correlation=correlation(sums),
+        kurtosis=kurtosis(sums),
+        non_finite=max(0, sums.non_finite_after - sums.non_finite_before),
+        evidence=found.evidence,
+        replay=found.replay,
+    )
+
+
+__all__ = ["ModelDiff", "TensorDiff", "advise", "diff_checkpoints"]

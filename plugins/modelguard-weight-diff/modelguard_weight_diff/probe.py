@@ -1,0 +1,259 @@
+"""Second looks at a changed matrix, each answering one question that the streaming statistics only raise.
+
+A probe that replays an operation (round, scale, quantise) counts bit-exact agreement like :mod:`modelguard_weight_diff.replay`,
+because a statistic that merely looks like quantisation noise also looks like other things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelguard import DTYPE_BITS
+from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
+from modelguard_weight_diff.operand import Operand
+from modelguard_weight_diff.replay import Replay, replay_rank
+from modelguard_weight_diff.stream import Statistics
+
+SAMPLE_ROWS = 48
+BLOCK = 1 << 18
+SUB_ROWS, SUB_COLUMNS = 768, 2048
+SMALL = 512
+"""Matrices with a side this short are replayed without asking the sketch first: the sketch resolves too little there."""
+SPIKED = 1.5
+"""Sum of s^4 against what independent entries would have, from which a change may be low-rank."""
+
+
+def reference_in(before: Operand, after: Operand, rows: slice | npt.NDArray[np.int64]) -> Array:
+    """Rows of ``before`` in ``after``'s dtype: D is measured against the cast reference."""
+    part = before.matrix[rows]
+    if before.dtype == after.dtype:
+        return np.ascontiguousarray(part)
+    return narrow(widen(np.ascontiguousarray(part)), after.dtype) if after.dtype in FLOATS else part.astype(after.matrix.dtype)
+
+
+def blocks(operand: Operand) -> Iterator[slice]:
+    rows, columns = operand.matrix.shape
+    step = max(1, BLOCK // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most ``most`` indices below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def cast_round_trip(before: Operand, after: Operand) -> str | None:
+    """The narrower dtype through which W' is W, bit for bit, or None."""
+    if after.dtype not in FLOATS:
+        return None
+    rows = spread(after.matrix.shape[0], SAMPLE_ROWS)
+    for name in FLOATS:
+        through = name != after.dtype and DTYPE_BITS[name] <= DTYPE_BITS[after.dtype]
+        if (
+            through
+            and _rounded_equal(before, after, name, rows)
+            and all(_rounded_equal(before, after, name, part) for part in blocks(after))
+        ):
+            return name
+    return None
+
+
+def _rounded_equal(before: Operand, after: Operand, name: str, rows: slice | npt.NDArray[np.int64]) -> bool:
+    played = narrow(widen(narrow(widen(reference_in(before, after, rows)), name)), after.dtype)
+    return bool(np.array_equal(widen(played), widen(np.ascontiguousarray(after.matrix[rows])), equal_nan=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """W' = Q(c W) with one factor per ``axis`` (tensor, row, column); ``factors`` are the smallest and largest."""
+
+    axis: str
+    factors: tuple[float, float]
+    agreement: float
+
+
+def scaling(before: Operand, after: Operand) -> Scaling | None:
+    """Whether a sample of rows is the reference times a factor, up to the rounding of the dtype."""
+    if after.dtype not in FLOATS:
+        return None
+    rows = spread(after.matrix.shape[0], SAMPLE_ROWS)
+    w, changed = widen(reference_in(before, after, rows)), np.ascontiguousarray(after.matrix[rows])
+    target = widen(changed)
+    usable = np.isfinite(w) & np.isfinite(target)
+    if not usable.any():
+        return None
+    w, target = np.where(usable, w, 0.0), np.where(usable, target, 0.0)
+    for axis, over in (("tensor", None), ("row", 1), ("column", 0)):
+        if (axis == "row" and w.shape[1] < 8) or (axis == "column" and w.shape[0] < 8):
+            continue
+        energy: Any = (w * w).sum(axis=over, keepdims=True)
+        factor: Any = (w * target).sum(axis=over, keepdims=True) / np.where(energy > 0, energy, 1.0)
+        played = widen(narrow(w * factor, after.dtype))
+        # The factor is only known to the precision of the sample; half a step of the grid more is allowed for it.
+        close = np.abs(played - target) <= 1.01 * np.spacing(np.abs(target).astype(np.float32)).astype(np.float64) * _steps(after.dtype)
+        moved = usable & (target != w)
+        share = int(np.count_nonzero(close & moved)) / max(1, int(np.count_nonzero(moved)))
+        live = factor[energy > 0]
+        if share >= 0.97 and live.size and np.any(np.abs(live - 1) > 1e-4):
+            return Scaling(axis, (float(live.min()), float(live.max())), share)
+    return None
+
+
+def _steps(dtype: str) -> float:
+    """Units in the last place of ``dtype`` in those of float32."""
+    return float(2.0 ** (23 - min(23, FLOATS[dtype].mantissa)))
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """A round trip through ``bits`` bits with one scale per ``group`` (tensor, row, column, or entries per group)."""
+
+    bits: int
+    group: str
+    scheme: str
+    agreement: float
+
+
+_LEVELS = (
+    ("symmetric", 8, 127),
+    ("symmetric", 8, 128),
+    ("symmetric", 4, 7),
+    ("symmetric", 4, 8),
+    ("asymmetric", 8, 255),
+    ("asymmetric", 4, 15),
+)
+
+
+def quantisation(before: Operand, after: Operand) -> Quantisation | None:
+    """Whether a sample is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left."""
+    if after.dtype not in FLOATS or after.entries < 64:
+        return None
+    rows, columns = after.matrix.shape
+    picked = spread(rows, SAMPLE_ROWS)
+    pairs = [("row", reference_in(before, after, picked), np.ascontiguousarray(after.matrix[picked]))]
+    if rows > 1:
+        across = spread(columns, SAMPLE_ROWS)
+        old = Operand(before.matrix[:, across].T, before.dtype, ())
+        new = Operand(after.matrix[:, across].T, after.dtype, ())
+        pairs.append(("column", reference_in(old, new, slice(None)), np.ascontiguousarray(new.matrix)))
+    for axis, old_values, new_values in pairs:
+        w, target = widen(old_values), widen(new_values)
+        if not (np.isfinite(w).all() and np.isfinite(target).all()):
+            return None
+        groups = [(axis, w.shape[1])] + [
+            (str(g), g) for g in (256, 128, 64, 32) if axis == "row" and w.shape[1] % g == 0 and w.shape[1] > g
+        ]
+        for name, size in groups:
+            found = _replayed(w.reshape(-1, size), target.reshape(-1, size), after.dtype, name)
+            if found is not None:
+                return found
+    return _few_values(widen(pairs[0][1]), widen(pairs[0][2])) if rows > 1 else None
+
+
+def _replayed(w: F64, target: F64, dtype: str, group: str) -> Quantisation | None:
+    moved = w != target
+    if not moved.any():
+        return None
+    low, high = w.min(axis=1, keepdims=True), w.max(axis=1, keepdims=True)
+    peak = np.maximum(np.abs(low), np.abs(high))
+    for scheme, bits, levels in _LEVELS:
+        if scheme == "symmetric":
+            step = np.where(peak > 0, peak / levels, 1.0)
+            played = np.clip(np.rint(w / step), -levels - 1, levels) * step
+        else:
+            step = np.where(high > low, (high - low) / levels, 1.0)
+            zero = np.rint(-low / step)
+            played = (np.clip(np.rint(w / step) + zero, 0, levels) - zero) * step
+        share = float(np.mean(widen(narrow(played, dtype))[moved] == target[moved]))
+        if share >= 0.9:
+            return Quantisation(bits, group, scheme, share)
+        # Scales kept in half precision move the lattice a little: the same nearest level within a few steps of the grid.
+        near = np.abs(played - target) <= 2.0**-9 * np.abs(target) + 1e-30
+        if (
+            float(np.mean(near[moved])) >= 0.99
+            and float(np.mean(np.abs(played - target)[moved] <= 0.02 * (step * np.ones_like(w))[moved])) >= 0.9
+        ):
+            return Quantisation(bits, group, scheme, share)
+    return None
+
+
+def _few_values(w: F64, target: F64) -> Quantisation | None:
+    """Fewer distinct values than any float tensor has: 2^bits per tensor, row or group, where the reference has many more."""
+    n = target.shape[1]
+    if target.size >= 1024 and (distinct := len(np.unique(target))) <= 256 and len(np.unique(w)) >= 2 * distinct:
+        return Quantisation(8 if distinct > 16 else 4, "tensor", "values", 1.0)
+    for size, bits in [(n, 8), (n, 4)] + [(g, 4) for g in (256, 128, 64, 32) if n % g == 0 and n > g]:
+        if size < 2 * 2**bits:
+            continue
+        after = [len(np.unique(row)) for row in target.reshape(-1, size)[:256]]
+        before = [len(np.unique(row)) for row in w.reshape(-1, size)[:256]]
+        if max(after) <= 2**bits and float(np.mean(before)) >= 1.3 * max(after):
+            return Quantisation(bits, "row" if size == n else str(size), "values", 1.0)
+    return None
+
+
+def permutation(before: Operand, after: Operand) -> bool:
+    """Whether the rows and columns hold the same energies in another order (so rows, columns or both were permuted)."""
+    if after.matrix.shape[0] == 1:
+        return False
+    sides = [_energies(operand) for operand in (before, after)]
+    return all(bool(np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=0)) for old, new in zip(*sides, strict=True))
+
+
+def _energies(operand: Operand) -> tuple[F64, F64]:
+    rows, columns = operand.matrix.shape
+    by_row, by_column = np.zeros(rows), np.zeros(columns)
+    for part in blocks(operand):
+        square = widen(np.ascontiguousarray(operand.matrix[part])) ** 2
+        by_row[part] = square.sum(axis=1)
+        by_column += square.sum(axis=0)
+    return by_row, by_column
+
+
+def spiked(statistics: Statistics) -> float:
+    """Sum of s^4 of D from its sketches, over what independent entries of the same energy would have; about 1 for noise.
+
+    For Gaussian sketch vectors E[(D a . D b)^2] = sum s^4, so the off-diagonal entries of Y^T Y and Z Z^T estimate it.
+    """
+    y, z, energy = statistics.y, statistics.z, statistics.sums.dd
+    if y is None or z is None or energy <= 0:
+        return 0.0
+    m, n = statistics.shape
+    upper = np.triu_indices(y.shape[1], 1)
+    fourth = np.concatenate([(y.T @ y)[upper], (z @ z.T)[upper]]) ** 2
+    return float(fourth.mean() / (energy * energy) / (1 / m + 1 / n))
+
+
+def low_rank(before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None]) -> Replay | None:
+    """The replay of a change that may be low-rank, or None when the sketch or a submatrix already says that it is not."""
+    m, n = statistics.shape
+    if after.dtype not in FLOATS or min(m, n) < 4:
+        return None
+    if min(m, n) > SMALL and spiked(statistics) < SPIKED:
+        return None
+    old = before.matrix if before.dtype == after.dtype else reference_in(before, after, slice(None))
+    hint = None
+    if m * n > 2 * SUB_ROWS * SUB_COLUMNS:
+        # Every submatrix of a rank-r matrix has rank at most r.
+        part = np.ix_(_half_strongest(statistics.row_energy, SUB_ROWS), _half_strongest(statistics.column_energy, SUB_COLUMNS))
+        probe = replay_rank(np.ascontiguousarray(old[part]), np.ascontiguousarray(after.matrix[part]), after.dtype, max_rank, check=check)
+        if probe.rank is None and probe.agreement < 0.6:
+            return probe
+        hint = probe.rank
+    return replay_rank(old, after.matrix, after.dtype, max_rank, hint=hint, check=check)
+
+
+def _half_strongest(energy: Any, most: int) -> npt.NDArray[np.int64]:
+    """Indices of ``most`` rows: half of them those with the most energy, the others evenly spread over the rest."""
+    count = len(energy)
+    if count <= most:
+        return np.arange(count)
+    strongest = np.argsort(-energy, kind="stable")[: most // 2]
+    rest = np.setdiff1d(np.arange(count), strongest)
+    return np.sort(np.concatenate([strongest, rest[spread(len(rest), most - len(strongest))]]))
