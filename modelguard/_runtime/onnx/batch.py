@@ -71,22 +71,41 @@ def _reshape(builder: Builder, x: Any, target: Any, allowzero: bool) -> Any:
     full = [shape[i] if t == 0 and not allowzero and i < len(shape) else t for i, t in enumerate(target)]
     if full.count(-1) == 1 and prod(t for t in full if t != -1):
         full = [prod(shape) // -prod(full) if t == -1 else t for t in full]
-    if prod(full) != prod(shape):
+    if prod(full) != prod(shape) or not prod(shape):
         return target
-    traced = builder.hints.fixed or 1
-    before, here = prod(shape[:axis]), 0
-    candidates = []
-    for here, size in enumerate(full):
-        if prod(full[:here]) == before and size % traced == 0:
-            candidates.append(here)
-    if not candidates or target[candidates[0]] in (-1,) or (target[candidates[0]] == 0 and candidates[0] == axis):
+    place = _place(full, shape, axis, builder.hints.fixed or 1)
+    if place is None or target[place] == -1 or (target[place] == 0 and place == axis and not allowzero):
         return target
-    place = candidates[0]
     size = builder.scalar(torch.Tensor.size, (x, axis))
     if full[place] != shape[axis]:
         size = builder.scalar(_scaled, (size, full[place], shape[axis]))
     # -1 stays where it is: the one axis left to infer has the traced size whatever the batch.
     return [size if i == place else t for i, t in enumerate(target)]
+
+
+def _place(target: list[int], shape: tuple[int, ...], axis: int, traced: int) -> int | None:
+    """Which dimension of a reshaped tensor the batch ends up in, or None.
+
+    The elements keep their order, so it is one whose range of strides contains the batch's. With a traced batch of one several do;
+    then, in this order: a dimension of just the batch; the first part of a dimension that is split (heads); the dimension that what
+    lies before the batch was merged into (a flattened time axis); the dimension it begins.
+    """
+    before = prod(shape[:axis])
+    merged = shape[axis] // traced  # what shares the batch's dimension already, on either side of it
+    starts = [prod(target[:i]) for i in range(len(target) + 1)]
+    holds = [
+        i
+        for i, size in enumerate(target)
+        if size % traced == 0 and starts[i] <= before * merged and before * traced <= starts[i + 1] and before * merged % starts[i] == 0
+    ]
+    alone = [i for i in holds if target[i] == traced and starts[i] >= before]
+    if alone:
+        return alone[0]
+    begun = [i for i in holds if starts[i] == before]
+    following = shape[axis + 1] if axis + 1 < len(shape) else 1
+    split = merged == 1 and begun and target[begun[0]] // traced < following
+    inside = [i for i in holds if starts[i] < before]
+    return next(iter(begun if split else inside + begun), None)
 
 
 def _scaled(size: int, target: int, traced: int) -> int:
