@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from modelguard._runtime.heads import agreement, class_numbers, require_understanding
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
     from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, configure, option, option_fields
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # Resolved on first use, so that importing the package (and `modelguard --help`) costs next to nothing.
 _HOME = {
+    "_runtime.heads": ("agreement", "class_numbers", "require_understanding"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
     "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
@@ -96,6 +98,8 @@ __all__ = [
     "UsageError",
     "Verdict",
     "Violation",
+    "agreement",
+    "class_numbers",
     "configure",
     "fingerprint",
     "hookimpl",
@@ -103,6 +107,7 @@ __all__ = [
     "numpy_dtype",
     "option",
     "option_fields",
+    "require_understanding",
     "sha256_file",
 ]
 
