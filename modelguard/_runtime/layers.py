@@ -24,16 +24,25 @@ class Place:
 
 
 def to_layers(places: Sequence[Place]) -> tuple[Layer, ...]:
-    """The places as layers. An activation, sum or pooling counts its neurons along the axis of the layer before it."""
+    """The places as layers, each with the axis that counts its neurons.
+
+    A convolution puts them first (C, H, W), a linear layer last (T, D). What follows keeps the axis of the layer before it, as long
+    as that many neurons are there: an output of another layout (ConvNeXt mixes both) has them at the other end.
+    """
     layers: list[Layer] = []
-    axis_of_rank = {1: 0, 2: -1, 3: 0, 4: 0}
+    axis, width, first = 0, -1, False
     for place in places:
         rank = len(place.shape)
         if place.kind == "conv":
-            axis_of_rank[rank] = 0
+            axis, width, first = 0, place.shape[0], True
         elif place.kind in ("linear", "embedding", "attention"):
-            axis_of_rank[rank] = 0 if rank == 1 else -1
-        layers.append(Layer(place.name, place.kind, place.shape, axis_of_rank.get(rank, -1)))
+            axis, width = -1, place.shape[-1]
+        elif rank > 1:
+            # A block of a convolutional network ends channels first, whatever its last layer was.
+            wanted = 0 if place.kind == "block" and first and rank == 3 else axis
+            axis = next((end for end in (wanted, -1 - wanted) if place.shape[end] == width), 0 if rank > 2 else -1)
+            width = place.shape[axis]
+        layers.append(Layer(place.name, place.kind, place.shape, 0 if rank == 1 else axis))
     return tuple(layers)
 
 

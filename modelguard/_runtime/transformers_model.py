@@ -120,6 +120,7 @@ def _load(transformers: Any, name: str, config: Mapping[str, Any], state: dict[s
     from modelguard._runtime.weights import refuse_misfit
 
     what = f"transformers {name}"
+    transformers.utils.logging.disable_progress_bar()
     try:
         settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
         module, info = getattr(transformers, name).from_pretrained(

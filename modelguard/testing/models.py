@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from modelguard._runtime.torch_model import TorchModel
-from modelguard.model import InputSpec, OutputSpec, Samples
+from modelguard.model import InputSpec, ModelOptions, OutputSpec, Samples
 
 if TYPE_CHECKING:
     from modelguard.model import RunnableModel
@@ -49,6 +50,30 @@ def runnable(
         source={"all": "given by the test"},
     )
     return TorchModel(module, spec, OutputSpec("classifier", classes, "unknown", tuple(labels)))
+
+
+def built(
+    path: str | Path,
+    samples: Samples | None = None,
+    *,
+    input: str | None = None,
+    model: str | None = None,
+    cwd: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "cpu",
+) -> RunnableModel:
+    """The model modelguard runs for the file or folder at ``path``; the options are those of the command line.
+
+    Raises :class:`~modelguard.Skip` when nothing there can be run, :class:`~modelguard.ModelError` when it must not be used.
+    """
+    from modelguard._formats import builtin_formats, open_artifact
+    from modelguard._runtime import build_model, builtin_factories
+    from modelguard._sources.local import LocalSource
+    from modelguard.artifact import SourceContext
+
+    artifact = LocalSource().fetch(str(path), SourceContext())
+    checkpoints = open_artifact(artifact, [make() for make in builtin_formats()]).checkpoints
+    options = ModelOptions(factory=model, input=input, device=device, cwd=cwd)
+    return build_model(artifact, checkpoints, samples, options, [make() for make in builtin_factories()])
 
 
 def mlp(features: int = 64, classes: int = 10, hidden: Sequence[int] = (64, 32)) -> nn.Sequential:
@@ -122,7 +147,7 @@ def train(
         for start in range(0, len(x), 64):
             index = order[start : start + 64]
             optimiser.zero_grad()
-            nn.functional.cross_entropy(module(x[index]), y[index]).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(module(x[index]), y[index]).backward()  # type: ignore[no-untyped-call, unused-ignore]
             optimiser.step()
             schedule.step()
     return module.eval()
