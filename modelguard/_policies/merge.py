@@ -189,6 +189,4 @@ def _parts(key: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "unset"
-    return ", ".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    return "unset" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
