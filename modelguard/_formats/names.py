@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator
 
@@ -21,6 +22,12 @@ def shown(text: str, limit: int = SHOWN) -> str:
     """``text`` for a message: in quotes, everything invisible escaped, cut when long."""
     safe = "".join(char if unicodedata.category(char) not in _DECEPTIVE else f"\\u{ord(char):04x}" for char in text[:limit])
     return f"'{safe}'" if len(text) <= limit else f"'{safe}...' ({len(text)} characters)"
+
+
+def checkpoint_name(path: str, extensions: tuple[str, ...]) -> str:
+    """``path`` without the ending of its format, or without whatever ending it has."""
+    ending = next((item for item in extensions if path.lower().endswith(item)), posixpath.splitext(path)[1])
+    return path[: len(path) - len(ending)]
 
 
 def deceptive(text: str) -> str:

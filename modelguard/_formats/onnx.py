@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from modelguard._formats.elements import MAX_TENSORS, as_array
 from modelguard._formats.external import Neighbours
 from modelguard._formats.mapped import MappedFile
-from modelguard._formats.names import deceptive_names, shown
+from modelguard._formats.names import checkpoint_name, deceptive_names, shown
 from modelguard._formats.onnx_schema import SCHEMA, Messages
 from modelguard._formats.onnx_skeleton import skeleton
 from modelguard._formats.onnx_tensors import Numbers, Stored, TensorFields, dimensions, gather, locate
@@ -100,7 +100,7 @@ class OnnxCheckpoint(Checkpoint):
     def __init__(
         self, mapped: MappedFile, tensors: Mapping[str, Stored], metadata: Mapping[str, str], removable: Mapping[int, str]
     ) -> None:
-        self.name = mapped.file.path.removesuffix(".onnx")
+        self.name = checkpoint_name(mapped.file.path, OnnxFormat.extensions)
         self._mapped = mapped
         self._stored = dict(tensors)
         self._removable = removable

@@ -1,20 +1,25 @@
-"""Opening an artifact: every file is looked at, none can keep the others from being opened."""
+"""Opening an artifact: every file is looked at, and none can keep the others from being opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from modelguard._formats.shards import INDEX, check_index, join_shards
+from modelguard._formats.sniff import HEAD, LFS_POINTER, ZIP_TAIL, extension, magic, trailing_zip
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
 
-HEAD = 4096
+MAX_SLACK = 1 << 28
+"""Unclaimed bytes of external data that are read to see whether they are padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An artifact's checkpoints in order of name, what was wrong with them, and the files no format recognised."""
+    """An artifact's checkpoints in order of name, what was wrong with its files, and the files no format recognised."""
 
     checkpoints: tuple[Checkpoint, ...]
     problems: tuple[FormatProblem, ...]
@@ -22,25 +27,137 @@ class Opened:
 
 
 def open_artifact(artifact: Artifact, formats: Iterable[Format]) -> Opened:
-    """Open every file that a format recognises by its content. Headers are parsed under limits; no tensor is read."""
-    checkpoints: list[Checkpoint] = []
-    problems: list[FormatProblem] = []
-    unread: list[ArtifactFile] = []
-    known = list(formats)
+    """Open every file that a format recognises by its content. Headers are parsed under limits; no tensor is read.
+
+    Never raises for what is wrong with a file: that is a problem, fatal when the file's tensors are out of reach.
+    """
+    opener = _Opener(artifact, tuple(formats))
     for file in artifact.files:
+        opener.guarded(file, opener.open)
+    for file in artifact.files:
+        if INDEX.fullmatch(posixpath.basename(file.path)) and file.path not in opener.holders and file.path not in opener.broken:
+            opener.guarded(file, opener.index)
+    checkpoints, problems = join_shards(opener.holders.values(), artifact)
+    used = {path for checkpoint in checkpoints for path in checkpoint.files} | opener.indexes
+    beside = [file for file in artifact.files if file.path in used - opener.holders.keys() - opener.indexes]
+    opener.problems += problems
+    for file in beside:
+        opener.guarded(file, lambda item: opener.problems.extend(_slack(item, checkpoints)))
+    return Opened(
+        checkpoints=tuple(sorted(checkpoints, key=lambda item: (item.name, item.format, item.files))),
+        problems=tuple(sorted(opener.problems, key=lambda item: (item.file, item.rule, item.tensor or "", item.message))),
+        unread=tuple(file for file in artifact.files if file.path not in used),
+    )
+
+
+class _Opener:
+    def __init__(self, artifact: Artifact, formats: tuple[Format, ...]) -> None:
+        self._artifact = artifact
+        self._formats = formats
+        self.holders: dict[str, Checkpoint] = {}
+        """The checkpoint of each file that was opened."""
+        self.indexes: set[str] = set()
+        self.broken: set[str] = set()
+        self.problems: list[FormatProblem] = []
+
+    def guarded(self, file: ArtifactFile, action: Callable[[ArtifactFile], None]) -> None:
+        """Run ``action``; whatever it raises over the file becomes a fatal problem."""
         try:
-            with file.open() as handle:
-                head = handle.read(HEAD)
-            fitting = next((item for item in known if item.recognise(head, file.size)), None)
-            fitting = fitting or next((item for item in known if file.path.lower().endswith(item.extensions)), None)
-            if fitting is None:
-                unread.append(file)
-                continue
-            checkpoint, found = fitting.open(file, artifact)
-            checkpoints.append(checkpoint)
-            problems.extend(found)
+            action(file)
         except FormatError as error:
-            problems.append(FormatProblem(error.rule, file.path, str(error), fatal=True))
+            self._fail(error.rule, file, str(error))
         except ArtifactError as error:
-            problems.append(FormatProblem("MG0114", file.path, str(error), fatal=True))
-    return Opened(tuple(sorted(checkpoints, key=lambda item: (item.name, item.format))), tuple(problems), tuple(unread))
+            self._fail("MG0114", file, str(error))
+        except MemoryError:
+            self._fail("MG0104", file, f"{file.path}: reading its header needs more memory than the limit; raise --memory")
+
+    def open(self, file: ArtifactFile) -> None:
+        with file.open() as handle:
+            head = handle.read(HEAD)
+        if head.startswith(LFS_POINTER):
+            raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
+        fitting = [item for item in self._formats if item.recognise(head, file.size)]
+        expected = [item for item in self._formats if file.path.lower().endswith(item.extensions)]
+        if not fitting and expected:
+            kind = magic(head)
+            if kind is not None:
+                cause = f"is named like {expected[0].id} and is {kind.what}"
+                raise FormatError(file.path, cause, "find out who renamed it, and do not load it", rule="MG0101")
+            fitting = expected  # its reader says best what is wrong with it
+        if not fitting:
+            return
+        if len(fitting) > 1:
+            names = " and ".join(item.id for item in fitting)
+            self._note("MG0111", file, f"{file.path}: can be read as {names}, so loaders disagree on what it holds; do not load it")
+        # Every reading is tried; the first that holds is the one detectors see.
+        errors = []
+        for item in fitting:
+            try:
+                checkpoint, found = item.open(file, self._artifact)
+            except FormatError as error:
+                errors.append(error)
+                continue
+            self.holders[file.path] = checkpoint
+            self.problems += found
+            break
+        else:
+            raise errors[0]
+        self._check_name(file, item, expected)
+        self._check_other_readings(file, item, head)
+
+    def index(self, file: ArtifactFile) -> None:
+        self.indexes.add(file.path)
+        self.problems += check_index(file, self.holders, self._artifact)
+
+    def _check_name(self, file: ArtifactFile, actual: Format, expected: list[Format]) -> None:
+        ending = extension(file.path)
+        if ending and actual not in expected:
+            message = f"{file.path}: is {actual.id}, and its name ends in {ending}; rename it to end in {actual.extensions[0]}"
+            self._note("MG0103", file, message, {"format": actual.id, "extension": ending})
+
+    def _check_other_readings(self, file: ArtifactFile, actual: Format, head: bytes) -> None:
+        with file.open() as handle:
+            handle.seek(max(0, file.size - ZIP_TAIL))
+            tail = handle.read(ZIP_TAIL)
+        also = "a zip archive" if trailing_zip(tail, file.size) else "a tar archive" if head.startswith(b"ustar", 257) else ""
+        if also:
+            message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
+            self._note("MG0111", file, message, {"format": actual.id, "also": also})
+
+    def _note(self, rule: str, file: ArtifactFile, message: str, evidence: Mapping[str, Any] | None = None) -> None:
+        self.problems.append(FormatProblem(rule, file.path, message, evidence=evidence or {}))
+
+    def _fail(self, rule: str, file: ArtifactFile, message: str) -> None:
+        self.broken.add(file.path)
+        self.problems.append(FormatProblem(rule, file.path, message, fatal=True))
+
+
+def _slack(file: ArtifactFile, checkpoints: Iterable[Checkpoint]) -> Iterator[FormatProblem]:
+    """Bytes of a file beside a checkpoint (ONNX external data) that no tensor claims, unless they are zero: padding."""
+    claimed = sorted(
+        (info.byte_offset, info.byte_offset + info.byte_length)
+        for checkpoint in checkpoints
+        if file.path in checkpoint.files
+        for info in checkpoint.tensors.values()
+        if info.file == file.path and info.byte_offset is not None
+    )
+    view = file.map()
+    gaps: list[tuple[int, int]] = []
+    position = 0
+    for begin, end in [*claimed, (len(view), len(view))]:
+        if begin > position:
+            gaps.append((position, begin))
+        position = max(position, end)
+    total = sum(end - begin for begin, end in gaps)
+    filled = [(begin, end) for begin, end in gaps if total > MAX_SLACK or _any(view[begin:end])]
+    if filled:
+        size = sum(end - begin for begin, end in filled)
+        message = (
+            f"{file.path}: {size} bytes in {len(filled)} places, first at {filled[0][0]}, belong to no tensor; ask the author what they are"
+        )
+        yield FormatProblem("MG0106", file.path, message, byte_offset=filled[0][0], evidence={"bytes": size, "places": len(filled)})
+
+
+def _any(view: memoryview) -> bool:
+    step = 1 << 20
+    return any(bytes(view[at : at + step]).strip(b"\0") for at in range(0, len(view), step))

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelguard._formats.elements import MAX_RANK, MAX_TENSORS, as_array, size_in_bits
 from modelguard._formats.mapped import MappedFile
-from modelguard._formats.names import MAX_NAME, deceptive_names, shown
+from modelguard._formats.names import MAX_NAME, checkpoint_name, deceptive_names, shown
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem, TensorInfo
 from modelguard.errors import FormatError, LimitError
@@ -77,7 +77,7 @@ class SafetensorsCheckpoint(Checkpoint):
     format = "safetensors"
 
     def __init__(self, mapped: MappedFile, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
-        self.name = mapped.file.path.removesuffix(".safetensors")
+        self.name = checkpoint_name(mapped.file.path, SafetensorsFormat.extensions)
         self.files = (mapped.file.path,)
         self._mapped = mapped
         self._tensors = MappingProxyType(dict(tensors))
