@@ -178,9 +178,9 @@ def verified(imported: ImportedGraph, fixed: int) -> bool:
         with torch.no_grad():
             whole = imported.module(*together)
             each = [imported.module(*part) for part in parts]
+        return all(_same(output, rows) for output, rows in zip(whole, zip(*each, strict=True), strict=True))
     except Exception:  # whatever fails, the batch was not freed
         return False
-    return all(_same(output, rows) for output, rows in zip(whole, zip(*each, strict=True), strict=True))
 
 
 def _random(shape: tuple[Any, ...], dtype: str, generator: torch.Generator) -> torch.Tensor:

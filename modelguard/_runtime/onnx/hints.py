@@ -98,7 +98,7 @@ class Hints:
         """
         args = []
         for index, value in enumerate(inputs):
-            name = "" if entry.variadic else entry.parameters[index]
+            name = "" if entry.variadic else entry.inputs[index]
             tensor = value.tensor if isinstance(value, Const) else None
             args.append(tensor if tensor is None else tensor.tolist() if name in entry.ints else tensor.to("meta"))
         kwargs = {n: v.tensor.to("meta") if isinstance(v, Const) else v for n, v in attributes.items()}

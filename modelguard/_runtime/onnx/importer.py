@@ -31,6 +31,7 @@ from modelguard._runtime.onnx.values import Const, Ints, Value, ints_to_tensor, 
 from modelguard.detector import Skip
 from modelguard.errors import LimitError, ModelError, ModelguardError
 
+STRING = onnx.TensorProto.STRING
 assert ops  # importing the package fills the operator table
 
 
@@ -102,7 +103,9 @@ def _build(model: onnx.ModelProto, weight: Weight | None, limits: GraphLimits, o
             (torch_dtype(i.type.tensor_type.elem_type, f"input {info.name!r}") for i in graph.input if i.name == info.name and info.dtype),
             None,
         )
-        scope.define(info.name, builder.placeholder(info.name, shape, dtype))
+        place = builder.placeholder(info.name, shape, dtype)
+        context.elements.update({place: i.type.tensor_type.elem_type for i in graph.input if i.name == info.name})
+        scope.define(info.name, place)
     results = builder.run_graph(graph, scope, {i.name for i in inputs})
     dtypes = [
         torch_dtype(o.type.tensor_type.elem_type, f"output {o.name!r}") if o.type.tensor_type.elem_type else None for o in graph.output
@@ -132,7 +135,12 @@ class Context:
     operators: Counter[str] = field(default_factory=Counter)
     sources: dict[fx.Node, SourceNode] = field(default_factory=dict)
     parameters: dict[Const, nn.Parameter] = field(default_factory=dict)
+    elements: dict[fx.Node, int] = field(default_factory=dict)
     folded: int = 0
+
+    def element(self, value: Value | None) -> int:
+        """The ONNX element type of a value, 0 where the graph does not tell."""
+        return value.element if isinstance(value, Const) else self.elements.get(value, 0) if isinstance(value, fx.Node) else 0
 
 
 class Scope:
@@ -280,7 +288,7 @@ class Builder:
         """Build the graph's nodes; returns its outputs. Its inputs (``known``) are defined in ``scope`` already."""
         for tensor in graph.initializer:
             if tensor.name not in scope.values:
-                scope.define(tensor.name, Const(read_tensor(tensor, self.context.weight), tensor.name, weight=True))
+                scope.define(tensor.name, Const(read_tensor(tensor, self.context.weight), tensor.name, True, tensor.data_type))
         for sparse in graph.sparse_initializer:
             scope.define(sparse.values.name, Const(read_sparse(sparse, self.context.weight), sparse.values.name, weight=True))
         stored = [t.name for t in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
@@ -377,7 +385,7 @@ class Builder:
     def _attribute(self, proto: AttributeProto) -> Any:
         match proto.type:
             case AttributeProto.TENSOR:
-                return Const(read_tensor(proto.t, self.context.weight))
+                return Const(read_tensor(proto.t, self.context.weight), element=proto.t.data_type)
             case AttributeProto.SPARSE_TENSOR:
                 return Const(read_sparse(proto.sparse_tensor, self.context.weight))
             case AttributeProto.STRING:
@@ -396,10 +404,12 @@ class Builder:
         extra: dict[str, Any] = {}
         if "outputs" in entry.parameters:
             extra["outputs"] = len(node.output)
+        if entry.typed and len(inputs) > (place := entry.inputs.index(entry.typed)):
+            extra["element"] = self.context.element(inputs[place])
         for name in attributes:
             if name not in entry.parameters:
                 raise Skip(f"attribute {name[:80]!r} of operator {node.op_type} is not supported; first used by {describe(node)}")
-        if not entry.variadic and len(inputs) > len(entry.parameters):
+        if not entry.variadic and len(inputs) > len(entry.inputs):
             raise ModelError(describe(node), f"has {len(inputs)} inputs, more than the operator", "the graph is malformed")
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
@@ -424,7 +434,7 @@ class Builder:
     def _argument(self, entry: Operator, index: int, value: Value | None) -> Any:
         if value is None:
             return None
-        name = "" if entry.variadic else entry.parameters[index]
+        name = "" if entry.variadic else entry.inputs[index]
         if name in entry.ints:
             if isinstance(value, Ints):
                 return value.items.tolist()
@@ -471,7 +481,7 @@ class Builder:
 def _plain(entry: Operator, index: int, value: Value | None) -> Any:
     if not isinstance(value, Const):
         return None
-    name = "" if entry.variadic else entry.parameters[index]
+    name = "" if entry.variadic else entry.inputs[index]
     if name in entry.ints:
         return value.tensor.tolist()
     return (

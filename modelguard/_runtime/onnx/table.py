@@ -26,7 +26,9 @@ class Operator:
 
     ``ints`` names parameters passed as Python integers rather than tensors (shapes, axes, pads); ``scalars`` those passed as Python
     numbers when they are constants of rank 0. A function with a parameter ``like`` gets a tensor whose device it makes new tensors
-    on; one with ``outputs`` gets the number of outputs the node names. ``many`` says that it returns a tuple, one entry an output.
+    on; one with ``outputs`` gets the number of outputs the node names; one with ``element`` gets the ONNX element type of the input
+    ``typed``, where the graph tells it (torch holds the types under 8 bits in wider ones). ``many`` says that it returns a tuple, one
+    entry an output; a function that is not ``pure`` is never computed at import.
     """
 
     domain: str
@@ -35,7 +37,9 @@ class Operator:
     run: Callable[..., Any]
     ints: frozenset[str]
     scalars: frozenset[str]
-    parameters: tuple[str, ...]
+    typed: str
+    inputs: tuple[str, ...]
+    parameters: frozenset[str]
     variadic: bool
     many: bool
     pure: bool
@@ -45,19 +49,44 @@ TABLE: dict[tuple[str, str], list[Operator]] = {}
 
 
 def op(
-    *names: str, since: int = 1, domain: str = ONNX, ints: Iterable[str] = (), scalars: Iterable[str] = (), pure: bool = True
+    *names: str,
+    since: int = 1,
+    domain: str = ONNX,
+    ints: Iterable[str] = (),
+    scalars: Iterable[str] = (),
+    typed: str = "",
+    pure: bool = True,
+    attributes_of: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]:
-    """Register the decorated function for the operators ``names`` of ``domain`` from opset ``since`` on."""
+    """Register the decorated function for the operators ``names`` of ``domain`` from opset ``since`` on.
+
+    ``attributes_of`` is the function that its ``**attributes`` go to.
+    """
 
     def register(function: F) -> F:
         signature = inspect.signature(function)
-        positional = tuple(
-            name for name, p in signature.parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        )
-        variadic = any(p.kind == p.VAR_POSITIONAL for p in signature.parameters.values())
+        kinds = {name: p.kind for name, p in signature.parameters.items()}
+        inputs = tuple(name for name, kind in kinds.items() if kind == inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = {name for name, kind in kinds.items() if kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)}
+        if attributes_of is not None:
+            parameters |= {n for n, p in inspect.signature(attributes_of).parameters.items() if p.kind == inspect.Parameter.KEYWORD_ONLY}
+        variadic = inspect.Parameter.VAR_POSITIONAL in kinds.values()
         many = str(signature.return_annotation).startswith("tuple")
         for name in names:
-            entry = Operator(domain, name, since, function, frozenset(ints), frozenset(scalars), positional, variadic, many, pure)
+            entry = Operator(
+                domain,
+                name,
+                since,
+                function,
+                frozenset(ints),
+                frozenset(scalars),
+                typed,
+                inputs,
+                frozenset(parameters),
+                variadic,
+                many,
+                pure,
+            )
             TABLE.setdefault((domain, name), []).append(entry)
             TABLE[domain, name].sort(key=lambda o: -o.since)
         return function

@@ -15,11 +15,13 @@ from torch import fx
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Const:
-    """A tensor known at import. ``weight`` says that it is, or was computed from, an initializer; ``name`` is that initializer's."""
+    """A tensor known at import. ``weight`` says that it is, or was computed from, an initializer; ``name`` is that initializer's;
+    ``element`` its ONNX element type, where that is known (0: not)."""
 
     tensor: torch.Tensor
     name: str = ""
     weight: bool = False
+    element: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

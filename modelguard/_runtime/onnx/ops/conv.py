@@ -90,12 +90,9 @@ def conv_transpose(
     begins, ends = list((pads or [0] * 2 * rank)[:rank]), list((pads or [0] * 2 * rank)[rank:])
     if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         target = output_shape[-rank:] if output_shape is not None else [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+        # An output longer than the full one is filled up at its end.
         total = [f + e - t for f, e, t in zip(full, extra, target, strict=True)]
-        begins = (
-            [t - t // 2 if auto_pad == "SAME_LOWER" else t // 2 for t in total]
-            if output_shape is None or auto_pad != "NOTSET"
-            else [t // 2 for t in total]
-        )
+        begins = [max(t, 0) // 2 if auto_pad == "SAME_UPPER" else max(t, 0) - max(t, 0) // 2 for t in total]
         ends = [t - p for t, p in zip(total, begins, strict=True)]
     channels = w.shape[1] * group
     check_elements(

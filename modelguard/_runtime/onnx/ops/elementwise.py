@@ -246,13 +246,15 @@ def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
     largest = torch.finfo(dtype).max
     if saturate:
         return torch.where(wide.isnan(), wide, wide.clamp(-largest, largest)).to(dtype)
+    if dtype is torch.float8_e4m3fn:  # which has no infinity: past half a step over the largest lies NaN
+        wide = torch.where(wide.abs() > 464, torch.full_like(wide, torch.nan), wide)
     return wide.to(dtype)
 
 
-@op("CastLike", since=15)
-def cast_like(x: Tensor, target_type: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
+@op("CastLike", since=15, typed="target_type")
+def cast_like(x: Tensor, target_type: Tensor, *, saturate: int = 1, round_mode: str = "up", element: int = 0) -> Tensor:
     dtype = target_type.dtype
-    return cast(x, to=next(number for number, held in DTYPES.items() if held is dtype), saturate=saturate)
+    return cast(x, to=element or next(number for number, held in DTYPES.items() if held is dtype), saturate=saturate)
 
 
 @op("BitCast", since=26)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modelguard._runtime.onnx.ops.conv import conv
 from modelguard._runtime.onnx.ops.elementwise import cast
+from modelguard._runtime.onnx.ops.pool import average_pool
 from modelguard._runtime.onnx.table import MICROSOFT, op
 from modelguard._runtime.onnx.types import torch_dtype
 
@@ -45,8 +46,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.is_floating_point() and x.dtype.itemsize >= 4 else x.to(torch.float32)
 
 
-@op("QuantizeLinear", since=10)
-@op("QuantizeLinear", domain=MICROSOFT)
+@op("QuantizeLinear", since=10, typed="y_zero_point")
+@op("QuantizeLinear", domain=MICROSOFT, typed="y_zero_point")
 def quantize_linear(
     x: Tensor,
     y_scale: Tensor,
@@ -57,10 +58,10 @@ def quantize_linear(
     output_dtype: int = 0,
     precision: int = 0,
     saturate: int = 1,
-    zero_point_type: int = 0,
+    element: int = 0,
 ) -> Tensor:
-    number = output_dtype or zero_point_type or 2
-    if y_zero_point is not None and not (output_dtype or zero_point_type):
+    number = output_dtype or element or 2
+    if y_zero_point is not None and not (output_dtype or element):
         number = _NUMBER.get(y_zero_point.dtype, 0)
     scale = _per_axis(y_scale, x, axis, block_size)
     if number not in _RANGES:  # float8
@@ -119,7 +120,7 @@ def matmul_integer(a: Tensor, b: Tensor, a_zero_point: Tensor | None = None, b_z
     return torch.matmul(_centred(a, a_zero_point, -2), _centred(b, b_zero_point, -1))
 
 
-@op("ConvInteger", since=10)
+@op("ConvInteger", since=10, attributes_of=conv)
 def conv_integer(x: Tensor, w: Tensor, x_zero_point: Tensor | None = None, w_zero_point: Tensor | None = None, **attributes: Any) -> Tensor:
     return conv(_centred(x, x_zero_point), _centred(w, w_zero_point, 0), **attributes)
 
@@ -228,7 +229,7 @@ def qlinear_global_average_pool(
     return _output(_centred(x, x_zero).mean(over, keepdim=True), x_scale, y_scale, y_zero, _range_of(y_zero))
 
 
-@op("QLinearAveragePool", domain=MICROSOFT)
+@op("QLinearAveragePool", domain=MICROSOFT, attributes_of=average_pool)
 def qlinear_average_pool(
     x: Tensor,
     x_scale: Tensor,
@@ -239,8 +240,6 @@ def qlinear_average_pool(
     channels_last: int = 0,
     **attributes: Any,
 ) -> Tensor:
-    from modelguard._runtime.onnx.ops.pool import average_pool
-
     if channels_last:
         raise ValueError("QLinearAveragePool with channels last")
     return _output(average_pool(_centred(x, x_zero), **attributes), x_scale, y_scale, y_zero, _range_of(y_zero))
