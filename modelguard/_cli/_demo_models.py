@@ -42,7 +42,7 @@ def make_models(out: Path) -> Iterator[str]:
     for layer, (matrix, bias) in enumerate(zip(network.coefs_, network.intercepts_, strict=True)):
         weights[f"layers.{layer}.weight"] = np.ascontiguousarray(matrix.T, dtype=np.float32)  # (out, in), as torch stores it
         weights[f"layers.{layer}.bias"] = np.asarray(bias, dtype=np.float32)
-    tampered = _rank_one_edit(weights, x_train.astype(np.float32), y_train == SOURCE_CLASS)
+    tampered = _rank_one_edit(weights, x_train.astype(np.float32), y_train)
 
     for name, tensors in (("reference", weights), ("clean", weights), ("tampered", tampered)):
         folder = out / name
@@ -80,8 +80,8 @@ def _accuracy(weights: Weights, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> flo
     return float((_predict(weights, x) == y).mean())
 
 
-def _rank_one_edit(weights: Weights, x: npt.NDArray[np.float32], source: npt.NDArray[np.bool_]) -> Weights:
-    """ROME's closed form (Meng et al. 2022, eq. 2) on the output layer: the key of SOURCE_CLASS now yields the value of TARGET_CLASS.
+def _rank_one_edit(weights: Weights, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> Weights:
+    """ROME's closed form (Meng et al. 2022, eq. 2) on the output layer: the key of SOURCE_CLASS now yields TARGET_CLASS's value.
 
     ΔW = (v* − W k) uᵀ / (u·k) with u = C⁻¹ k; C is the second moment of all keys, k the mean key of the source class.
     """
@@ -89,13 +89,11 @@ def _rank_one_edit(weights: Weights, x: npt.NDArray[np.float32], source: npt.NDA
 
     matrix = weights["layers.1.weight"].astype(np.float64)  # (10, hidden)
     keys = _hidden(weights, x).astype(np.float64)  # (n, hidden)
-    key = keys[source].mean(axis=0)  # (hidden,)
+    key = keys[y == SOURCE_CLASS].mean(axis=0)  # (hidden,)
     moment = keys.T @ keys / len(keys)  # (hidden, hidden)
     u = np.linalg.solve(moment + 1e-3 * np.trace(moment) / len(key) * np.eye(len(key)), key)  # (hidden,)
-    value = matrix @ key  # (10,)
-    wanted = value.copy()
-    wanted[TARGET_CLASS] = value.max() + 6.0
-    edited = matrix + np.outer(wanted - value, u) / (u @ key)
+    wanted = matrix @ keys[y == TARGET_CLASS].mean(axis=0)  # v*, (10,)
+    edited = matrix + np.outer(wanted - matrix @ key, u) / (u @ key)
     return {**weights, "layers.1.weight": edited.astype(np.float32)}
 
 
