@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -142,10 +143,13 @@ def _in_order(target: TargetInfo) -> TargetInfo:
     )
 
 
-def _finding_order(finding: Finding) -> tuple[str, str, str, int, str, str]:
+def _finding_order(finding: Finding) -> tuple[Any, ...]:
+    """By what readers look for first; the rest makes the order total, so that it never depends on who delivered first."""
     place = finding.location
     offset = -1 if place.byte_offset is None else place.byte_offset
-    return (finding.rule, place.file or "", place.tensor or "", offset, finding.fingerprint, finding.message)
+    severity = -1 if finding.severity is None else int(finding.severity)
+    first = (finding.rule, place.file or "", place.tensor or "", offset, finding.fingerprint, finding.message)
+    return (*first, int(finding.confidence), severity, json.dumps(dict(finding.evidence), sort_keys=True, default=repr))
 
 
 class Verdict(str, Enum):

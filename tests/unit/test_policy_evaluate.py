@@ -1,0 +1,496 @@
+"""The judgement: which reports pass, block or stay without a verdict, and why."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
+from modelguard.policy import Policy, evaluate, load_policy
+from modelguard.report import (
+    Decision,
+    FileInfo,
+    Outcome,
+    PluginFailure,
+    PluginInfo,
+    PolicyInfo,
+    Report,
+    Status,
+    TargetInfo,
+    Verdict,
+)
+
+TODAY = datetime.date(2026, 6, 15)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB = f"hf://acme/bert@{COMMIT}"
+RULES = (
+    Rule("MG0101", "Header", "a bad header", Severity.HIGH, "d", "r"),
+    Rule("MG1104", "Changed", "a changed tensor", Severity.MEDIUM, "d", "r"),
+    Rule("MG1111", "Cast", "a cast", Severity.INFO, "d", "r"),
+    Rule("MG3001", "Trigger", "a trigger", Severity.HIGH, "d", "r"),
+    Rule("MG9004", "Unread", "a file that was not read", Severity.MEDIUM, "d", "r"),
+)
+CORE = PluginInfo("modelguard", "0.1.0", ("format-integrity",))
+
+
+def found(
+    rule: str, *, severity: Severity | None = None, confidence: Confidence = Confidence.HIGH, tensor: str = "w", **more: Any
+) -> Finding:
+    location = Location("model.safetensors", tensor)
+    mark = fingerprint(rule, "local:m", location, "")
+    return Finding(rule, f"{rule} in {tensor}", confidence, severity, location, fingerprint=mark, **more)
+
+
+def completed(detector: str, *findings: Finding) -> Outcome:
+    return Outcome(detector, Status.COMPLETED, "", {"score": 0.0}, findings)
+
+
+def report(*outcomes: Outcome, reference: bool = False, **more: Any) -> Report:
+    target = TargetInfo("m", "local:m", None, ("safetensors",), (FileInfo("model.safetensors", 8, "a" * 64),))
+    given: dict[str, Any] = {
+        "tool_version": "0.1.0",
+        "target": target,
+        "reference": replace(target, uri="ref", identity="local:ref") if reference else None,
+        "samples": None,
+        "policy": PolicyInfo("x", "0" * 64),
+        "plugins": (CORE,),
+        "plugin_failures": (),
+        "seed": 0,
+        "outcomes": outcomes or (completed("format-integrity"),),
+        "rules": RULES,
+    }
+    return Report(**{**given, **more})
+
+
+def policy(**keys: Any) -> Policy:
+    return Policy.model_validate({"version": 1, "name": "x", "detectors": {"required": ["format-integrity"]}, **keys})
+
+
+def judge(subject: Report, rules: Policy | None = None, today: datetime.date = TODAY) -> Decision:
+    return evaluate(subject, rules or load_policy(), today)
+
+
+def lines(decision: Decision) -> list[tuple[str, str, bool]]:
+    return [(item.kind, item.rule, item.blocks) for item in decision.violations]
+
+
+def test_a_clean_complete_report_passes() -> None:
+    decision = judge(report())
+    assert (decision.verdict, decision.exit_code, decision.violations) == (Verdict.PASS, 0, ())
+
+
+# Completeness
+
+
+@pytest.mark.parametrize("status", [Status.SKIPPED, Status.ERRORED, Status.TIMED_OUT])
+def test_a_required_detector_that_did_not_complete_leaves_no_verdict(status: Status) -> None:
+    decision = judge(report(Outcome("format-integrity", status, "because")))
+    assert (decision.verdict, decision.exit_code) == (Verdict.INCOMPLETE, 3)
+    assert "format-integrity" in decision.violations[0].message
+    assert "because" in decision.violations[0].message
+
+
+def test_one_incomplete_outcome_is_not_made_good_by_another_of_the_same_detector() -> None:
+    both = (completed("format-integrity"), Outcome("format-integrity", Status.ERRORED, "died"))
+    assert judge(report(*both)).verdict is Verdict.INCOMPLETE
+
+
+def test_a_required_detector_without_outcome_leaves_no_verdict_and_says_what_to_install() -> None:
+    decision = judge(report(completed("abs")), policy(detectors={"required": ["neural-cleanse", "acme-check"]}))
+    assert decision.exit_code == 3
+    assert lines(decision) == [("detector", "MG9005", False), ("detector", "MG9005", False)]
+    messages = [item.message for item in decision.violations]
+    assert any("pip install modelguard-neural-cleanse" in message for message in messages)
+    assert any(message.endswith("acme-check did not run: it is not installed") for message in messages)
+
+
+def test_a_required_detector_whose_plugin_failed_says_so() -> None:
+    failure = PluginFailure("neural-cleanse", "modelguard-neural-cleanse", "ImportError: no torch")
+    decision = judge(report(plugin_failures=(failure,)), policy(detectors={"required": ["neural-cleanse"]}))
+    assert decision.exit_code == 3
+    assert "ImportError: no torch" in decision.violations[0].message
+
+
+def test_a_detector_that_is_not_required_changes_nothing_and_is_noted() -> None:
+    decision = judge(report(completed("format-integrity"), Outcome("abs", Status.ERRORED, "killed")))
+    assert decision.verdict is Verdict.PASS
+    assert decision.notes == ("detector abs failed: killed (not required)",)
+
+
+def test_weight_diff_is_required_exactly_when_there_is_a_reference() -> None:
+    assert judge(report()).verdict is Verdict.PASS
+    assert judge(report(reference=True)).verdict is Verdict.INCOMPLETE
+    assert judge(report(completed("format-integrity"), completed("weight-diff"), reference=True)).verdict is Verdict.PASS
+
+
+def test_strict_wants_a_reference() -> None:
+    decision = judge(
+        report(completed("format-integrity"), Outcome("weight-diff", Status.SKIPPED, "needs a reference")), load_policy("builtin:strict")
+    )
+    assert decision.verdict is Verdict.INCOMPLETE
+    assert (
+        judge(report(completed("format-integrity"), completed("weight-diff"), reference=True), load_policy("builtin:strict")).exit_code == 0
+    )
+
+
+def test_a_failed_source_leaves_no_verdict_and_is_the_only_reason() -> None:
+    broken = report(target=TargetInfo("hf://acme/bert", "", None, (), ()), outcomes=(), failure="hf://acme/bert: not found; check the name")
+    decision = judge(broken)
+    assert decision.exit_code == 3
+    assert [item.message for item in decision.violations] == ["hf://acme/bert: not found; check the name"]
+    assert decision.violations[0].rule == "MG9006"
+
+
+def test_an_artifact_without_a_checkpoint_does_not_pass() -> None:
+    empty = report(target=TargetInfo("m", "local:m", None, (), (FileInfo("model.bin", 8, "a" * 64),), ("model.bin",)))
+    assert judge(empty).exit_code == 3
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("finding", "verdict", "warns"),
+    [
+        (found("MG0101"), Verdict.BLOCK, 0),
+        (found("MG3001", confidence=Confidence.LOW), Verdict.BLOCK, 0),
+        (found("MG3001", severity=Severity.MEDIUM), Verdict.PASS, 1),
+        (found("MG3001", severity=Severity.LOW), Verdict.PASS, 0),
+        (found("MG9004"), Verdict.PASS, 1),
+        (found("MG7777"), Verdict.BLOCK, 0),  # undeclared: taken at its worst
+    ],
+)
+def test_the_baseline(finding: Finding, verdict: Verdict, warns: int) -> None:
+    decision = judge(report(completed("format-integrity", finding)))
+    assert decision.verdict is verdict
+    assert len(decision.warnings) == warns
+
+
+@pytest.mark.parametrize(
+    ("finding", "code"),
+    [
+        (found("MG1104"), 1),
+        (found("MG1101", severity=Severity.HIGH), 1),
+        (found("MG1111"), 0),
+        (found("MG1105", severity=Severity.MEDIUM), 3),
+    ],
+)
+def test_the_baseline_against_a_reference(finding: Finding, code: int) -> None:
+    decision = judge(report(completed("format-integrity"), completed("weight-diff", finding), reference=True))
+    assert decision.exit_code == code
+
+
+def test_strict_does_not_pass_a_file_that_was_not_looked_at() -> None:
+    done = (completed("format-integrity", found("MG9004")), completed("weight-diff"))
+    assert judge(report(*done, reference=True), load_policy("builtin:strict")).exit_code == 3
+
+
+def test_the_first_rule_that_matches_decides_and_is_named() -> None:
+    rules = policy(
+        rules=[
+            {"match": {"rule": "MG3*", "confidence": ">=medium"}, "action": "block"},
+            {"match": {"rule": "MG3*"}, "action": "allow"},
+            {"match": {"detector": "abs"}, "action": "block"},
+        ],
+        default="warn",
+    )
+    sure, unsure = found("MG3001", tensor="a"), found("MG3001", confidence=Confidence.LOW, tensor="b")
+    decision = judge(report(completed("format-integrity"), completed("abs", sure, unsure, found("MG1104"))), rules)
+    assert [(item.subject, item.message) for item in decision.violations] == [
+        (found("MG1104").fingerprint, "MG1104 in w [rules[2]: detector abs]"),
+        (sure.fingerprint, "MG3001 in a [rules[0]: rule MG3*, confidence >=medium]"),
+    ]
+
+
+def test_thresholds_are_exact_at_least_or_at_most() -> None:
+    def actions(test: str) -> list[str]:
+        rules = policy(rules=[{"match": {"severity": test}, "action": "block"}], default="allow")
+        every = tuple(found("MG3001", severity=level, tensor=level.label) for level in Severity)
+        return [item.message.split()[2] for item in judge(report(completed("format-integrity", *every)), rules).violations]
+
+    assert sorted(actions("high")) == ["high"]
+    assert sorted(actions(">=high")) == ["critical", "high"]
+    assert sorted(actions("<=low")) == ["info", "low"]
+
+
+def test_what_no_rule_matches_gets_the_default() -> None:
+    finding = completed("format-integrity", found("MG1111"))
+    assert judge(report(finding), policy()).warnings == (found("MG1111").fingerprint,)
+    assert judge(report(finding), policy(default="allow")).warnings == ()
+    assert judge(report(finding), policy(default="block")).exit_code == 1
+    assert "[default]" in judge(report(finding), policy(default="incomplete")).violations[0].message
+
+
+def test_a_proven_violation_is_not_hidden_by_an_incomplete_detector() -> None:
+    decision = judge(report(Outcome("format-integrity", Status.TIMED_OUT, "slow", {}, (found("MG0101"),))))
+    assert (decision.verdict, decision.exit_code) == (Verdict.BLOCK, 1)
+    assert lines(decision) == [("detector", "MG9003", False), ("finding", "MG0101", True)]
+
+
+def test_report_mode_turns_a_block_into_zero_and_nothing_else() -> None:
+    soft = policy(mode="report", rules=[{"match": {"severity": ">=high"}, "action": "block"}])
+    blocked = judge(report(completed("format-integrity", found("MG0101"))), soft)
+    assert (blocked.verdict, blocked.enforced, blocked.exit_code) == (Verdict.BLOCK, False, 0)
+    assert judge(report(Outcome("format-integrity", Status.ERRORED, "x")), soft).exit_code == 3
+    assert judge(report(Outcome("format-integrity", Status.ERRORED, "x", {}, (found("MG0101"),))), soft).exit_code == 3
+
+
+# Sources
+
+
+def hub(uri: str, revision: str | None = COMMIT, **more: Any) -> TargetInfo:
+    given: dict[str, Any] = {"format": ("safetensors",), "files": (FileInfo("model.safetensors", 8, "a" * 64),), **more}
+    return TargetInfo(uri, "hf:acme/bert", revision, **given)
+
+
+@pytest.mark.parametrize(
+    ("sources", "target", "code"),
+    [
+        ({"allow": ["hf://acme/*"]}, hub(HUB), 0),
+        ({"allow": ["hf://other/*", "hf://acme/bert@*"]}, hub(HUB), 0),
+        ({"allow": ["hf://acm/*"]}, hub(HUB), 1),
+        ({"allow": ["hf://acme"]}, hub(HUB), 1),
+        ({"allow": ["hf://acme/*"]}, hub("hf://acme/../evil/x"), 1),
+        ({"allow": ["hf://acme/*"]}, hub("xhf://acme/bert"), 1),
+        ({"allow": ["hf://*"]}, report().target, 1),
+        ({"pinned": True}, hub(HUB), 0),
+        ({"pinned": True}, hub(f"{HUB}/sub/model.safetensors"), 0),
+        ({"pinned": True}, hub("hf://acme/bert@main"), 1),
+        ({"pinned": True}, hub("hf://acme/bert"), 1),
+        ({"pinned": True}, hub("hf://acme/bert@0123456"), 1),
+        ({"pinned": True}, hub(HUB, "f" * 40), 1),
+        ({"pinned": True}, hub(f"hf://acme/bert/dir@{COMMIT}", "f" * 40), 1),
+        ({"pinned": True}, report().target, 0),
+        ({"formats": ["safetensors"]}, hub(HUB), 0),
+        ({"formats": ["onnx"]}, hub(HUB), 1),
+        ({"formats": ["onnx"]}, hub(HUB, format=("onnx", "safetensors")), 1),
+        ({"digests": True}, hub(HUB), 0),
+        ({"digests": True}, hub(HUB, files=(FileInfo("model.safetensors", 8, None),)), 3),
+        ({"remote_code": "deny"}, hub(HUB), 0),
+        ({"remote_code": "deny"}, hub(HUB, files=(FileInfo("modeling_x.PY", 8, "a" * 64),)), 1),
+        ({"remote_code": "deny"}, hub(HUB, files=(FileInfo("lib/kernel.so", 8, "a" * 64),)), 1),
+    ],
+)
+def test_sources(sources: Mapping[str, Any], target: TargetInfo, code: int) -> None:
+    decision = judge(report(target=target), policy(sources=sources))
+    assert decision.exit_code == code
+    assert {item.kind for item in decision.violations} <= {"source"}
+
+
+def test_configuration_that_points_at_code_is_remote_code() -> None:
+    pointer = found("MG0301", severity=Severity.LOW, evidence={"auto_map": {"AutoModel": "modeling_x.Model"}})
+    rules = policy(sources={"remote_code": "deny"})
+    assert lines(judge(report(completed("format-integrity", pointer)), rules)) == [("source", "MG0291", True)]
+    assert judge(report(completed("format-integrity", pointer)), policy()).exit_code == 0
+
+
+def test_an_unpinned_download_is_told_its_commit() -> None:
+    decision = judge(report(target=hub("hf://acme/bert@main")), policy(sources={"pinned": True}))
+    assert f"name the commit it was scanned at: {COMMIT}" in decision.violations[0].message
+
+
+def test_hub_download() -> None:
+    rules = load_policy("builtin:hub-download")
+    assert judge(report(target=hub(HUB)), rules).exit_code == 0
+    assert judge(report(target=hub("hf://acme/bert@main")), rules).exit_code == 1
+    assert judge(report(), rules).exit_code == 1
+    assert judge(report(completed("format-integrity", found("MG9004")), target=hub(HUB)), rules).exit_code == 3
+
+
+# Plugins
+
+
+def test_a_plugin_that_is_not_allowed_blocks() -> None:
+    rules = policy(plugins={"allow": ["modelguard-*", "acme"]})
+    others = (CORE, PluginInfo("modelguard-rome", "1", ()), PluginInfo("acme", "1", ()))
+    assert judge(report(plugins=others), rules).exit_code == 0
+    decision = judge(report(plugins=(*others, PluginInfo("acme2", "1", ()))), rules)
+    assert (decision.exit_code, decision.violations[0].subject) == (1, "acme2")
+
+
+def test_a_plugin_that_failed_is_noted_or_leaves_no_verdict_as_the_policy_says() -> None:
+    failed = report(plugin_failures=(PluginFailure("x", "acme", "ImportError: y"),))
+    lax = judge(failed, policy())
+    assert lax.verdict is Verdict.PASS
+    assert "acme could not be used: ImportError: y" in lax.notes[0]
+    assert judge(failed, policy(plugins={"failures": "incomplete"})).exit_code == 3
+    assert judge(failed, policy(plugins={"failures": "incomplete", "allow": ["modelguard-*"]})).exit_code == 0
+
+
+# Waivers
+
+
+def waiver(finding: Finding, **keys: Any) -> dict[str, Any]:
+    given = {"rule": finding.rule, "fingerprint": finding.fingerprint, "reason": "reviewed", "owner": "ml@acme", "expires": "2026-12-31"}
+    return {**given, **keys}
+
+
+def test_a_waiver_lets_exactly_its_finding_through() -> None:
+    one, two = found("MG0101", tensor="a"), found("MG0101", tensor="b")
+    base = {"rules": [{"match": {"severity": ">=high"}, "action": "block"}]}
+    decision = judge(report(completed("format-integrity", one, two)), policy(**base, waivers=[waiver(one)]))
+    assert [item.subject for item in decision.violations] == [two.fingerprint]
+    assert [(item.fingerprint, item.owner, item.expires) for item in decision.waived] == [(one.fingerprint, "ml@acme", "2026-12-31")]
+    assert judge(report(completed("format-integrity", one)), policy(**base, waivers=[waiver(one)])).exit_code == 0
+
+
+@pytest.mark.parametrize(("expires", "code"), [("2026-06-15", 0), ("2026-06-14", 1)])
+def test_a_waiver_holds_through_its_last_day_and_blocks_after(expires: str, code: int) -> None:
+    finding = found("MG1111")
+    decision = judge(report(completed("format-integrity", finding)), policy(default="allow", waivers=[waiver(finding, expires=expires)]))
+    assert decision.exit_code == code
+    if code:
+        assert lines(decision) == [("waiver", "MG0293", True)]
+        assert "ml@acme until 2026-06-14, which has passed" in decision.violations[0].message
+
+
+def test_an_expired_waiver_of_something_not_found_changes_nothing() -> None:
+    assert judge(report(), policy(waivers=[waiver(found("MG0101"), expires="2020-01-01")])).exit_code == 0
+
+
+def test_a_renewed_waiver_makes_the_expired_one_moot() -> None:
+    finding = found("MG0101")
+    rules = policy(default="block", waivers=[waiver(finding, expires="2020-01-01"), waiver(finding)])
+    assert judge(report(completed("format-integrity", finding)), rules).exit_code == 0
+
+
+def test_a_waiver_about_to_expire_is_announced() -> None:
+    finding = found("MG0101")
+    soon = policy(default="block", waivers=[waiver(finding, expires="2026-06-29")])
+    later = policy(default="block", waivers=[waiver(finding, expires="2026-06-30")])
+    subject = report(completed("format-integrity", finding))
+    assert judge(subject, soon).notes == ("the waiver of MG0101 by ml@acme expires on 2026-06-29",)
+    assert judge(subject, later).notes == ()
+
+
+def test_a_waiver_for_certain_bytes_does_not_cover_others() -> None:
+    finding = found("MG0101")
+    subject = report(completed("format-integrity", finding))
+    assert judge(subject, policy(default="block", waivers=[waiver(finding, sha256="a" * 64)])).exit_code == 0
+    decision = judge(subject, policy(default="block", waivers=[waiver(finding, sha256="b" * 64)]))
+    assert decision.exit_code == 1
+    assert "other bytes" in decision.notes[0]
+
+
+def test_a_waiver_cannot_cover_an_incomplete_detector() -> None:
+    finding = found("MG0101")
+    subject = report(Outcome("format-integrity", Status.ERRORED, "died", {}, (finding,)))
+    decision = judge(subject, policy(default="block", waivers=[waiver(finding)]))
+    assert (decision.exit_code, len(decision.waived)) == (3, 1)
+
+
+# Properties
+
+_FINDINGS = st.builds(
+    found,
+    rule=st.sampled_from([rule.id for rule in RULES]),
+    severity=st.none() | st.sampled_from(list(Severity)),
+    confidence=st.sampled_from(list(Confidence)),
+    tensor=st.sampled_from(["a", "b", "c"]),
+)
+_DETECTORS = ["format-integrity", "weight-diff", "neural-cleanse", "abs"]
+_OUTCOMES = st.lists(
+    st.builds(
+        Outcome,
+        detector=st.sampled_from(_DETECTORS),
+        status=st.sampled_from(list(Status)),
+        reason=st.sampled_from(["", "because"]),
+        findings=st.lists(_FINDINGS, max_size=3).map(tuple),
+    ),
+    max_size=5,
+)
+_ONE_OUTCOME_EACH = _OUTCOMES.map(lambda outcomes: list({item.detector: item for item in outcomes}.values()))
+_POLICIES = st.builds(
+    lambda required, extra, rules, default, mode, waivers: policy(
+        detectors={"required": required} | ({"required_with_reference": extra} if extra else {}),
+        rules=rules,
+        default=default,
+        mode=mode,
+        waivers=waivers,
+    ),
+    required=st.lists(st.sampled_from(_DETECTORS), min_size=1, unique=True),
+    extra=st.lists(st.sampled_from(_DETECTORS), unique=True),
+    rules=st.lists(
+        st.builds(
+            lambda match, action: {"match": match, "action": action},
+            match=st.sampled_from(
+                [{"rule": "MG*"}, {"rule": "MG3*"}, {"severity": ">=medium"}, {"confidence": "low"}, {"detector": "abs"}]
+            ),
+            action=st.sampled_from(["block", "incomplete", "warn", "allow"]),
+        ),
+        max_size=3,
+    ),
+    default=st.sampled_from(["block", "incomplete", "warn", "allow"]),
+    mode=st.sampled_from(["enforce", "report"]),
+    waivers=st.lists(
+        st.builds(
+            waiver, finding=_FINDINGS.filter(lambda item: item.rule != "MG9004"), expires=st.sampled_from(["2026-01-01", "2027-01-01"])
+        ),
+        max_size=3,
+    ),
+)
+
+
+@settings(deadline=None)
+@given(outcomes=_OUTCOMES, rules=_POLICIES, reference=st.booleans(), failure=st.sampled_from(["", "x: broke; repair it"]))
+def test_a_pass_means_that_everything_required_completed(outcomes: list[Outcome], rules: Policy, reference: bool, failure: str) -> None:
+    subject = report(reference=reference, failure=failure)
+    decision = evaluate(replace(subject, outcomes=tuple(outcomes)), rules, TODAY)
+    required = rules.required_for(reference=reference)
+    complete = not failure and all(
+        [item.status for item in outcomes if item.detector == name]
+        and all(item.status is Status.COMPLETED for item in outcomes if item.detector == name)
+        for name in required
+    )
+    if not complete:
+        assert decision.verdict is not Verdict.PASS
+        assert decision.exit_code == (1 if decision.verdict is Verdict.BLOCK and decision.enforced else 3)
+    if decision.verdict is Verdict.PASS:
+        assert decision.exit_code == 0
+        assert decision.violations == ()
+    assert (decision.verdict is Verdict.BLOCK) == any(item.blocks for item in decision.violations)
+
+
+@settings(deadline=None)
+@given(outcomes=_ONE_OUTCOME_EACH, rules=_POLICIES, seed=st.integers())
+def test_the_order_in_which_things_arrive_does_not_matter(outcomes: list[Outcome], rules: Policy, seed: int) -> None:
+    from modelguard._reporters.json import JsonReporter
+
+    subject = replace(report(), outcomes=tuple(outcomes))
+    shuffled = [replace(item, findings=tuple(random.Random(seed).sample(item.findings, len(item.findings)))) for item in outcomes]
+    random.Random(seed).shuffle(shuffled)
+    other = replace(subject, outcomes=tuple(shuffled), rules=tuple(reversed(RULES)))
+    one, two = evaluate(subject, rules, TODAY), evaluate(other, rules, TODAY)
+    assert one == two
+    assert JsonReporter().render(subject, one) == JsonReporter().render(other, two)
+
+
+@settings(deadline=None)
+@given(outcomes=_OUTCOMES, rules=_POLICIES)
+def test_every_finding_is_accounted_for(outcomes: list[Outcome], rules: Policy) -> None:
+    subject = replace(report(), outcomes=tuple(outcomes))
+    decision = evaluate(subject, rules, TODAY)
+    judged = [item for item in decision.violations if item.kind in ("finding", "waiver")]
+    allowed = len(subject.findings()) - len(judged) - len(decision.warnings) - len(decision.waived)
+    assert allowed >= 0
+    if all(rule.action != "allow" for rule in rules.rules) and rules.default != "allow":
+        assert allowed == 0
+
+
+def test_a_stored_report_is_judged_as_the_fresh_one_was() -> None:
+    from modelguard._reporters.json import JsonReporter, report_from_json
+
+    fresh = report(completed("format-integrity", found("MG0101"), found("MG1104")), Outcome("abs", Status.SKIPPED, "needs samples"))
+    decision = judge(fresh)
+    stored, stored_decision = report_from_json(JsonReporter().render(fresh, decision))
+    assert stored_decision == decision
+    assert judge(stored) == decision
+    assert json.loads(JsonReporter().render(stored, decision))["decision"]["exit_code"] == 1
