@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._formats.shards import INDEX, check_index, join_shards
-from modelguard._formats.sniff import HEAD, LFS_POINTER, ZIP_TAIL, extension, magic, trailing_zip
+from modelguard._formats.sniff import HEAD, LFS_POINTER, ZIP_TAIL, by_name, extension, magic, trailing_zip
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
@@ -74,10 +74,10 @@ class _Opener:
     def open(self, file: ArtifactFile) -> None:
         with file.open() as handle:
             head = handle.read(HEAD)
-        if head.startswith(LFS_POINTER):
-            raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
         fitting = [item for item in self._formats if item.recognise(head, file.size)]
         expected = [item for item in self._formats if file.path.lower().endswith(item.extensions)]
+        if head.startswith(LFS_POINTER) and (expected or by_name(file.path).matter != "inert"):
+            raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
         if not fitting and expected:
             kind = magic(head)
             if kind is not None:
@@ -155,7 +155,7 @@ def _slack(file: ArtifactFile, checkpoints: Iterable[Checkpoint]) -> Iterator[Fo
         message = (
             f"{file.path}: {size} bytes in {len(filled)} places, first at {filled[0][0]}, belong to no tensor; ask the author what they are"
         )
-        yield FormatProblem("MG0106", file.path, message, byte_offset=filled[0][0], evidence={"bytes": size, "places": len(filled)})
+        yield FormatProblem("MG0116", file.path, message, byte_offset=filled[0][0], evidence={"bytes": size, "places": len(filled)})
 
 
 def _any(view: memoryview) -> bool:

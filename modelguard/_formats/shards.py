@@ -117,13 +117,13 @@ def _set_problems(
             number += 1
         which = ", ".join(map(str, examples)) + (" ..." if missing > len(examples) else "")
         message = f"{first}: {missing} of the {count} shards of {shown(stem)} are missing (number {which}); download all of them"
-        yield FormatProblem("MG0108", first, message, fatal=True, evidence={"missing": missing, "count": count})
+        yield FormatProblem("MG0108", first, message, fatal=True, evidence={"kind": "missing", "missing": missing, "count": count})
     for number, shard in numbered:
         twice = sum(number == other for other, _ in numbered) > 1
         if twice or not base <= number < base + count:
             why = "another file has the same number" if twice else f"the set has {count}"
             message = f"{shard.files[0]}: is shard {number} of {shown(stem)}, and {why}; remove what does not belong to the set"
-            yield FormatProblem("MG0108", shard.files[0], message, evidence={"number": number, "count": count})
+            yield FormatProblem("MG0108", shard.files[0], message, evidence={"kind": "extra", "number": number, "count": count})
     if joined.repeated:
         name, file = next(iter(joined.repeated.items()))
         message = (
@@ -149,29 +149,29 @@ def check_index(file: ArtifactFile, holders: Mapping[str, Checkpoint], artifact:
             paths[name] = neighbours.resolve(name, file.path).path
         except FormatError as error:
             if error.rule == "MG0110":
-                problems.append(FormatProblem(error.rule, file.path, str(error)))
+                problems.append(FormatProblem(error.rule, file.path, str(error), evidence={"kind": name[:200]}))
             else:
                 absent[name] = error
     if absent and not paths and any(posixpath.dirname(path) == here for path in holders):
         # Quantised copies keep the index of what they were made from; loaders find the single file first.
         message = f"{file.path}: names {len(absent)} files, none of which is in the artifact; remove the index or restore its shards"
-        return [*problems, FormatProblem("MG0118", file.path, message, evidence={"missing": len(absent)})]
+        return [*problems, FormatProblem("MG0118", file.path, message, evidence={"kind": "stale", "missing": len(absent)})]
     if absent:
         message = f"{next(iter(absent.values()))} ({len(absent)} of {len(absent) + len(paths)} files that the index names)"
-        problems.append(FormatProblem("MG0108", file.path, message, fatal=True, evidence={"missing": len(absent)}))
+        problems.append(FormatProblem("MG0108", file.path, message, fatal=True, evidence={"kind": "missing", "missing": len(absent)}))
 
     elsewhere = [name for name, shard in weight_map.items() if _opened(shard, paths, holders) and not _has(name, holders[paths[shard]])]
-    problems.extend(_mismatch(file, elsewhere, "tensors are not in the file that the index names for them", "tensors"))
+    problems.extend(_mismatch(file, elsewhere, "tensors are not in the file that the index names for them", "elsewhere"))
     held = {name: path for path in paths.values() if path in holders for name in holders[path].tensors}
-    problems.extend(_mismatch(file, sorted(set(held) - set(weight_map)), "tensors are in the shards and not in the index", "tensors"))
+    problems.extend(_mismatch(file, sorted(set(held) - set(weight_map)), "tensors are in the shards and not in the index", "unlisted"))
     sets = {match["stem"] + match["count"] for path in paths.values() if (match := _shard_of(path))}
     extra = [path for path in sorted(holders) if (m := _shard_of(path)) and m["stem"] + m["count"] in sets and path not in paths.values()]
-    problems.extend(_mismatch(file, extra, "shards are not named by the index", "files"))
+    problems.extend(_mismatch(file, extra, "shards are not named by the index", "extra"))
     if total is not None and not absent and all(path in holders for path in paths.values()):
         size = sum(info.byte_length for path in set(paths.values()) for info in holders[path].tensors.values())
         if size != total:
             message = f"{file.path}: its total_size is {total:.0f}, and the tensors of the files it names have {size} bytes"
-            problems.append(FormatProblem("MG0118", file.path, message, evidence={"size": size}))
+            problems.append(FormatProblem("MG0118", file.path, message, evidence={"kind": "total_size", "size": size}))
     return problems
 
 
@@ -187,12 +187,12 @@ def _shard_of(path: str) -> re.Match[str] | None:
     return _SHARD.fullmatch(posixpath.splitext(path)[0])
 
 
-def _mismatch(file: ArtifactFile, names: list[str], cause: str, unit: str) -> list[FormatProblem]:
+def _mismatch(file: ArtifactFile, names: list[str], cause: str, kind: str) -> list[FormatProblem]:
     if not names:
         return []
     examples = ", ".join(shown(name) for name in names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
     message = f"{file.path}: {len(names)} {cause} ({examples}), so loaders disagree on the model; export it again"
-    return [FormatProblem("MG0109", file.path, message, evidence={unit: len(names)})]
+    return [FormatProblem("MG0109", file.path, message, evidence={"kind": kind, "count": len(names)})]
 
 
 def _parse(file: ArtifactFile) -> tuple[dict[str, str], float | None]:

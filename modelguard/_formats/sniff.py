@@ -35,7 +35,7 @@ class Kind:
 
 
 _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
-    (0, b"PK\x03\x04", Kind("a zip archive, as torch.save and numpy.savez write", "code")),
+    (0, b"PK\x03\x04", Kind("a zip archive, as torch.save and numpy.savez write", "archive")),
     (0, b"PK\x05\x06", Kind("an empty zip archive", "archive")),
     (0, b"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", "archive")),
     (0, b"Rar!\x1a\x07", Kind("a RAR archive", "archive")),
