@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 ASSUMED = "assumed"
 LAYOUTS = ("NCHW", "NHWC", "NHW", "NF", "NT")
-CHANNELS = (1, 3, 4)
+CHANNELS = (3, 1, 4)
+"""Numbers of channels an image may have, the likeliest first."""
 NORMALISATIONS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "0..1": ((0.0,), (1.0,)),
     "-1..1": ((0.5,), (0.5,)),
@@ -130,8 +131,8 @@ def from_samples(samples: Samples) -> Hints:
     low, high = _range(values)
     shape = values.shape[1:]
     if len(shape) == 3:
-        last = shape[2] in CHANNELS and shape[0] not in CHANNELS
-        canonical = (shape[2], *shape[:2]) if last or samples.resizable else shape
+        last = samples.resizable or _likeness(shape[2]) < _likeness(shape[0])
+        canonical = (shape[2], *shape[:2]) if last else shape
         return Hints(source, kind="image", shape=canonical, low=low, high=high)
     if len(shape) == 2:
         return Hints(source, kind="image", shape=(1, *shape), low=low, high=high)
@@ -247,10 +248,15 @@ def from_graph(shape: tuple[int | str | None, ...] | None, dtype: str, *, sample
 
 def _channels_last(sizes: tuple[int, ...], samples: Samples | None) -> bool:
     """Whether (A, B, C) of an image graph is (H, W, C): by which end can be channels, and else by the samples."""
-    first, last = sizes[0] in CHANNELS, sizes[2] in CHANNELS
-    if first != last:
-        return last
-    return samples is not None and samples.inputs.ndim == 4 and not first and samples.inputs.shape[3] in CHANNELS
+    first, last = _likeness(sizes[0]), _likeness(sizes[2])
+    if min(first, last) < len(CHANNELS):
+        return last < first
+    return samples is not None and samples.inputs.ndim == 4 and _likeness(samples.inputs.shape[3]) < _likeness(samples.inputs.shape[1])
+
+
+def _likeness(size: int) -> int:
+    """How unlikely ``size`` is as a number of channels."""
+    return CHANNELS.index(size) if size in CHANNELS else len(CHANNELS)
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Hints:

@@ -156,7 +156,7 @@ def train(
 @cache
 def digits() -> tuple[Samples, Samples]:
     """scikit-learn's 8 x 8 digits as training (1,437) and test (360) samples: (N, 1, 8, 8) float32 in 0..1, ten classes."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
