@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,6 @@ from modelguard.report import (
 if TYPE_CHECKING:
     from modelguard._schemas.report import FindingDocument, ReportDocument, TargetDocument
 
-# DEL, C1 controls, bidi and zero-width characters, line separators: legal in JSON, harmful where a report is looked at. JSON's own
-# escape says the same.
-_HARMFUL = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-# Undecodable bytes of a file name: neither UTF-8 nor an escape that every JSON parser takes, so they become visible text.
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 
 class JsonReporter(Reporter):
     """The whole report in canonical form: keys and lists sorted, two spaces, UTF-8, finite numbers."""
@@ -51,8 +44,15 @@ class JsonReporter(Reporter):
 def dump(document: Mapping[str, Any]) -> str:
     """``document`` as canonical JSON text. Raises ``ValueError`` for a number that is not finite."""
     text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    text = _SURROGATE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
-    return _HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+    # Legal in JSON and harmful where a report is looked at: DEL, C1 controls, bidi and zero-width characters, line separators.
+    return text.translate({ord(char): _escaped(char) for char in set(text) if not char.isprintable() and char != "\n"}) + "\n"
+
+
+def _escaped(char: str) -> str:
+    if "\ud800" <= char <= "\udfff":
+        # An undecodable byte of a file name is neither UTF-8 nor an escape that every JSON parser takes: it becomes visible text.
+        return f"\\\\u{ord(char):04x}"
+    return json.dumps(char)[1:-1]
 
 
 def report_document(report: Report, decision: Decision) -> dict[str, Any]:

@@ -109,9 +109,9 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
                 "rules": [_rule(rule, [finding for _, finding in findings]) for rule in rules],
                 "notifications": [_descriptor(rule) for rule in _notification_rules()],
             },
-            "extensions": [{"name": item.name, "version": item.version} for item in report.plugins if item.name != "modelguard"],
+            "extensions": [{"name": name, "version": version} for name, version in _extensions(report)],
         },
-        "policies": [{"name": report.policy.name, "properties": {"sha256": report.policy.sha256}}],
+        "policies": [{"name": visible(report.policy.name) or "policy", "properties": {"sha256": report.policy.sha256}}],
         "automationDetails": {"id": f"modelguard/{_slug(target.identity or target.uri)}/"},
         "originalUriBaseIds": {places.base: {"description": {"text": _base_text(report, places)}}},
         "invocations": [_invocation(report, decision)],
@@ -129,9 +129,14 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
             "verdict": decision.verdict.value,
             "enforced": decision.enforced,
             "waived": len(decision.waived),
-            "target": {"uri": visible(target.uri), "revision": target.revision},
+            "target": {"uri": visible(target.uri), "revision": target.revision and visible(target.revision)},
         },
     }
+
+
+def _extensions(report: Report) -> list[tuple[str, str]]:
+    """Name and version of every plugin; SARIF wants them distinct."""
+    return sorted({(visible(item.name), visible(item.version)) for item in report.plugins if item.name != "modelguard"})
 
 
 def _finding_result(
@@ -251,16 +256,16 @@ def _rule(rule: Rule, findings: Iterable[Finding]) -> dict[str, Any]:
 
 
 def _descriptor(rule: Rule) -> dict[str, Any]:
-    text = f"{rule.description} {rule.remedy}"
-    parts = [("What it means", rule.description), ("What else looks like it", rule.lookalikes), ("What to do", rule.remedy)]
+    description = visible(rule.description)
+    parts = [("What it means", description), ("What else looks like it", visible(rule.lookalikes)), ("What to do", visible(rule.remedy))]
     markdown = "\n\n".join(f"**{heading}**\n\n{body}" for heading, body in parts if body)
-    title = rule.title[:1].upper() + rule.title[1:]
+    title = visible(rule.title) or rule.id
     return {
         "id": rule.id,
-        "name": shorten(rule.name, 255),
-        "shortDescription": {"text": f"{title.rstrip('.')}."},
-        "fullDescription": {"text": rule.description if len(rule.description) <= 1024 else rule.description[:1023] + "…"},
-        "help": {"text": text, "markdown": markdown},
+        "name": shorten(visible(rule.name) or rule.id, 255),
+        "shortDescription": {"text": f"{title[:1].upper()}{title[1:].rstrip('.')}."},
+        "fullDescription": {"text": (description if len(description) <= 1024 else f"{description[:1023]}…") or title},
+        "help": {"text": f"{description} {visible(rule.remedy)}", "markdown": markdown or title},
     }
 
 
@@ -273,7 +278,7 @@ def _message(text: str) -> str:
 def _base_text(report: Report, places: _Places) -> str:
     if places.base == "%SRCROOT%":
         return "The folder modelguard was run in, taken to be the root of the repository."
-    revision = f" at {report.target.revision}" if report.target.revision else ""
+    revision = f" at {visible(report.target.revision)}" if report.target.revision else ""
     return f"The root of {visible(report.target.uri)}{revision}."
 
 

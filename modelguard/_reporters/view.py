@@ -29,17 +29,18 @@ def reasons(report: Report, decision: Decision) -> list[Violation]:
 def all_clear(report: Report) -> str:
     """Why a pass is a pass."""
     done = [outcome.detector for outcome in report.outcomes if outcome.status is Status.COMPLETED]
-    return f"{', '.join(done)} completed and found nothing that the policy blocks"
+    return f"{', '.join(done)} completed: nothing the policy blocks"
 
 
 def facts(report: Report) -> list[str]:
     """What was scanned, against what, by which policy."""
     target = report.target
-    words = [", ".join(target.format) or "no known format", count(len(target.files), "file"), f"policy {report.policy.name}"]
+    words = [", ".join(map(visible, target.format)) or "no known format", count(len(target.files), "file")]
+    words.append(f"policy {visible(report.policy.name)}")
     if report.reference is not None:
         words.append(f"against {visible(report.reference.uri)}")
     if target.revision and target.revision not in target.uri:
-        words.append(f"at {target.revision}")
+        words.append(f"at {visible(target.revision)}")
     return words
 
 
@@ -72,7 +73,7 @@ def fate(finding: Finding, decision: Decision) -> str:
             return "blocks" if item.blocks else "no verdict"
     for waiver in decision.waived:
         if (waiver.fingerprint, waiver.rule) == (finding.fingerprint, finding.rule):
-            return f"waived until {waiver.expires} by {visible(waiver.owner)}"
+            return f"waived until {visible(waiver.expires)} by {visible(waiver.owner)}"
     return "warns" if finding.fingerprint in decision.warnings else "allowed"
 
 
