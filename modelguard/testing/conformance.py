@@ -1,0 +1,129 @@
+"""Does a detector keep the contract of ``modelguard.detector``? For the tests of plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, option_fields
+from modelguard.errors import PluginError
+from modelguard.report import Outcome, Status
+
+if TYPE_CHECKING:
+    from modelguard.model import Samples
+
+DEADLINE_SECONDS = 1.0
+"""How long a detector may take to notice that its time is up (:meth:`ScanContext.check_deadline`)."""
+
+
+def run_detector(detector: Detector, target: Target, *, seed: int = 0, timeout: float | None = None) -> Outcome:
+    """Run a detector in this process; the outcome is what a report would hold, fingerprints included.
+
+    Raises :class:`PluginError` for an undeclared rule, or evidence or a summary that JSON cannot carry. Unlike in a scan, whatever else
+    the detector raises comes out.
+    """
+    from modelguard._scanner.events import NotJsonSafe, decode_finding, encode_finding, json_safe
+
+    severities = {rule.id: rule.severity for rule in detector.rules}
+    deadline = None if timeout is None else time.monotonic() + timeout
+    context = ScanContext(detector=detector.id, seed=seed, deadline=deadline)
+    findings = []
+    status, reason = Status.COMPLETED, ""
+    try:
+        for finding in detector.detect(target, context):
+            event, problem = encode_finding(finding)
+            if problem:
+                raise PluginError(f"detector {detector.id}", problem, "make evidence finite numbers, text, lists and mappings")
+            event = json.loads(json.dumps(event, allow_nan=False))
+            findings.append(decode_finding(event, detector.id, severities, target.artifact.identity))
+    except Skip as skip:
+        status, reason = Status.SKIPPED, str(skip)
+    except DeadlineExceeded:
+        status, reason = Status.TIMED_OUT, "the deadline passed"
+    try:
+        summary = json_safe(context._summary, "summary")
+    except NotJsonSafe as error:
+        raise PluginError(f"detector {detector.id}", str(error), "make the summary finite numbers, text, lists and mappings") from None
+    return Outcome(detector.id, status, reason, summary, tuple(findings))
+
+
+def check_detector(cls: type[Detector], target: Target | None = None) -> Outcome:
+    """Assert that a detector class keeps its contract over ``target`` (a tiny model with a reference and samples by default).
+
+    Checked: the declaration (id, capabilities, rules, options); two runs give the same outcome; only declared rules, and evidence
+    that JSON can carry; a finite ``score``; and that it ends within a second of a deadline that has passed. Returns the outcome.
+    Raises ``AssertionError`` naming what is wrong, or :class:`PluginError`.
+    """
+    _check_declaration(cls)
+    with tempfile.TemporaryDirectory() as folder:
+        target = target or _default_target(Path(folder), cls.requires)
+        first = run_detector(cls(), target)
+        assert first.status is Status.COMPLETED, (
+            f"{cls.id} did not look ({first.status.value}: {first.reason}); give check_detector a target that it can look at"
+        )
+        second = run_detector(cls(), target)
+        assert first == second, f"{cls.id} is not deterministic: two runs differ; draw randomness from context.rng() only"
+        score = first.summary.get("score")
+        numeric = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+        assert numeric, f"{cls.id} gives the score {score!r}; call context.summary(score=...) with a finite number"
+        began = time.monotonic()
+        late = run_detector(cls(), target, timeout=-1.0)
+        took = time.monotonic() - began
+        assert took <= DEADLINE_SECONDS, (
+            f"{cls.id} ran {took:.1f} s past its deadline; call context.check_deadline() at least once a second"
+        )
+        assert late.status in (Status.TIMED_OUT, Status.COMPLETED), f"{cls.id} ended as {late.status.value} when its deadline passed"
+    return first
+
+
+def _check_declaration(cls: type[Detector]) -> None:
+    assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cls.id), f"detector id {cls.id!r} is not lower-case words joined by hyphens"
+    assert isinstance(cls.requires, frozenset), f"{cls.id}.requires is no frozenset"
+    assert all(isinstance(item, Capability) for item in cls.requires), f"{cls.id}.requires holds something that is no Capability"
+    assert cls.rules, f"{cls.id} declares no rules"
+    for rule in cls.rules:
+        assert re.fullmatch(r"MG[0-9]{4}", rule.id), f"rule id {rule.id!r} of {cls.id} is not MG and four digits"
+        empty = [name for name in ("name", "title", "description", "remedy") if not getattr(rule, name).strip()]
+        assert not empty, f"rule {rule.id} of {cls.id} has no {' and no '.join(empty)}"
+    ids = [rule.id for rule in cls.rules]
+    assert len(ids) == len(set(ids)), f"{cls.id} declares a rule twice"
+    parameters = getattr(cls, "__dataclass_params__", None)
+    assert getattr(parameters, "frozen", False), f"{cls.id} is no frozen dataclass"
+    for item in option_fields(cls):
+        assert item.metadata.get("help"), f"option {cls.id}.{item.name} has no help text: declare it with option()"
+        assert item.default is not dataclasses.MISSING, f"option {cls.id}.{item.name} has no default"
+
+
+def _default_target(folder: Path, requires: frozenset[Capability]) -> Target:
+    """A tiny image classifier with a reference that differs in one weight, and samples where they are required."""
+    import onnx
+    from onnx import numpy_helper
+
+    from modelguard.testing.checkpoints import open_target, write_onnx_cnn
+
+    reference = write_onnx_cnn(folder / "reference" / "model.onnx")
+    model = onnx.load(str(reference))
+    edited = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    edited.flat[0] += 0.5
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(edited, model.graph.initializer[0].name))
+    path = folder / "target" / "model.onnx"
+    path.parent.mkdir()
+    onnx.save(model, str(path))
+    samples = _samples() if Capability.SAMPLES in requires else None
+    return open_target(path, reference if Capability.REFERENCE in requires else None, samples)
+
+
+def _samples() -> Samples:
+    import numpy as np
+
+    from modelguard.model import Samples
+
+    rng = np.random.default_rng(0)
+    inputs = rng.random((32, 1, 8, 8)).astype(np.float32)
+    return Samples(inputs, np.arange(32, dtype=np.int64) % 4, "generated", "0" * 64)
