@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from modelguard.errors import PluginError
+from modelguard.errors import PluginError, without_paths
 from modelguard.hookspecs import GROUP
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _claim(tables: dict[str, dict[str, Any]], owners: dict[tuple[str, str], str]
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
+    text = without_paths(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 

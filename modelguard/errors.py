@@ -6,7 +6,10 @@ Every error answers three questions in one line: which thing failed, why, and wh
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s'\"():,;/]+/)+([^\s'\"():,;/]+)")
 
 
 class ModelguardError(Exception):
@@ -76,3 +79,8 @@ class PluginError(ModelguardError):
 
 class OutputError(ModelguardError):
     """A report could not be written."""
+
+
+def without_paths(text: str) -> str:
+    """``text`` with every absolute path cut to its last part: what a report says must not depend on the machine."""
+    return _ABSOLUTE.sub(r"\1", text)

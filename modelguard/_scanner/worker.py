@@ -21,7 +21,7 @@ from modelguard._scanner.events import NotJsonSafe, encode_finding, finite, json
 from modelguard._scanner.isolation import confine
 from modelguard._scanner.job import Job, Task, parse_tasks, resolve
 from modelguard.detector import Capability, DeadlineExceeded, ScanContext, Skip, Target, configure
-from modelguard.errors import ModelguardError
+from modelguard.errors import ModelguardError, without_paths
 
 if TYPE_CHECKING:
     from modelguard.artifact import Artifact
@@ -198,7 +198,7 @@ def _blame(error: Exception) -> str:
     """Exception and the innermost frame, without a path that would make the report machine-dependent."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-    text = str(error).strip().splitlines()
+    text = without_paths(str(error)).strip().splitlines()
     return f"{type(error).__name__}{place}" + (f": {text[0][:300]}" if text else "")
 
 
