@@ -23,7 +23,7 @@ from modelguard._sources.listing import Listed, cached_listing, check_listing, v
 from modelguard._sources.local import COMMIT, Snapshot, entry, ignored, walk
 from modelguard._sources.paths import unsafe_path
 from modelguard._sources.references import references
-from modelguard._sources.session import GivenUp, Patience, Session, explain
+from modelguard._sources.session import Patience, Session, explain, raise_first
 from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, UnfetchedFile
 from modelguard.errors import DigestMismatchError, ModelguardError, SourceError
 
@@ -42,8 +42,22 @@ class HubSource(Source):
     ) -> None:
         self._endpoint = endpoint
         self._cache = cache
-        self._token = token
-        self._patience = patience or Patience()
+        self.token = token
+        self.patience = patience or Patience()
+
+    @property
+    def endpoint(self) -> str:
+        """The Hub's address."""
+        from huggingface_hub import constants
+
+        return self._endpoint or str(constants.ENDPOINT)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the environment forbids the network (HF_HUB_OFFLINE)."""
+        from huggingface_hub import constants
+
+        return bool(constants.HF_HUB_OFFLINE)
 
     def fetch(self, uri: str, context: SourceContext) -> Artifact:
         """Bring what a scan needs at one commit, and verify every byte of it.
@@ -55,11 +69,10 @@ class HubSource(Source):
         from huggingface_hub import constants
 
         cache = Path(self._cache or constants.HF_HUB_CACHE).expanduser().resolve()
-        endpoint = self._endpoint or constants.ENDPOINT
-        fetch = _Fetch(uri, place, context, cache, endpoint, self._token)
-        if context.offline or constants.HF_HUB_OFFLINE:
+        fetch = _Fetch(uri, place, context, cache, self.endpoint, self.token)
+        if context.offline or self.offline:
             return fetch.from_cache()
-        with Session(uri, endpoint, self._patience) as session:
+        with Session(uri, self.endpoint, self.patience) as session:
             try:
                 return fetch.from_hub(session)
             except ModelguardError:
@@ -319,9 +332,7 @@ class _Fetch:
                     session.stop()
                     pool.shutdown(wait=True, cancel_futures=True)
         failures = [failure for future in futures if not future.cancelled() and (failure := future.exception()) is not None]
-        for failure in failures:
-            if not isinstance(failure, GivenUp):
-                raise failure
+        raise_first(failures)
 
 
 def resolve_commit(api: Any, uri: str, place: HubUri) -> str:

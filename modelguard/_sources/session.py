@@ -53,7 +53,8 @@ class Session:
         self._lock = threading.Lock()
         self._clients: list[Any] = []
         self._stopped = threading.Event()
-        self._origins = {_origin(endpoint), ("https", "huggingface.co", 443), ("https", "hf.co", 443)}
+        self._granted: set[tuple[tuple[str, str, int], str]] = set()
+        self._origins = {origin(endpoint), ("https", "huggingface.co", 443), ("https", "hf.co", 443)}
 
     def __enter__(self) -> Session:
         from huggingface_hub.utils import logging as client_logging
@@ -84,6 +85,10 @@ class Session:
                 self._clients.append(client)
             return client
 
+    def grant(self, url: str, authorization: str) -> None:
+        """Let this one credential, which is not the user's token, go to the host of ``url``."""
+        self._granted.add((origin(url), authorization))
+
     def stop(self) -> None:
         """Make every transfer in progress end with an error."""
         self._stopped.set()
@@ -91,7 +96,8 @@ class Session:
     def _on_request(self, request: Any) -> None:
         if self._stopped.is_set():
             raise GivenUp(self._thing, "was given up")
-        if _origin(str(request.url)) not in self._origins:
+        host = origin(str(request.url))
+        if host not in self._origins and (host, request.headers.get("authorization")) not in self._granted:
             request.headers.pop("authorization", None)
         timeout = request.extensions.get("timeout") or {}
         limits = {name: timeout.get(name) or self._patience.timeout for name in ("connect", "read", "write", "pool")}
@@ -135,7 +141,15 @@ class Session:
                 begin, received = now, 0
 
 
-def _origin(url: str) -> tuple[str, str, int]:
+def raise_first(failures: list[BaseException]) -> None:
+    """Raise the first failure that is a reason, if there is one."""
+    for failure in failures:
+        if not isinstance(failure, GivenUp):
+            raise failure
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what a token belongs to."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
 

@@ -6,7 +6,8 @@
         subprocess.run([...], env={**os.environ, **hub.env(tmp_path)})
 
 It speaks what huggingface_hub 1.31 to 2.x asks of a Hub: model info, tree with paging, paths-info, refs, resolve with HEAD, Range and
-ETag. LFS files redirect to a second origin, as they do on the real Hub, so that a token sent on to it is seen. Xet is not spoken.
+ETag. LFS files redirect to a second origin, as they do on the real Hub, so that a token sent on to it is seen. With ``xet=True``
+listings carry Xet hashes and reconstructions can be asked for; Xet downloads, which hf_xet would then try, are not served.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ LFS_ENDINGS = (".safetensors", ".onnx", ".bin", ".onnx_data", ".data", ".pt", ".
 
 @dataclass
 class Fault:
-    """A defect of answers to requests whose ``kind`` (info, tree, resolve, storage), repository and path match. ``times``: how often."""
+    """A defect of answers to requests whose kind (info, tree, resolve, storage, xet), repository and path match. ``times``: how often."""
 
     kind: FaultKind
     request: str = "*"
@@ -78,6 +79,7 @@ class _Blob:
     size: int = 0
     sha256: str = ""
     blob_id: str = ""
+    xet_hash: str = ""
 
     def __post_init__(self) -> None:
         self.size = len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
@@ -102,6 +104,46 @@ class _Blob:
         return self.sha256 if self.lfs else self.blob_id
 
 
+class _Xet:
+    """Content-addressed storage as Xet has it: chunks (here of one size) in xorbs, one xorb for the new chunks of each file."""
+
+    CHUNK = 1 << 16
+
+    def __init__(self) -> None:
+        self._chunks: dict[bytes, tuple[str, int]] = {}
+        self._files: dict[str, list[tuple[str, int, int]]] = {}
+
+    def store(self, blob: _Blob) -> None:
+        blob.xet_hash = hashlib.sha256(b"xet" + blob.sha256.encode()).hexdigest()
+        xorb = hashlib.sha256(b"xorb" + blob.sha256.encode()).hexdigest()
+        placed, fresh = [], 0
+        for offset in range(0, blob.size, self.CHUNK):
+            data = blob.read(offset, min(self.CHUNK, blob.size - offset))
+            key = hashlib.sha256(data).digest()
+            if key not in self._chunks:
+                self._chunks[key] = (xorb, fresh)
+                fresh += 1
+            placed.append((*self._chunks[key], len(data)))
+        self._files[blob.xet_hash] = placed
+
+    def reconstruction(self, xet_hash: str, begin: int, end: int) -> dict[str, Any] | None:
+        """Terms for bytes ``[begin, end)``: runs of neighbouring chunks in one xorb, whole chunks only."""
+        if xet_hash not in self._files:
+            return None
+        terms: list[dict[str, Any]] = []
+        offset = first = 0
+        for xorb, index, length in self._files[xet_hash]:
+            if offset < end and offset + length > begin:
+                first = offset if not terms else first
+                if terms and terms[-1]["hash"] == xorb and terms[-1]["range"]["end"] == index:
+                    terms[-1]["range"]["end"] += 1
+                    terms[-1]["unpacked_length"] += length
+                else:
+                    terms.append({"hash": xorb, "unpacked_length": length, "range": {"start": index, "end": index + 1}})
+            offset += length
+        return {"offset_into_first_range": max(0, begin - first), "terms": terms, "fetch_info": {}}
+
+
 @dataclass
 class _Repo:
     private: bool = False
@@ -113,12 +155,14 @@ class _Repo:
 class LoopbackHub:
     """The Hub, while ``with``. Safe to use from several threads.
 
-    ``tokens`` are accepted; any other token is answered with 401 everywhere, as the real Hub does. ``page_size`` is the number of
-    entries in a page of a tree. ``requests`` is what was asked so far, ``wire_bytes`` everything written back, headers included.
+    ``xet`` turns Xet hashes and reconstructions on. ``tokens`` are accepted; any other token is answered with 401 everywhere, as the
+    real Hub does. ``page_size`` is the number of entries in a page of a tree. ``requests`` is what was asked so far, ``wire_bytes``
+    everything written back, headers included.
     """
 
-    def __init__(self, tokens: tuple[str, ...] = ("hf_loopback",), page_size: int = 1000) -> None:
+    def __init__(self, tokens: tuple[str, ...] = ("hf_loopback",), page_size: int = 1000, xet: bool = False) -> None:
         self.tokens = tokens
+        self.xet = _Xet() if xet else None
         self.page_size = page_size
         self.requests: list[Request] = []
         self.wire_bytes = 0
@@ -158,6 +202,8 @@ class LoopbackHub:
                     del tree[path]
                 else:
                     tree[path] = _Blob(content, path.lower().endswith(LFS_ENDINGS))
+                    if self.xet is not None and tree[path].lfs:
+                        self.xet.store(tree[path])
             body = "\n".join([repo, parent, *(f"{path} {blob.blob_id}" for path, blob in sorted(tree.items()))])
             sha = hashlib.sha1(body.encode()).hexdigest()
             made.commits[sha] = tree
@@ -416,6 +462,8 @@ class _HubHandler(_Handler):
         elif what == "refs":
             branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in sorted(made.refs.items())]
             self.send_json({"branches": branches, "tags": [], "converts": []})
+        elif what == "xet-read-token" and self.server.hub.xet is not None:
+            self.send_json({"casUrl": self.server.hub.storage, "accessToken": f"xet-{repo}", "exp": 2**31})
         else:
             raise _Answer(404)
 
@@ -482,6 +530,9 @@ class _StorageHandler(_Handler):
     """Where LFS files lie: ``/<org>/<name>/<sha256>/<path>``, to anybody who knows the address."""
 
     def route(self) -> None:
+        if self.path.startswith("/v1/reconstructions/"):
+            self._reconstruct(self.path.rsplit("/", 1)[1])
+            return
         owner, name, sha256, *path = unquote(urlsplit(self.path).path).strip("/").split("/")
         self.begin("storage", f"{owner}/{name}", "/".join(path))
         for tree in self.server.hub._repos[f"{owner}/{name}"].commits.values():
@@ -491,9 +542,22 @@ class _StorageHandler(_Handler):
                     return
         raise _Answer(404)
 
+    def _reconstruct(self, xet_hash: str) -> None:
+        self.begin("xet", "", "")
+        if not (self.headers.get("Authorization") or "").startswith("Bearer xet-"):
+            raise _Answer(401)
+        first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
+        xet = self.server.hub.xet
+        answer = xet.reconstruction(xet_hash, int(first), int(last) + 1 if last else 1 << 62) if xet is not None else None
+        if answer is None:
+            raise _Answer(404)
+        self.send_json(answer)
+
 
 def _described(path: str, blob: _Blob) -> dict[str, Any]:
     entry = {"type": "file", "path": path, "size": blob.size, "oid": blob.blob_id}
+    if blob.xet_hash:
+        entry["xetHash"] = blob.xet_hash
     return {**entry, "lfs": {"oid": blob.sha256, "size": blob.size, "pointerSize": 134}} if blob.lfs else entry
 
 
