@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from modelguard._policies.merge import Layer, merge
@@ -25,6 +25,7 @@ from modelguard._policies.model import Detectors, Match, Plugins, Policy, Policy
 from modelguard.errors import PolicyError
 
 MAX_BYTES = 256 * 1024
+MAX_DEPTH = 20
 MAX_FILES = 32
 BUILTIN = "builtin:"
 DEFAULT = "builtin:baseline"
@@ -114,7 +115,11 @@ def read_text(place: str) -> str:
 def _parse(text: str, place: str) -> Policy:
     yaml = YAML(typ="safe", pure=True)
     try:
+        depth = 0
         for event in yaml.parse(text):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise _at(place, event, "is nested too deeply", "correct the file")
             if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
                 raise _at(place, event, "uses an anchor or alias", "write the value where it is used, so that a reader sees it there")
             if str(getattr(event, "tag", None) or "").strip():
@@ -126,8 +131,6 @@ def _parse(text: str, place: str) -> Policy:
         raise _at(place, error, f"is not valid YAML ({error.problem})", "correct the file") from None
     except (YAMLError, ValueError) as error:
         raise PolicyError(place, f"is not valid YAML ({str(error).splitlines()[0]})", "correct the file") from None
-    except RecursionError:
-        raise PolicyError(place, "is nested too deeply", "correct the file") from None
     if not isinstance(data, dict):
         raise PolicyError(place, "is empty" if data is None else "is not a mapping", "begin with `version: 1`")
     try:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from modelguard._policies.catalogue import BLOCKS, FIRST_PARTY
+from modelguard._policies.catalogue import BLOCKS, absent
 from modelguard._policies.rules import JUDGEMENT_RULES
 from modelguard.errors import PolicyError
 from modelguard.findings import Confidence, Severity
@@ -282,21 +282,21 @@ class Policy(_Model):
     def check(self, known_rules: Collection[str], known_detectors: Collection[str]) -> None:
         """Refuse names that nobody declares: a mistyped id would silently never match.
 
-        ``known_rules`` and ``known_detectors`` are what is installed. Ids of modelguard's own distributions pass even where
-        those are not installed. Raises :class:`PolicyError` naming the place, with the closest known name.
+        ``known_rules`` and ``known_detectors`` are what is installed. Ids of modelguard's own distributions that are not installed
+        pass: whatever they name is incomplete then. Raises :class:`PolicyError` naming the place, with the closest known name.
         """
-        detectors = {*known_detectors, *(name for item in FIRST_PARTY for name in item.detectors)}
+        missing = absent(known_detectors)
         for place, name in self._detector_ids():
-            if name not in detectors:
+            if name not in known_detectors and not any(item.brings(name) for item in missing):
                 raise PolicyError(
                     f"policy {self.name}: {place}",
-                    f"no installed plugin brings a detector {name!r}{_meant(name, detectors)}",
+                    f"no installed plugin brings a detector {name!r}{_meant(name, known_detectors)}",
                     "`modelguard plugins list` shows the detectors there are",
                 )
         rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES)}
-        absent = tuple(block for item in FIRST_PARTY if not set(item.detectors) & set(known_detectors) for block in item.blocks)
+        blocks = tuple(block for item in missing for block in item.blocks)
         for place, pattern in self._rule_patterns():
-            if not _names_a_rule(pattern, rules, absent):
+            if not _names_a_rule(pattern, rules, blocks):
                 raise PolicyError(
                     f"policy {self.name}: {place}",
                     f"no installed detector declares a rule {pattern}{_meant(pattern, rules)}",
@@ -331,11 +331,11 @@ class Policy(_Model):
             yield f"waivers[{number}].rule", waiver.rule
 
 
-def _names_a_rule(pattern: str, rules: Collection[str], absent: Collection[str]) -> bool:
+def _names_a_rule(pattern: str, rules: Collection[str], missing: Collection[str]) -> bool:
     """Whether ``pattern`` matches a known rule, covers a documented block, or lies in a block whose distribution is not installed."""
     if any(glob_matches(pattern, rule) for rule in rules):
         return True
     start = pattern.rstrip("*")
     if start != pattern and any(block.startswith(start) for block in BLOCKS):
         return True
-    return any(start.startswith(block) for block in absent)
+    return any(start.startswith(block) for block in missing)
