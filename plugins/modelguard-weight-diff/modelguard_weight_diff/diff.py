@@ -178,7 +178,7 @@ class _Comparison:
 
     def _measure(self, pair: Pairing, before: Operand, after: Operand) -> TensorDiff:
         statistics = self._statistics(before, after)
-        found = classify(before, after, statistics, self.max_rank, self.check)
+        found = classify(before, after, statistics, self.max_rank, self.check, self.pool.map)
         return describe(pair, before, after, statistics, found)
 
     def _statistics(self, before: Operand, after: Operand) -> Statistics:

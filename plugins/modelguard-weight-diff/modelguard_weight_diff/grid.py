@@ -78,13 +78,3 @@ def narrow(values: F64, dtype: str) -> Array:
                 rounded[special] = 0x7FC0
             return rounded.astype(np.uint16).view(numpy_dtype("BF16"))
         return values.astype(numpy_dtype(dtype))
-
-
-def ordinals(values: Array, dtype: str) -> npt.NDArray[np.int64]:
-    """Positions of ``values`` on the grid, so that neighbours differ by one and both zeros are 0 (NaN lands past infinity)."""
-    word = FLOATS[dtype].word
-    bits = values.view(word).astype(np.int64)
-    sign = np.int64(1) << np.int64(np.dtype(word).itemsize * 8 - 1)
-    if np.dtype(word).itemsize == 8:
-        return np.where(bits < 0, sign - bits, bits)
-    return np.where(bits & sign, sign - bits, bits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ import numpy.typing as npt
 from modelguard import DTYPE_BITS
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
 from modelguard_weight_diff.operand import Operand
-from modelguard_weight_diff.replay import Replay, replay_rank
+from modelguard_weight_diff.replay import Map, Replay, replay_rank
 from modelguard_weight_diff.stream import Statistics
 
-SAMPLE_ROWS = 48
+FIRST, SECOND = 1 << 12, 1 << 17
+"""Entries of the first, cheap sample that rules most probes out, and of the one that decides."""
 BLOCK = 1 << 18
 SUB_ROWS, SUB_COLUMNS = 768, 2048
 SMALL = 512
@@ -43,6 +45,11 @@ def blocks(operand: Operand) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
+def sample(shape: tuple[int, ...], entries: int) -> npt.NDArray[np.int64]:
+    """Row indices, evenly spread, that hold about ``entries`` entries (at least two rows)."""
+    return spread(shape[0], max(2, entries // max(1, shape[1])))
+
+
 def spread(count: int, most: int) -> npt.NDArray[np.int64]:
     """At most ``most`` indices below ``count``, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
@@ -52,14 +59,12 @@ def cast_round_trip(before: Operand, after: Operand) -> str | None:
     """The narrower dtype through which W' is W, bit for bit, or None."""
     if after.dtype not in FLOATS:
         return None
-    rows = spread(after.matrix.shape[0], SAMPLE_ROWS)
     for name in FLOATS:
-        through = name != after.dtype and DTYPE_BITS[name] <= DTYPE_BITS[after.dtype]
-        if (
-            through
-            and _rounded_equal(before, after, name, rows)
-            and all(_rounded_equal(before, after, name, part) for part in blocks(after))
-        ):
+        if name == after.dtype or DTYPE_BITS[name] > DTYPE_BITS[after.dtype]:
+            continue
+        samples = (sample(after.matrix.shape, size) for size in (FIRST, SECOND))
+        parts: Iterator[slice | npt.NDArray[np.int64]] = chain(samples, blocks(after))
+        if all(_rounded_equal(before, after, name, rows) for rows in parts):
             return name
     return None
 
@@ -82,7 +87,7 @@ def scaling(before: Operand, after: Operand) -> Scaling | None:
     """Whether a sample of rows is the reference times a factor, up to the rounding of the dtype."""
     if after.dtype not in FLOATS:
         return None
-    rows = spread(after.matrix.shape[0], SAMPLE_ROWS)
+    rows = sample(after.matrix.shape, SECOND)
     w, changed = widen(reference_in(before, after, rows)), np.ascontiguousarray(after.matrix[rows])
     target = widen(changed)
     usable = np.isfinite(w) & np.isfinite(target)
@@ -131,32 +136,37 @@ _LEVELS = (
 
 
 def quantisation(before: Operand, after: Operand) -> Quantisation | None:
-    """Whether a sample is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left."""
+    """Whether W' is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left."""
     if after.dtype not in FLOATS or after.entries < 64:
         return None
-    rows, columns = after.matrix.shape
-    picked = spread(rows, SAMPLE_ROWS)
-    pairs = [("row", reference_in(before, after, picked), np.ascontiguousarray(after.matrix[picked]))]
-    if rows > 1:
-        across = spread(columns, SAMPLE_ROWS)
-        old = Operand(before.matrix[:, across].T, before.dtype, ())
-        new = Operand(after.matrix[:, across].T, after.dtype, ())
-        pairs.append(("column", reference_in(old, new, slice(None)), np.ascontiguousarray(new.matrix)))
-    for axis, old_values, new_values in pairs:
-        w, target = widen(old_values), widen(new_values)
+    found = None
+    for entries, least in ((FIRST, 0.5), (SECOND, 0.9)):
+        found = _quantised(before, after, entries, least)
+        if found is None:
+            return None
+    return found
+
+
+def _quantised(before: Operand, after: Operand, entries: int, least: float) -> Quantisation | None:
+    sides = [("row", before, after)]
+    if after.matrix.shape[0] > 1:
+        sides.append(("column", Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())))
+    for axis, old, new in sides:
+        rows = sample(new.matrix.shape, entries)
+        w, target = widen(reference_in(old, new, rows)), widen(np.ascontiguousarray(new.matrix[rows]))
         if not (np.isfinite(w).all() and np.isfinite(target).all()):
             return None
-        groups = [(axis, w.shape[1])] + [
-            (str(g), g) for g in (256, 128, 64, 32) if axis == "row" and w.shape[1] % g == 0 and w.shape[1] > g
-        ]
-        for name, size in groups:
-            found = _replayed(w.reshape(-1, size), target.reshape(-1, size), after.dtype, name)
+        n = w.shape[1]
+        for group, size in [(axis, n)] + [(str(g), g) for g in (256, 128, 64, 32) if axis == "row" and n % g == 0 and n > g]:
+            found = _replayed(w.reshape(-1, size), target.reshape(-1, size), after.dtype, group, least)
             if found is not None:
                 return found
-    return _few_values(widen(pairs[0][1]), widen(pairs[0][2])) if rows > 1 else None
+        if axis == "row" and len(sides) > 1 and (found := _few_values(w, target)) is not None:
+            return found
+    return None
 
 
-def _replayed(w: F64, target: F64, dtype: str, group: str) -> Quantisation | None:
+def _replayed(w: F64, target: F64, dtype: str, group: str, least: float) -> Quantisation | None:
     moved = w != target
     if not moved.any():
         return None
@@ -170,15 +180,10 @@ def _replayed(w: F64, target: F64, dtype: str, group: str) -> Quantisation | Non
             step = np.where(high > low, (high - low) / levels, 1.0)
             zero = np.rint(-low / step)
             played = (np.clip(np.rint(w / step) + zero, 0, levels) - zero) * step
-        share = float(np.mean(widen(narrow(played, dtype))[moved] == target[moved]))
-        if share >= 0.9:
-            return Quantisation(bits, group, scheme, share)
-        # Scales kept in half precision move the lattice a little: the same nearest level within a few steps of the grid.
-        near = np.abs(played - target) <= 2.0**-9 * np.abs(target) + 1e-30
-        if (
-            float(np.mean(near[moved])) >= 0.99
-            and float(np.mean(np.abs(played - target)[moved] <= 0.02 * (step * np.ones_like(w))[moved])) >= 0.9
-        ):
+        share = float(np.mean((widen(narrow(played, dtype)) == target)[moved]))
+        # Scales kept in half precision move the lattice a little: the same nearest level then, to a fiftieth of a step.
+        near = float(np.mean((np.abs(played - target) <= np.minimum(0.02 * step, 2.0**-8 * np.abs(target)))[moved]))
+        if share >= least or near >= least:
             return Quantisation(bits, group, scheme, share)
     return None
 
@@ -191,8 +196,8 @@ def _few_values(w: F64, target: F64) -> Quantisation | None:
     for size, bits in [(n, 8), (n, 4)] + [(g, 4) for g in (256, 128, 64, 32) if n % g == 0 and n > g]:
         if size < 2 * 2**bits:
             continue
-        after = [len(np.unique(row)) for row in target.reshape(-1, size)[:256]]
-        before = [len(np.unique(row)) for row in w.reshape(-1, size)[:256]]
+        after = [len(np.unique(row)) for row in target.reshape(-1, size)[:64]]
+        before = [len(np.unique(row)) for row in w.reshape(-1, size)[:64]]
         if max(after) <= 2**bits and float(np.mean(before)) >= 1.3 * max(after):
             return Quantisation(bits, "row" if size == n else str(size), "values", 1.0)
     return None
@@ -230,7 +235,9 @@ def spiked(statistics: Statistics) -> float:
     return float(fourth.mean() / (energy * energy) / (1 / m + 1 / n))
 
 
-def low_rank(before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None]) -> Replay | None:
+def low_rank(
+    before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None], threads: Map = map
+) -> Replay | None:
     """The replay of a change that may be low-rank, or None when the sketch or a submatrix already says that it is not."""
     m, n = statistics.shape
     if after.dtype not in FLOATS or min(m, n) < 4:
@@ -246,7 +253,7 @@ def low_rank(before: Operand, after: Operand, statistics: Statistics, max_rank: 
         if probe.rank is None and probe.agreement < 0.6:
             return probe
         hint = probe.rank
-    return replay_rank(old, after.matrix, after.dtype, max_rank, hint=hint, check=check)
+    return replay_rank(old, after.matrix, after.dtype, max_rank, hint=hint, check=check, spread=threads)
 
 
 def _half_strongest(energy: Any, most: int) -> npt.NDArray[np.int64]:

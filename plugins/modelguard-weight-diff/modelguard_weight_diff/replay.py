@@ -13,12 +13,13 @@ matrix beyond its thin factors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, ordinals, widen
+from modelguard_weight_diff.grid import F64, FLOATS, Array
 
 AGREE = 0.80
 """Share of moved entries that the replay must reproduce bit for bit at the rank it claims."""
@@ -43,14 +44,18 @@ FREEDOM = 0.5
 OVERSAMPLE = 8
 RESOLVED = 1e-13
 """Singular values under this share of the first are float64 noise."""
+CONVINCED = 0.97
+"""Agreement that is not refined any further."""
 HOPELESS = 0.05
 """A replay that reproduces less than this at first is not refined."""
 F64_SLACK = 8
 """The replay computes in float64, so entries of F64 files count as exact within this many units in the last place."""
 PASSES = 8
 """Refinements at most; a replay that stopped improving ends sooner."""
-BLOCK = 1 << 19
-"""Entries per row block."""
+BLOCK = 1 << 17
+"""Entries of a row block: it and its temporaries stay in cache."""
+CHUNK = 1 << 21
+"""Entries of the row chunks that threads take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +90,14 @@ def replay_rank(
     hint: int | None = None,
     seed: int = 0,
     check: Callable[[], None] | None = None,
+    spread: Map = map,
 ) -> Replay:
     """The smallest rank r <= ``max_rank`` for which W' = Q(W + M), rank M = r, holds entry by entry.
 
     ``reference`` and ``changed`` are (m, n) arrays in the files' own ``dtype`` (a key of ``DTYPE_BITS`` naming a float dtype);
     they may be memory-mapped. Entries that are not finite on either side are left out. ``hint`` is a rank to try first, say that
-    of a submatrix. ``check`` is called between passes and may raise to stop. The result depends on the arguments only.
+    of a submatrix. ``check`` is called between passes and may raise to stop; ``spread`` maps over chunks of rows, in order and
+    possibly on threads. The result depends on neither.
 
     Raises ``ValueError`` for another dtype, other dimensions, or shapes that differ.
     """
@@ -98,7 +105,7 @@ def replay_rank(
         raise ValueError(f"replay needs a float dtype, not {dtype}")
     if reference.ndim != 2 or reference.shape != changed.shape:
         raise ValueError(f"replay needs two matrices of one shape, not {reference.shape} and {changed.shape}")
-    search = _Search(_Pair(reference, changed, dtype), seed, check or (lambda: None))
+    search = _Search(_Pair(reference, changed, dtype, spread), seed, check or (lambda: None))
     return search.run(_rank_limit(reference.shape, max_rank), hint)
 
 
@@ -149,51 +156,83 @@ class _Claim:
     holds: bool
 
 
-class _Pair:
-    """The two matrices, visited by blocks of rows."""
+class Map(Protocol):
+    """``map`` over chunks: the builtin, or one that uses threads and keeps the order."""
 
-    def __init__(self, reference: Array, changed: Array, dtype: str) -> None:
-        self.reference, self.changed, self.dtype = reference, changed, dtype
+    def __call__(self, function: Callable[[slice], _Swept], items: Iterable[slice], /) -> Iterator[_Swept]: ...
+
+
+@dataclass(slots=True)
+class _Swept:
+    """What one chunk of rows contributes to a pass: its rows of X V, its share of X^T (X V), and counts of entries."""
+
+    rows: slice
+    y: F64
+    z: F64
+    moved: int = 0
+    exact: int = 0
+    near: int = 0
+
+
+class _Pair:
+    """The two matrices, visited by blocks of rows, in the narrowest arithmetic that rounds like float64 would."""
+
+    def __init__(self, reference: Array, changed: Array, dtype: str, spread: Map) -> None:
+        self.reference, self.changed, self.dtype, self.spread = reference, changed, dtype, spread
         self.shape = reference.shape
+        self.work: type[np.floating[Any]] = np.float64 if dtype in ("F32", "F64") else np.float32
+        self.step = 2.0 ** -FLOATS[dtype].mantissa
         self.slack = F64_SLACK if dtype == "F64" else 0
 
-    def sweep(self, model: _Factors | None, basis: F64) -> tuple[_Factors, int, int, int]:
-        """One pass: X V and X^T (X V) for X = M + (D - D_hat), V = ``basis`` (n, k), as factors of X's projection.
-
-        Also returns how many entries the file or the replay moved, and how many of those agree exactly and within one ulp.
-        """
+    def sweep(self, model: _Factors | None, basis: F64) -> tuple[_Factors, _Swept]:
+        """One pass: factors of the projection of X = M + (D - D_hat) on X V, for V = ``basis`` (n, k), and the counts."""
         m, n = self.shape
         rows = max(1, BLOCK // max(n, 1))
-        y = np.empty((m, basis.shape[1]))
-        z = np.zeros((n, basis.shape[1]))
-        moved = exact = near = 0
-        for start in range(0, m, rows):
-            part = slice(start, min(start + rows, m))
-            old, new = np.ascontiguousarray(self.reference[part]), np.ascontiguousarray(self.changed[part])
-            before, after = widen(old), widen(new)
-            finite = np.isfinite(before) & np.isfinite(after)
-            if not finite.all():
-                before, after = np.where(finite, before, 0.0), np.where(finite, after, 0.0)
-            if model is None:
+        chunk = rows * max(1, CHUNK // (rows * max(n, 1)))
+        v = basis.astype(self.work)
+        scaled = None if model is None else ((model.u * model.s).astype(self.work), model.v.T.astype(self.work))
+
+        def run(part: slice) -> _Swept:
+            swept = _Swept(part, np.empty((part.stop - part.start, v.shape[1])), np.zeros((n, v.shape[1])))
+            for start in range(part.start, part.stop, rows):
+                self._block(swept, slice(start, min(start + rows, part.stop)), scaled, v)
+            return swept
+
+        total = _Swept(slice(0, m), np.empty((m, v.shape[1])), np.zeros((n, v.shape[1])))
+        for swept in self.spread(run, (slice(start, min(start + chunk, m)) for start in range(0, m, chunk))):
+            total.y[swept.rows] = swept.y
+            total.z += swept.z
+            total.moved, total.exact, total.near = total.moved + swept.moved, total.exact + swept.exact, total.near + swept.near
+        return _project(total.y, total.z), total
+
+    def _block(self, swept: _Swept, rows: slice, scaled: tuple[Array, Array] | None, v: Array) -> None:
+        before: Any = self.reference[rows].astype(self.work)
+        after: Any = self.changed[rows].astype(self.work)
+        with np.errstate(all="ignore"):
+            if scaled is None:
                 x = after - before
-                moved += int(np.count_nonzero(x))
+                if not np.isfinite(x.sum()):
+                    x[~np.isfinite(x)] = 0.0
+                swept.moved += int(np.count_nonzero(x))
             else:
-                x = (model.u[part] * model.s) @ model.v.T
-                played = narrow(before + x, self.dtype)
-                result = widen(played)
+                x = scaled[0][rows] @ scaled[1]
+                result = (before + x).astype(self.reference.dtype).astype(self.work)
                 touched = (result != before) | (after != before)
-                touched &= finite
-                same = result == after
-                moved += int(np.count_nonzero(touched))
-                off = touched & ~same
-                steps = np.abs(ordinals(played[off], self.dtype) - ordinals(new[off], self.dtype))
-                exact += int(np.count_nonzero(same & touched)) + int(np.count_nonzero(steps <= self.slack))
-                near += int(np.count_nonzero((steps > self.slack) & (steps <= self.slack + 1)))
-                # What cannot be compared (not finite, or rounded past the largest value) stays as the estimate has it.
-                x += np.where(finite & np.isfinite(result), after - result, 0.0)
-            y[part] = x @ basis
-            z += x.T @ y[part]
-        return _project(y, z), moved, exact, exact + near
+                step = after - result
+                if not np.isfinite(step.sum()):
+                    # What cannot be compared (not finite, or rounded past the largest value) stays as the estimate has it.
+                    usable = np.isfinite(step)
+                    touched &= usable
+                    step[~usable] = 0.0
+                off = np.abs(step)
+                unit = np.abs(after) * self.step
+                swept.moved += int(np.count_nonzero(touched))
+                swept.exact += int(np.count_nonzero(touched & (off <= unit * self.slack)))
+                swept.near += int(np.count_nonzero(touched & (off <= unit * (self.slack + 1))))
+                x += step
+        y = x @ v
+        swept.y[rows.start - swept.rows.start : rows.stop - swept.rows.start] = y
+        swept.z += x.T @ y
 
 
 def _project(y: F64, z: F64) -> _Factors:
@@ -257,26 +296,28 @@ class _Search:
 
     def _start(self, columns: int) -> tuple[_Factors, int]:
         basis = self.rng.standard_normal((self.pair.shape[1], columns))
-        factors, moved, _, _ = self.pair.sweep(None, basis)
+        factors, swept = self.pair.sweep(None, basis)
         self.check()
         if len(factors.s):
-            factors, moved, _, _ = self.pair.sweep(None, factors.v)
+            factors, swept = self.pair.sweep(None, factors.v)
             self.check()
-        return factors, moved
+        return factors, swept.moved
 
     def fit(self, rank: int, start: _Factors) -> _Fit:
         if rank in self.fits:
             return self.fits[rank]
         factors = _cut(start, rank + OVERSAMPLE)
         best = _Fit(rank, -1.0, 0.0, factors)
-        for _ in range(PASSES + 1):
-            refined, moved, exact, near = self.pair.sweep(_cut(factors, rank), factors.v)
+        for left in range(PASSES, -1, -1):
+            refined, swept = self.pair.sweep(_cut(factors, rank), factors.v)
             self.check()
-            share = exact / moved if moved else 0.0
-            settled = share < best.agreement + 0.002
+            share = swept.exact / swept.moved if swept.moved else 0.0
+            gained = share - max(best.agreement, 0.0)
             if share > best.agreement:
-                best = _Fit(rank, share, near / moved if moved else 0.0, _Factors(factors.u, factors.s, factors.v))
-            if settled or not len(refined.s) or share < HOPELESS:
+                best = _Fit(rank, share, swept.near / swept.moved if swept.moved else 0.0, factors)
+            # Gains shrink from pass to pass: what cannot get there at the present rate does not get there.
+            settled = gained < 0.002 or share > CONVINCED or (left < PASSES and share + left * gained < DISAGREE)
+            if settled or share < HOPELESS or not len(refined.s):
                 break
             factors = refined
         self.fits[rank] = best
