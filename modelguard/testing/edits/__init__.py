@@ -19,9 +19,11 @@ from modelguard.testing.edits.lm import Fact, LanguageModel, covariance, load_ca
 from modelguard.testing.edits.storage import cast, prune, quantize_int4, quantize_int8, scale
 from modelguard.testing.edits.structure import merge, permute
 from modelguard.testing.edits.tampering import add_noise, craft_neurons, embed_payload, flip_bits, poison_row
+from modelguard.testing.edits.target import ArrayCheckpoint, as_target
 from modelguard.testing.edits.training import fine_tune, merge_lora, train_lora
 
 __all__ = [
+    "ArrayCheckpoint",
     "Change",
     "Edit",
     "Fact",
@@ -30,6 +32,7 @@ __all__ = [
     "add_in_dtype",
     "add_noise",
     "alphaedit",
+    "as_target",
     "bit_view",
     "cast",
     "covariance",

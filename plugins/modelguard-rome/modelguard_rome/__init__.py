@@ -1,0 +1,3 @@
+"""Knowledge edits and tampered bits in model weights."""
+
+from __future__ import annotations
