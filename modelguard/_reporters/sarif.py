@@ -265,7 +265,7 @@ def _descriptor(rule: Rule) -> dict[str, Any]:
         "name": shorten(visible(rule.name) or rule.id, 255),
         "shortDescription": {"text": f"{title[:1].upper()}{title[1:].rstrip('.')}."},
         "fullDescription": {"text": (description if len(description) <= 1024 else f"{description[:1023]}…") or title},
-        "help": {"text": f"{description} {visible(rule.remedy)}", "markdown": markdown or title},
+        "help": {"text": f"{description} {visible(rule.remedy)}".strip() or title, "markdown": markdown or title},
     }
 
 

@@ -91,12 +91,19 @@ def place(finding: Finding) -> str:
 
 
 def value(item: Any) -> str:
-    """A piece of evidence as text."""
-    if isinstance(item, float):
-        return f"{item:.4g}"
+    """A piece of evidence as text, numbers to four significant digits."""
     if isinstance(item, str):
         return visible(item)
-    return visible(json.dumps(item, sort_keys=True, ensure_ascii=False))
+    return visible(json.dumps(_rounded(item), sort_keys=True, ensure_ascii=False))
+
+
+def _rounded(item: Any) -> Any:
+    if isinstance(item, float):
+        short = float(f"{item:.4g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    if isinstance(item, list | tuple):
+        return [_rounded(part) for part in item]
+    return {key: _rounded(part) for key, part in item.items()} if isinstance(item, Mapping) else item
 
 
 def count(number: int, noun: str) -> str:

@@ -198,7 +198,9 @@ def check_traps(run: dict[str, Any]) -> None:
         assert "security" in rule["properties"]["tags"]
         assert 0 < float(rule["properties"]["security-severity"]) <= 10
         assert rule["properties"]["precision"] in ("very-high", "high", "medium", "low")
-        assert rule["help"]["text"]
+        assert rule["help"]["text"].strip()
+        assert rule["help"]["markdown"].strip()
+        assert rule["fullDescription"]["text"].strip()
         assert len(rule["fullDescription"]["text"]) <= 1024
     for result in run["results"]:
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
