@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from modelguard._runtime.heads import agreement
+from modelguard._runtime.spec import ASSUMED, NORMALISATIONS, scaled
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
 from modelguard.detector import Capability, Skip
@@ -13,6 +16,9 @@ from modelguard.model import ModelFactory, ModelOptions, RunnableModel, Samples
 
 if TYPE_CHECKING:
     from modelguard._runtime.torch_model import TorchModel
+
+CLEARLY = 3.0
+"""Standard errors of the difference of two accuracies (at most sqrt(0.5 / n)) by which another normalisation must be better."""
 
 
 def model_capabilities(
@@ -97,9 +103,6 @@ def _compare(graph: Checkpoint, twin: Checkpoint) -> dict[str, Any]:
 
 def _fit_samples(model: TorchModel, samples: Samples) -> None:
     """Choose the normalisation nobody told by the labels, and report the agreement."""
-    from modelguard._runtime.heads import agreement
-    from modelguard._runtime.spec import ASSUMED
-
     if model.input.kind == "image" and samples.labels is not None and model.input.source.get("mean") == ASSUMED:
         _choose_normalisation(model, samples)
     try:
@@ -109,26 +112,34 @@ def _fit_samples(model: TorchModel, samples: Samples) -> None:
 
 
 def _choose_normalisation(model: TorchModel, samples: Samples) -> None:
-    from dataclasses import replace
-
-    from modelguard._runtime.heads import agreement
-    from modelguard._runtime.spec import NORMALISATIONS, scaled
-
+    """Take the usual normalisation that agrees best with the labels, if it does so clearly better than the one that was assumed."""
     original, channels = model.input, model.input.shape[0]
-    if original.low != 0 or original.high not in (1.0, 255.0) or not original.dtype.startswith("float"):
+    if (
+        model.output.kind != "classifier"
+        or original.low != 0
+        or original.high not in (1.0, 255.0)
+        or not original.dtype.startswith("float")
+    ):
         return
-    results = []
-    for place, (name, (mean, std)) in enumerate(NORMALISATIONS.items()):
-        if len(mean) not in (1, channels):
-            continue
-        candidate = replace(original, mean=scaled(mean, original.high, channels), std=scaled(std, original.high, channels))
-        model.respecify(candidate)
-        try:
-            results.append((-agreement(model, samples)["accuracy"], place, name, candidate))
-        except (SamplesError, KeyError):
-            break
+    try:
+        assumed = agreement(model, samples)
+        best, chosen, chosen_name = assumed, original, ""
+        for name, (mean, std) in NORMALISATIONS.items():
+            if len(mean) not in (1, channels):
+                continue
+            candidate = replace(original, mean=scaled(mean, original.high, channels), std=scaled(std, original.high, channels))
+            model.respecify(candidate)
+            result = agreement(model, samples)
+            if result.get("accuracy", 0) > best.get("accuracy", 0):
+                best, chosen, chosen_name = result, candidate, name
+    except SamplesError:
+        best, chosen, chosen_name = {"ok": False}, original, ""
     model.respecify(original)
-    if results:
-        accuracy, _, name, candidate = min(results, key=lambda item: item[:2])
-        said = f"inferred from labelled samples: pixels as {name} agree best ({-accuracy:.1%} of the labels)"
-        model.respecify(replace(candidate, source={**original.source, "mean": said, "std": said}))
+    if not best["ok"]:
+        return
+    if not chosen_name or best["accuracy"] - assumed.get("accuracy", 0) < CLEARLY * (0.5 / best["count"]) ** 0.5:
+        said = f"assumed; the labels bear it out ({assumed['accuracy']:.1%} agree)" if assumed["ok"] else ASSUMED
+    else:
+        said = f"inferred from labelled samples: pixels as {chosen_name} agree best ({best['accuracy']:.1%} of the labels)"
+        original = chosen
+    model.respecify(replace(original, source={**original.source, "mean": said, "std": said}))

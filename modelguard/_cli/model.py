@@ -1,0 +1,144 @@
+"""``modelguard model``: how a checkpoint runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelguard._cli._options import existing_path, load_registry, model_options, parse_memory, plugin_option, run_options, thread_count
+
+
+@click.command("model", short_help="Show how a checkpoint runs: inputs, classes, layers, parity.")
+@click.argument("target")
+@click.option("--samples", metavar="F", help="Clean inputs to try it on: .npz, .safetensors, .jsonl, or a folder of images.")
+@model_options
+@run_options
+@plugin_option
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def command(
+    target: str,
+    samples: str | None,
+    factory: str | None,
+    input_spec: str | None,
+    device: str,
+    seed: int,
+    timeout: float,
+    memory: str | None,
+    threads: int | None,
+    offline: bool,
+    quiet: bool,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Build the runnable model of TARGET in an isolated worker and say what it takes, what it returns, and what was checked.
+
+    Exit codes: 0 it can be run, 2 usage error, 3 it cannot be run or must not be used.
+    """
+    from modelguard._cli._progress import ProgressDisplay
+    from modelguard._reporters.escape import visible
+    from modelguard._runtime.describe import DescribeModel
+    from modelguard._runtime.spec import parse_option
+    from modelguard._scanner.job import Limits
+    from modelguard._scanner.scan import Request, scan
+    from modelguard.artifact import SourceContext
+    from modelguard.model import ModelOptions
+    from modelguard.report import PolicyInfo
+
+    if input_spec is not None:
+        parse_option(input_spec)
+    registry = load_registry(plugins)
+    with ProgressDisplay(quiet or as_json) as display:
+        request = Request(
+            target=target,
+            detectors=(DescribeModel,),
+            samples=existing_path(samples, "--samples"),
+            model=ModelOptions(factory=factory, input=input_spec, device=device, threads=threads, cwd=Path.cwd()),  # type: ignore[arg-type]
+            timeout=timeout,
+            seed=seed,
+            limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
+            source=SourceContext(offline=offline, progress=display.bytes),
+        )
+        report = scan(request, registry, PolicyInfo("none", ""), display)
+    outcome = next(iter(report.outcomes), None)
+    completed = outcome is not None and outcome.status.value == "completed" and not report.failure
+    reason = report.failure or (outcome.reason if outcome is not None else "it was not looked at")
+    facts = {key: value for key, value in outcome.summary.items() if key != "score"} if outcome is not None and completed else {}
+    if as_json:
+        state = {"target": report.target.uri, "runs": completed, "reason": "" if completed else reason, "model": facts or None}
+        click.echo(json.dumps(state, indent=2))
+    else:
+        for line in _lines(report.target.uri, facts) if completed else (f"{report.target.uri}: cannot be run: {reason}",):
+            click.echo(visible(line))
+    return 0 if completed else 3
+
+
+def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """The answer first, then a table of two columns, then the layers."""
+    taken, given, layers = facts["input"], facts["output"], facts["layers"]
+    how = "forward only" if facts.get("forward_only") else "runs and can be differentiated"
+    classes = f"{given['classes']} classes" if given["kind"] == "classifier" else f"{given['kind']} of {given['classes']} outputs"
+    yield f"{uri}: {how}; {taken['kind']} of shape {_shape(taken['shape'])} -> {classes}"
+    rows = [
+        ("built by", facts.get("factory", "")),
+        ("checkpoint", facts.get("checkpoint", "")),
+        ("not run", ", ".join(facts.get("not_run", ()))),
+        ("same weights", _twins(facts.get("same_weights", {}))),
+        ("input", f"{taken['dtype']} {taken['layout']}, raw range {taken['low']:g}..{taken['high']:g}{_normalisation(taken)}"),
+        ("said by", "; ".join(f"{name}: {source}" for name, source in taken["source"].items())),
+        ("output", f"{given['kind']}, head {given['head']}" + (f", labels {', '.join(given['labels'][:8])}" if given["labels"] else "")),
+        ("assumed", facts.get("assumed", "")),
+        ("forward only", facts.get("forward_only", "")),
+        ("parity", _parity(facts)),
+        ("agreement", _agreement(facts.get("agreement"))),
+        ("operators", ", ".join(f"{name} {count}" for name, count in facts.get("operators", {}).items())),
+        ("parameters", f"{facts.get('parameters', 0):,} on {facts.get('device', '')}"),
+        ("layers", str(len(layers))),
+    ]
+    for name, text in rows:
+        if text:
+            yield f"  {name:<13} {text}"
+    for layer in layers:
+        yield f"    {layer['kind']:<10} {_shape(layer['shape']):<14} {layer['name']}"
+
+
+def _shape(shape: list[int]) -> str:
+    return "x".join("?" if size < 0 else str(size) for size in shape)
+
+
+def _normalisation(taken: Mapping[str, Any]) -> str:
+    if taken["mean"] is None:
+        return ", not normalised outside the graph"
+    mean, std = (":".join(f"{value:g}" for value in taken[name]) for name in ("mean", "std"))
+    return f", mean {mean}, std {std}"
+
+
+def _parity(facts: Mapping[str, Any]) -> str:
+    parity = facts.get("parity")
+    if not parity:
+        return ""
+    compared = f"{parity['random']} random inputs" + (f" and {parity['samples']} samples" if parity["samples"] else "")
+    said = f"within {parity['tolerance']:g} of onnxruntime on {compared}"
+    return f"ok: {said} (largest deviation {parity['max_abs']:.2g}, relative {parity['max_rel']:.2g})"
+
+
+def _agreement(agreement: Mapping[str, Any] | None) -> str:
+    if agreement is None:
+        return ""
+    if agreement["ok"] is not True:
+        return f"NOT UNDERSTOOD: {agreement['reason']}"
+    if "accuracy" not in agreement:
+        return f"{agreement['count']} samples without labels, {agreement['classes_seen']} classes predicted"
+    return f"{agreement['accuracy']:.1%} of {agreement['count']} samples are predicted as labelled, chance gives {agreement['chance']:.1%}"
+
+
+def _twins(twins: Mapping[str, Any]) -> str:
+    parts = []
+    for name, found in twins.items():
+        different = found["different"]
+        said = f"{len(different)} differ ({', '.join(different[:3])})" if different else "all equal"
+        parts.append(f"{name}: {found['compared']} of {found['of']} tensors can be compared by name, {said}")
+    return "; ".join(parts)
