@@ -1,0 +1,1 @@
+"""Neural Cleanse for modelguard: finds backdoor triggers by inverting them."""

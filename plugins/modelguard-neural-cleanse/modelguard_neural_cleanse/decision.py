@@ -1,0 +1,110 @@
+"""From trigger sizes to a verdict: which classes are reached by a trigger too small to be chance?
+
+The published rule, "anomaly index above 2" (Wang et al. 2019, section V-A), flags some class of 13 to 33 % of clean ten-class
+models: it is computed for comparison and decides nothing. What decides:
+
+Under the hypothesis of no backdoor the log sizes x_1..x_K are a sample of one distribution. Leave the smallest, x, out: with mean
+M and standard deviation S of the n others, (M - x) / (S sqrt(1 + 1/n)) is Student-t with n - 1 degrees of freedom when the
+distribution is normal, and since x is the smallest of K, P(min as far out) <= K * P(t > value): Grubbs' one-sided test (Grubbs
+1950). Leaving x out keeps an outlier from hiding itself. Several targets hide each other, so the test is repeated with the
+r smallest set aside, r = 1..R (Rosner 1983, generalised ESD): everything up to the largest r that is significant is an outlier.
+``tests/test_decision.py`` simulates the level for K from 5 to 1000, also under logistic and uniform log sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+MIN_CLASSES = 5
+"""With fewer classes no size is far enough from so few others: the test has no power and is not made."""
+
+MAD_TO_SIGMA = 1.4826
+
+USUAL_SPREAD = 0.25
+"""Standard deviation of log sizes between the classes of clean models (0.1 to 0.4 in the zoo), for when too few are reached to say."""
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """``p`` (K,): the p-value that counts for each class, 1 where the class is not among the smallest R + 1 or so."""
+
+    p: Floats
+    typical: float
+    """Geometric mean size of the classes that are no outliers."""
+
+
+def anomaly_index(sizes: Floats) -> Floats:
+    """(K,) |size - median| / (1.4826 MAD), signed: positive below the median. As published, on the linear scale."""
+    median = float(np.median(sizes))
+    deviation = float(np.median(np.abs(sizes - median))) * MAD_TO_SIGMA
+    if deviation == 0:
+        return np.zeros(len(sizes))
+    return (median - sizes) / deviation
+
+
+def small_outliers(sizes: Floats, reached: npt.NDArray[np.bool_], weights: Floats, classes: int) -> Outliers:
+    """The test above on ``sizes`` (n,) of the classes examined to the end, out of ``classes`` (K).
+
+    A class that was not ``reached`` is censored: it enters as the largest size seen, it is not dropped. ``weights`` (n,) is how
+    many classes each one stands for, more than 1 where a random part of the classes was examined (Horvitz-Thompson).
+    """
+    n = len(sizes)
+    result = np.ones(n)
+    if n < MIN_CLASSES or not reached.any():
+        return Outliers(result, float(np.exp(np.log(sizes).mean())) if n else math.nan)
+    x = np.log(np.where(reached, sizes, max(sizes[reached].max(), float(np.median(sizes)))))
+    order = np.lexsort((np.arange(n), x))
+    typical = float(np.exp(np.average(x, weights=weights)))
+    for r in range(1, max(1, n // 3) + 1):
+        index, rest = order[r - 1], order[r:]
+        w = weights[rest]
+        mean = float(np.average(x[rest], weights=w))
+        effective = float(w.sum() ** 2 / (w**2).sum())
+        spread = math.sqrt(float(np.average((x[rest] - mean) ** 2, weights=w)) * effective / (effective - 1))
+        if not reached[rest].all():
+            # Imputed values do not vary: take the spread of the others for what it cannot be below.
+            own = x[rest[reached[rest]]]
+            spread = max(spread, float(own.std(ddof=1)) if len(own) >= MIN_CLASSES - 1 else USUAL_SPREAD)
+        t = (mean - x[index]) / (max(spread, 1e-9) * math.sqrt(1 + 1 / effective))
+        p = min(1.0, (classes - r + 1) * student_tail(t, effective - 1))
+        # Rosner: when the r-th is significant, so are the r - 1 smaller ones.
+        smaller = order[:r]
+        if p < result[index] or p < result[smaller].max():
+            result[smaller] = np.minimum(result[smaller], p)
+            if p < 0.05:
+                typical = math.exp(mean)
+    return Outliers(result, typical)
+
+
+def student_tail(t: float, degrees: float) -> float:
+    """P(T > t) for Student's t, by the regularised incomplete beta function I_x(degrees / 2, 1 / 2), x = degrees / (degrees + t^2)."""
+    tail = _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t)) / 2
+    return tail if t >= 0 else 1 - tail
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """I_x(a, b) by Lentz's continued fraction (Press et al., Numerical Recipes, section 6.4)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, 500):
+        for numerator in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / (1 + numerator * d)
+            c = 1 + numerator / c
+            value *= c * d
+        if abs(c * d - 1) < 1e-14:
+            break
+    return front * value

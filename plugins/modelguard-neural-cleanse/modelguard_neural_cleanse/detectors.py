@@ -1,0 +1,96 @@
+"""The detectors: Neural Cleanse (Wang et al., IEEE S&P 2019) for patches, and the same search for triggers that are no patch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from modelguard import Capability, Detector, Finding, ScanContext, Target, option
+from modelguard_neural_cleanse.rules import BLEND, COLOUR, MAP, PATCH, WARP
+
+REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
+
+
+@dataclass(frozen=True)
+class NeuralCleanse(Detector):
+    """For every class the smallest patch that turns images of all others into it; a class reached by far too small a patch is accused."""
+
+    id = "neural-cleanse"
+    requires = REQUIRES
+    rules = (PATCH,)
+
+    alpha: float = option(0.05, "significance below which a class's trigger is too small to be chance", gt=0, le=1)
+    ratio: float = option(0.67, "largest accused trigger, relative to the typical class", gt=0, le=1)
+    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
+    success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1)
+    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
+    quick: bool = option(False, "half the steps")
+    schedule: Literal["batched", "paper"] = option("batched", "`paper`: the authors' own, one class after the other; many times slower")
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_neural_cleanse.transforms import Patch
+        from modelguard_neural_cleanse.universal import scan
+
+        yield from scan(self, target, context, Patch, self.rules[0])
+
+
+@dataclass(frozen=True)
+class BlendCleanse(NeuralCleanse):
+    """As neural-cleanse, for faint patterns over the whole image: Blended, SIG, reflections."""
+
+    id = "neural-cleanse-blend"
+    rules = (BLEND,)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_neural_cleanse.transforms import Blend
+        from modelguard_neural_cleanse.universal import scan
+
+        yield from scan(self, target, context, Blend, self.rules[0])
+
+
+@dataclass(frozen=True)
+class WarpCleanse(NeuralCleanse):
+    """As neural-cleanse, for smooth warps such as WaNet's."""
+
+    id = "neural-cleanse-warp"
+    rules = (WARP,)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_neural_cleanse.transforms import Warp
+        from modelguard_neural_cleanse.universal import scan
+
+        yield from scan(self, target, context, Warp, self.rules[0])
+
+
+@dataclass(frozen=True)
+class ColourCleanse(NeuralCleanse):
+    """As neural-cleanse, for invertible colour changes."""
+
+    id = "neural-cleanse-colour"
+    rules = (COLOUR,)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_neural_cleanse.transforms import Colour
+        from modelguard_neural_cleanse.universal import scan
+
+        yield from scan(self, target, context, Colour, self.rules[0])
+
+
+@dataclass(frozen=True)
+class LabelMapCleanse(Detector):
+    """A patch that moves every class to another one (all-to-all), searched for every cyclic shift of the classes."""
+
+    id = "neural-cleanse-all-to-all"
+    requires = REQUIRES
+    rules = (MAP,)
+
+    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
+    success: float = option(0.6, "attack success on unseen images from which a label map is accused", ge=0, le=1)
+    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
+    quick: bool = option(False, "half the steps")
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_neural_cleanse.labelmaps import scan_label_maps
+
+        yield from scan_label_maps(self, target, context)

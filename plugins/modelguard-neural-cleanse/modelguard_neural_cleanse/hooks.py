@@ -1,0 +1,14 @@
+"""What this distribution registers with modelguard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from modelguard import Detector, hookimpl
+
+
+@hookimpl
+def modelguard_detectors() -> Iterable[type[Detector]]:
+    from modelguard_neural_cleanse.detectors import BlendCleanse, ColourCleanse, LabelMapCleanse, NeuralCleanse, WarpCleanse
+
+    return [NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse]

@@ -1,0 +1,77 @@
+"""All-to-all: is there one patch that moves every class to another? One search arm a label map.
+
+The label maps tried are the K - 1 cyclic shifts i -> i + s, of which the published attack is s = 1 (Gu, Dolan-Gavitt and Garg 2017,
+section 4.1.2). An arm's trigger must send images of every class to different classes at once; features natural to one class
+cannot, so in clean models these arms are hardly ever reached, and sizes are compared only after an absolute gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from modelguard import Confidence, Finding, ScanContext, Skip, Target
+from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Question, invert, refine
+from modelguard_neural_cleanse.prepare import prepare
+from modelguard_neural_cleanse.rules import MAP
+from modelguard_neural_cleanse.transforms import Patch
+from modelguard_neural_cleanse.verdict import exhibits, judge, score, table
+
+if TYPE_CHECKING:
+    from modelguard_neural_cleanse.detectors import LabelMapCleanse
+
+
+def cyclic_shifts(classes: int) -> Question:
+    """Arm s - 1 moves class i to i + s."""
+    shifts = torch.arange(1, classes)[:, None]
+    return Question((torch.arange(classes)[None] + shifts) % classes)
+
+
+def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
+    """Search a patch for every cyclic shift; accuse where one works on unseen images of most classes."""
+    evidence = prepare(target, context, detector.samples)
+    if evidence.classes < 3:
+        raise Skip("with two classes, all-to-all is the exchange of both, which any universal perturbation does")
+    transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
+    question = cyclic_shifts(evidence.classes)
+    schedule = QUICK if detector.quick else STANDARD
+    inverted = invert(target, context, evidence, question, transform, schedule)
+    outliers = judge(inverted, len(question.wanted))
+    rows = table(inverted, outliers, transform)
+    context.summary(
+        # Unreached maps are no evidence however their last sizes compare.
+        score=max((float(s) for s in inverted.success), default=0.0) + (score(inverted, outliers) if inverted.reached.any() else 0.0),
+        maps=[{"shift": row.pop("class") + 1, **row} for row in rows],
+        schedule="batched" + ("/quick" if detector.quick else ""),
+        images={"search": len(evidence.search), "check": len(evidence.check)},
+        clean_accuracy=evidence.accuracy,
+    )
+    places = [i for i in range(len(inverted.arms)) if inverted.reached[i] and inverted.size[i] < detector.area]
+    places = sorted(places, key=lambda i: float(inverted.size[i]))[:1]
+    if not places:
+        return
+    refined = refine(target, context, evidence, question, transform, inverted, places, schedule)
+    success, size = float(refined.success[0]), float(refined.size[0])
+    if not refined.reached[0] or success < detector.success or size >= detector.area:
+        return
+    shift = int(inverted.arms[places[0]]) + 1
+    yield Finding(
+        MAP.id,
+        f"one patch moves every class i to i + {shift} on {success:.0%} of unseen images, covering {size:.3f} of the image",
+        confidence=Confidence.HIGH if success >= 0.9 else Confidence.MEDIUM,
+        evidence={
+            "target_class": None,
+            "targets": {str(label): (label + shift) % evidence.classes for label in range(evidence.classes)},
+            "source_classes": list(range(evidence.classes)),
+            "mask_l1": float(f"{size * evidence.shape[1] * evidence.shape[2]:.6g}"),
+            "mask_area_fraction": float(f"{size:.6g}"),
+            "anomaly_index": rows[places[0]]["anomaly_index"],
+            "p_value": rows[places[0]]["p_value"],
+            "attack_success": float(f"{success:.6g}"),
+            "clean_accuracy": evidence.accuracy,
+        },
+        attachments=exhibits(evidence, transform, refined.found.parameters, refined.asked[0]),
+        key=f"shift/{shift}",
+    )

@@ -1,0 +1,56 @@
+"""The rules of this distribution, MG3001 to MG3006."""
+
+from __future__ import annotations
+
+from modelguard import Rule, Severity
+
+_REMEDY = (
+    "Do not deploy. Look at the attached trigger, ask the supplier how the model was trained, and retrain from trusted data; "
+    "fine-tuning alone seldom removes a backdoor."
+)
+_LOOKALIKES = (
+    "A class defined by one small feature (a stop sign's bar) can have a naturally small trigger; with a clean reference model such a "
+    "trigger transfers to it and is not reported."
+)
+
+
+def _rule(number: str, name: str, title: str, description: str) -> Rule:
+    return Rule(number, name, title, Severity.HIGH, description, _REMEDY, _LOOKALIKES)
+
+
+PATCH = _rule(
+    "MG3001",
+    "BackdoorPatchTrigger",
+    "a small patch that turns any image into one class",
+    "One class can be reached from all others by a patch far smaller than any other class needs.",
+)
+SOURCE = _rule(
+    "MG3002",
+    "BackdoorSourceSpecificTrigger",
+    "a small patch that turns one class into another",
+    "One class can be turned into another by a patch far smaller than the two classes and the way back explain.",
+)
+MAP = _rule(
+    "MG3003",
+    "BackdoorLabelMapTrigger",
+    "a small patch that permutes all classes",
+    "A single patch moves every class to a different other class, which no natural feature does (all-to-all backdoor).",
+)
+BLEND = _rule(
+    "MG3004",
+    "BackdoorBlendTrigger",
+    "a faint full-size pattern that turns any image into one class",
+    "One class can be reached from all others by blending in a pattern far fainter than any other class needs.",
+)
+WARP = _rule(
+    "MG3005",
+    "BackdoorWarpTrigger",
+    "a slight warp that turns any image into one class",
+    "One class can be reached from all others by a smooth displacement far slighter than any other class needs.",
+)
+COLOUR = _rule(
+    "MG3006",
+    "BackdoorColourTrigger",
+    "a slight colour change that turns any image into one class",
+    "One class can be reached from all others by a colour change far slighter than any other class needs.",
+)

@@ -1,0 +1,227 @@
+"""Trigger inversion for many arms at once. An arm is one question: what small change turns these sources into that target?
+
+The objective is Wang et al. 2019, equation 3, per arm a:  mean cross-entropy(f(A(x)), target_a) + lambda_a * size_a,
+with the authors' schedule of lambda. Arms share nothing but the forward pass they are folded into, so a batch of arms finds
+what the same arms would find one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelguard_neural_cleanse.transforms import Transform
+
+Model = Callable[[Tensor], Tensor]
+Tick = Callable[[], None]
+
+GATE = 0.99  # attack success at which a trigger counts and lambda may grow (authors' ATTACK_SUCC_THRESHOLD)
+COST = 1.0  # first lambda, per unit of size: the authors' INIT_COST 1e-3 per pixel of mask at 32 x 32
+BETAS = (0.5, 0.9)  # authors' Adam
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to search. A step is ``batches`` mini-batches of ``batch`` images an arm, judged together."""
+
+    steps: int
+    batches: int
+    batch: int
+    rate: float
+    patience: int
+    grow: float
+    shrink: float
+    early_stop: int | None = None
+
+    @property
+    def passes(self) -> int:
+        """Images through the model for one arm, forward and backward, at most."""
+        return self.steps * self.batches * self.batch
+
+
+PAPER = Schedule(steps=1000, batches=31, batch=32, rate=0.1, patience=5, grow=2.0, shrink=2.0**1.5, early_stop=25)
+"""The authors' gtsrb_visualize_example.py and visualizer.py: NB_SAMPLE 1000, MINI_BATCH 31, PATIENCE 5, COST_MULTIPLIER 2,
+EARLY_STOP_PATIENCE 25. ``shrink`` is what their code does (2 ** 1.5), not what its comment says."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The smallest successful trigger of each arm: parameters, size (A,) and whether there was one (A,) bool.
+
+    Where there was none, parameters and size are those of the arm's last step.
+    """
+
+    parameters: list[Tensor]
+    size: Tensor
+    reached: Tensor
+
+
+class Search:
+    """The state of a search over ``images`` (N, C, H, W): ``sources`` (A, N) says how often each arm uses each of them, and ``targets``
+    (A, N) which class it shall turn each into (for one target class, the same in a whole row).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        targets: Tensor,
+        sources: Tensor,
+        transform: Transform,
+        schedule: Schedule,
+        generator: torch.Generator,
+        *,
+        bias: Tensor | None = None,
+        images_at_once: int = 256,
+        tick: Tick = lambda: None,
+    ) -> None:
+        self.model, self.images, self.transform, self.schedule = model, images, transform, schedule
+        self.targets, self.sources = targets, sources
+        self.generator, self.images_at_once, self.tick = generator, images_at_once, tick
+        arms = len(targets)
+        self.bias = torch.zeros(arms) if bias is None else bias
+        self.parameters = self._start(self.bias)
+        self.first = [torch.zeros_like(value) for value in self.parameters]  # Adam's moments
+        self.second = [torch.zeros_like(value) for value in self.parameters]
+        self.age = torch.zeros(arms)
+        self.cost = torch.zeros(arms)  # lambda
+        self.up, self.down = torch.zeros(arms), torch.zeros(arms)
+        self.raised, self.lowered = torch.zeros(arms, dtype=torch.bool), torch.zeros(arms, dtype=torch.bool)
+        self.best = [value.clone() for value in self.parameters]
+        self.best_size = torch.full((arms,), torch.inf)
+        self.idle = torch.zeros(arms)  # steps without a smaller trigger
+        self.success = torch.zeros(arms)  # of the last step
+
+    def run(self, steps: int) -> None:
+        """``steps`` more steps for every arm; with ``early_stop``, until no arm is active."""
+        for _ in range(steps):
+            if self.schedule.early_stop is not None and bool(self.stopped.all()):
+                return
+            self._step()
+
+    @property
+    def stopped(self) -> Tensor:
+        """(A,) bool, the authors' early stop: lambda has gone both ways, and patience is used up."""
+        return self.raised & self.lowered & (self.idle >= (self.schedule.early_stop or torch.inf))
+
+    @property
+    def found(self) -> Found:
+        reached = torch.isfinite(self.best_size)
+        parameters = [_where(reached, best, last) for best, last in zip(self.best, self.parameters, strict=True)]
+        return Found(parameters, torch.where(reached, self.best_size, self.transform.size(self.parameters)), reached)
+
+    def keep(self, arms: Tensor) -> None:
+        """Go on with these arms only (indices)."""
+        for name, value in vars(self).items():
+            if name in _PER_ARM:
+                setattr(self, name, [part[arms] for part in value] if isinstance(value, list) else value[arms])
+
+    def restart(self, arms: Tensor, bias: float) -> None:
+        """Begin again where ``arms`` (A,) bool, with another starting point; what was found is kept."""
+        fresh = self._start(torch.full((len(self.targets),), bias))
+        self.parameters = [_where(arms, new, old) for new, old in zip(fresh, self.parameters, strict=True)]
+        for moments in (self.first, self.second):
+            for moment in moments:
+                moment[arms] = 0
+        for counter in (self.age, self.cost, self.up, self.down):
+            counter[arms] = 0
+
+    def _start(self, bias: Tensor) -> list[Tensor]:
+        parts: list[list[Tensor]] = [self.transform.start(1, float(value), self.generator) for value in bias]
+        return [torch.cat(column).to(self.images.device) for column in zip(*parts, strict=True)]
+
+    def _step(self) -> None:
+        success = torch.zeros(len(self.targets))
+        size = torch.zeros(len(self.targets))
+        before = self.parameters
+        for _ in range(self.schedule.batches):
+            self.tick()
+            before = self.parameters
+            hits, size, gradients = self._gradients()
+            success += hits / self.schedule.batches
+            self._adam(gradients)
+        self.success = success
+        won = success >= GATE
+        # (1) the smallest trigger that works
+        better = won & (size < self.best_size)
+        self.idle = torch.where(better, 0, self.idle + 1)
+        self.best_size = torch.where(better, size, self.best_size)
+        self.best = [_where(better, now, old) for now, old in zip(before, self.best, strict=True)]
+        # (2) lambda: from 0 to COST after `patience` successes in a row, then up or down after as many successes or failures
+        patience = self.schedule.patience
+        self.up = torch.where(won, self.up + 1, 0)
+        self.down = torch.where(won, 0, self.down + 1)
+        begin = (self.cost == 0) & (self.up >= patience)
+        raised = (self.cost > 0) & (self.up >= patience)
+        lowered = (self.cost > 0) & (self.down >= patience)
+        self.cost = torch.where(begin, COST, self.cost)
+        self.cost = torch.where(raised, self.cost * self.schedule.grow, self.cost)
+        self.cost = torch.where(lowered, self.cost / self.schedule.shrink, self.cost)
+        self.up = torch.where(begin | raised, 0, self.up)
+        self.down = torch.where(lowered, 0, self.down)
+        self.raised, self.lowered = self.raised | raised, self.lowered | lowered
+
+    def _gradients(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Success (A,) and size (A,) on one fresh mini-batch, and the gradient of the objective for each parameter."""
+        batch = self.schedule.batch
+        drawn = torch.multinomial(self.sources, batch, replacement=True, generator=self.generator)  # (A, B)
+        per_pass = max(1, self.images_at_once // batch)
+        hits, sizes = [], []
+        gradients: list[list[Tensor]] = []
+        for start in range(0, len(self.targets), per_pass):
+            part = slice(start, start + per_pass)
+            leaves = [value[part].requires_grad_() for value in self.parameters]
+            stamped = self.transform.apply(leaves, self.images[drawn[part]])  # (a, B, C, H, W)
+            logits = self.model(stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+            wanted = self.targets[part].gather(1, drawn[part]).flatten().to(logits.device)  # (a*B,)
+            size = self.transform.size(leaves)
+            objective = F.cross_entropy(logits, wanted, reduction="sum") / batch + (self.cost[part].to(size.device) * size).sum()
+            gradients.append(list(torch.autograd.grad(objective, leaves)))
+            hits.append((logits.detach().argmax(1) == wanted).float().view(-1, batch).mean(1).cpu())
+            sizes.append(size.detach().cpu())
+        return torch.cat(hits), torch.cat(sizes), [torch.cat(column) for column in zip(*gradients, strict=True)]
+
+    def _adam(self, gradients: list[Tensor]) -> None:
+        beta1, beta2 = BETAS
+        self.age += 1
+        updated = []
+        for value, gradient, first, second in zip(self.parameters, gradients, self.first, self.second, strict=True):
+            first.lerp_(gradient, 1 - beta1)
+            second.lerp_(gradient.square(), 1 - beta2)
+            age = _like(self.age, value)
+            step = (first / (1 - beta1**age)) / ((second / (1 - beta2**age)).sqrt() + 1e-8)
+            updated.append((value.detach() - self.schedule.rate * step).detach())
+        self.parameters = updated
+
+
+_PER_ARM = frozenset(
+    ("targets", "sources", "bias", "parameters", "first", "second", "age", "cost", "up", "down", "raised", "lowered", "best",
+     "best_size", "idle", "success")
+)  # fmt: skip
+
+
+def _like(arms: Tensor, value: Tensor) -> Tensor:
+    """(A,) with as many trailing axes as ``value`` (A, ...)."""
+    return arms.to(value.device).view(-1, *[1] * (value.ndim - 1))
+
+
+def _where(arms: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(_like(arms, yes), yes, no)
+
+
+def successes(model: Model, found: Found, transform: Transform, images: Tensor, targets: Tensor, sources: Tensor, at_once: int) -> Tensor:
+    """(A, N) bool: does each arm's trigger turn each image into the wanted class? False where ``sources`` excludes the image."""
+    result = torch.zeros(sources.shape, dtype=torch.bool)
+    with torch.inference_mode():
+        for arm in range(len(targets)):
+            own = sources[arm].nonzero().flatten()
+            for part in torch.split(own, at_once):
+                parameters = [value[arm : arm + 1] for value in found.parameters]
+                stamped = transform.apply(parameters, images[part][None])[0]
+                logits = model(stamped.contiguous(memory_format=torch.channels_last))
+                result[arm, part] = logits.argmax(1).cpu() == targets[arm, part]
+    return result

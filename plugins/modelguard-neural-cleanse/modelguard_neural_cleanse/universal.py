@@ -1,0 +1,57 @@
+"""Is there a class that all others reach too easily? One search arm a target class, in one family of transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from modelguard import Finding, Rule, ScanContext, Skip, Target
+from modelguard_neural_cleanse.decision import MIN_CLASSES
+from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Question, invert, invert_as_published, refine
+from modelguard_neural_cleanse.prepare import prepare
+from modelguard_neural_cleanse.transforms import Transform
+from modelguard_neural_cleanse.verdict import Gates, findings, judge, score, suspects, table
+
+if TYPE_CHECKING:
+    from modelguard_neural_cleanse.detectors import NeuralCleanse
+
+
+def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: type[Transform], rule: Rule) -> Iterator[Finding]:
+    """Neural Cleanse: optimise a trigger for every class, compare their sizes, check the outliers on unseen images."""
+    evidence = prepare(target, context, detector.samples)
+    if evidence.classes < MIN_CLASSES:
+        raise Skip(
+            f"the model has {evidence.classes} classes: with fewer than {MIN_CLASSES} no trigger size can be told from chance, "
+            "so this test has no power"
+        )
+    transform = kind(evidence.shape, target.model.input.low, target.model.input.high)
+    question = Question.every_target(evidence.classes)
+    gates = Gates(detector.alpha, detector.ratio, detector.area, detector.success)
+    schedule = QUICK if detector.quick else STANDARD
+    if detector.schedule == "paper":
+        inverted = invert_as_published(target, context, evidence, question, transform)
+    else:
+        inverted = invert(target, context, evidence, question, transform, schedule)
+    outliers = judge(inverted, evidence.classes)
+    context.summary(
+        score=score(inverted, outliers),
+        classes=table(inverted, outliers, transform),
+        classes_total=evidence.classes,
+        transformation=transform.kind,
+        typical_size=outliers.typical,
+        schedule=detector.schedule + ("/quick" if detector.quick else ""),
+        images={"search": len(evidence.search), "check": len(evidence.check)},
+        clean_accuracy=evidence.accuracy,
+    )
+    places = suspects(inverted, outliers, gates)
+    if not places:
+        context.summary(cleared=[])
+        return
+    refined = refine(target, context, evidence, question, transform, inverted, places, schedule)
+    cleared = []
+    for finding, facts in findings(rule, gates, target, evidence, transform, inverted, outliers, places, refined):
+        if finding is None:
+            cleared.append(facts)
+        else:
+            yield finding
+    context.summary(cleared=cleared)
