@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import fx, nn
 
+from modelguard._runtime.onnx import static
 from modelguard._runtime.onnx.limits import MAX_LOOP_ITERATIONS
 from modelguard._runtime.onnx.structure import describe
 from modelguard._runtime.onnx.values import Const, Ints, Value, to_ints
@@ -55,7 +56,8 @@ def shape(builder: Builder, scope: Scope, node: onnx.NodeProto, inputs: Inputs, 
     axes = range(rank)[start:end]
     items = np.empty(len(axes), dtype=object)
     for i, axis in enumerate(axes):
-        items[i] = builder.scalar(torch.Tensor.size, (value, axis))
+        known = static.dimension(value, axis, rank)
+        items[i] = builder.scalar(torch.Tensor.size, (value, axis)) if known is None else known
     return [Ints(items, torch.int64)]
 
 

@@ -277,8 +277,9 @@ class Builder:
         """The module of the graph built so far, returning ``results`` as a tuple."""
         self.graph.output(tuple(results))
         self.graph.eliminate_dead_code()
+        for node in self.graph.nodes:
+            node.meta["rank"] = self.hints.rank(node)
         fuse.fuse(self.graph, self.root, self.context.sources)
-        self.graph.eliminate_dead_code()
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 

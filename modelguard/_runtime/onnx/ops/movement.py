@@ -207,7 +207,7 @@ def constant_of_shape(shape: Sequence[int], *, value: Tensor | None = None, like
     check_elements("ConstantOfShape", shape)
     if value is None:
         return torch.zeros(list(shape), device=device_of(like))
-    return value.reshape(()).expand(*shape).clone()
+    return value.reshape(()).expand(tuple(shape)).clone()
 
 
 @op("Range", since=11, scalars=("start", "limit", "delta"))
