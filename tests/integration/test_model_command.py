@@ -1,0 +1,138 @@
+"""``modelguard model`` from the command line: the answer first, JSON for machines, exit codes, and isolation."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import Ran
+
+from modelguard.testing.models import digits, digits_module
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX classifier of digits ending in a softmax, and samples for it."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("model")
+    module = torch.nn.Sequential(copy.deepcopy(digits_module("cnn")), torch.nn.Softmax(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (torch.rand(1, 1, 8, 8),), str(path / "digits.onnx"), dynamo=False, input_names=["input"])
+    test = digits()[1]
+    np.savez(path / "samples.npz", inputs=test.inputs, labels=test.labels)  # type: ignore[arg-type]
+    return path
+
+
+def test_the_first_line_is_the_answer(mg: Callable[..., Ran], folder: Path) -> None:
+    ran = mg("model", folder / "digits.onnx", "--samples", folder / "samples.npz", "--threads", "1", "-q")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0] == "digits.onnx: runs and can be differentiated; image of shape 1x8x8 -> 10 classes"
+    assert any("output" in line and "head softmax" in line for line in lines)
+    assert any("parity" in line and "ok: within 0.001 of onnxruntime on 3 random inputs and 8 samples" in line for line in lines)
+    assert any("agreement" in line and "of 360 samples are predicted as labelled" in line for line in lines)
+    assert any("operators" in line and "Conv 2" in line for line in lines)
+    assert lines[-1].split() == ["linear", "10", "/0/0.11/Gemm"]
+    assert str(folder) not in ran.out
+
+
+def test_json_has_what_a_machine_wants(mg: Callable[..., Ran], folder: Path) -> None:
+    ran = mg("model", folder / "digits.onnx", "--json", "--threads", "1")
+    state = json.loads(ran.out)
+    assert ran.code == 0
+    assert state["runs"] is True
+    model = state["model"]
+    assert model["input"]["shape"] == [1, 8, 8]
+    assert model["output"] == {"kind": "classifier", "classes": 10, "head": "softmax", "labels": []}
+    assert model["parity"]["ok"] is True
+    assert 0 <= model["parity"]["max_rel"] < 1e-4
+    assert model["operators"]["Conv"] == 2
+    assert model["layers"][0] == {"name": "/0/0.0/Conv", "kind": "conv", "shape": [16, 8, 8], "unit_axis": 0}
+    assert model["graph"]["inputs"] == [{"name": "input", "dtype": "F32", "shape": [1, 1, 8, 8]}]
+    assert ran.err == ""
+
+
+def test_samples_that_are_not_understood_are_shouted(mg: Callable[..., Ran], folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "noise.npz", inputs=rng.random((100, 1, 8, 8), np.float32), labels=rng.integers(0, 10, 100))
+    ran = mg("model", folder / "digits.onnx", "--samples", tmp_path / "noise.npz", "--threads", "1", "-q")
+    assert ran.code == 0
+    assert "NOT UNDERSTOOD" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "message"),
+    [
+        (["--input", "rnge=0..1"], 2, "is no known setting"),
+        (["--samples", "nowhere.npz"], 2, "does not exist"),
+        (["--model", "no_such_module_of_tests:f"], 3, "cannot be imported"),
+        (["--input", "shape=3x9x9"], 3, "does not run on a image input of shape 3x9x9"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_exit_code(mg: Callable[..., Ran], folder: Path, given: list[str], code: int, message: str) -> None:
+    ran = mg("model", folder / "digits.onnx", "--threads", "1", "-q", *given)
+    assert ran.code == code
+    assert message in ran.out + ran.err
+
+
+def test_an_artifact_without_a_model_is_no_success(mg: Callable[..., Ran], tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros((2, 2, 2), np.float32)}, tmp_path / "model.safetensors")
+    ran = mg("model", tmp_path, "-q")
+    assert ran.code == 3
+    assert "cannot be run: needs a model that can be run" in ran.out
+    assert json.loads(mg("model", tmp_path, "--json").out)["runs"] is False
+
+
+def test_the_users_factory_is_found_from_the_folder_one_stands_in(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "mine.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))\n"
+    )
+    save_file(torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)).state_dict(), tmp_path / "w.safetensors")
+    command = [sys.executable, "-m", "modelguard", "model", str(tmp_path / "w.safetensors"), "--model", "mine:net", "--threads", "1", "-q"]
+    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr
+    assert "vector of shape 6 -> 3 classes" in ran.stdout
+    assert "--model mine:net (the user's own code)" in ran.stdout
+
+
+def test_the_command_itself_never_imports_torch(folder: Path) -> None:
+    """Only the worker does: the parent process stays small and out of the artifact's reach."""
+    code = (
+        "import sys\nfrom modelguard._cli import run\n"
+        "code = run(['model', sys.argv[1], '-q', '--threads', '1'])\n"
+        "print(code, sorted({'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(folder / "digits.onnx")], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "0 []"
+
+
+def test_hostile_names_do_not_reach_the_terminal(mg: Callable[..., Ran], folder: Path, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "digits.onnx")
+    for node in model.graph.node:
+        node.name += "\x1b[2J"
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    ran: Any = mg("model", path, "--threads", "1", "-q")
+    assert ran.code == 0
+    assert "\x1b" not in ran.out
