@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 
 from modelguard.artifact import ArtifactFile
@@ -12,7 +13,8 @@ MAX_OPEN = 64
 """Maps kept open at once. CPython holds a file descriptor for each, and a checkpoint may have hundreds of shards."""
 
 _lock = threading.Lock()
-_open: OrderedDict[int, MappedFile] = OrderedDict()
+_open: OrderedDict[int, weakref.ref[MappedFile]] = OrderedDict()
+"""The files whose maps are open, least recently used first."""
 
 
 class MappedFile:
@@ -35,9 +37,11 @@ class MappedFile:
                 if len(view) != self.size:
                     raise ArtifactError(self.file.path, "changed while it was being scanned", "scan a copy that nothing writes to")
                 self._view = view
-                _open[id(self)] = self
-                if len(_open) > MAX_OPEN:
-                    _open.popitem(last=False)[1]._view = None
+                key = id(self)
+                _open[key] = weakref.ref(self, lambda _: _open.pop(key, None))
+                while len(_open) > MAX_OPEN:
+                    if (oldest := _open.popitem(last=False)[1]()) is not None:
+                        oldest._view = None
             else:
                 _open.move_to_end(id(self))
             return self._view

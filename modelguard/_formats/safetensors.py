@@ -51,6 +51,7 @@ DTYPES = frozenset(
 """The dtypes of the format, as its parser 0.8.0 lists them."""
 
 _KEYS = ("dtype", "shape", "data_offsets")
+_BLANK = frozenset({b" ", b"\t", b"\n", b"\r"})
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+)"')
 _SIZES = re.compile(rb"\[[ \t\n\r]*+((?:0|[1-9][0-9]{0,19}+)(?:[ \t\n\r]*+,[ \t\n\r]*+(?:0|[1-9][0-9]{0,19}+))*+)?+[ \t\n\r]*+\]")
@@ -272,9 +273,10 @@ class _Reader:
         self._space()
 
     def _space(self) -> None:
-        match = _SPACE.match(self._header, self._at)
-        assert match is not None
-        self._at = match.end()
+        if self._header[self._at : self._at + 1] in _BLANK:
+            match = _SPACE.match(self._header, self._at)
+            assert match is not None
+            self._at = match.end()
 
     def _excerpt(self) -> str:
         return repr(self._header[self._at : self._at + 24])[1:] if self._at < len(self._header) else "the end of the header"
