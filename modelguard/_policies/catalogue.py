@@ -30,8 +30,9 @@ class Distribution:
 FIRST_PARTY: tuple[Distribution, ...] = (
     Distribution("modelguard", ("format-integrity",), ("MG01", "MG9004")),
     Distribution("modelguard-weight-diff", ("weight-diff",), ("MG11", "MG12")),
-    Distribution("modelguard-rome", ("rome-edit", "rome-spectrum", "weight-forensics"), ("MG13", "MG20")),
+    Distribution("modelguard-rome", ("rome-edit", "rome-spectrum", "weight-forensics"), ("MG13", "MG2")),
     Distribution("modelguard-neural-cleanse", ("neural-cleanse", "neural-cleanse-*"), ("MG30",)),
+    Distribution("modelguard-companions", ("final-layer", "mm-bd"), ("MG30",)),
     Distribution("modelguard-abs", ("abs", "abs-*"), ("MG30", "MG31")),
 )
 

@@ -124,7 +124,7 @@ def _findings(console: Console, report: Report, decision: Decision) -> None:
         for line in (place(finding), _evidence(finding.evidence)):
             if line:
                 _block(console, line, "dim")
-        _block(console, f"{detector}, confidence {finding.confidence.label}, {finding.fingerprint}", "dim")
+        _block(console, f"{visible(detector)}, confidence {finding.confidence.label}, {finding.fingerprint}", "dim")
     if len(found) > MAX_FINDINGS:
         _block(console, f"… and {len(found) - MAX_FINDINGS} more; -o json=PATH or -o html=PATH has them all")
 
@@ -139,12 +139,12 @@ def _detectors(console: Console, report: Report) -> None:
     if not report.outcomes:
         return
     seconds: Mapping[str, Any] = report.timings.get("detectors", {})
-    width = max(len(outcome.detector) for outcome in report.outcomes)
+    width = max(len(visible(outcome.detector)) for outcome in report.outcomes)
     console.print()
     console.print(_text(("Detectors", "bold")))
     for outcome in report.outcomes:
         score = outcome.summary.get("score")
-        cells = [f"{outcome.detector:<{width}}", f"{outcome.status.value:<9}"]
+        cells = [f"{visible(outcome.detector):<{width}}", f"{outcome.status.value:<9}"]
         cells.append(count(len(outcome.findings), "finding"))
         if isinstance(score, int | float):
             cells.append(f"score {score:.4g}")

@@ -104,8 +104,8 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
         "tool": {
             "driver": {
                 "name": "modelguard",
-                "fullName": f"modelguard {report.tool_version}",
-                "semanticVersion": report.tool_version,
+                "fullName": f"modelguard {visible(report.tool_version)}",
+                "semanticVersion": visible(report.tool_version),
                 "rules": [_rule(rule, [finding for _, finding in findings]) for rule in rules],
                 "notifications": [_descriptor(rule) for rule in _notification_rules()],
             },
@@ -157,7 +157,7 @@ def _finding_result(
         "message": {"text": _message(finding.message)},
         "locations": [location],
         "partialFingerprints": _fingerprints(finding.fingerprint),
-        "properties": {"detector": detector, "severity": severity.label, "confidence": finding.confidence.label},
+        "properties": {"detector": visible(detector), "severity": severity.label, "confidence": finding.confidence.label},
     }
     if place.byte_offset is not None and place.file is not None:
         region = {"byteOffset": place.byte_offset} | ({"byteLength": place.byte_length} if place.byte_length is not None else {})

@@ -28,7 +28,7 @@ def reasons(report: Report, decision: Decision) -> list[Violation]:
 
 def all_clear(report: Report) -> str:
     """Why a pass is a pass."""
-    done = [outcome.detector for outcome in report.outcomes if outcome.status is Status.COMPLETED]
+    done = [visible(outcome.detector) for outcome in report.outcomes if outcome.status is Status.COMPLETED]
     return f"{', '.join(done)} completed: nothing the policy blocks"
 
 
@@ -54,7 +54,7 @@ def gaps(report: Report) -> list[str]:
     held: dict[tuple[str, str], list[str]] = {}
     for outcome in report.outcomes:
         if outcome.status is not Status.COMPLETED:
-            held.setdefault((outcome.status.value, outcome.reason), []).append(outcome.detector)
+            held.setdefault((outcome.status.value, outcome.reason), []).append(visible(outcome.detector))
     lines = [
         f"{', '.join(names)} {status}" + (f": {visible(reason)}" if reason else "")
         for (status, reason), names in sorted(held.items(), key=lambda item: item[1])

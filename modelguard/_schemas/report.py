@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-Label = Annotated[str, StringConstraints(min_length=1)]
 RuleId = Annotated[str, StringConstraints(pattern=r"^MG[0-9]{4}$")]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^modelguard/v1:[0-9a-f]{32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Confidence = Literal["low", "medium", "high"]
@@ -22,7 +22,7 @@ class _Document(BaseModel):
 
 class ToolDocument(_Document):
     name: Literal["modelguard"]
-    version: Label
+    version: str
 
 
 class FileDocument(_Document):
@@ -51,7 +51,7 @@ class SamplesDocument(_Document):
 
 class PolicyDocument(_Document):
     name: str
-    sha256: str = Field(description="Of the resolved policy.")
+    sha256: Sha256 = Field(description="Of the resolved policy.")
 
 
 class PluginDocument(_Document):
@@ -103,7 +103,7 @@ class FindingDocument(_Document):
     location: LocationDocument
     evidence: dict[str, JsonValue]
     attachments: list[AttachmentDocument]
-    fingerprint: str
+    fingerprint: Fingerprint = Field(description="The same for the same finding in every revision of the model.")
 
 
 class OutcomeDocument(_Document):
@@ -123,15 +123,15 @@ class ViolationDocument(_Document):
     subject: str
     message: str
     blocks: bool = Field(description="true: proves a violation. false: something was not looked at.")
-    rule: str
+    rule: RuleId
 
 
 class WaivedDocument(_Document):
-    fingerprint: str
-    rule: str
+    fingerprint: Fingerprint
+    rule: RuleId
     reason: str
     owner: str
-    expires: str
+    expires: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 
 
 class DecisionDocument(_Document):
@@ -139,7 +139,7 @@ class DecisionDocument(_Document):
 
     verdict: Literal["pass", "block", "incomplete"]
     violations: list[ViolationDocument]
-    warnings: list[str] = Field(description="Fingerprints of findings that the policy warns of.")
+    warnings: list[Fingerprint] = Field(description="Fingerprints of findings that the policy warns of.")
     waived: list[WaivedDocument]
     notes: list[str]
     enforced: bool = Field(description="false under mode: report.")
