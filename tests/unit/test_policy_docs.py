@@ -22,7 +22,7 @@ REPORT = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
 
 def rows(text: str) -> dict[str, str]:
     """First cell (its back-quoted words joined) to the whole row, for every table row that begins with back-quoted words."""
-    found = {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("| `"):
             for name in re.findall(r"`([^`]+)`", line.split(" | ")[0]):
@@ -85,7 +85,7 @@ def test_every_report_key_is_documented() -> None:
     def inner(name: str) -> Any:
         text = repr(schema["properties"][name])
         reference = re.search(r"#/\$defs/(\w+)", text)
-        return schema["$defs"][reference[1]]["properties"] if reference else {}
+        return schema["$defs"][reference[1]].get("properties", {}) if reference else {}
 
     for name in set(schema["properties"]) - {"reference"}:  # described as the target is
         for key in inner(name):
