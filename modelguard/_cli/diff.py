@@ -27,13 +27,16 @@ DETECTOR = "weight-diff"
 def command(reference: str, target: str, every: bool, download: bool, stdout_format: str, options: tuple[str, ...], **given: Any) -> int:
     """Say what was done to REFERENCE's weights to get TARGET's.
 
-    A scan with the detector weight-diff alone. Exit codes: 0 nothing the policy objects to, 1 changed in a way it blocks, 2 usage error,
-    3 not compared.
+    A scan with the detector weight-diff alone. Of two hf:// models only what may differ is read. Exit codes: 0 nothing the policy
+    objects to, 1 changed in a way it blocks, 2 usage error, 3 not compared.
     """
     if stdout_format == "console":
         stdout_format = "diff-all" if every else "diff"
     elif every:
         raise UsageError("--all", f"has no meaning with --format {stdout_format}", "every tensor is in that format anyway")
-    prepared = prepare(target, reference=reference, detectors=(DETECTOR,), options=options, stdout_format=stdout_format, **given)
+    by_range = not download and not given["offline"] and reference.startswith("hf://") and target.startswith("hf://")
+    prepared = prepare(
+        target, reference=reference, detectors=(DETECTOR,), options=options, stdout_format=stdout_format, by_range=by_range, **given
+    )
     report, decision = perform(prepared)
     return deliver(report, decision, prepared.registry, prepared.outputs, prepared.stdout_format)

@@ -88,6 +88,7 @@ def prepare(
     stdout_format: str,
     plugins: tuple[str, ...],
     digest: bool = True,
+    by_range: bool = False,
 ) -> Prepared:
     """Check everything the user said. Raises :class:`UsageError`, before any download, naming what is wrong."""
     from modelguard._reporters.output import parse_output_spec
@@ -124,6 +125,7 @@ def prepare(
         seed=seed,
         limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
         source=SourceContext(offline=offline, digest=digest),
+        by_range=by_range,
     )
     return Prepared(request, registry, rules, files, stdout_format, quiet)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Request:
     limits: Limits = field(default_factory=lambda: Limits(memory=None, threads=1))
     source: SourceContext = field(default_factory=SourceContext)
     sys_path: tuple[str, ...] = ()
+    by_range: bool = False
+    """Read from two Hub models only what may differ between them. What comes of it can be compared, and used for nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +67,15 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     seconds: dict[str, float] = {}
     failure = ""
     try:
-        artifact = fetch(request.target, request, registry)
-        reference = fetch(request.reference, request, registry) if request.reference is not None else None
-        with Scan(_job(request, registry, artifact, reference), progress) as running:
+        with brought(request, registry) as (artifact, reference), Scan(_job(request, registry, artifact, reference), progress) as running:
             facts = running.describe(request.timeout)
             steps = _plan(request, facts)
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
             tasks = [_task(request, step.detector) for step in steps if step.runnable]
             outcomes += running.run(tasks, {item.id: item for item in request.detectors})
             seconds = running.seconds
-        failure = (
-            _changed(artifact) or (_changed(reference) if reference else "") or _nothing_scannable(request, artifact, reference, facts)
-        )
+            changed = _changed(artifact) or (_changed(reference) if reference else "")
+        failure = changed or _nothing_scannable(artifact, reference, facts)
     except UsageError:
         raise
     except ModelguardError as error:
@@ -98,11 +98,24 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:
     """Fetch, open and plan, and stop there. Raises :class:`ModelguardError`."""
-    artifact = fetch(request.target, request, registry)
-    reference = fetch(request.reference, request, registry) if request.reference is not None else None
-    with Scan(_job(request, registry, artifact, reference), progress) as running:
+    with brought(request, registry) as (artifact, reference), Scan(_job(request, registry, artifact, reference), progress) as running:
         facts = running.describe(request.timeout)
     return Described(artifact, reference, facts, _plan(request, facts))
+
+
+@contextmanager
+def brought(request: Request, registry: Registry) -> Iterator[tuple[Artifact, Artifact | None]]:
+    """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
+    if request.by_range and request.reference is not None:
+        from modelguard._sources.remote import remote_pair
+
+        with remote_pair(request.reference, request.target, request.source) as (reference, artifact):
+            yield artifact, reference
+    else:
+        yield (
+            fetch(request.target, request, registry),
+            fetch(request.reference, request, registry) if request.reference is not None else None,
+        )
 
 
 def fetch(uri: str, request: Request, registry: Registry) -> Artifact:
@@ -170,7 +183,7 @@ def _changed(artifact: Artifact) -> str:
     return ""
 
 
-def _nothing_scannable(request: Request, artifact: Artifact, reference: Artifact | None, facts: Mapping[str, Any]) -> str:
+def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Mapping[str, Any]) -> str:
     for uri, there, seen in (
         (artifact.uri, True, facts),
         (reference.uri if reference else "", reference is not None, facts.get("reference") or {}),
