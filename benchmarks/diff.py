@@ -60,7 +60,7 @@ def write(path: Path, size: int, edit: Callable[[str, npt.NDArray[Any]], npt.NDA
 
 
 def dense(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    rng = np.random.default_rng(len(name))
+    rng = np.random.default_rng(list(name.encode()))
     # A prime period keeps rows from repeating, which would make the change low-rank.
     noise = 0.0002 * rng.standard_normal(4194301, dtype=np.float32)
     step = np.resize(noise, values.size).reshape(values.shape)

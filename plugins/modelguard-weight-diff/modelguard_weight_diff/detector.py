@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Severity, Skip, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Severity, Skip, Target, TensorInfo, option
 from modelguard_weight_diff import rules
 from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
-from modelguard_weight_diff.match import Place
+from modelguard_weight_diff.pairing import Place
 
 TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
 """Kinds that say something about the one tensor; the others become findings of their own only while they are few."""
@@ -62,9 +62,21 @@ class WeightDiff(Detector):
                     location=location,
                     evidence=_more(places, self.max_findings),
                 )
+        for names, side in ((diff.matching.unpaired, "reference"), (diff.matching.unpaired_reference, "artifact")):
+            for name in self._capped(names):
+                yield Finding("MG1107", f"checkpoint {name} has no counterpart in the {side}", Confidence.HIGH, key=f"{side}/{name}")
+        renamed = [
+            pair
+            for pair in diff.matching.pairs
+            if pair.how in ("content", "similar") and pair.before.checkpoint.format == pair.after.checkpoint.format
+        ]
+        if renamed:
+            pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
+            message = f"{len(renamed)} tensors stand under other names than in the reference and were paired by what they hold"
+            yield Finding("MG1109", message, evidence={"renamed": pairs, **_more(renamed, self.max_findings)})
         for before, after in self._capped(diff.matching.resized):
             old, new = before.tensor, after.tensor
-            shared = next((item for item in diff.tensors if item.name == new.name), None)
+            shared = next((item for item in diff.tensors if item.name == after.name), None)
             grown = len(old.shape) == len(new.shape) > 1 and old.shape[1:] == new.shape[1:]
             note = (
                 "the common rows are equal"
@@ -92,12 +104,12 @@ class WeightDiff(Detector):
                     "MG1104",
                     message,
                     Confidence.HIGH,
-                    location=_location(item),
+                    location=_place(item),
                     evidence={"dtype": item.dtype, "reference_dtype": item.reference_dtype},
                 )
             if item.non_finite:
                 message = f"{item.non_finite} values of {item.name} are not finite, but are in the reference"
-                yield Finding("MG1108", message, Confidence.HIGH, location=_location(item), evidence={"count": item.non_finite})
+                yield Finding("MG1108", message, Confidence.HIGH, location=_place(item), evidence={"count": item.non_finite})
         for kind, items in sorted(by_kind.items()):
             folded = kind not in TELLING or (kind == "low-rank" and diff.verdict.verdict == "lora-merge")
             if folded and len(items) > FEW:
@@ -107,7 +119,7 @@ class WeightDiff(Detector):
                     rules.KIND_RULES[kind],
                     _sentence(item),
                     _confidence(item),
-                    location=_location(item, rows=_rows(item)),
+                    location=_place(item),
                     evidence={**numbers(item), **item.evidence, **_more(items, self.max_findings)},
                 )
 
@@ -119,8 +131,12 @@ def _digests(target: Target) -> dict[str, str]:
     return {file.path: file.sha256 for file in target.artifact.files if file.sha256 is not None}
 
 
-def _location(tensor: Any, rows: tuple[int, ...] | None = None) -> Location:
-    return Location(tensor.file, tensor.name, rows, tensor.byte_offset, tensor.byte_length)
+def _location(tensor: TensorInfo) -> Location:
+    return Location(tensor.file, tensor.name, None, tensor.byte_offset, tensor.byte_length)
+
+
+def _place(item: TensorDiff) -> Location:
+    return Location(item.file, item.tensor, _rows(item), item.byte_offset, item.byte_length)
 
 
 def _rows(item: TensorDiff) -> tuple[int, ...] | None:
@@ -220,14 +236,18 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "identical_by_digest": len(diff.by_digest),
         "missing": _names(matching.missing),
         "added": _names(matching.added),
-        "resized": [after.tensor.name for _, after in matching.resized],
-        **matching.notes,
+        "resized": [after.name for _, after in matching.resized],
+        "unpaired": list(matching.unpaired),
+        "unpaired_reference": list(matching.unpaired_reference),
+        "renamed": {pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied")},
+        "tied": dict(matching.tied),
+        "constants": list(matching.constants),
         "score": score(diff),
     }
 
 
 def _names(places: tuple[Place, ...]) -> list[str]:
-    return [place.tensor.name for place in places]
+    return [place.name for place in places]
 
 
 _SCORE = {Severity.INFO: 0.1, Severity.LOW: 0.25, Severity.MEDIUM: 0.5, Severity.HIGH: 0.8, Severity.CRITICAL: 1.0}

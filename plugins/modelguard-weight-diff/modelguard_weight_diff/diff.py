@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard import Checkpoint
 from modelguard_weight_diff.classify import Class, classify, correlation, cosine, kurtosis, relative_norm
-from modelguard_weight_diff.match import Matching, Pairing, match
+from modelguard_weight_diff.match import Matching, match
 from modelguard_weight_diff.model_level import Verdict, judge
-from modelguard_weight_diff.operand import Operand, advise, same_bytes
+from modelguard_weight_diff.operand import Operand, same_bytes
+from modelguard_weight_diff.pairing import Pairing
 from modelguard_weight_diff.replay import Replay
 from modelguard_weight_diff.stream import Part, Pass, Statistics
 
@@ -29,11 +30,13 @@ R = TypeVar("R")
 class TensorDiff:
     """What was done to one tensor that is not identical.
 
+    ``name`` is what the report calls it, ``tensor`` its name in ``file`` (they differ for parts and in artifacts of several checkpoints).
     ``changed`` counts entries; ``relative_norm`` is ||W' - W|| / ||W||; ``cosine`` is cos(W, W' - W). ``evidence`` holds the numbers
     that support ``kind`` (JSON-safe). ``replay`` carries the singular vectors of a low-rank change.
     """
 
     name: str
+    tensor: str
     kind: str
     rank: int | None
     relative_norm: float
@@ -101,7 +104,7 @@ def diff_checkpoints(
     with threadpool_limits(1, "blas"), _Pool(threads) as pool:
         found = tuple(_Comparison(pool, max_rank, check, progress, total).run(work))
     compared = [(pair.name, pair.after.tensor.shape) for pair in matching.pairs]
-    structure = len(matching.missing) + len(matching.added) + len(matching.resized)
+    structure = len(matching.missing) + len(matching.added) + len(matching.resized) + len(matching.unpaired)
     return ModelDiff(
         judge(found, compared, structure),
         found,
@@ -197,6 +200,7 @@ def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statist
     sums, tensor = statistics.sums, pair.after.tensor
     return TensorDiff(
         name=pair.name,
+        tensor=tensor.name,
         kind=found.kind,
         rank=found.rank,
         relative_norm=relative_norm(sums),
@@ -217,6 +221,3 @@ def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statist
         evidence=found.evidence,
         replay=found.replay,
     )
-
-
-__all__ = ["ModelDiff", "TensorDiff", "advise", "diff_checkpoints"]

@@ -23,10 +23,10 @@ from modelguard_weight_diff.stream import Statistics
 FIRST, SECOND = 1 << 12, 1 << 17
 """Entries of the first, cheap sample that rules most probes out, and of the one that decides."""
 BLOCK = 1 << 18
-SUB_ROWS, SUB_COLUMNS = 768, 2048
+SUB_ROWS, SUB_COLUMNS = 512, 1024
 SMALL = 512
 """Matrices with a side this short are replayed without asking the sketch first: the sketch resolves too little there."""
-SPIKED = 1.5
+SPIKED = 1.6
 """Sum of s^4 against what independent entries would have, from which a change may be low-rank."""
 
 

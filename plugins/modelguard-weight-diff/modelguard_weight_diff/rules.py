@@ -61,6 +61,13 @@ TENSOR_RULES = (
         "An overflow when casting to float16, or a diverged training run.",
     ),
     Rule(
+        "MG1109", "TensorRenamed", "tensors under other names than in the reference", Severity.LOW,
+        "Tensors without a counterpart of their name were paired with reference tensors that hold the same bytes or nearly the "
+        "same values. Code that loads the checkpoint by the reference's names does not find them.",
+        "Load the checkpoint strictly with the code that will run it.",
+        "A converter with naming rules of its own.",
+    ),
+    Rule(
         "MG1111", "TensorCast", "tensor rounded to another dtype", Severity.INFO,
         "Every value is the reference rounded to the dtype named in the evidence, bit for bit, possibly by way of a narrower "
         "dtype and back.",

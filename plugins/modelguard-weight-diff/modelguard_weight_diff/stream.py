@@ -23,7 +23,7 @@ BLOCK = 1 << 17
 """Entries of a block: a float32 block and its temporaries stay in a 2 MiB cache."""
 CHUNK = 1 << 22
 """Entries of a chunk."""
-SKETCH = 8
+SKETCH = 12
 """Columns of each sketch."""
 WIDEST = 1 << 22
 """Rows longer than this are not looked at row by row."""

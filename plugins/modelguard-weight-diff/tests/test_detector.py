@@ -68,7 +68,8 @@ def test_retrained_model_is_not_a_finding_per_tensor() -> None:
 
 def test_missing_added_and_resized_are_reported() -> None:
     changed = classifier()
-    changed["extra.weight"] = changed.pop("fc3.bias")
+    del changed["fc3.bias"]
+    changed["extra.weight"] = np.zeros((7, 3), np.float32)
     changed["fc3.weight"] = changed["fc3.weight"][:, :40]
     findings, summary = run(classifier(), changed)
     assert {"MG1101", "MG1102", "MG1103"} <= {finding.rule for finding in findings}
@@ -76,6 +77,15 @@ def test_missing_added_and_resized_are_reported() -> None:
     assert summary["added"] == ["extra.weight"]
     assert summary["resized"] == ["fc3.weight"]
     assert summary["verdict"] != "identical"
+
+
+def test_renamed_tensor_is_found_by_what_it_holds() -> None:
+    renamed = classifier()
+    renamed["other.bias"] = renamed.pop("fc3.bias")
+    findings, summary = run(classifier(), renamed)
+    assert [finding.rule for finding in findings] == ["MG1109"]
+    assert summary["renamed"] == {"other.bias": "fc3.bias"}
+    assert (summary["verdict"], summary["missing"], summary["added"]) == ("identical", [], [])
 
 
 def test_no_reference_is_a_skip() -> None:
