@@ -1,0 +1,34 @@
+"""For plugin authors and our own tests.
+
+:func:`check_detector` holds a detector to its contract and :func:`run_detector` runs one in this process; the ``write_*`` functions build
+tiny checkpoints, legal and not; :func:`open_target` opens a path as a scan would. Further modules, imported by name:
+``modelguard.testing.models`` (small models that run; needs torch), ``modelguard.testing.edits`` (planted edits) and
+``modelguard.testing.hub`` (a Hub on loopback, with faults).
+"""
+
+from __future__ import annotations
+
+from modelguard.testing.checkpoints import (
+    Corruption,
+    corrupt_safetensors,
+    open_target,
+    safetensors_bytes,
+    write_onnx_cnn,
+    write_onnx_mlp,
+    write_safetensors,
+    write_sharded,
+)
+from modelguard.testing.conformance import check_detector, run_detector
+
+__all__ = [
+    "Corruption",
+    "check_detector",
+    "corrupt_safetensors",
+    "open_target",
+    "run_detector",
+    "safetensors_bytes",
+    "write_onnx_cnn",
+    "write_onnx_mlp",
+    "write_safetensors",
+    "write_sharded",
+]
