@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -252,88 +252,155 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(lambda: nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 24), nn.ELU(), nn.Linear(24, 5)), features(12)),
     "lenet": Architecture(
         lambda: nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 12, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(432, 32), nn.ReLU(), nn.Linear(32, 10),
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 12, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(432, 32),
+            nn.ReLU(),
+            nn.Linear(32, 10),
         ),
         image(1),
     ),
     "vgg": Architecture(
-        lambda: nn.Sequential(conv_bn(3, 8), conv_bn(8, 8), nn.MaxPool2d(2), conv_bn(8, 16), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(1024, 5)),
+        lambda: nn.Sequential(
+            conv_bn(3, 8), conv_bn(8, 8), nn.MaxPool2d(2), conv_bn(8, 16), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(1024, 5)
+        ),
         image(),
     ),
     "resnet": Architecture(
         lambda: nn.Sequential(
-            conv_bn(3, 8), Residual(nn.Sequential(conv_bn(8, 8), conv_bn(8, 8, act=None))),
-            Residual(nn.Sequential(conv_bn(8, 16, s=2), conv_bn(16, 16, act=None)), conv_bn(8, 16, 1, 2, act=None)), *head(16),
+            conv_bn(3, 8),
+            Residual(nn.Sequential(conv_bn(8, 8), conv_bn(8, 8, act=None))),
+            Residual(nn.Sequential(conv_bn(8, 16, s=2), conv_bn(16, 16, act=None)), conv_bn(8, 16, 1, 2, act=None)),
+            *head(16),
         ),
         image(),
     ),
     "resnext": Architecture(
         lambda: nn.Sequential(
-            conv_bn(3, 16, 7, 2), nn.MaxPool2d(3, 2, 1),
-            Residual(nn.Sequential(conv_bn(16, 16, 1), conv_bn(16, 16, g=4), conv_bn(16, 32, 1, act=None)), conv_bn(16, 32, 1, act=None)), *head(32),
+            conv_bn(3, 16, 7, 2),
+            nn.MaxPool2d(3, 2, 1),
+            Residual(nn.Sequential(conv_bn(16, 16, 1), conv_bn(16, 16, g=4), conv_bn(16, 32, 1, act=None)), conv_bn(16, 32, 1, act=None)),
+            *head(32),
         ),
         image(),
     ),
     "mobilenet-v2": Architecture(
         lambda: nn.Sequential(
             conv_bn(3, 8, s=2, act=nn.ReLU6),
-            Residual(nn.Sequential(conv_bn(8, 24, 1, act=nn.ReLU6), conv_bn(24, 24, g=24, act=nn.ReLU6), conv_bn(24, 8, 1, act=None)), act=False), *head(8),
+            Residual(
+                nn.Sequential(conv_bn(8, 24, 1, act=nn.ReLU6), conv_bn(24, 24, g=24, act=nn.ReLU6), conv_bn(24, 8, 1, act=None)), act=False
+            ),
+            *head(8),
         ),
         image(),
     ),
     "mobilenet-v3": Architecture(
-        lambda: nn.Sequential(conv_bn(3, 8, s=2, act=nn.Hardswish), conv_bn(8, 8, g=8), SqueezeExcite(8), conv_bn(8, 16, 1, act=nn.Hardswish), *head(16)),
+        lambda: nn.Sequential(
+            conv_bn(3, 8, s=2, act=nn.Hardswish), conv_bn(8, 8, g=8), SqueezeExcite(8), conv_bn(8, 16, 1, act=nn.Hardswish), *head(16)
+        ),
         image(),
     ),
     "efficientnet": Architecture(
-        lambda: nn.Sequential(conv_bn(3, 8, s=2, act=nn.SiLU), conv_bn(8, 8, 5, g=8, act=nn.SiLU), SqueezeExcite(8, nn.Sigmoid), *head(8)), image()
+        lambda: nn.Sequential(conv_bn(3, 8, s=2, act=nn.SiLU), conv_bn(8, 8, 5, g=8, act=nn.SiLU), SqueezeExcite(8, nn.Sigmoid), *head(8)),
+        image(),
     ),
     "densenet": Architecture(
         lambda: nn.Sequential(
-            conv_bn(3, 8), Concat(nn.Identity(), conv_bn(8, 4)), Concat(nn.Identity(), conv_bn(12, 4)), nn.AvgPool2d(2), nn.BatchNorm2d(16), nn.ReLU(), *head(16)
+            conv_bn(3, 8),
+            Concat(nn.Identity(), conv_bn(8, 4)),
+            Concat(nn.Identity(), conv_bn(12, 4)),
+            nn.AvgPool2d(2),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            *head(16),
         ),
         image(),
     ),
     "inception": Architecture(
         lambda: nn.Sequential(
             conv_bn(3, 8),
-            Concat(conv_bn(8, 4, 1), conv_bn(8, 4), nn.Sequential(conv_bn(8, 4, 1), conv_bn(4, 4, 5)), nn.Sequential(nn.AvgPool2d(3, 1, 1), conv_bn(8, 4, 1))),
-            nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), *head(16),
+            Concat(
+                conv_bn(8, 4, 1),
+                conv_bn(8, 4),
+                nn.Sequential(conv_bn(8, 4, 1), conv_bn(4, 4, 5)),
+                nn.Sequential(nn.AvgPool2d(3, 1, 1), conv_bn(8, 4, 1)),
+            ),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+            *head(16),
         ),
         image(),
     ),
-    "shufflenet": Architecture(lambda: nn.Sequential(conv_bn(3, 8), conv_bn(8, 8, 1, g=2), ChannelShuffle(), conv_bn(8, 8, g=8, act=None), *head(8)), image()),
+    "shufflenet": Architecture(
+        lambda: nn.Sequential(conv_bn(3, 8), conv_bn(8, 8, 1, g=2), ChannelShuffle(), conv_bn(8, 8, g=8, act=None), *head(8)), image()
+    ),
     "squeezenet": Architecture(
         lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 4, 1), nn.ReLU(),
-            Concat(nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, padding=1)), nn.ReLU(), nn.Conv2d(16, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Conv2d(3, 8, 3, 2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.Conv2d(8, 4, 1),
+            nn.ReLU(),
+            Concat(nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, padding=1)),
+            nn.ReLU(),
+            nn.Conv2d(16, 5, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
         ),
         image(),
     ),
     "u-net": Architecture(UNet, image()),
-    "convnext-own": Architecture(lambda: nn.Sequential(nn.Conv2d(3, 16, 4, 4), ChannelsLastBlock(16), ChannelsLastBlock(16), *head(16)), image()),
+    "convnext-own": Architecture(
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 4, 4), ChannelsLastBlock(16), ChannelsLastBlock(16), *head(16)), image()
+    ),
     "style": Architecture(
         lambda: nn.Sequential(
-            nn.ReflectionPad2d(2), nn.Conv2d(3, 8, 5), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU(0.1), nn.ReplicationPad2d(1), nn.Conv2d(8, 8, 3),
-            nn.PReLU(8), nn.Upsample(scale_factor=2), *head(8),
+            nn.ReflectionPad2d(2),
+            nn.Conv2d(3, 8, 5),
+            nn.InstanceNorm2d(8, affine=True),
+            nn.LeakyReLU(0.1),
+            nn.ReplicationPad2d(1),
+            nn.Conv2d(8, 8, 3),
+            nn.PReLU(8),
+            nn.Upsample(scale_factor=2),
+            *head(8),
         ),
         image(),
     ),
     "autoencoder": Architecture(
         lambda: nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.GroupNorm(4, 16), nn.Mish(),
-            nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.Softplus(), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2), nn.Sigmoid(),
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.GroupNorm(4, 16),
+            nn.SiLU(),
+            nn.Conv2d(16, 16, 3, 2, 1),
+            nn.GroupNorm(4, 16),
+            nn.Mish(),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1),
+            nn.Softplus(),
+            nn.Conv2d(8, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.Sigmoid(),
         ),
         image(),
     ),
-    "conv-3d": Architecture(lambda: nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(256, 5)), features(1, 8, 8, 8)),
+    "conv-3d": Architecture(
+        lambda: nn.Sequential(
+            nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(256, 5)
+        ),
+        features(1, 8, 8, 8),
+    ),
     "vit-own": Architecture(VisionTransformer, image()),
     "vit-post-norm": Architecture(lambda: VisionTransformer(False), image()),
     "swin-own": Architecture(WindowAttention, image()),
     "mixer": Architecture(Mixer, image()),
     "encoder": Architecture(
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2, enable_nested_tensor=False), features(9, 32)
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2, enable_nested_tensor=False),
+        features(9, 32),
     ),
     "lstm": Architecture(lambda: Recurrent(nn.LSTM, num_layers=2), features(9, 12)),
     "lstm-text": Architecture(lambda: Recurrent(nn.LSTM, embed=True, bidirectional=True), tokens()),
@@ -342,28 +409,62 @@ ARCHITECTURES: dict[str, Architecture] = {
     "text-cnn": Architecture(TextCNN, tokens()),
     "rotary-decoder": Architecture(RotaryDecoder, tokens()),
     "bert": Architecture(hub("BertForSequenceClassification", "BertConfig", num_labels=5, **_TEXT), tokens()),
-    "roberta": Architecture(hub("RobertaForSequenceClassification", "RobertaConfig", num_labels=5, **{**_TEXT, "max_position_embeddings": 40}), tokens()),
+    "roberta": Architecture(
+        hub("RobertaForSequenceClassification", "RobertaConfig", num_labels=5, **{**_TEXT, "max_position_embeddings": 40}), tokens()
+    ),
     "distilbert": Architecture(
-        hub("DistilBertForSequenceClassification", "DistilBertConfig", vocab_size=50, dim=32, n_layers=2, n_heads=4, hidden_dim=48, num_labels=5), tokens()
+        hub(
+            "DistilBertForSequenceClassification",
+            "DistilBertConfig",
+            vocab_size=50,
+            dim=32,
+            n_layers=2,
+            n_heads=4,
+            hidden_dim=48,
+            num_labels=5,
+        ),
+        tokens(),
     ),
     "electra": Architecture(hub("ElectraForSequenceClassification", "ElectraConfig", embedding_size=16, num_labels=5, **_TEXT), tokens()),
     "gpt2": Architecture(
-        hub("GPT2LMHeadModel", "GPT2Config", options={"use_cache": False}, vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=32), tokens()
+        hub("GPT2LMHeadModel", "GPT2Config", options={"use_cache": False}, vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=32),
+        tokens(),
     ),
     "llama": Architecture(hub("LlamaForCausalLM", "LlamaConfig", options={"use_cache": False}, num_key_value_heads=2, **_TEXT), tokens()),
     "qwen2": Architecture(hub("Qwen2ForCausalLM", "Qwen2Config", options={"use_cache": False}, num_key_value_heads=2, **_TEXT), tokens()),
     "t5-encoder": Architecture(
-        hub("T5EncoderModel", "T5Config", "last_hidden_state", vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4), tokens()
+        hub("T5EncoderModel", "T5Config", "last_hidden_state", vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4),
+        tokens(),
     ),
     "vit": Architecture(hub("ViTForImageClassification", "ViTConfig", **_VISION), image()),
     "deit": Architecture(hub("DeiTForImageClassification", "DeiTConfig", **_VISION), image()),
     "swin": Architecture(
-        hub("SwinForImageClassification", "SwinConfig", image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5), image()
+        hub(
+            "SwinForImageClassification",
+            "SwinConfig",
+            image_size=32,
+            patch_size=2,
+            embed_dim=16,
+            depths=[2, 2],
+            num_heads=[2, 4],
+            window_size=4,
+            num_labels=5,
+        ),
+        image(),
     ),
     "resnet-hub": Architecture(
-        hub("ResNetForImageClassification", "ResNetConfig", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="bottleneck", num_labels=5), image()
+        hub(
+            "ResNetForImageClassification",
+            "ResNetConfig",
+            embedding_size=8,
+            hidden_sizes=[8, 16],
+            depths=[1, 2],
+            layer_type="bottleneck",
+            num_labels=5,
+        ),
+        image(),
     ),
     "convnext": Architecture(
         hub("ConvNextForImageClassification", "ConvNextConfig", hidden_sizes=[8, 16], depths=[1, 2], num_stages=2, num_labels=5), image()
     ),
-}  # fmt: skip
+}

@@ -68,8 +68,8 @@ def _reshape(builder: Builder, x: Any, target: Any, allowzero: bool) -> Any:
     if found is None or not isinstance(target, list) or any(isinstance(t, fx.Node) for t in target):
         return target
     axis, shape = found
-    full = [shape[i] if t == 0 and not allowzero and i < len(shape) else t for i, t in enumerate(target)]
-    if full.count(-1) == 1 and prod(t for t in full if t != -1):
+    full: list[int] = [shape[i] if t == 0 and not allowzero and i < len(shape) else t for i, t in enumerate(target)]
+    if full.count(-1) == 1 and 0 not in full:
         full = [prod(shape) // -prod(full) if t == -1 else t for t in full]
     if prod(full) != prod(shape) or not prod(shape):
         return target

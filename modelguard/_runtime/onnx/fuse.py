@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from modelguard._runtime.onnx.ops import activation, elementwise, linear, movement, norm
 from modelguard._runtime.onnx.table import TABLE
 
-Rule = Callable[[fx.Node, nn.Module], "tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None"]
+Rule = Callable[[fx.Node, nn.Module], Any]
+"""What replaces the node, as (function, args, kwargs), or None."""
 
 _ERF = TABLE["", "Erf"][0].run
 _SQRT = TABLE["", "Sqrt"][0].run
@@ -41,6 +42,12 @@ def attention(q: Tensor, k_transposed: Tensor, v: Tensor, mask: Tensor | None, s
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, epsilon: float) -> Tensor:
     """Group normalisation whose weight and bias are (C, 1, 1)."""
     return F.group_norm(x, groups, weight.flatten(), bias.flatten(), epsilon)
+
+
+def _args(node: Any) -> tuple[Any, ...]:
+    """The arguments of a node, untyped: what they are is what the rules find out."""
+    args: tuple[Any, ...] = node.args
+    return args
 
 
 def _is(node: Any, target: Callable[..., Any]) -> bool:
@@ -69,7 +76,7 @@ def _number(value: Any, root: nn.Module) -> float | None:
 
 def _with(node: fx.Node, root: nn.Module, value: float, tolerance: float = 1e-4) -> Any:
     """The operand beside a number close to ``value``; None when neither is."""
-    a, b = node.args[:2]
+    a, b = _args(node)[:2]
     for operand, other in ((a, b), (b, a)):
         number = _number(operand, root)
         if number is not None and abs(number - value) <= tolerance * max(abs(value), 1e-6):
@@ -79,20 +86,20 @@ def _with(node: fx.Node, root: nn.Module, value: float, tolerance: float = 1e-4)
 
 def _operands(node: fx.Node, target: Callable[..., Any]) -> tuple[fx.Node, Any] | None:
     """A binary node's operand of that function that only it uses, and the other operand."""
-    a, b = node.args[:2]
+    a, b = _args(node)[:2]
     if _inner(a, target):
-        return a, b  # type: ignore[return-value]
-    return (b, a) if _inner(b, target) else None  # type: ignore[return-value]
+        return a, b
+    return (b, a) if _inner(b, target) else None
 
 
 def _linear(node: fx.Node, root: nn.Module) -> Any:
     if not _is(node, elementwise.add) or (found := _operands(node, linear.matmul)) is None:
         return None
     product, bias = found
-    weight, offset = _constant(product.args[1], root), _constant(bias, root)
+    weight, offset = _constant(_args(product)[1], root), _constant(bias, root)
     if weight is None or offset is None or weight.ndim != 2 or offset.shape != weight.shape[1:]:
         return None
-    return linear_layer, (product.args[0], product.args[1], bias), {}
+    return linear_layer, (_args(product)[0], _args(product)[1], bias), {}
 
 
 def _gelu(node: fx.Node, root: nn.Module) -> Any:
@@ -101,14 +108,14 @@ def _gelu(node: fx.Node, root: nn.Module) -> Any:
         return None
     factors: list[Any] = []
     half = False
-    pending = list(node.args[:2])
+    pending = list(_args(node)[:2])
     while pending:
         factor = pending.pop()
         number = _number(factor, root)
         if number is not None and abs(number - 0.5) < 1e-6 and not half:
             half = True
         elif _inner(factor, elementwise.mul) and len(factors) + len(pending) < 2:
-            pending += factor.args[:2]
+            pending += _args(factor)[:2]
         else:
             factors.append(factor)
     if not half or len(factors) != 2:
@@ -116,10 +123,10 @@ def _gelu(node: fx.Node, root: nn.Module) -> Any:
     for one, x in (factors, factors[::-1]):
         if not _inner(one, elementwise.add) or not _inner(erf := _with(one, root, 1.0), _ERF):
             continue
-        scaled = erf.args[0]
+        scaled = _args(erf)[0]
         if _inner(scaled, elementwise.div):
-            number = _number(scaled.args[1], root)
-            inside = scaled.args[0] if number is not None and abs(number - math.sqrt(2)) < 1e-4 else None
+            number = _number(_args(scaled)[1], root)
+            inside = _args(scaled)[0] if number is not None and abs(number - math.sqrt(2)) < 1e-4 else None
         else:
             inside = _with(scaled, root, math.sqrt(0.5)) if _inner(scaled, elementwise.mul) else None
         if inside is x:
@@ -145,8 +152,8 @@ def _last_axis_mean(node: Any, users: int) -> Any:
     """What the node is the mean over the last axis of."""
     if not _is(node, _MEAN) or len(node.users) != users or not node.kwargs.get("keepdims", 1):
         return None
-    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("axes")
-    return node.args[0] if axes == [-1] else None
+    axes = _args(node)[1] if len(_args(node)) > 1 else node.kwargs.get("axes")
+    return _args(node)[0] if axes == [-1] else None
 
 
 def _layer_norm(node: fx.Node, root: nn.Module) -> Any:
@@ -158,19 +165,19 @@ def _layer_norm(node: fx.Node, root: nn.Module) -> Any:
         return None
     quotient, weight = found
     w, b = _constant(weight, root), _constant(bias, root)
-    centred, root_var = quotient.args[:2]
+    centred, root_var = _args(quotient)[:2]
     if w is None or b is None or w.ndim != 1 or b.shape != w.shape or not _inner(root_var, _SQRT) or not _is(centred, elementwise.sub):
         return None
-    shifted = root_var.args[0]
+    shifted = _args(root_var)[0]
     if not _inner(shifted, elementwise.add):
         return None
-    epsilon = next((n for n in (_number(a, root) for a in shifted.args[:2]) if n is not None), None)
-    square = _last_axis_mean(next((a for a in shifted.args[:2] if _is(a, _MEAN)), None), 1)
-    x, mean = centred.args[:2]
+    epsilon = next((n for n in (_number(a, root) for a in _args(shifted)[:2]) if n is not None), None)
+    square = _last_axis_mean(next((a for a in _args(shifted)[:2] if _is(a, _MEAN)), None), 1)
+    x, mean = _args(centred)[:2]
     if epsilon is None or _last_axis_mean(mean, 1) is not x or not isinstance(square, fx.Node) or len(square.users) != 1:
         return None
-    squared = (_is(square, elementwise.power) and square.args[0] is centred and _number(square.args[1], root) == 2.0) or (
-        _is(square, elementwise.mul) and square.args[0] is centred and square.args[1] is centred
+    squared = (_is(square, elementwise.power) and _args(square)[0] is centred and _number(_args(square)[1], root) == 2.0) or (
+        _is(square, elementwise.mul) and _args(square)[0] is centred and _args(square)[1] is centred
     )
     if not squared or len(centred.users) != 2:
         return None
@@ -180,44 +187,44 @@ def _layer_norm(node: fx.Node, root: nn.Module) -> Any:
 def _scaled(value: Any, root: nn.Module) -> tuple[Any, float]:
     """A value and the number it is multiplied by, if the product is only the pattern's."""
     if isinstance(value, fx.Node) and _is(value, elementwise.mul):
-        for operand, other in (value.args[:2], value.args[1::-1]):
+        for operand, other in (_args(value)[:2], _args(value)[1::-1]):
             number = _number(operand, root)
             if number is not None and len(value.users) == 1:
                 return other, number
-    if _inner(value, elementwise.div) and (number := _number(value.args[1], root)):
-        return value.args[0], 1 / number
+    if _inner(value, elementwise.div) and (number := _number(_args(value)[1], root)):
+        return _args(value)[0], 1 / number
     return value, 1.0
 
 
 def _attention(node: fx.Node, root: nn.Module) -> Any:
     """softmax(q k^T * scale + mask) v over four axes, with or without a guard against rows that are masked throughout."""
-    if not _is(node, linear.matmul) or not isinstance(node.args[0], fx.Node):
+    if not _is(node, linear.matmul) or not isinstance(_args(node)[0], fx.Node):
         return None
-    weights, v = node.args[:2]
+    weights, v = _args(node)[:2]
     if _inner(weights, elementwise.where):
-        test, zero, kept = weights.args[:3]
-        if not _inner(test, _IS_NAN) or test.args[0] is not kept or _number(zero, root) != 0.0 or len(kept.users) != 2:
+        test, zero, kept = _args(weights)[:3]
+        if not _inner(test, _IS_NAN) or _args(test)[0] is not kept or _number(zero, root) != 0.0 or len(kept.users) != 2:
             return None
         weights = kept
     elif len(weights.users) != 1:
         return None
     if not (_is(weights, activation.softmax) and weights.kwargs.get("axis", -1) in (-1, 3)):
         return None
-    scores, mask = weights.args[0], None
+    scores, mask = _args(weights)[0], None
     if _inner(scores, elementwise.add):
         found = _operands(scores, linear.matmul)
         if found is None:
-            a, b = scores.args[:2]
+            a, b = _args(scores)[:2]
             found = (a, b) if _inner(_scaled(a, root)[0], linear.matmul) else (b, a)
         scores, mask = found
-        if not isinstance(mask, fx.Node) or _constant(mask, root) is not None and _number(mask, root) is not None:
+        if not isinstance(mask, fx.Node) or (_constant(mask, root) is not None and _number(mask, root) is not None):
             return None
     if not isinstance(scores, fx.Node) or len(scores.users) != 1:
         return None
     product, scale = _scaled(scores, root)
     if not _inner(product, linear.matmul):
         return None
-    (q, left), (k, right) = _scaled(product.args[0], root), _scaled(product.args[1], root)
+    (q, left), (k, right) = _scaled(_args(product)[0], root), _scaled(_args(product)[1], root)
     ranks = [n.meta.get("rank") if isinstance(n, fx.Node) else None for n in (q, k, v)]
     if ranks != [4, 4, 4] or (isinstance(mask, fx.Node) and mask.meta.get("rank") not in (2, 4)):
         return None
@@ -232,11 +239,11 @@ def _group_norm(node: fx.Node, root: nn.Module) -> Any:
     if (found := _operands(product, movement.reshape)) is None:
         return None
     back, weight = found
-    instance = back.args[0]
-    if not _inner(instance, norm.instance_normalization) or not _inner(split := instance.args[0], movement.reshape):
+    instance = _args(back)[0]
+    if not _inner(instance, norm.instance_normalization) or not _inner(split := _args(instance)[0], movement.reshape):
         return None
-    x, shape = split.args[:2]
-    ones, zeros = _constant(instance.args[1], root), _constant(instance.args[2], root)
+    x, shape = _args(split)[:2]
+    ones, zeros = _constant(_args(instance)[1], root), _constant(_args(instance)[2], root)
     w, b = _constant(weight, root), _constant(bias, root)
     groups = shape[1] if isinstance(shape, list | tuple) and len(shape) == 3 else None
     if not isinstance(groups, int) or w is None or b is None or ones is None or zeros is None:
@@ -247,10 +254,10 @@ def _group_norm(node: fx.Node, root: nn.Module) -> Any:
 
 
 def _rsqrt(node: fx.Node, root: nn.Module) -> Any:
-    if _is(node, _RECIPROCAL) and _inner(node.args[0], _SQRT):
-        return torch.rsqrt, (node.args[0].args[0],), {}  # type: ignore[union-attr]
-    if _is(node, elementwise.div) and node.args[0] == 1.0 and _inner(node.args[1], _SQRT):
-        return torch.rsqrt, (node.args[1].args[0],), {}  # type: ignore[union-attr]
+    if _is(node, _RECIPROCAL) and _inner(_args(node)[0], _SQRT):
+        return torch.rsqrt, (_args(_args(node)[0])[0],), {}
+    if _is(node, elementwise.div) and _args(node)[0] == 1.0 and _inner(_args(node)[1], _SQRT):
+        return torch.rsqrt, (_args(_args(node)[1])[0],), {}
     return None
 
 

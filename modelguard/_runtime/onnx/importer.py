@@ -32,7 +32,6 @@ from modelguard.detector import Skip
 from modelguard.errors import LimitError, ModelError, ModelguardError
 
 STRING = onnx.TensorProto.STRING
-assert ops  # importing the package fills the operator table
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def _build(model: onnx.ModelProto, weight: Weight | None, limits: GraphLimits, o
             None,
         )
         place = builder.placeholder(info.name, shape, dtype)
-        context.elements.update({place: i.type.tensor_type.elem_type for i in graph.input if i.name == info.name})
+        context.elements[place] = next(i.type.tensor_type.elem_type for i in graph.input if i.name == info.name)
         scope.define(info.name, place)
     results = builder.run_graph(graph, scope, {i.name for i in inputs})
     dtypes = [
@@ -452,7 +451,7 @@ class Builder:
         return self.node(value)
 
     def _fold(
-        self, entry: Operator, node: onnx.NodeProto, inputs: Sequence[Value | None], attributes: Mapping[str, Any], extra: Mapping[str, Any]
+        self, entry: Operator, node: onnx.NodeProto, inputs: Sequence[Value | None], attributes: Mapping[str, Any], extra: dict[str, Any]
     ) -> Sequence[Value | None] | None:
         """The operator's results computed now, or None when they have to be computed each time the graph runs."""
         consts = [value for value in inputs if isinstance(value, Const)]

@@ -87,10 +87,12 @@ def _movement(builder: Builder, op_type: str, arrays: list[npt.NDArray[Any]], at
         case "Slice" if x.ndim == 1:
             return _slice(x, numbers, attributes)
         case "ReduceProd" if attributes.get("keepdims", 1) == 0 and x.ndim == 1:
-            return functools.reduce(
-                lambda a, b: a * b if isinstance(a, int) and isinstance(b, int) else builder.scalar(operator.mul, (a, b)), x, 1
-            )
+            return functools.reduce(lambda a, b: _times(builder, a, b), x.tolist(), 1)
     return None
+
+
+def _times(builder: Builder, a: Any, b: Any) -> Any:
+    return a * b if isinstance(a, int) and isinstance(b, int) else builder.scalar(operator.mul, (a, b))
 
 
 def _slice(x: npt.NDArray[Any], numbers: list[npt.NDArray[np.int64]], attributes: dict[str, Any]) -> npt.NDArray[Any]:

@@ -25,7 +25,7 @@ def dimension(node: Any, axis: int, rank: int, depth: int = 8) -> int | None:
         return size if isinstance(size, int) and size > 0 else None
     if node.target is movement.transpose:
         perm = node.kwargs.get("perm")
-        return dimension(node.args[0], perm[axis], rank, depth - 1) if isinstance(perm, list | tuple) else None  # type: ignore[arg-type]
+        return dimension(node.args[0], perm[axis], rank, depth - 1) if isinstance(perm, list | tuple) else None
     if node.target in _SAME:
         return dimension(node.args[0], axis, rank, depth - 1)
     if node.target in _BINARY:

@@ -24,7 +24,8 @@ EXTERNAL_KEY = "modelguard"
 """Key of the one external_data entry of a tensor whose payload was taken out; its value is the name to ask ``weight`` for."""
 
 _NAMES = {
-    "FLOAT": ("F32", torch.float32), "DOUBLE": ("F64", torch.float64), "FLOAT16": ("F16", torch.float16), "BFLOAT16": ("BF16", torch.bfloat16),
+    "FLOAT": ("F32", torch.float32), "DOUBLE": ("F64", torch.float64), "FLOAT16": ("F16", torch.float16),
+    "BFLOAT16": ("BF16", torch.bfloat16),
     "INT8": ("I8", torch.int8), "INT16": ("I16", torch.int16), "INT32": ("I32", torch.int32), "INT64": ("I64", torch.int64),
     "UINT8": ("U8", torch.uint8), "UINT16": ("U16", torch.uint16), "UINT32": ("U32", torch.uint32), "UINT64": ("U64", torch.uint64),
     "BOOL": ("BOOL", torch.bool), "COMPLEX64": ("C64", torch.complex64), "COMPLEX128": ("C128", torch.complex128),
@@ -37,7 +38,7 @@ DTYPES: Mapping[int, torch.dtype] = MappingProxyType({TensorProto.DataType.Value
 
 DTYPE_NAMES: Mapping[int, str] = MappingProxyType({TensorProto.DataType.Value(k): v[0] for k, v in _NAMES.items()})
 
-_VIEWS = {"bfloat16": (np.int16, torch.bfloat16), **{
+_VIEWS: dict[str, tuple[Any, torch.dtype]] = {"bfloat16": (np.int16, torch.bfloat16), **{
     name: (np.uint8, getattr(torch, name)) for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 }}  # fmt: skip
 _SMALL = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8}
@@ -77,14 +78,14 @@ def from_numpy(array: npt.NDArray[Any], what: str) -> torch.Tensor:
     name = array.dtype.name
     if name in _SMALL:
         return torch.from_numpy(array.astype(_SMALL[name]))
-    view, dtype = _VIEWS.get(name, (None, None))
+    view = _VIEWS.get(name)
     try:
         with warnings.catch_warnings():
             # Weights are memory-mapped read-only, and nothing here writes to a weight.
             warnings.filterwarnings("ignore", message=".*not writable.*")
             if array.dtype.byteorder == "=" and not all(array.strides):
                 array = np.ascontiguousarray(array)
-            return torch.from_numpy(array) if view is None else torch.from_numpy(array.view(view)).view(dtype)
+            return torch.from_numpy(array) if view is None else torch.from_numpy(array.view(view[0])).view(view[1])
     except TypeError as error:
         raise ModelError(what, f"has elements of type {name}, which torch has not", "the tensor cannot be run") from error
 
@@ -115,7 +116,7 @@ def read_tensor(proto: TensorProto, weight: Weight | None) -> torch.Tensor:
 
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_BITS = {TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.UINT2: 2, TensorProto.INT2: 2}
+_BITS: dict[int, int] = {TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.UINT2: 2, TensorProto.INT2: 2}
 
 
 def check_payload(proto: TensorProto, what: str, elements: int) -> None:
@@ -141,7 +142,7 @@ def read_sparse(proto: onnx.SparseTensorProto, weight: Weight | None) -> torch.T
         strides = torch.tensor([prod(proto.dims[i + 1 :]) for i in range(len(proto.dims))], dtype=torch.int64)
         indices = (indices * strides).sum(1)
     size = prod(proto.dims)
-    if indices.numel() != values.numel() or (indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < size)):
+    if indices.numel() != values.numel() or (indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < size)):
         raise ModelError(what, "has indices outside its shape", "the graph is malformed")
     dense = torch.zeros(size, dtype=values.dtype)
     dense[indices] = values.flatten()

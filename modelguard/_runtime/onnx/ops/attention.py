@@ -25,10 +25,7 @@ def merge_heads(x: Tensor) -> Tensor:
 def _allowed(q_length: int, k_length: int, offset: Tensor | int, left: int, right: int, device: torch.device) -> Tensor:
     """Whether query i (at position offset + i) may see key j: offset + i - left <= j <= offset + i + right; negative bounds are none."""
     distance = torch.arange(q_length, device=device).reshape(-1, 1) - torch.arange(k_length, device=device)  # (q, k)
-    if isinstance(offset, Tensor):
-        distance = distance + offset.reshape(-1, 1, 1, 1)  # (n, 1, q, k)
-    else:
-        distance = distance + offset
+    distance = distance + (offset.reshape(-1, 1, 1, 1) if isinstance(offset, Tensor) else offset)  # (q, k) or (n, 1, q, k)
     allowed = torch.ones_like(distance, dtype=torch.bool)
     if left >= 0:
         allowed = allowed & (distance <= left)

@@ -129,7 +129,7 @@ def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> 
 
 @op("Clip", since=6, scalars=("min", "max"))
 @widening
-def clip(x: Tensor, min: Number | None = None, max: Number | None = None) -> Tensor:  # noqa: A002
+def clip(x: Tensor, min: Number | None = None, max: Number | None = None) -> Tensor:
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         low = x if min is None else torch.maximum(x, torch.as_tensor(min, dtype=x.dtype, device=x.device))
         return low if max is None else torch.minimum(low, torch.as_tensor(max, dtype=x.dtype, device=x.device))

@@ -101,7 +101,7 @@ def tensor_scatter(cache: Tensor, update: Tensor, write_indices: Tensor | None =
 
 @op("TopK", ints=("k",))
 @widening
-def top_k(x: Tensor, k: int | Sequence[int], *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:  # noqa: A002
+def top_k(x: Tensor, k: int | Sequence[int], *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """Ties go to the lower index."""
     count = k if isinstance(k, int) else k[0]
     values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
@@ -123,7 +123,7 @@ def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor
 
 
 @op("Unique", since=11)
-def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: A002
+def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Values, the index each is first met at, the value's place of each element, and counts."""
     along = 0 if axis is None else axis
     flat = x.flatten() if axis is None else x

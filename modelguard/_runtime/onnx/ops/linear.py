@@ -25,7 +25,7 @@ def gemm(
     alpha: float = 1.0,
     beta: float = 1.0,
     transA: int = 0,
-    transB: int = 0,  # noqa: N803
+    transB: int = 0,
 ) -> Tensor:
     if alpha == 1.0 and not transA and a.is_floating_point() and (c is None or (beta == 1.0 and c.ndim == 1)):
         return F.linear(a, b if transB else b.t(), c)

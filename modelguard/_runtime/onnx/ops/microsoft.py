@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ def fused_matmul(
     transA: int = 0,
     transB: int = 0,
     transBatchA: int = 0,
-    transBatchB: int = 0,  # noqa: N803
+    transBatchB: int = 0,
 ) -> Tensor:
     """``transBatch`` moves the first axis behind the batch: (M, ..., K) stands for (..., M, K)."""
     if transBatchA:
@@ -38,7 +38,7 @@ def fused_matmul(
     return y if alpha == 1.0 else alpha * y
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "LeakyRelu": F.leaky_relu,
     "HardSigmoid": lambda x, a=0.2, b=0.5: (a * x + b).clamp(0, 1), "Clip": torch.clamp,
 }  # fmt: skip
@@ -77,8 +77,8 @@ def fused_gemm(
     activation_gamma: float | None = None,
     alpha: float = 1.0,
     beta: float = 1.0,
-    transA: int = 0,  # noqa: N803
-    transB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
 ) -> Tensor:
     parameters = [v for v in (activation_alpha, activation_beta) if v is not None]
     return _ACTIVATIONS[activation](gemm(a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB), *parameters)
@@ -211,7 +211,7 @@ def attention(
         raise ValueError("Attention with rotary embedding inside")
     projected = torch.matmul(x, weights) if bias is None else torch.matmul(x, weights) + bias
     sizes = list(qkv_hidden_sizes or [projected.shape[-1] // 3] * 3)
-    q, k, v = (split_heads(part, num_heads) for part in projected.split(sizes, -1))
+    q, k, v = (split_heads(part, num_heads) for part in torch.split(projected, sizes, -1))
     offset = 0
     if past is not None:
         offset = past.shape[3]
@@ -247,7 +247,7 @@ def multi_head_attention(
     else:
         q, k, v = query, key, value
     if bias is not None:
-        bq, bk, bv = bias.split([q.shape[-1], q.shape[-1], bias.shape[0] - 2 * q.shape[-1]])
+        bq, bk, bv = torch.split(bias, [q.shape[-1], q.shape[-1], bias.shape[0] - 2 * q.shape[-1]])
         q = q + bq
         k = k + (bk if k.ndim == 3 else bk.reshape(num_heads, 1, -1))
         v = v + (bv if v.ndim == 3 else bv.reshape(num_heads, 1, -1))

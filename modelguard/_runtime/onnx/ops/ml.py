@@ -35,7 +35,8 @@ def _transform(scores: Tensor, name: str) -> Tensor:
         case "SOFTMAX_ZERO":
             return torch.where(scores == 0, scores, torch.softmax(scores.masked_fill(scores == 0, -torch.inf), -1))
         case "PROBIT":
-            return torch.special.ndtri(scores)
+            quantiles: Tensor = torch.special.ndtri(scores)
+            return quantiles
     raise ValueError(f"post_transform {name!r}")
 
 

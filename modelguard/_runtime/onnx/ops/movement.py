@@ -51,10 +51,16 @@ def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
     return x.permute(*(perm if perm is not None else range(x.ndim - 1, -1, -1)))
 
 
+def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    rank = max(len(a), len(b))
+    pairs = zip([1] * (rank - len(a)) + list(a), [1] * (rank - len(b)) + list(b), strict=True)
+    return [m if n == 1 else n for m, n in pairs]
+
+
 @op("Expand", since=8, ints=("shape",))
 def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Broadcasting goes both ways: a 1 in ``shape`` keeps the input's dimension."""
-    full = torch.broadcast_shapes(x.shape, tuple(shape))
+    full = _broadcast(x.shape, shape)
     check_elements("Expand", full)
     return x.expand(full)
 

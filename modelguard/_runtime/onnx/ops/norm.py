@@ -28,7 +28,7 @@ def batch_normalization(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Training mode normalises by the batch and moves the running statistics, which it returns."""
     if not training_mode:
-        if scale.dtype is not x.dtype and not x.dtype == torch.float64:
+        if scale.dtype is not x.dtype and x.dtype != torch.float64:
             scale, bias, mean, var = (t.to(x.dtype) for t in (scale, bias, mean, var))
         return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon), mean, var
     over = [i for i in range(x.ndim) if i != 1]

@@ -180,7 +180,8 @@ def global_max_pool(x: Tensor) -> Tensor:
 
 @op("GlobalLpPool")
 def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
-    return torch.linalg.vector_norm(x, p, _spatial(x), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, p, _spatial(x), keepdim=True)
+    return norm
 
 
 @op("MaxUnpool", since=9, ints=("output_shape",))

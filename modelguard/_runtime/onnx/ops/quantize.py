@@ -281,8 +281,8 @@ def matmul_nbits(
     g_idx: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    K: int,  # noqa: N803
-    N: int,  # noqa: N803
+    K: int,
+    N: int,
     bits: int = 4,
     block_size: int,
     accuracy_level: int = 0,

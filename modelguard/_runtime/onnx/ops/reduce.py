@@ -84,7 +84,8 @@ def _sum_square(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     if x.is_floating_point():
-        return torch.linalg.vector_norm(x, 2, axes, keep)
+        norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keep)
+        return norm
     return _sum_square(x, axes, keep).to(torch.float64).sqrt().to(x.dtype)
 
 

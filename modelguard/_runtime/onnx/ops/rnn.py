@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from modelguard.errors import LimitError
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
-_ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": lambda x, a, b: torch.tanh(x),
     "sigmoid": lambda x, a, b: torch.sigmoid(x),
     "relu": lambda x, a, b: torch.relu(x),
@@ -39,14 +40,14 @@ _DEFAULTS = {
 def _activations(names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None) -> list[Callable[[Tensor], Tensor]]:
     """The activation functions; alphas and betas are consumed by those that take one, in order."""
     alpha, beta = list(alphas or ()), list(betas or ())
-    functions = []
+    functions: list[Callable[[Tensor], Tensor]] = []
     for name in (n.lower() for n in names):
         a, b = _DEFAULTS.get(name, (1.0, 0.0))
         if name in ("affine", "leakyrelu", "thresholdedrelu", "scaledtanh", "hardsigmoid", "elu") and alpha:
             a = alpha.pop(0)
         if name in ("affine", "scaledtanh", "hardsigmoid") and beta:
             b = beta.pop(0)
-        functions.append(lambda x, f=_ACTIVATIONS[name], a=a, b=b: f(x, a, b))
+        functions.append(functools.partial(_ACTIVATIONS[name], a=a, b=b))
     return functions
 
 
@@ -153,7 +154,7 @@ def rnn(
     names = [n.lower() for n in activations or ["tanh"] * w.shape[0]]
     hidden = r.shape[2]
     if sequence_lens is None and clip is None and len(set(names)) == 1 and names[0] in ("tanh", "relu"):
-        kernel = torch._VF.rnn_tanh if names[0] == "tanh" else torch._VF.rnn_relu  # type: ignore[attr-defined]
+        kernel = torch._VF.rnn_tanh if names[0] == "tanh" else torch._VF.rnn_relu
         native = _native(kernel, x, _state(initial_h, x, w.shape[0], hidden), w, r, b, [0], direction)
         if native is not None:
             return _layout(native[0], native[1:], layout)
@@ -197,7 +198,7 @@ def lstm(
     names = [n.lower() for n in activations or ["sigmoid", "tanh", "tanh"] * directions]
     if sequence_lens is None and clip is None and p is None and not input_forget and names == ["sigmoid", "tanh", "tanh"] * directions:
         states = (_state(initial_h, x, directions, hidden), _state(initial_c, x, directions, hidden))
-        native = _native(torch._VF.lstm, x, states, w, r, b, [0, 2, 3, 1], direction)  # type: ignore[attr-defined]
+        native = _native(torch._VF.lstm, x, states, w, r, b, [0, 2, 3, 1], direction)
         if native is not None:
             return _layout(native[0], native[1:], layout)
     functions = _activations(names, activation_alpha, activation_beta)
@@ -243,7 +244,7 @@ def gru(
     directions, hidden = w.shape[0], r.shape[2]
     names = [n.lower() for n in activations or ["sigmoid", "tanh"] * directions]
     if sequence_lens is None and clip is None and linear_before_reset and names == ["sigmoid", "tanh"] * directions:
-        native = _native(torch._VF.gru, x, _state(initial_h, x, directions, hidden), w, r, b, [1, 0, 2], direction)  # type: ignore[attr-defined]
+        native = _native(torch._VF.gru, x, _state(initial_h, x, directions, hidden), w, r, b, [1, 0, 2], direction)
         if native is not None:
             return _layout(native[0], native[1:], layout)
     functions = _activations(names, activation_alpha, activation_beta)

@@ -25,7 +25,8 @@ def _transform(x: Tensor, axis: int, length: int | None, inverse: bool, onesided
     signal = x[..., 0] if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
     axis = axis % x.ndim
     if inverse and onesided:
-        return torch.fft.irfft(signal, n=2 * (signal.shape[axis] - 1) if length is None else length, dim=axis).unsqueeze(-1)
+        real: Tensor = torch.fft.irfft(signal, n=2 * (signal.shape[axis] - 1) if length is None else length, dim=axis)
+        return real.unsqueeze(-1)
     if inverse:
         return torch.view_as_real(torch.fft.ifft(signal.to(torch.promote_types(x.dtype, torch.complex64)), n=length, dim=axis))
     if onesided and not signal.is_complex():
