@@ -52,8 +52,14 @@ class OrtSession:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        model, self._values = _with_arrays(file, onnxruntime)
-        options.add_external_initializers(list(self._values), list(self._values.values()))
+        model, weights = _with_arrays(file)
+        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+        if optimise:
+            options.add_external_initializers(list(values), list(values.values()))
+        else:
+            # onnxruntime copies initializers, but not inputs: a session that runs a few times need not hold the weights again.
+            _as_inputs(model, values)
+        self._values, self._fed = values, {} if optimise else values
         try:
             self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime raises many types, without a common base
@@ -75,9 +81,12 @@ class OrtSession:
         return np.concatenate(parts)
 
     def _run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        feed = {self._name: x, **(self._extra(x) if self._extra is not None else {})}
+        import onnxruntime
+
+        arrays = {self._name: x, **(self._extra(x) if self._extra is not None else {})}
+        feed = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         try:
-            result = self._session.run([self._output], feed)[0]
+            result = self._session.run_with_ort_values([self._output], {**feed, **self._fed})[0].numpy()
         except Exception as error:
             raise ModelError("onnxruntime", f"cannot run the graph: {_line(error)}", "export the model again") from error
         if not isinstance(result, np.ndarray):
@@ -85,29 +94,43 @@ class OrtSession:
         return result
 
 
-def _with_arrays(file: OnnxFile, onnxruntime: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The model as onnxruntime takes it, with the graph's weights as values of its own that share their memory.
+def _with_arrays(file: OnnxFile) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """The model as onnxruntime takes it, and the graph's large weights, which it gets beside it.
 
     Raises :class:`ModelError` for a tensor that refers to any other data.
     """
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
-    values: dict[str, Any] = {}
     del model.training_info[:]
+    weights: dict[str, npt.NDArray[Any]] = {}
     for tensor in model.graph.initializer:
         array = _taken_out(file, tensor)
-        if array is not None and array.dtype.kind in "fiub":
+        if array is not None and array.dtype.kind == "f":
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in (("location", _LOCATION), ("offset", "0"), ("length", str(array.nbytes))):
                 tensor.external_data.add(key=key, value=value)
-            values[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            weights[tensor.name] = np.ascontiguousarray(array)
         elif array is not None:
             tensor.raw_data = array.tobytes()
     for tensor in _other_tensors(model):
         array = _taken_out(file, tensor)
         if array is not None:
             tensor.raw_data = array.tobytes()
-    return model, values
+    return model, weights
+
+
+def _as_inputs(model: onnx.ModelProto, weights: Iterable[str]) -> None:
+    """Turn the initializers named ``weights`` into inputs of the graph, in place."""
+    moved = set(weights)
+    declared = {info.name for info in model.graph.input}
+    kept = []
+    for tensor in model.graph.initializer:
+        if tensor.name not in moved:
+            kept.append(tensor)
+        elif tensor.name not in declared:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def _taken_out(file: OnnxFile, tensor: TensorProto) -> npt.NDArray[Any] | None:
