@@ -155,10 +155,8 @@ def speed(size: int, sizes: tuple[int, int], rounds: int, folder: Path, parts: s
             one = min(measure(a, b, 1)["seconds"] for _ in range(rounds))
             two = min(measure(a, b, 2)["seconds"] for _ in range(rounds))
             result["threads"] = {"one": one, "two": two, "ratio": one / two}
-            print(
-                f"{'threads':12s} one {one:.2f} s, two {two:.2f} s   {one / two:5.2f} x (figure: >= 1.6 x){'' if one / two >= 1.6 else '   MISSED'}",
-                flush=True,
-            )
+            missed = "" if one / two >= 1.6 else "   MISSED"
+            print(f"{'threads':12s} one {one:.2f} s, two {two:.2f} s   {one / two:5.2f} x (figure: >= 1.6 x){missed}", flush=True)
     if "memory" in parts:
         rows = []
         for bytes_ in sizes:

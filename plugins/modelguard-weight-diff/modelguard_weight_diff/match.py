@@ -108,30 +108,6 @@ def _counterparts(old: Mapping[Group, Any], new: Mapping[Group, Any]) -> dict[Gr
     return dict(sorted(found.items()))
 
 
-def _counterparts(old: Mapping[Group, Any], new: Mapping[Group, Any]) -> dict[Group, Group]:
-    """For each group of the checkpoint, the group of the reference to compare with."""
-    found: dict[Group, Group] = {}
-    for parts in (2, 1):
-        for mine in new:
-            free = [theirs for theirs in old if theirs[:parts] == mine[:parts] and theirs not in found.values()]
-            if mine not in found and free:
-                found[mine] = free[0]
-    for mine in new:
-        if mine in found:
-            continue
-        free = [theirs for theirs in old if theirs not in found.values()]
-        if len(free) == 1 and len(new.keys() - found.keys()) == 1:
-            found[mine] = free[0]
-        elif old:
-            # The same weights once more in another format, or renamed files: whoever shares most names.
-            stems = {_stem(name) for item in new[mine] for name in item.tensors}
-            shared = {theirs: len(stems & {_stem(name) for item in old[theirs] for name in item.tensors}) for theirs in old}
-            best = max(sorted(shared), key=lambda theirs: shared[theirs])
-            if shared[best] or len(old) == 1:
-                found[mine] = best
-    return dict(sorted(found.items()))
-
-
 def _folder(group: Group) -> str:
     return group[0].rpartition("/")[0]
 
