@@ -54,11 +54,7 @@ def resolve(name_or_path: str | None = None) -> Resolved:
     """As :func:`load_policy`, together with where each part came from."""
     name = DEFAULT if name_or_path is None else name_or_path
     layer = _layer(name, Path(), (), [])
-    try:
-        policy = Policy.model_validate(layer.document())
-    except ValidationError as error:
-        raise PolicyError(name, _first(error)[1], "name at least one detector under detectors.required") from None
-    return Resolved(policy, layer.all_origins())
+    return Resolved(Policy.model_validate(layer.document()), layer.all_origins())
 
 
 def builtin_names() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fate, gaps, place, reasons, value, waiver_notes
+from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, reasons, value, waiver_notes
 from modelguard.findings import Severity
 from modelguard.report import Decision, Report, Reporter, Verdict
 
@@ -114,12 +114,13 @@ def _findings(console: Console, report: Report, decision: Decision) -> None:
     if not found:
         return
     titles = {rule.id: rule.title for rule in report.rules}
+    fate = fates(decision)
     console.print()
     console.print(_text(("Findings", "bold")))
     for detector, finding in found[:MAX_FINDINGS]:
         severity = report.severity(finding)
         title = f"{finding.rule} {visible(titles.get(finding.rule, ''))}".rstrip()
-        _row(console, _text((severity.label, _STYLE[severity])), 10, _text((title, "bold"), f" ({fate(finding, decision)})"))
+        _row(console, _text((severity.label, _STYLE[severity])), 10, _text((title, "bold"), f" ({fate(finding)})"))
         _block(console, visible(finding.message))
         for line in (place(finding), _evidence(finding.evidence)):
             if line:

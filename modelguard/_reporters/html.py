@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fate, gaps, place, reasons, value, waiver_notes
-from modelguard.findings import Attachment, Finding
+from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, reasons, value, waiver_notes
+from modelguard.findings import Attachment, Finding, Rule
 from modelguard.report import Decision, Outcome, Report, Reporter, Verdict
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class HtmlReporter(Reporter):
     def render(self, report: Report, decision: Decision) -> str:
         report = report.canonical()
         found = sorted(report.findings(), key=lambda pair: -report.severity(pair[1]))
+        fate, rules = fates(decision), {rule.id: rule for rule in report.rules}
         style = _resource("report.css")
         return _template().render(
             style=style,
@@ -42,7 +44,7 @@ class HtmlReporter(Reporter):
             all_clear=all_clear(report),
             notes=waiver_notes(decision),
             gaps=gaps(report),
-            findings=[_finding(report, decision, detector, finding) for detector, finding in found],
+            findings=[_finding(report, fate, rules, detector, finding) for detector, finding in found],
             outcomes=[_outcome(outcome) for outcome in report.outcomes],
             unread=set(report.target.unread),
         )
@@ -55,15 +57,15 @@ def png(attachment: Attachment) -> str | None:
     return "data:image/png;base64," + base64.b64encode(attachment.data).decode()
 
 
-def _finding(report: Report, decision: Decision, detector: str, finding: Finding) -> dict[str, Any]:
+def _finding(report: Report, fate: Callable[[Finding], str], rules: Mapping[str, Rule], detector: str, finding: Finding) -> dict[str, Any]:
     images = [(item.name, uri) for item in finding.attachments if (uri := png(item)) is not None]
     others = [f"{item.name} ({item.media_type}, {count(len(item.data), 'byte')})" for item in finding.attachments if png(item) is None]
     return {
         "finding": finding,
         "detector": detector,
         "severity": report.severity(finding).label,
-        "rule": next((rule for rule in report.rules if rule.id == finding.rule), None),
-        "fate": fate(finding, decision),
+        "rule": rules.get(finding.rule),
+        "fate": fate(finding),
         "place": place(finding),
         "evidence": [(key, value(item)) for key, item in sorted(finding.evidence.items())],
         "images": images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelguard._reporters.escape import visible
@@ -66,15 +66,20 @@ def gaps(report: Report) -> list[str]:
     return lines
 
 
-def fate(finding: Finding, decision: Decision) -> str:
-    """What the decision does with a finding."""
-    for item in decision.violations:
-        if item.subject == finding.fingerprint and item.kind in ("finding", "waiver"):
-            return "blocks" if item.blocks else "no verdict"
-    for waiver in decision.waived:
-        if (waiver.fingerprint, waiver.rule) == (finding.fingerprint, finding.rule):
+def fates(decision: Decision) -> Callable[[Finding], str]:
+    """What the decision does with each finding: a word or two."""
+    warned = set(decision.warnings)
+    waived = {(item.fingerprint, item.rule): item for item in decision.waived}
+    judged = {item.subject: item.blocks for item in reversed(decision.violations) if item.kind in ("finding", "waiver")}
+
+    def fate(finding: Finding) -> str:
+        if finding.fingerprint in judged:
+            return "blocks" if judged[finding.fingerprint] else "no verdict"
+        if waiver := waived.get((finding.fingerprint, finding.rule)):
             return f"waived until {visible(waiver.expires)} by {visible(waiver.owner)}"
-    return "warns" if finding.fingerprint in decision.warnings else "allowed"
+        return "warns" if finding.fingerprint in warned else "allowed"
+
+    return fate
 
 
 def place(finding: Finding) -> str:

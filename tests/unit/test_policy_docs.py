@@ -59,7 +59,7 @@ def test_every_rule_and_policy_of_ours_is_mentioned() -> None:
     assert all(f"`builtin:{name}`" in POLICY for name in builtin_names())
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_examples_are_valid(number: int, tmp_path: Path) -> None:
     example = re.findall(r"```yaml\n(.*?)```", POLICY, re.DOTALL)[number]
     (tmp_path / "org.yaml").write_text("version: 1\nname: org\ndetectors: {required: [format-integrity]}\n")
@@ -69,6 +69,10 @@ def test_the_examples_are_valid(number: int, tmp_path: Path) -> None:
 
     registry = load()
     policy.check(registry.rules(), registry.detectors)
+
+
+def test_every_example_is_tried() -> None:
+    assert POLICY.count("```yaml") == 3
 
 
 def test_the_first_example_uses_every_key() -> None:
