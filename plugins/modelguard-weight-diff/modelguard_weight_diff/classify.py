@@ -65,13 +65,13 @@ def classify(
             return found if through is None else Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
     if through := probe.cast_round_trip(before, after):
         return Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
-    if sums.changed == sums.zeros_after - sums.zeros_before and not sums.non_finite_after:
+    if sums.moved == sums.zeros_after - sums.zeros_before > 0 and not sums.non_finite_after:
         return Class("pruned", evidence={"zeros_before": sums.zeros_before, "zeros_after": sums.zeros_after})
     if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after):
         return Class("permuted")
     if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:
         return rows
-    if cosine(sums) ** 2 > 0.5 and (scale := probe.scaling(before, after)) is not None:
+    if (scale := probe.scaling(before, after)) is not None:
         return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
     if relative_norm(sums) < 1 and (grid := probe.quantisation(before, after)) is not None:
         return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})

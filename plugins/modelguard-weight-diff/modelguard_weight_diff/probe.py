@@ -24,6 +24,10 @@ FIRST, SECOND = 1 << 12, 1 << 17
 """Entries of the first, cheap sample that rules most probes out, and of the one that decides."""
 BLOCK = 1 << 18
 SUB_ROWS, SUB_COLUMNS = 512, 1024
+LINE = 8
+"""Entries that a row or column needs for a factor of its own to be more than a way of writing it."""
+SCALED = 0.8
+"""Share of moved entries that the factors must reproduce bit for bit; estimating the factor costs a few of them."""
 SMALL = 512
 """Matrices with a side this short are replayed without asking the sketch first: the sketch resolves too little there."""
 SPIKED = 1.6
@@ -84,35 +88,36 @@ class Scaling:
 
 
 def scaling(before: Operand, after: Operand) -> Scaling | None:
-    """Whether a sample of rows is the reference times a factor, up to the rounding of the dtype."""
+    """Whether W' is the reference times a factor, or one factor per row or column: replayed bit for bit on a sample."""
     if after.dtype not in FLOATS:
         return None
-    rows = sample(after.matrix.shape, SECOND)
-    w, changed = widen(reference_in(before, after, rows)), np.ascontiguousarray(after.matrix[rows])
-    target = widen(changed)
-    usable = np.isfinite(w) & np.isfinite(target)
-    if not usable.any():
-        return None
-    w, target = np.where(usable, w, 0.0), np.where(usable, target, 0.0)
-    for axis, over in (("tensor", None), ("row", 1), ("column", 0)):
-        if (axis == "row" and w.shape[1] < 8) or (axis == "column" and w.shape[0] < 8):
+    found = None
+    for entries in (FIRST, SECOND):
+        found = _scaled(before, after, entries)
+        if found is None:
+            return None
+    return found
+
+
+def _scaled(before: Operand, after: Operand, entries: int) -> Scaling | None:
+    sides = [("tensor", before, after), ("row", before, after)]
+    if after.matrix.shape[0] >= LINE:
+        sides.append(("column", Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())))
+    for axis, old, new in sides:
+        rows = sample(new.matrix.shape, entries)
+        w, target = widen(reference_in(old, new, rows)), widen(np.ascontiguousarray(new.matrix[rows]))
+        if w.shape[1] < LINE:
             continue
+        usable = np.isfinite(w) & np.isfinite(target)
+        w, target = np.where(usable, w, 0.0), np.where(usable, target, 0.0)
+        over = None if axis == "tensor" else 1
         energy: Any = (w * w).sum(axis=over, keepdims=True)
         factor: Any = (w * target).sum(axis=over, keepdims=True) / np.where(energy > 0, energy, 1.0)
-        played = widen(narrow(w * factor, after.dtype))
-        # The factor is only known to the precision of the sample; half a step of the grid more is allowed for it.
-        close = np.abs(played - target) <= 1.01 * np.spacing(np.abs(target).astype(np.float32)).astype(np.float64) * _steps(after.dtype)
         moved = usable & (target != w)
-        share = int(np.count_nonzero(close & moved)) / max(1, int(np.count_nonzero(moved)))
-        live = factor[energy > 0]
-        if share >= 0.97 and live.size and np.any(np.abs(live - 1) > 1e-4):
-            return Scaling(axis, (float(live.min()), float(live.max())), share)
+        share = int(np.count_nonzero((widen(narrow(w * factor, after.dtype)) == target) & moved)) / max(1, int(np.count_nonzero(moved)))
+        if share >= SCALED:
+            return Scaling(axis, (float(factor.min()), float(factor.max())), share)
     return None
-
-
-def _steps(dtype: str) -> float:
-    """Units in the last place of ``dtype`` in those of float32."""
-    return float(2.0 ** (23 - min(23, FLOATS[dtype].mantissa)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ class Sums:
 
     entries: int = 0
     changed: int = 0
+    """Entries whose bits differ."""
+    moved: int = 0
+    """Entries whose value differs: not those that went from one zero to the other."""
     ww: float = 0.0
     wd: float = 0.0
     dd: float = 0.0
@@ -69,7 +72,7 @@ class Sums:
 
 
 _ADDED = (
-    "entries", "changed", "ww", "wd", "dd", "d4", "w_sum", "d_sum", "zeros_before", "zeros_after",
+    "entries", "changed", "moved", "ww", "wd", "dd", "d4", "w_sum", "d_sum", "zeros_before", "zeros_after",
     "non_finite_before", "non_finite_after", "examined", "single_bit",
 )  # fmt: skip
 
@@ -248,6 +251,7 @@ class Pass:
         sums.w_sum += float(w.sum(dtype=np.float64 if fragile else None))
         if not changed:
             return
+        sums.moved += int(np.count_nonzero(d != 0))
         sums.d_sum += float(d.sum(dtype=np.float64 if fragile else None))
         sums.max_abs = max(sums.max_abs, float(square.max()) ** 0.5)
         if (marks := part.marks) is not None:
