@@ -37,6 +37,18 @@ class InputSpec:
     std: tuple[float, ...] | None
     source: Mapping[str, str]
 
+    @property
+    def domain_known(self) -> bool:
+        """Whether anything (the graph, a configuration, the user, the samples) says which raw values the model takes.
+
+        False where bounds, or a scale between them and the graph, are only the usual ones (``source`` says ``assumed``): a search over
+        all inputs would then search the wrong ones, and without samples nothing would show it.
+        """
+        bounds = self.dtype == "uint8" or "assumed" not in (self.source.get("low"), self.source.get("high"))
+        if self.source.get("mean") == "assumed":
+            return bounds and self.mean is None
+        return bounds or self.mean is not None  # a stated normalisation of unit pixels implies their range
+
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
@@ -64,7 +76,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Clean inputs, as the user gave them, in the raw input domain. ``inputs`` (N, ...), ``labels`` (N,) int64 or None.
+    """Clean inputs, as the user gave them, in the raw input domain. ``inputs`` (N, ...) numbers or (N,) text, ``labels`` (N,) int64 or
+    None.
 
     ``origin`` names the file for reports (no absolute path); ``sha256`` identifies its bytes. ``resizable`` says that they are
     photographs in uint8 (N, H, W, C) which may be resized to what the model takes.
@@ -81,8 +94,13 @@ class Samples:
 class RunnableModel(ABC):
     """A model that can be run and differentiated. Frozen: evaluation mode, no parameter requires gradients.
 
-    Every ``x`` is canonical and raw: images (N, C, H, W) float32 within ``input.low``..``input.high``, whatever layout and
-    normalisation the graph itself wants. Every batch size works. Results are float32 logits of shape (N, classes).
+    Every ``x`` is canonical and raw: images (N, C, H, W) and vectors (N, F) float32 within ``input.low``..``input.high``, whatever
+    layout and normalisation the graph itself wants, token ids (N, T) int64. Every batch size works. Results are float32 logits of
+    shape (N, classes): a softmax or sigmoid at the end of the graph is undone, one logit of a binary classifier becomes two, and a
+    language model answers with the next-token logits at the last position.
+
+    A model that runs forward only (``describe()["forward_only"]`` says why) raises :class:`~modelguard.detector.Skip` when it is
+    asked to differentiate, and has no layers.
     """
 
     input: InputSpec
@@ -103,7 +121,10 @@ class RunnableModel(ABC):
 
     @abstractmethod
     def capture(self, x: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits, and the activation of each named layer with the batch in front."""
+        """Logits, and the activation of each named layer with the batch in front; the logits are differentiable with respect to both.
+
+        Raises :class:`~modelguard.errors.ModelError` for a name that is no layer, as do :meth:`patch` and :meth:`split`.
+        """
 
     @abstractmethod
     def patch(self, x: torch.Tensor, edits: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
@@ -122,7 +143,10 @@ class RunnableModel(ABC):
 
     @abstractmethod
     def inputs(self, samples: Samples) -> torch.Tensor:
-        """The samples as canonical raw ``x``, on ``device``. Raises :class:`~modelguard.errors.SamplesError` when they do not fit."""
+        """The samples as canonical raw ``x``, on ``device``; text is tokenised, whole pixels become the model's range.
+
+        Raises :class:`~modelguard.errors.SamplesError` when they do not fit.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -131,7 +155,7 @@ class RunnableModel(ABC):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What the user said about running the model (``--model``, ``--input``, ``--device``, threads)."""
+    """What the user said about running the model: ``--model`` and the folder it is found from, ``--input``, ``--device``, threads."""
 
     factory: str | None = None
     input: str | None = None

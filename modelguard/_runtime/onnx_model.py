@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from modelguard._runtime.onnx import ImportedGraph, ValueInfo, import_graph
 from modelguard._runtime.onnx_file import OnnxFile
 from modelguard._runtime.onnx_head import Head, take_off
 from modelguard._runtime.ort import PROVIDER, OrtSession
+from modelguard._runtime.text import tokenizer
 from modelguard._runtime.torch_model import TorchModel
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
@@ -29,12 +31,26 @@ if TYPE_CHECKING:
 
 NUMPY_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
 MAIN_INPUTS = ("input_ids", "pixel_values", "input", "inputs", "x", "image", "images", "data")
-FILLED: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "attention_mask": lambda x: torch.ones_like(x, dtype=torch.int64),
-    "token_type_ids": lambda x: torch.zeros_like(x, dtype=torch.int64),
-    "position_ids": lambda x: torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1]),
+
+
+def _mask(x: torch.Tensor, pad: int | None) -> torch.Tensor:
+    return torch.ones_like(x, dtype=torch.int64) if pad is None else (x != pad).to(torch.int64)
+
+
+def _zeros(x: torch.Tensor, pad: int | None) -> torch.Tensor:
+    return torch.zeros_like(x, dtype=torch.int64)
+
+
+def _positions(x: torch.Tensor, pad: int | None) -> torch.Tensor:
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])
+
+
+FILLED: Mapping[str, Callable[[torch.Tensor, int | None], torch.Tensor]] = {
+    "attention_mask": _mask,
+    "token_type_ids": _zeros,
+    "position_ids": _positions,
 }
-"""Inputs of transformer exports that follow from the token ids when nothing is padded."""
+"""Inputs of transformer exports that follow from the token ids and the padding token."""
 
 
 def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
@@ -47,8 +63,10 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     head = take_off(file.model)
     inputs = _inputs(file.model)
     main = _main_input(inputs)
-    extra = _extra(inputs, main)
     config = artifact_json(artifact, checkpoint, "config.json")
+    pad = config.get("pad_token_id")
+    pad = pad if isinstance(pad, int) else None
+    extra = _extra(inputs, main, pad)
     described = _describe_input(artifact, checkpoint, file.model, main, samples, options, config)
     facts: dict[str, Any] = {
         "factory": "onnx",
@@ -72,12 +90,12 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     name = file.model.graph.output[0].name
     fast = _Lazy(lambda: OrtSession(file, main.name, name, batch=baked, extra=extra, optimise=True, threads=options.threads))
     model = TorchModel(
-        _single(imported, main),
+        _single(imported, main, pad),
         described,
         lambda width, kind: output_spec(width, kind, samples, config),
         head=head.head,
         predictor=fast,
-        encode=None,
+        encode=tokenizer(artifact, checkpoint, pad or 0, left=False) if described.kind == "text" else None,
         facts=facts,
     )
     session = OrtSession(file, main.name, name, batch=baked, extra=extra, threads=options.threads)
@@ -157,7 +175,9 @@ def _main_input(inputs: tuple[ValueInfo, ...]) -> ValueInfo:
     return left[0]
 
 
-def _extra(inputs: tuple[ValueInfo, ...], main: ValueInfo) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]] | None:
+def _extra(
+    inputs: tuple[ValueInfo, ...], main: ValueInfo, pad: int | None
+) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]] | None:
     """The other inputs, for onnxruntime."""
     others = [(info.name, NUMPY_DTYPES.get(info.dtype, "int64")) for info in inputs if info is not main]
     if not others:
@@ -165,12 +185,12 @@ def _extra(inputs: tuple[ValueInfo, ...], main: ValueInfo) -> Callable[[npt.NDAr
 
     def fill(x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         tensor = torch.from_numpy(x)
-        return {name: np.ascontiguousarray(FILLED[name](tensor).numpy().astype(dtype)) for name, dtype in others}
+        return {name: np.ascontiguousarray(FILLED[name](tensor, pad).numpy().astype(dtype)) for name, dtype in others}
 
     return fill
 
 
-def _single(imported: ImportedGraph, main: ValueInfo) -> fx.GraphModule:
+def _single(imported: ImportedGraph, main: ValueInfo, pad: int | None) -> fx.GraphModule:
     """The imported module with one input and one output; other inputs are made of the one. Nodes carry their ONNX name and operator."""
     graph = imported.module.graph
     places = [node for node in graph.nodes if node.op == "placeholder"]
@@ -178,7 +198,7 @@ def _single(imported: ImportedGraph, main: ValueInfo) -> fx.GraphModule:
     with graph.inserting_after(places[-1]):
         for node, info in zip(places, imported.inputs, strict=True):
             if node is not chosen:
-                node.replace_all_uses_with(graph.call_function(FILLED[info.name], (chosen,)))
+                node.replace_all_uses_with(graph.call_function(FILLED[info.name], (chosen, pad)))
                 graph.erase_node(node)
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = (output.args[0][0],)
@@ -239,10 +259,8 @@ def _precision(imported: ImportedGraph) -> str:
 
 
 def _first(model: TorchModel, samples: Samples | None) -> torch.Tensor | None:
-    if samples is None or samples.inputs.dtype.kind in "UO":
+    if samples is None:
         return None
-    from dataclasses import replace
-
     few = replace(samples, inputs=samples.inputs[: parity.SAMPLES], labels=None)
     return model.inputs(few)
 

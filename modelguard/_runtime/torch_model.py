@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from modelguard._runtime.engines import Blank, Engine, GraphEngine, ModuleEngine
 from modelguard._runtime.inputs import canonical
-from modelguard.errors import ModelError
+from modelguard.detector import Skip
+from modelguard.errors import ModelError, ModelguardError
 from modelguard.model import InputSpec, Layer, OutputSpec, RunnableModel, Samples
 
 Tensor = torch.Tensor
@@ -64,11 +65,10 @@ class TorchModel(RunnableModel):
             self.engine: Engine = GraphEngine(module, blank) if isinstance(module, fx.GraphModule) else ModuleEngine(module, blank, call)
             with torch.no_grad():
                 probe = self._flat(self.engine.run(self._blank(4, None, 0)))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            shape = "x".join(map(str, input.shape))
-            raise ModelError(
-                "model", f"does not run on a {input.kind} input of shape {shape}: {_line(error)}", "say --input shape=..."
-            ) from error
+        except (ModelguardError, Skip, MemoryError):
+            raise
+        except Exception as error:  # a module may raise anything on an input it was not made for
+            raise self._misfit(module, call, error) from error
         if isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
             head = self.engine.head  # undone inside the engine
         elif head == "unknown":
@@ -81,6 +81,18 @@ class TorchModel(RunnableModel):
             raise ModelError(
                 "model", f"returns {width} values for each of {len(probe)} of 4 inputs, not {self.output.classes} classes", "check the head"
             )
+
+    def _misfit(self, module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor] | None, error: Exception) -> ModelError:
+        """What to say when the module does not run on its probe: another input, or another batch size."""
+        shape = "x".join("?" if size < 0 else str(size) for size in self.input.shape)
+        try:
+            with torch.no_grad():
+                (call or nn.Module.__call__)(module, self._blank(1, None, 0))
+        except Exception:
+            return ModelError(
+                "model", f"does not run on {self.input.kind} inputs of shape {shape}: {_line(error)}", "say --input shape=..."
+            )
+        return ModelError("model", f"runs on one input at a time only: {_line(error)}", "export it with a free batch dimension")
 
     def to(self, device: torch.device | str) -> TorchModel:
         """Move to another device, in place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelguard._runtime import spec
@@ -15,8 +15,6 @@ from modelguard.errors import ModelError
 from modelguard.model import ModelOptions, OutputSpec, Samples
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
     from modelguard._runtime.torch_model import TorchModel
@@ -28,8 +26,6 @@ TASKS = {
     "LMHeadModel": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
 }
 """Endings of the architectures that are run, and transformers' table of the classes each model type has for them."""
-MAX_TOKENS = 128
-"""Tokens a text sample is cut to."""
 
 # What a configuration could make transformers fetch, import or patch; none of it belongs to an architecture.
 _DROPPED = frozenset(
@@ -57,6 +53,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
         raise Skip(
             "config.json names a transformers model, and transformers is not installed: pip install modelguard[transformers]"
         ) from None
+    from modelguard._runtime.text import tokenizer
     from modelguard._runtime.torch_model import TorchModel
     from modelguard._runtime.weights import state_dict
 
@@ -165,33 +162,3 @@ def _image_hints(artifact: Artifact, checkpoint: Checkpoint, config: Any) -> lis
         side = wanted if isinstance(wanted, int) and 0 < wanted < 1 << 14 else -1
     hints = [spec.Hints("config.json", "image", (channels, side, side), "float32", "NCHW")]
     return [*hints, spec.from_preprocessor(preprocessor)] if preprocessor else hints
-
-
-def tokenizer(
-    artifact: Artifact, checkpoint: Checkpoint, pad: int, *, left: bool
-) -> Callable[[Sequence[str]], npt.NDArray[np.int64]] | None:
-    """Text to token ids (N, T) by the artifact's tokenizer.json, padded with ``pad``; None when there is none that can be read."""
-    import numpy as np
-
-    settings = artifact_json(artifact, checkpoint, "tokenizer.json")
-    if not settings:
-        return None
-    try:
-        import json
-
-        from tokenizers import Tokenizer
-
-        coder = Tokenizer.from_str(json.dumps(settings))
-    except Exception:  # missing library, or a tokenizer that it refuses: text samples then say that there is none
-        return None
-    coder.no_padding()
-    coder.enable_truncation(MAX_TOKENS)
-
-    def encode(texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        rows = [item.ids or [pad] for item in coder.encode_batch(list(texts))]
-        ids = np.full((len(rows), max(map(len, rows))), pad, np.int64)
-        for row, tokens in zip(ids, rows, strict=True):
-            row[slice(len(row) - len(tokens), None) if left else slice(len(tokens))] = tokens
-        return ids
-
-    return encode

@@ -79,7 +79,7 @@ def test_samples_that_are_not_understood_are_shouted(mg: Callable[..., Ran], fol
         (["--input", "rnge=0..1"], 2, "is no known setting"),
         (["--samples", "nowhere.npz"], 2, "does not exist"),
         (["--model", "no_such_module_of_tests:f"], 3, "cannot be imported"),
-        (["--input", "shape=3x9x9"], 3, "does not run on a image input of shape 3x9x9"),
+        (["--input", "shape=3x9x9"], 3, "does not run on image inputs of shape 3x9x9"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_exit_code(mg: Callable[..., Ran], folder: Path, given: list[str], code: int, message: str) -> None:

@@ -289,6 +289,49 @@ def test_a_text_graph_with_attention_mask(tmp_path: Path) -> None:
     torch.testing.assert_close(back(front(ids)), model(ids), atol=1e-4, rtol=1e-4)
 
 
+def test_text_samples_go_through_the_tokenizer_beside_the_graph(tmp_path: Path) -> None:
+    """Bag of words: the mask of padded positions decides which words count."""
+    import json
+
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": 0}))
+    table = np.array([[5, 5], [0, 0], [0, 4], [4, 0]], np.float32)
+    axes = {"axes": np.array([2], np.int64), "one": np.array([1], np.int64)}
+    graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["e"]),
+            helper.make_node("Cast", ["attention_mask"], ["m"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["m", "axes"], ["mask"]),
+            helper.make_node("Mul", ["e", "mask"], ["kept"]),
+            helper.make_node("ReduceSum", ["kept", "one"], ["logits"], keepdims=0),
+        ],
+        [value("input_ids", TensorProto.INT64, ["N", "T"]), value("attention_mask", TensorProto.INT64, ["N", "T"])],
+        [value("logits", TensorProto.FLOAT, ["N", 2])],
+        {"table": table, **axes},
+        tmp_path / "model.onnx",
+    )
+    texts = Samples(np.array(["good good", "bad", "good", "bad bad"] * 5), np.array([1, 0, 1, 0] * 5), "texts.jsonl", "")
+    model = built(tmp_path, texts)
+    assert model.describe()["agreement"]["accuracy"] == 1
+    assert model(model.inputs(texts))[:2].tolist() == [[0, 8], [4, 0]]
+
+
+def test_a_batch_that_only_pretends_to_be_free_is_named(tmp_path: Path) -> None:
+    """The legacy exporter freezes ``len(x)`` and still declares a free batch."""
+    path = graph(
+        [helper.make_node("Concat", ["token", "x"], ["joined"], axis=1), helper.make_node("MatMul", ["joined", "w"], ["y"])],
+        [value("x", TensorProto.FLOAT, ["N", 6])],
+        [value("y", TensorProto.FLOAT, ["N", 3])],
+        {"token": np.zeros((1, 2), np.float32), "w": np.ones((8, 3), np.float32)},
+        tmp_path / "model.onnx",
+    )
+    with pytest.raises(ModelError, match="runs on one input at a time only"):
+        built(path)
+
+
 def test_normalisation_nobody_told_is_found_by_the_labels(tmp_path: Path, held_out: Samples) -> None:
     """The network was trained on (x - 0.5) / 0.5; the samples are whole pixels."""
     inner = copy.deepcopy(digits_module("cnn"))

@@ -250,7 +250,7 @@ def test_the_number_of_classes_is_checked() -> None:
 
 
 def test_an_input_the_module_cannot_take_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"does not run on a image input of shape 3x8x8.*--input shape="):
+    with pytest.raises(ModelError, match=r"does not run on image inputs of shape 3x8x8.*--input shape="):
         runnable(cnn(channels=1), (3, 8, 8), 10)
 
 
