@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelguard import Capability, Detector, Finding, ScanContext, Target, option
-from modelguard_neural_cleanse.rules import BLEND, COLOUR, MAP, PATCH, WARP
+from modelguard_neural_cleanse.rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
 
 REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
 
@@ -94,3 +94,23 @@ class LabelMapCleanse(Detector):
         from modelguard_neural_cleanse.labelmaps import scan_label_maps
 
         yield from scan_label_maps(self, target, context)
+
+
+@dataclass(frozen=True)
+class SourceCleanse(Detector):
+    """For every pair of classes the smallest patch that turns one into the other; pairs far too easy in one direction are accused."""
+
+    id = "neural-cleanse-pairs"
+    requires = REQUIRES
+    rules = (SOURCE,)
+
+    alpha: float = option(0.001, "significance below which a pair's trigger is too small to be chance", gt=0, le=1)
+    ratio: float = option(0.67, "largest accused trigger, relative to the median pair", gt=0, le=1)
+    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
+    success: float = option(0.75, "attack success on unseen images from which a pair is accused", ge=0, le=1)
+    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_neural_cleanse.pairs import scan_pairs
+
+        yield from scan_pairs(self, target, context)

@@ -9,6 +9,6 @@ from modelguard import Detector, hookimpl
 
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
-    from modelguard_neural_cleanse.detectors import BlendCleanse, ColourCleanse, LabelMapCleanse, NeuralCleanse, WarpCleanse
+    from modelguard_neural_cleanse.detectors import BlendCleanse, ColourCleanse, LabelMapCleanse, NeuralCleanse, SourceCleanse, WarpCleanse
 
-    return [NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse]
+    return [NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse, SourceCleanse]

@@ -19,6 +19,10 @@ QUICK = Schedule(steps=60, batches=2, batch=8, rate=0.3, patience=3, grow=1.5, s
 """Against the authors' at most 992,000 image passes a class: 1,920 and 960, the two starts not counted. Twice or three times their
 learning rate reaches the same mask sizes in a quarter of the steps (benchmarks/nc_speed.py)."""
 
+SHORT = Schedule(steps=30, batches=2, batch=8, rate=0.2, patience=2, grow=1.5, shrink=1.5**1.5)
+"""For questions with so many arms that only their order matters."""
+REFINE = Schedule(steps=30, batches=2, batch=64, rate=0.1, patience=2, grow=1.5, shrink=1.5**1.5)
+
 STARTS = (0.0, -2.0)
 """Starting points tried for every arm: half-opaque as published, and nearly transparent, which finds single pixels."""
 LATE_START = 2.0
@@ -72,22 +76,16 @@ class Question:
         return cls(wanted)
 
     @classmethod
-    def one_pair(cls, pairs: Tensor, classes: int) -> Question:
-        """One arm a row (source, target) of ``pairs``: the source into the target, every other class stays what it is."""
-        wanted = torch.arange(classes).repeat(len(pairs), 1)
+    def one_source(cls, pairs: Tensor, classes: int) -> Question:
+        """One arm a row (source, target) of ``pairs``: images of the source into the target; the others are not used."""
+        wanted = torch.full((len(pairs), classes), -1)
         wanted[torch.arange(len(pairs)), pairs[:, 0]] = pairs[:, 1]
         return cls(wanted)
 
     def on(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """For images of these classes: ``targets`` (A, N), and ``sources`` (A, N), the weight with which each arm draws each image.
-
-        Where some images shall change and others stay, both kinds are drawn equally often.
-        """
+        """For images of these classes: ``targets`` (A, N), and ``sources`` (A, N) bool, which images each arm uses."""
         wanted = self.wanted[:, labels]
-        used, changes = wanted >= 0, (wanted >= 0) & (wanted != labels)
-        stays = used & ~changes
-        balance = changes.sum(1, keepdim=True) / stays.sum(1, keepdim=True).clamp(min=1)
-        return wanted.clamp(min=0), changes + stays * balance
+        return wanted.clamp(min=0), wanted >= 0
 
     def __getitem__(self, arms: Tensor) -> Question:
         return Question(self.wanted[arms])
@@ -124,6 +122,16 @@ def invert(
     return _checked(target, evidence, question[kept], transform, search.found, kept.numpy(), weights, at_once, context)
 
 
+def invert_short(target: Target, context: ScanContext, evidence: Evidence, question: Question, transform: Transform) -> Inverted:
+    """Search all arms of ``question`` side by side for a short while, from one start between the usual two."""
+    at_once = images_at_once(target, context)
+    arms = len(question.wanted)
+    bias = torch.full((arms,), sum(STARTS) / len(STARTS))
+    search = _search(target, context, evidence, question, transform, SHORT, bias, at_once)
+    _run(search, context, SHORT.steps, "pairs")
+    return _checked(target, evidence, question, transform, search.found, np.arange(arms), np.ones(arms), at_once, context)
+
+
 def invert_as_published(target: Target, context: ScanContext, evidence: Evidence, question: Question, transform: Transform) -> Inverted:
     """The authors' schedule: one class after the other, at most 1000 steps of 31 mini-batches of 32, stopped early as they do."""
     at_once = images_at_once(target, context)
@@ -150,16 +158,14 @@ def refine(
     transform: Transform,
     inverted: Inverted,
     places: list[int],
-    schedule: Schedule,
 ) -> Inverted:
-    """Go on from the triggers at ``places`` of ``inverted`` with eight times the batch, so that success is no luck of few images."""
+    """Go on from the triggers at ``places`` of ``inverted`` with larger batches, so that success is no luck of few images."""
     chosen = torch.tensor(places)
     at_once = images_at_once(target, context)
     own = question[torch.from_numpy(inverted.arms)[chosen]]
-    careful = Schedule(schedule.steps // 4, schedule.batches, 8 * schedule.batch, schedule.rate / 2, 2, schedule.grow, schedule.shrink)
-    search = _search(target, context, evidence, own, transform, careful, torch.zeros(len(places)), at_once)
+    search = _search(target, context, evidence, own, transform, REFINE, torch.zeros(len(places)), at_once)
     search.parameters = [value[chosen].clone() for value in inverted.found.parameters]
-    _run(search, context, careful.steps, "refine")
+    _run(search, context, REFINE.steps, "refine")
     return _checked(target, evidence, own, transform, search.found, inverted.arms[places], inverted.weights[places], at_once, context)
 
 
@@ -221,8 +227,7 @@ def _checked(
     at_once: int,
     context: ScanContext,
 ) -> Inverted:
-    targets, weight = question.on(evidence.check_labels)
-    asked = (weight > 0) & (targets != evidence.check_labels)
+    targets, asked = question.on(evidence.check_labels)
     context.check_deadline()
     hits = successes(target.model, found, transform, evidence.check, targets, asked, at_once)
     return Inverted(arms, weights, found, hits, asked)

@@ -52,7 +52,7 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     places = sorted(places, key=lambda i: float(inverted.size[i]))[:1]
     if not places:
         return
-    refined = refine(target, context, evidence, question, transform, inverted, places, schedule)
+    refined = refine(target, context, evidence, question, transform, inverted, places)
     success, size = float(refined.success[0]), float(refined.size[0])
     if not refined.reached[0] or success < detector.success or size >= detector.area:
         return

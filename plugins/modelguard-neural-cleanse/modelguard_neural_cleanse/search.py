@@ -61,7 +61,7 @@ class Found:
 
 
 class Search:
-    """The state of a search over ``images`` (N, C, H, W): ``sources`` (A, N) says how often each arm uses each of them, and ``targets``
+    """The state of a search over ``images`` (N, C, H, W): ``sources`` (A, N) bool says which of them each arm uses, and ``targets``
     (A, N) which class it shall turn each into (for one target class, the same in a whole row).
     """
 
@@ -168,7 +168,7 @@ class Search:
     def _gradients(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Success (A,) and size (A,) on one fresh mini-batch, and the gradient of the objective for each parameter."""
         batch = self.schedule.batch
-        drawn = torch.multinomial(self.sources, batch, replacement=True, generator=self.generator)  # (A, B)
+        drawn = torch.multinomial(self.sources.float(), batch, replacement=True, generator=self.generator)  # (A, B)
         per_pass = max(1, self.images_at_once // batch)
         hits, sizes = [], []
         gradients: list[list[Tensor]] = []

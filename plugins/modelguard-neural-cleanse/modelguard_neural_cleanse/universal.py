@@ -47,7 +47,7 @@ def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: ty
     if not places:
         context.summary(cleared=[])
         return
-    refined = refine(target, context, evidence, question, transform, inverted, places, schedule)
+    refined = refine(target, context, evidence, question, transform, inverted, places)
     cleared = []
     for finding, facts in findings(rule, gates, target, evidence, transform, inverted, outliers, places, refined):
         if finding is None:
