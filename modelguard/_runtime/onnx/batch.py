@@ -45,7 +45,7 @@ def free(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwarg
         case "Reshape" if len(args) > 1:
             args = [args[0], _reshape(builder, args[0], args[1], bool(kwargs.get("allowzero", 0))), *args[2:]]
         case "Expand" if len(args) > 1:
-            args = [args[0], _follow(builder, args[0], args[1]), *args[2:]]
+            args = [_one_row(builder, args[0], args[1]), _follow(builder, args[0], args[1]), *args[2:]]
         case "Resize" if len(args) > 3 and args[3] is not None and "axes" not in kwargs:
             args = [*args[:3], _follow(builder, args[0], args[3]), *args[4:]]
     return _repeat(builder, op_type, entry, args, kwargs), kwargs
@@ -125,6 +125,29 @@ def _follow(builder: Builder, x: Any, target: Any) -> Any:
     return [builder.scalar(torch.Tensor.size, (x, axis)) if i == place else t for i, t in enumerate(target)]
 
 
+def _one_row(builder: Builder, x: Any, target: Any) -> Any:
+    """One row of a constant that was repeated over the traced batch, where it is to be repeated over the real one."""
+    shapes = builder.hints.shapes(x) if isinstance(x, fx.Node) and x.op == "get_attr" else None
+    if shapes is None or not isinstance(target, list):
+        return x
+    for axis, size in enumerate(shapes[0]):
+        wanted = target[len(target) - len(shapes[0]) + axis] if len(target) >= len(shapes[0]) else None
+        if (
+            size > 1
+            and isinstance(wanted, fx.Node)
+            and builder.hints.known.get(wanted) == (size, size * FACTOR)
+            and _alike(builder, x, axis)
+        ):
+            return builder.call(_repeated, (x, axis, 1))
+    return x
+
+
+def _alike(builder: Builder, constant: fx.Node, axis: int) -> bool:
+    """Whether all rows of the constant along ``axis`` are the same."""
+    tensor = builder.attributes[str(constant.target)].tensor
+    return bool((tensor == tensor.narrow(axis, 0, 1)).all())
+
+
 def _repeat(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
     """Constants that were repeated over the traced batch, where the operator does not take them beside the real one."""
     probe = fx.Graph()
@@ -143,12 +166,9 @@ def _repeat(builder: Builder, op_type: str, entry: Operator, args: list[Any], kw
     replaced = []
     for arg in args:
         constant = isinstance(arg, fx.Node) and arg.op == "get_attr" and (hint := builder.hints.shapes(arg)) is not None and hint[0]
-        if constant and len(constant) == len(shape) and constant[axis] == shape[axis]:
-            tensor = builder.attributes[str(arg.target)].tensor
-            row = tensor.narrow(axis, 0, 1)
-            if bool((tensor == row).all()):
-                size = builder.scalar(torch.Tensor.size, (batched, axis))
-                arg = builder.call(_repeated, (arg, axis, size))
+        place = len(constant) - len(shape) + axis if constant else -1  # aligned from the right, as broadcasting is
+        if place >= 0 and constant and constant[place] == shape[axis] and _alike(builder, arg, place):
+            arg = builder.call(_repeated, (arg, place, builder.scalar(torch.Tensor.size, (batched, axis))))
         replaced.append(arg)
     attempt._args = tuple(replaced)
     return replaced if builder.hints.run(attempt, 1) is not Unknown else args

@@ -16,6 +16,7 @@ from torch import Tensor
 from modelguard._runtime.onnx.ops.conv import conv
 from modelguard._runtime.onnx.ops.elementwise import cast
 from modelguard._runtime.onnx.ops.pool import average_pool
+from modelguard._runtime.onnx.ops.rnn import lstm
 from modelguard._runtime.onnx.table import MICROSOFT, op
 from modelguard._runtime.onnx.types import torch_dtype
 
@@ -169,6 +170,57 @@ def qlinear_conv(
     )  # fmt: skip
     scale = w_scale.reshape(-1, *[1] * (x.ndim - 2)) if w_scale.numel() > 1 else w_scale.reshape(())
     return _output(y, x_scale * scale, y_scale, y_zero, _range_of(y_zero))
+
+
+@op("QGemm", domain=MICROSOFT)
+def qgemm(
+    a: Tensor,
+    a_scale: Tensor,
+    a_zero: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_zero: Tensor,
+    c: Tensor | None = None,
+    y_scale: Tensor | None = None,
+    y_zero: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    """``c`` is already scaled by ``a_scale * b_scale``. Without ``y_scale`` the result stays float."""
+    left, right = _centred(a, a_zero), _centred(b, b_zero, 0 if transB else -1)
+    y = torch.matmul(left.t() if transA else left, right.t() if transB else right)
+    y = y if c is None else y + _wide(c)
+    scale = alpha * a_scale * b_scale
+    return y * scale if y_scale is None else _output(y, scale, y_scale, y_zero, _range_of(y_zero))
+
+
+@op("DynamicQuantizeLSTM", domain=MICROSOFT, attributes_of=lstm)
+def dynamic_quantize_lstm(
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    sequence_lens: Tensor | None = None,
+    initial_h: Tensor | None = None,
+    initial_c: Tensor | None = None,
+    p: Tensor | None = None,
+    w_scale: Tensor | None = None,
+    w_zero: Tensor | None = None,
+    r_scale: Tensor | None = None,
+    r_zero: Tensor | None = None,
+    **attributes: Any,
+) -> tuple[Tensor, ...]:
+    """Weights are (D, in, gates) levels. They are dequantised; inputs and states, which onnxruntime quantises step by step, are not."""
+
+    def floats(levels: Tensor, scale: Tensor | None, zero: Tensor | None) -> Tensor:
+        directions = levels.shape[0]
+        offset = torch.zeros(1, device=levels.device) if zero is None else _wide(zero)
+        factor = torch.ones(1, device=levels.device) if scale is None else scale
+        return ((_wide(levels) - offset.reshape(directions, 1, -1)) * factor.reshape(directions, 1, -1)).mT
+
+    return lstm(x, floats(w, w_scale, w_zero), floats(r, r_scale, r_zero), b, sequence_lens, initial_h, initial_c, p, **attributes)
 
 
 @op("QLinearAdd", domain=MICROSOFT)
