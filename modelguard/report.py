@@ -43,7 +43,10 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """An artifact as reports show it: no absolute path, no host. ``unread`` are paths no format recognised."""
+    """An artifact as reports show it: no absolute path, no host.
+
+    ``unread`` are paths no format recognised, or that were not fetched; ``notes`` say, one sentence each, what could not be verified.
+    """
 
     uri: str
     identity: str
@@ -51,6 +54,7 @@ class TargetInfo:
     format: tuple[str, ...]
     files: tuple[FileInfo, ...]
     unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

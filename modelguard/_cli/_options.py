@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -166,6 +167,8 @@ def deliver(report: Report, decision: Decision, registry: Registry, outputs: Ite
             print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
     code = decision.exit_code
     try:
+        if stdout_format != "console" and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # documents are UTF-8 whatever the locale; a terminal gets what it can show
         sys.stdout.write(registry.reporters[stdout_format].for_stream(sys.stdout).render(report, decision))
         sys.stdout.flush()
     except BrokenPipeError:

@@ -17,8 +17,11 @@ from modelguard.errors import UsageError
 @plugin_option
 def command(rule: str | None, as_json: bool, plugins: tuple[str, ...]) -> int:
     """List every rule, or explain RULE: what it means, what else looks like it, what to do."""
+    from modelguard.policy import JUDGEMENT_RULES
+
     registry = load_registry(plugins)
-    rules = registry.rules()
+    rules = {**registry.rules(), **{item.id: item for item in JUDGEMENT_RULES}}
+    rules = dict(sorted(rules.items()))
     if rule is None:
         if as_json:
             listing = [{"id": item.id, "name": item.name, "title": item.title, "severity": item.severity.label} for item in rules.values()]
@@ -31,7 +34,7 @@ def command(rule: str | None, as_json: bool, plugins: tuple[str, ...]) -> int:
     if found is None:
         near = difflib.get_close_matches(rule.upper(), rules, n=1, cutoff=0.5)
         raise UsageError(f"rule {rule}", "there is no such rule", f"did you mean {near[0]}?" if near else "`modelguard rules` lists them")
-    detectors = sorted(item.id for item in registry.detectors.values() if found in item.rules)
+    detectors = sorted(item.id for item in registry.detectors.values() if found in item.rules) or ["the policy's judgement"]
     if as_json:
         data = {
             "id": found.id,

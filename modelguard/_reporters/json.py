@@ -102,6 +102,7 @@ def _target(target: TargetInfo) -> dict[str, Any]:
         "format": list(target.format),
         "files": [asdict(file) for file in target.files],
         "unread": list(target.unread),
+        "notes": list(target.notes),
     }
 
 
@@ -197,6 +198,7 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         format=tuple(target.format),
         files=tuple(FileInfo(file.path, file.size, file.sha256) for file in target.files),
         unread=tuple(target.unread),
+        notes=tuple(target.notes),
     )
 
 

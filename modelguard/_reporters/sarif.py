@@ -205,6 +205,7 @@ def _invocation(report: Report, decision: Decision) -> dict[str, Any]:
     ]
     if report.failure:
         execution.insert(0, _notification(_SOURCE_RULE, "error", report.failure))
+    execution += [_notification(_SOURCE_RULE, "note", note) for note in report.target.notes]
     configuration = [_notification(_PLUGIN_RULE, "warning", f"{item.distribution}: {item.reason}") for item in report.plugin_failures]
     words = {
         Verdict.PASS: "pass",

@@ -60,6 +60,9 @@ def gaps(report: Report) -> list[str]:
         for (status, reason), names in sorted(held.items(), key=lambda item: item[1])
     ]
     lines += [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
+    for artifact in (report.target, report.reference):
+        if artifact is not None:
+            lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
     if unread := report.target.unread:
         more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
         lines.append(f"{count(len(unread), 'file')} in no known format: {', '.join(map(visible, unread[:3]))}{more}")

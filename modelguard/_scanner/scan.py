@@ -164,7 +164,8 @@ def _info(uri: str, artifact: Artifact | None, facts: Mapping[str, Any]) -> Targ
         revision=artifact.revision,
         format=tuple(facts.get("formats", ())),
         files=tuple(FileInfo(file.path, file.size, file.sha256) for file in artifact.files),
-        unread=tuple(facts.get("unread", ())),
+        unread=tuple(sorted({*facts.get("unread", ()), *(file.path for file in artifact.unfetched)})),
+        notes=artifact.notes,
     )
 
 

@@ -39,7 +39,8 @@ class TargetDocument(_Document):
     revision: str | None = Field(description="Commit of a remote artifact.")
     format: list[str]
     files: list[FileDocument]
-    unread: list[str] = Field(description="Paths that no format recognised: not looked at as checkpoints.")
+    unread: list[str] = Field(description="Paths that no format recognised, or that were not fetched: not looked at as checkpoints.")
+    notes: list[str] = Field(default_factory=list, description="What could not be verified about where the files came from.")
 
 
 class SamplesDocument(_Document):
