@@ -1,0 +1,103 @@
+"""``final-layer``: does one class's final-layer weights stand out? Milliseconds, no data, and no verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from modelguard import Capability, Confidence, Detector, Finding, ModelError, Rule, ScanContext, Skip, Target, option
+from modelguard_companions.classifier import classifier, name_of
+from modelguard_companions.outlier import class_p_values, largest
+from modelguard_companions.rules import FINAL_LAYER_OUTLIER
+
+if TYPE_CHECKING:
+    import torch
+
+    from modelguard import RunnableModel
+
+
+@dataclass(frozen=True)
+class FinalLayer(Detector):
+    """Compares the classes by the sum of their final-layer weights, after the part common to all classes is taken off.
+
+    The trojan signature of Fields et al., "Trojan Signatures in DNN Weights", ICCV-W 2021: the target's row of the final layer is
+    shifted upwards. Row sums rank the true target first in most trojaned networks that end in averaged non-negative features, and clean
+    networks reach the same values often enough that the rule is of low severity.
+    """
+
+    id: ClassVar[str] = "final-layer"
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
+    rules: ClassVar[tuple[Rule, ...]] = (FINAL_LAYER_OUTLIER,)
+
+    p_value: float = option(0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5)
+    quick: bool = option(False, "takes milliseconds either way")
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        model = classifier(target)
+        context.check_deadline()
+        layer, weight = final_weights(model)  # (K, d)
+        sums, norms = weight.sum(axis=1), np.linalg.norm(weight, axis=1)  # (K,), (K,)
+        found = largest(sums)
+        alone = class_p_values(sums)
+        context.summary(
+            score=round(found.t, 6),
+            p_value=found.p_value,
+            target_class=found.index,
+            layer=layer,
+            classes=[
+                {"class": k, "sum": round(float(sums[k]), 5), "norm": round(float(norms[k]), 5), "p_value": float(alone[k])}
+                for k in range(len(sums))
+            ],
+        )
+        if found.p_value <= self.p_value:
+            yield Finding(
+                "MG3032",
+                f"the final-layer weights of {name_of(model, found.index)} sum to {found.t:.1f} standard deviations more than the other "
+                f"classes' (p = {found.p_value:.2g}); a hint, no verdict",
+                confidence=Confidence.LOW,
+                evidence={"target_class": found.index, "p_value": found.p_value, "t": found.t, "layer": layer, "features": weight.shape[1]},
+                key=f"class {found.index}",
+            )
+
+
+def final_weights(model: RunnableModel) -> tuple[str, npt.NDArray[np.float64]]:
+    """The last layer after which the model is affine, and the class-centred matrix (K, units) that follows it, read off by behaviour.
+
+    What the model makes of one unit raised everywhere in its map is the unit's column, whatever the format, the names, and the pooling
+    in between. Softmax does not see what is common to all classes, so each column is centred. Raises :class:`Skip` when no affine map
+    leads from any layer to the logits.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for layer in reversed(model.layers):
+        if any(size < 1 for size in layer.shape):
+            continue
+        try:
+            _, back = model.split(layer.name)
+        except ModelError:
+            continue
+        with torch.inference_mode():
+            a, b = torch.randn((2, *layer.shape), generator=generator).to(model.device)
+            origin, of_a, of_b, of_both = _centred(back(torch.stack([torch.zeros_like(a), a, b, a + b])))  # each (K,)
+            scale = float((of_a - origin).abs().max()) + 1e-12
+            if not torch.allclose(of_both - origin, (of_a - origin) + (of_b - origin), rtol=0, atol=1e-3 * scale):
+                raise Skip(f"what follows the last layer that can be cut ({layer.name}) is not affine")
+            if layer.shape == (len(origin),) and torch.allclose(of_a - origin, _centred(a[None])[0], atol=1e-3 * scale):
+                continue  # the logits themselves
+            units = layer.shape[layer.unit_axis]
+            basis = torch.zeros((units, *layer.shape), device=model.device)
+            basis.movedim(layer.unit_axis if layer.unit_axis < 0 else layer.unit_axis + 1, 1)[torch.arange(units), torch.arange(units)] = 1
+            columns = _centred(back(basis)) - origin  # (units, K)
+        return layer.name, columns.T.numpy()
+    raise Skip("the model has no layer before its logits at which it can be cut")
+
+
+def _centred(logits: torch.Tensor) -> torch.Tensor:
+    """(N, K) double, each row less its mean: a log-softmax at the end of the model changes nothing."""
+    values = logits.double().cpu()
+    return values - values.mean(dim=1, keepdim=True)

@@ -1,0 +1,21 @@
+"""What this distribution registers. Imports happen inside, so that discovering it costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from modelguard import hookimpl
+
+if TYPE_CHECKING:
+    from modelguard import Detector
+
+
+@hookimpl
+def modelguard_detectors() -> Iterable[type[Detector]]:
+    from modelguard_companions.channel_lipschitz import ChannelLipschitz
+    from modelguard_companions.final_layer import FinalLayer
+    from modelguard_companions.mm_bd import MaximumMargin
+    from modelguard_companions.neuron_inspect import NeuronInspect
+
+    return [ChannelLipschitz, FinalLayer, MaximumMargin, NeuronInspect]
