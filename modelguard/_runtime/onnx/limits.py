@@ -21,7 +21,7 @@ class GraphLimits:
     subgraphs and function calls; ``nodes`` counts after functions are inlined."""
 
     nodes: int = 200_000
-    depth: int = 32
+    depth: int = 24
     folded: int = 1 << 28
 
 

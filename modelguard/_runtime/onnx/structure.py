@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -58,7 +58,7 @@ def check_size(model: onnx.ModelProto, limits: GraphLimits) -> None:
 
 
 def _size(
-    nodes: Iterable[onnx.NodeProto],
+    nodes: Sequence[onnx.NodeProto],
     functions: Mapping[FunctionKey, onnx.FunctionProto],
     sizes: dict[FunctionKey, int],
     calls: tuple[FunctionKey | str, ...],
@@ -66,9 +66,8 @@ def _size(
 ) -> int:
     if len(calls) > limits.depth:
         raise LimitError("graph", f"nests subgraphs and functions deeper than {limits.depth}", "the graph is malformed or hostile")
-    total = 0
-    for node in nodes:
-        total += 1
+    total = len(nodes)
+    for node in nodes if total <= limits.nodes else ():
         for graph in subgraphs(node):
             total += _size(graph.node, functions, sizes, (*calls, "graph"), limits)
         key = function_key(node)
@@ -78,6 +77,8 @@ def _size(
             if key not in sizes:
                 sizes[key] = _size(functions[key].node, functions, sizes, (*calls, key), limits)
             total += sizes[key]
+    if total > limits.nodes:
+        raise LimitError("graph", f"has {total} nodes or more where {limits.nodes} are allowed", "the graph is malformed or hostile")
     return total
 
 
