@@ -6,8 +6,9 @@ models: it is computed for comparison and decides nothing. What decides:
 Under the hypothesis of no backdoor the log sizes x_1..x_K are a sample of one distribution. Leave the smallest, x, out: with mean
 M and standard deviation S of the n others, (M - x) / (S sqrt(1 + 1/n)) is Student-t with n - 1 degrees of freedom when the
 distribution is normal, and since x is the smallest of K, P(min as far out) <= K * P(t > value): Grubbs' one-sided test (Grubbs
-1950). Leaving x out keeps an outlier from hiding itself. Several targets hide each other, so the test is repeated with the
-r smallest set aside, r = 1..R (Rosner 1983, generalised ESD): everything up to the largest r that is significant is an outlier.
+1950). Leaving x out keeps an outlier from hiding itself. A class found is set aside and the next one tested. Several targets can
+hide each other; when the smallest is not significant, the r smallest are set aside together (Rosner 1983, generalised ESD), at a
+level corrected for the number of r tried.
 ``tests/test_decision.py`` simulates the level for K from 5 to 1000, also under logistic and uniform log sizes.
 """
 
@@ -24,6 +25,9 @@ Floats = npt.NDArray[np.float64]
 MIN_CLASSES = 5
 """With fewer classes no size is far enough from so few others: the test has no power and is not made."""
 
+LEVEL = 0.05
+"""Significance at which a class counts as set aside."""
+
 MAD_TO_SIGMA = 1.4826
 
 USUAL_SPREAD = 0.25
@@ -32,7 +36,7 @@ USUAL_SPREAD = 0.25
 
 @dataclass(frozen=True)
 class Outliers:
-    """``p`` (K,): the p-value that counts for each class, 1 where the class is not among the smallest R + 1 or so."""
+    """``p`` (n,): the p-value of each class, 1 for the larger two thirds, which are not tested."""
 
     p: Floats
     typical: float
@@ -60,26 +64,36 @@ def small_outliers(sizes: Floats, reached: npt.NDArray[np.bool_], weights: Float
         return Outliers(result, float(np.exp(np.log(sizes).mean())) if n else math.nan)
     x = np.log(np.where(reached, sizes, max(sizes[reached].max(), float(np.median(sizes)))))
     order = np.lexsort((np.arange(n), x))
-    typical = float(np.exp(np.average(x, weights=weights)))
-    for r in range(1, max(1, n // 3) + 1):
-        index, rest = order[r - 1], order[r:]
-        w = weights[rest]
-        mean = float(np.average(x[rest], weights=w))
-        effective = float(w.sum() ** 2 / (w**2).sum())
-        spread = math.sqrt(float(np.average((x[rest] - mean) ** 2, weights=w)) * effective / (effective - 1))
-        if not reached[rest].all():
-            # Imputed values do not vary: take the spread of the others for what it cannot be below.
-            own = x[rest[reached[rest]]]
-            spread = max(spread, float(own.std(ddof=1)) if len(own) >= MIN_CLASSES - 1 else USUAL_SPREAD)
-        t = (mean - x[index]) / (max(spread, 1e-9) * math.sqrt(1 + 1 / effective))
-        p = min(1.0, (classes - r + 1) * student_tail(t, effective - 1))
-        # Rosner: when the r-th is significant, so are the r - 1 smaller ones.
-        smaller = order[:r]
-        if p < result[index] or p < result[smaller].max():
-            result[smaller] = np.minimum(result[smaller], p)
-            if p < 0.05:
-                typical = math.exp(mean)
+    depth = max(1, n // 3)
+    steps = [_against_rest(x, reached, weights, order, r, classes) for r in range(1, depth + 1)]
+    # Forward: a class is accused only after every smaller one.
+    outliers = 0
+    for r, p in enumerate(np.maximum.accumulate(steps), 1):
+        result[order[r - 1]] = p
+        outliers = r if p < LEVEL else outliers
+    if not outliers and depth > 1:
+        # Nobody stands out alone: do several together? They have 2 (depth - 1) more chances to by luck.
+        joint = [min(1.0, 2 * (depth - 1) * p) for p in steps[1:]]
+        if min(joint) < LEVEL:
+            outliers = 2 + int(np.argmin(joint))
+            result[order[:outliers]] = min(joint)
+    typical = float(np.exp(np.average(x[order[outliers:]], weights=weights[order[outliers:]])))
     return Outliers(result, typical)
+
+
+def _against_rest(x: Floats, reached: npt.NDArray[np.bool_], weights: Floats, order: npt.NDArray[np.int64], r: int, classes: int) -> float:
+    """Grubbs' p-value of the r-th smallest against all larger ones, the r - 1 smaller set aside."""
+    rest = order[r:]
+    w = weights[rest]
+    mean = float(np.average(x[rest], weights=w))
+    effective = float(w.sum() ** 2 / (w**2).sum())
+    spread = math.sqrt(float(np.average((x[rest] - mean) ** 2, weights=w)) * effective / (effective - 1))
+    if not reached[rest].all():
+        # Imputed values do not vary: take the spread of the others for what it cannot be below.
+        own = x[rest[reached[rest]]]
+        spread = max(spread, float(own.std(ddof=1)) if len(own) >= MIN_CLASSES - 1 else USUAL_SPREAD)
+    t = (mean - x[order[r - 1]]) / (max(spread, 1e-9) * math.sqrt(1 + 1 / effective))
+    return min(1.0, (classes - r + 1) * student_tail(t, effective - 1))
 
 
 def student_tail(t: float, degrees: float) -> float:

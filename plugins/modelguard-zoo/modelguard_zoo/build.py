@@ -110,7 +110,7 @@ def build_model(spec: Spec, out: Path) -> Built:
         _write(folder, model, data, record)
     finally:
         torch.set_num_threads(threads)
-    return Built(folder, record)
+    return read_record(folder)
 
 
 def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable[[Built], None] = lambda built: None) -> list[Built]:
