@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
     from modelguard_weight_diff.replay import Replay, replay_rank
+    from modelguard_weight_diff.view import render
 
-__all__ = ["ModelDiff", "Replay", "TensorDiff", "diff_checkpoints", "replay_rank"]
+__all__ = ["ModelDiff", "Replay", "TensorDiff", "diff_checkpoints", "render", "replay_rank"]
 
 _HOME = {
     "ModelDiff": "diff",
@@ -16,6 +17,7 @@ _HOME = {
     "diff_checkpoints": "diff",
     "Replay": "replay",
     "replay_rank": "replay",
+    "render": "view",
 }
 
 

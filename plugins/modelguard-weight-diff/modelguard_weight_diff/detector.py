@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Severity, Skip, Target, TensorInfo, option
+from modelguard import (
+    Artifact,
+    Capability,
+    Confidence,
+    Detector,
+    Finding,
+    Location,
+    ScanContext,
+    Severity,
+    Skip,
+    Target,
+    TensorInfo,
+    option,
+)
 from modelguard_weight_diff import rules
 from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
+from modelguard_weight_diff.names import is_embedding, is_head
 from modelguard_weight_diff.pairing import Place
+from modelguard_weight_diff.tokens import token_names
 
 TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
 """Kinds that say something about the one tensor; the others become findings of their own only while they are few."""
@@ -42,7 +57,7 @@ class WeightDiff(Detector):
         )
         context.summary(**summary(diff))
         yield from self._structure(diff)
-        yield from self._tensors(diff)
+        yield from self._tensors(diff, target.artifact)
         if (found := _verdict(diff)) is not None:
             yield found
 
@@ -94,7 +109,7 @@ class WeightDiff(Detector):
                 {"shape": list(new.shape), "reference_shape": list(old.shape), "common_rows_equal": grown and shared is None},
             )
 
-    def _tensors(self, diff: ModelDiff) -> Iterator[Finding]:
+    def _tensors(self, diff: ModelDiff, artifact: Artifact) -> Iterator[Finding]:
         by_kind: dict[str, list[TensorDiff]] = {}
         for item in diff.tensors:
             by_kind.setdefault(item.kind, []).append(item)
@@ -115,12 +130,13 @@ class WeightDiff(Detector):
             if folded and len(items) > FEW:
                 continue
             for item in self._capped(items):
+                tokens = _tokens(item, artifact)
                 yield Finding(
                     rules.KIND_RULES[kind],
-                    _sentence(item),
+                    _sentence(item) + (f": {', '.join(map(repr, list(tokens.values())[:8]))}" if tokens else ""),
                     _confidence(item),
                     location=_place(item),
-                    evidence={**numbers(item), **item.evidence, **_more(items, self.max_findings)},
+                    evidence={**numbers(item), **item.evidence, **_named(tokens), **_more(items, self.max_findings)},
                 )
 
     def _capped(self, items: Any) -> Any:
@@ -141,6 +157,15 @@ def _place(item: TensorDiff) -> Location:
 
 def _rows(item: TensorDiff) -> tuple[int, ...] | None:
     return tuple(item.evidence["indices"]) if item.kind == "row-edit" and item.evidence.get("axis") == "row" else None
+
+
+def _tokens(item: TensorDiff, artifact: Artifact) -> dict[int, str]:
+    rows = _rows(item)
+    return token_names(artifact, item.file, rows) if rows and (is_embedding(item.tensor) or is_head(item.tensor)) else {}
+
+
+def _named(tokens: Mapping[int, str]) -> dict[str, Any]:
+    return {"tokens": [{"row": row, "token": token} for row, token in tokens.items()]} if tokens else {}
 
 
 def _more(items: Any, limit: int) -> dict[str, Any]:

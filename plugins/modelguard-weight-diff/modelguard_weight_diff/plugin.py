@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from modelguard import hookimpl
 
 if TYPE_CHECKING:
-    from modelguard import Detector
+    from modelguard import Detector, Reporter
 
 
 @hookimpl
@@ -16,3 +16,10 @@ def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard_weight_diff.detector import WeightDiff
 
     return [WeightDiff]
+
+
+@hookimpl
+def modelguard_reporters() -> Iterable[type[Reporter]]:
+    from modelguard_weight_diff.view import DiffAllReporter, DiffReporter
+
+    return [DiffReporter, DiffAllReporter]

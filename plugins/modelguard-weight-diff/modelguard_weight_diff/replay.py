@@ -106,7 +106,11 @@ def replay_rank(
     if reference.ndim != 2 or reference.shape != changed.shape:
         raise ValueError(f"replay needs two matrices of one shape, not {reference.shape} and {changed.shape}")
     search = _Search(_Pair(reference, changed, dtype, spread), seed, check or (lambda: None))
-    return search.run(_rank_limit(reference.shape, max_rank), hint)
+    try:
+        return search.run(_rank_limit(reference.shape, max_rank), hint)
+    except _OutOfRange:
+        m, n = reference.shape
+        return Replay(None, 0, 0.0, 0.0, 0.0, 0.0, 0, np.zeros((m, 0)), np.zeros(0), np.zeros((n, 0)))
 
 
 def _rank_limit(shape: tuple[int, ...], max_rank: int) -> int:
@@ -174,6 +178,10 @@ class _Swept:
     near: int = 0
 
 
+class _OutOfRange(Exception):
+    """The squares of the values leave even float64's range."""
+
+
 class _Pair:
     """The two matrices, visited by blocks of rows, in the narrowest arithmetic that rounds like float64 would."""
 
@@ -203,6 +211,12 @@ class _Pair:
             total.y[swept.rows] = swept.y
             total.z += swept.z
             total.moved, total.exact, total.near = total.moved + swept.moved, total.exact + swept.exact, total.near + swept.near
+        if not np.isfinite(total.z).all() or (total.moved and not total.z.any()):
+            if self.work is np.float64:
+                raise _OutOfRange
+            # Squares of these values leave float32's range.
+            self.work = np.float64
+            return self.sweep(model, basis)
         return _project(total.y, total.z), total
 
     def _block(self, swept: _Swept, rows: slice, scaled: tuple[Array, Array] | None, v: Array) -> None:
@@ -230,9 +244,10 @@ class _Pair:
                 swept.exact += int(np.count_nonzero(touched & (off <= unit * self.slack)))
                 swept.near += int(np.count_nonzero(touched & (off <= unit * (self.slack + 1))))
                 x += step
-        y = x @ v
+        with np.errstate(all="ignore"):
+            y = x @ v
+            swept.z += x.T @ y
         swept.y[rows.start - swept.rows.start : rows.stop - swept.rows.start] = y
-        swept.z += x.T @ y
 
 
 def _project(y: F64, z: F64) -> _Factors:

@@ -37,18 +37,6 @@ TENSOR_RULES = (
         "Stochastic rounding, a cast through a third dtype, weights stored as integers with separate scales.",
     ),
     Rule(
-        "MG1105", "NotCompared", "tensor that could not be compared", Severity.MEDIUM,
-        "The tensor has a counterpart, but its values could not be set against each other; the message says why. Not having "
-        "looked is never a pass.",
-        "Bring both sides into the same format and compare again.",
-    ),
-    Rule(
-        "MG1106", "ComparedBySample", "tensors of which only samples were read", Severity.LOW,
-        "Both files lie on a remote host and differ, so the equality of these tensors was checked on byte ranges spread over them"
-        " instead of on every byte. A change confined to bytes that were not sampled is not seen.",
-        "Compare with --download to read every byte.",
-    ),
-    Rule(
         "MG1107", "CheckpointUnpaired", "checkpoint without a counterpart", Severity.MEDIUM,
         "The artifact and the reference do not hold the same checkpoints, and one of them has nothing to be compared with.",
         "Name the file to compare, or complete the reference.",
