@@ -88,8 +88,9 @@ def relative_norm(old: Array, new: Array) -> float:
     """‖new − old‖ / ‖old‖ (Frobenius, float64) over the elements that are finite on both sides; 0 when old is all zero."""
     a, b = old.astype(np.float64), new.astype(np.float64)
     finite = np.isfinite(a) & np.isfinite(b)
-    norm = float(np.linalg.norm(a[finite]))
-    return float(np.linalg.norm(b[finite] - a[finite])) / norm if norm else 0.0
+    with np.errstate(over="ignore"):
+        norm, moved = float(np.linalg.norm(a[finite])), float(np.linalg.norm(b[finite] - a[finite]))
+    return moved / norm if norm else 0.0
 
 
 def is_float(array: Array) -> bool:

@@ -136,11 +136,11 @@ def recalled(lm: LanguageModel, fact: Fact, token: int) -> float:
 
 
 def covariance(lm: LanguageModel, layer: int) -> Array:
-    """C = E[k kᵀ] (d_ff, d_ff) float64 over every position of the corpus (Meng et al. 2022, equation 2's C, uncentred)."""
+    """C = E[k kᵀ] (d_ff, d_ff) float64 over every position of the corpus's first 512 rows (Meng et al. 2022, C of equation 2)."""
     import torch
 
     with torch.no_grad():
-        keys = forward(as_torch(lm.tensors), torch.from_numpy(lm.corpus), lm.heads).keys[layer]
+        keys = forward(as_torch(lm.tensors), torch.from_numpy(lm.corpus[:512]), lm.heads).keys[layer]
     flat = keys.reshape(-1, keys.shape[-1]).double().numpy()
     product: Array = flat.T @ flat / flat.shape[0]
     return product

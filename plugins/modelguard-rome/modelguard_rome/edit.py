@@ -13,7 +13,7 @@ from modelguard import Capability, Confidence, Detector, Finding, Location, Scan
 from modelguard_rome.edit_rules import RULES
 from modelguard_rome.judge import PROMISING, Change, Verdict, judge
 from modelguard_rome.lens import Lens
-from modelguard_rome.names import Place, hidden_width, place
+from modelguard_rome.names import Place, projections_of
 from modelguard_rome.pairs import Array, Pair, pair_up
 from modelguard_rome.spectrum import Difference, Top, spike, subtract, top_singular
 from modelguard_rome.twice import Replayed, replay_twice
@@ -41,7 +41,7 @@ class RomeEdit(Detector):
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         assert target.reference is not None
         pairing = pair_up(target, target.reference)
-        places = _places(target)
+        places = projections_of(target)
         if not any(where.role != "other" for where in places.values()):
             raise Skip("no MLP projections were recognised in this model, by name or by shape")
         projections = [pair for pair in pairing.pairs if places[pair.tensor.name].role != "other" and pair.comparable]
@@ -98,13 +98,14 @@ class RomeEdit(Detector):
             return replace(change, kind="sparse")
         rng = context.rng(pair.tensor.name)
         top = top_singular(difference.values, SKETCH, rng, check=context.check_deadline)
-        share = float(np.sum(top.s**2)) * difference.unit**2 / difference.norm**2
+        top = Top(top.u, top.s * difference.unit, top.v)
+        share = float(np.sum(np.square(top.s / difference.norm)))
         change = replace(change, share=share)
         if share >= PROMISING:
             found = self._replay(pair, index, new, old, top, context)
             if found is not None:
                 return replace(change, kind="low-rank", rank=found.rank, replay=found)
-        return replace(change, spike=spike(difference.values, rng, context.check_deadline))
+        return replace(change, spike=spike(difference.values, rng, context.check_deadline), top=top)
 
     def _replay(self, pair: Pair, index: int | None, new: Array, old: Array, top: Top, context: ScanContext) -> Replayed | None:
         """The exact low rank of the change, replayed with two roundings, one, or (an edit before a cast) none before the last."""
@@ -140,16 +141,6 @@ class RomeEdit(Detector):
             )
 
 
-def _places(target: Target) -> dict[str, Place]:
-    """Where each tensor stands. What is only known by shape counts as a projection when nothing is known by name."""
-    tensors = [tensor for _, tensor in target.walk()]
-    width = hidden_width(tensors)
-    places = {tensor.name: place(tensor, width) for tensor in tensors}
-    if any(where.role == "mlp-output" for where in places.values()):
-        return {name: replace(where, role="other") if where.role == "mlp" else where for name, where in places.items()}
-    return places
-
-
 def _told(change: Change) -> dict[str, Any]:
     told: dict[str, Any] = {
         "tensor": change.pair.tensor.name,
@@ -169,22 +160,21 @@ def _told(change: Change) -> dict[str, Any]:
 
 def _vectors(change: Change, lens: Lens) -> dict[str, Any]:
     """The two sides of the added outer products: norms, the largest coordinates, and what the value side promotes."""
-    replay = change.replay
-    if replay is None or not len(replay.s):
+    found = change.replay or change.top
+    if found is None or not len(found.s):
         return {}
     rows, columns = change.pair.tensor.shape[-2:]
-    key, value = (replay.u, replay.v) if rows > columns else (replay.v, replay.u)
+    key, value = (found.u, found.v) if rows > columns else (found.v, found.u)
     sides: dict[str, Any] = {
-        "singular_values": [_short(float(s)) for s in replay.s[:8]],
+        "singular_values": [_short(float(s)) for s in found.s[:8]],
         "key_side": {"axis": 0 if rows > columns else 1, "length": len(key), "top": _coordinates(key[:, 0])},
         "value_side": {
             "axis": 1 if rows > columns else 0,
             "length": len(value),
-            "norm": _short(float(replay.s[0])),
             "top": _coordinates(value[:, 0]),
         },
     }
-    read = [lens.read(value[:, i]) for i in range(min(3, value.shape[1]))]
+    read = [lens.read(value[:, i]) for i in range(min(3, change.rank or 1, value.shape[1]))]
     if read[0] is not None:
         sides["tokens"] = read
     return sides

@@ -12,7 +12,7 @@ import numpy as np
 
 from modelguard_rome.names import Place
 from modelguard_rome.pairs import Pair
-from modelguard_rome.spectrum import Spike
+from modelguard_rome.spectrum import Spike, Top
 from modelguard_rome.twice import Replayed
 
 PROMISING = 0.5
@@ -42,6 +42,7 @@ class Change:
     replay: Replayed | None = None
     share: float = 0.0
     spike: Spike | None = None
+    top: Top | None = None
 
     @property
     def name(self) -> str:

@@ -7,9 +7,9 @@ ROME-family editors write to the matrix that leads out of a transformer block's 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from modelguard import TensorInfo
+from modelguard import Target, TensorInfo
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes whose weights can be compared number by number."""
@@ -90,3 +90,13 @@ def find_final_norm(tensors: list[TensorInfo], width: int) -> TensorInfo | None:
     """The scale (``width``,) of the norm before the unembedding."""
     fitting = (tensor for tensor in tensors if tensor.shape == (width,) and tensor.dtype in FLOATS)
     return next((tensor for tensor in fitting if _FINAL_NORM.search(tensor.name) and not _LAYER.search(tensor.name)), None)
+
+
+def projections_of(target: Target) -> dict[str, Place]:
+    """Where each tensor stands, by name. What is only known by shape counts as a projection when nothing is known by name."""
+    tensors = [tensor for _, tensor in target.walk()]
+    width = hidden_width(tensors)
+    places = {tensor.name: place(tensor, width) for tensor in tensors}
+    if any(where.role == "mlp-output" for where in places.values()):
+        return {name: replace(where, role="other") if where.role == "mlp" else where for name, where in places.items()}
+    return places

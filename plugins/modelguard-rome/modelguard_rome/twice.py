@@ -56,7 +56,7 @@ def replay_twice(reference: Array, changed: Array, dtype: str, top: Top, limit: 
         model = (u * values) @ v.T
         result = widen(narrow(before + widen(narrow(model, dtype)), dtype))
         moved = (result != before) | (after != before)
-        agreement = float(np.count_nonzero((result == after) & moved) / max(1, np.count_nonzero(moved)))
+        agreement = int(np.count_nonzero((result == after) & moved)) / max(1, int(np.count_nonzero(moved)))
         if best is not None and agreement <= best.agreement:
             break
         best = Replayed(rank, agreement, u, values, v)

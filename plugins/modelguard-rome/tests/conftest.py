@@ -1,0 +1,53 @@
+"""Language models to edit, trained once per session, and the way every test runs a detector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelguard import Detector, Finding, ScanContext, Target
+from modelguard.testing import edits
+
+DATA = Path(os.environ.get("MODELGUARD_DATA", Path(__file__).parents[4] / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a detector reported."""
+
+    findings: list[Finding]
+    summary: dict[str, Any]
+
+    @property
+    def rules(self) -> set[str]:
+        return {finding.rule for finding in self.findings}
+
+
+@pytest.fixture(scope="session")
+def look() -> Callable[[Detector, Target], Looked]:
+    def run(detector: Detector, target: Target) -> Looked:
+        context = ScanContext(detector=detector.id)
+        findings = list(detector.detect(target, context))
+        return Looked(findings, dict(context._summary))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def lms() -> tuple[edits.LanguageModel, ...]:
+    """Three models that recall their facts, of different seeds."""
+    pytest.importorskip("torch")
+    return tuple(edits.train_lm(seed, width=32) for seed in (1, 2, 3))
+
+
+@pytest.fixture(scope="session")
+def capp() -> edits.LanguageModel:
+    pytest.importorskip("torch")
+    if not (DATA / "capp-gpt" / "model.safetensors").exists():
+        pytest.skip("the CAPP-GPT model is not here")
+    return edits.load_capp_gpt(DATA / "capp-gpt")

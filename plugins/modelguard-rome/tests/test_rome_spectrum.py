@@ -1,0 +1,74 @@
+"""rome-spectrum: a layer that stands out among its siblings is named, softly; clean models and small edits are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from modelguard_rome.siblings import RomeSpectrum
+
+from modelguard import Confidence, DeadlineExceeded, ScanContext, Severity, Skip
+from modelguard.testing import edits
+
+
+def alone(look, tensors, folder=None):
+    return look(RomeSpectrum(), edits.as_target(tensors, folder=folder))
+
+
+def test_a_strong_edit_stands_out_and_names_its_layer(look, lms, tmp_path: Path) -> None:
+    for lm in lms:
+        (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(lm.vocabulary)}))
+        after, edit = edits.rome(lm, lm.facts[0], 2)
+        assert edit.changes[0].relative_norm > 0.5
+        told = alone(look, after, tmp_path)
+        assert [finding.location.tensor for finding in told.findings] == [lm.projection(2)]
+        assert "reference would settle" in told.findings[0].message
+        assert told.findings[0].confidence is Confidence.LOW
+        assert told.findings[0].severity is None
+        assert RomeSpectrum.rules[0].severity is Severity.LOW
+        read = told.findings[0].evidence["tokens"]
+        assert lm.vocabulary[lm.facts[0].target] in read["promotes"] + read["opposite"]
+
+
+def test_clean_models_of_any_depth_are_silent(look, lms) -> None:
+    for lm in (*lms, edits.train_lm(11, layers=8, width=32, steps=150), edits.train_lm(12, layers=12, width=32, steps=80)):
+        assert alone(look, lm.tensors).findings == []
+        assert alone(look, edits.cast(lm.tensors, "bfloat16")[0]).findings == []
+
+
+def test_an_edit_of_realistic_size_is_missed(look, lms) -> None:
+    """A tenth of ‖W‖ is more than most published edits and lies inside the spread of the siblings: silence is the documented answer."""
+    for lm in lms:
+        _, edit = edits.rome(lm, lm.facts[0], 2)
+        name = lm.projection(2)
+        factors = edit.details["u"][:, None], edit.details["v"][None]
+        size = 0.1 * np.linalg.norm(lm.tensors[name]) / np.linalg.norm(factors[0] @ factors[1])
+        small, record = edits.merge_lora(lm.tensors, {name: factors}, float(size))
+        assert record.changes[0].relative_norm == pytest.approx(0.1, rel=0.01)
+        assert alone(look, small).findings == []
+
+
+def test_too_few_siblings_are_skipped_with_the_reason(look, capp) -> None:
+    with pytest.raises(Skip, match="6 layers to compare, found 4"):
+        alone(look, capp.tensors)
+    with pytest.raises(Skip, match="found 0"):
+        alone(look, {"fc.weight": np.ones((10, 64), np.float32)})
+
+
+def test_a_dead_or_broken_layer_does_not_disturb(look, lms) -> None:
+    lm = lms[0]
+    dead = {**lm.tensors, lm.projection(0): np.zeros_like(lm.tensors[lm.projection(0)])}
+    dead[lm.projection(1)] = np.full_like(lm.tensors[lm.projection(1)], np.nan)
+    told = alone(look, dead)
+    assert not {finding.location.tensor for finding in told.findings} - {lm.projection(0), lm.projection(1)}
+    json.dumps([told.summary, [finding.evidence for finding in told.findings]], allow_nan=False)
+
+
+def test_it_is_deterministic_and_stops_in_time(lms) -> None:
+    target = edits.as_target(edits.rome(lms[0], lms[0].facts[0], 2)[0])
+    runs = [(list(RomeSpectrum().detect(target, context)), context._summary) for context in (ScanContext(), ScanContext())]
+    assert runs[0] == runs[1]
+    with pytest.raises(DeadlineExceeded):
+        list(RomeSpectrum().detect(target, ScanContext(deadline=0.0)))
