@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modelguard._runtime.heads import agreement
@@ -12,11 +12,15 @@ from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
 from modelguard.detector import Capability, Skip
 from modelguard.errors import ModelError, SamplesError
-from modelguard.model import ModelFactory, ModelOptions, RunnableModel, Samples
+from modelguard.model import InputSpec, ModelFactory, ModelOptions, RunnableModel, Samples
 
 if TYPE_CHECKING:
     from modelguard._runtime.torch_model import TorchModel
 
+UNDERSTOOD = 0.9
+"""Agreement from which no better normalisation is looked for."""
+TRIED = 128
+"""Samples each normalisation is tried on."""
 CLEARLY = 3.0
 """Standard errors of the difference of two accuracies (at most sqrt(0.5 / n)) by which another normalisation must be better."""
 
@@ -102,44 +106,50 @@ def _compare(graph: Checkpoint, twin: Checkpoint) -> dict[str, Any]:
 
 
 def _fit_samples(model: TorchModel, samples: Samples) -> None:
-    """Choose the normalisation nobody told by the labels, and report the agreement."""
-    if model.input.kind == "image" and samples.labels is not None and model.input.source.get("mean") == ASSUMED:
-        _choose_normalisation(model, samples)
+    """Report how well predictions and samples agree, having looked for a normalisation that explains the labels better.
+
+    One that is clearly better is taken where nobody said how pixels are normalised. Where somebody did, the model counts as not
+    understanding the samples: what was said is wrong, or the samples are not what it was said of.
+    """
     try:
-        model.facts["agreement"] = agreement(model, samples)
+        result = agreement(model, samples)
+        if model.input.kind == "image" and samples.labels is not None and result.get("accuracy", 1.0) < UNDERSTOOD:
+            better = _better_normalisation(model, samples)
+            if better is not None and model.input.source.get("mean") == ASSUMED:
+                model.respecify(better.spec)
+                result = agreement(model, samples)
+            elif better is not None:
+                said = (
+                    f"pixels normalised as {better.name} would agree with {better.accuracy:.1%} of the labels, not {result['accuracy']:.1%}"
+                )
+                result = {**result, "ok": False, "reason": said}
+        model.facts["agreement"] = result
     except SamplesError as error:
         model.facts["agreement"] = {"count": 0, "ok": False, "reason": str(error)}
 
 
-def _choose_normalisation(model: TorchModel, samples: Samples) -> None:
-    """Take the usual normalisation that agrees best with the labels, if it does so clearly better than the one that was assumed."""
-    original, channels = model.input, model.input.shape[0]
-    if (
-        model.output.kind != "classifier"
-        or original.low != 0
-        or original.high not in (1.0, 255.0)
-        or not original.dtype.startswith("float")
-    ):
-        return
-    try:
-        assumed = agreement(model, samples)
-        best, chosen, chosen_name = assumed, original, ""
-        for name, (mean, std) in NORMALISATIONS.items():
-            if len(mean) not in (1, channels):
-                continue
-            candidate = replace(original, mean=scaled(mean, original.high, channels), std=scaled(std, original.high, channels))
-            model.respecify(candidate)
-            result = agreement(model, samples)
-            if result.get("accuracy", 0) > best.get("accuracy", 0):
-                best, chosen, chosen_name = result, candidate, name
-    except SamplesError:
-        best, chosen, chosen_name = {"ok": False}, original, ""
-    model.respecify(original)
-    if not best["ok"]:
-        return
-    if not chosen_name or best["accuracy"] - assumed.get("accuracy", 0) < CLEARLY * (0.5 / best["count"]) ** 0.5:
-        said = f"assumed; the labels bear it out ({assumed['accuracy']:.1%} agree)" if assumed["ok"] else ASSUMED
-    else:
-        said = f"inferred from labelled samples: pixels as {chosen_name} agree best ({best['accuracy']:.1%} of the labels)"
-        original = chosen
-    model.respecify(replace(original, source={**original.source, "mean": said, "std": said}))
+@dataclass(frozen=True, slots=True)
+class _Normalisation:
+    name: str
+    spec: InputSpec
+    accuracy: float
+
+
+def _better_normalisation(model: TorchModel, samples: Samples) -> _Normalisation | None:
+    """The usual normalisation that agrees best with the labels, if it does so clearly better than the model's own."""
+    own, channels = model.input, model.input.shape[0]
+    if model.output.kind != "classifier" or own.low != 0 or own.high not in (1.0, 255.0) or not own.dtype.startswith("float"):
+        return None
+    few = agreement(model, samples, limit=TRIED)
+    best, accuracy = None, few["accuracy"] + CLEARLY * (0.5 / few["count"]) ** 0.5
+    for name, (mean, std) in NORMALISATIONS.items():
+        if len(mean) not in (1, channels):
+            continue
+        said = f"inferred from labelled samples: pixels as {name} agree best"
+        spec = replace(own, mean=scaled(mean, own.high, channels), std=scaled(std, own.high, channels))
+        model.respecify(replace(spec, source={**own.source, "mean": said, "std": said}))
+        result = agreement(model, samples, limit=TRIED)
+        if result["ok"] and result["accuracy"] > accuracy:
+            best, accuracy = _Normalisation(name, model.input, result["accuracy"]), result["accuracy"]
+    model.respecify(own)
+    return best

@@ -88,7 +88,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     facts["opsets"] = {domain or "ai.onnx": version for domain, version in sorted(imported.opsets.items())}
     baked = _baked_batch(main)
     name = file.model.graph.output[0].name
-    fast = _Lazy(lambda: OrtSession(file, main.name, name, batch=baked, extra=extra, optimise=True, threads=options.threads))
+    fast = _Lazy(lambda: OrtSession(file, main.name, name, batch=baked, extra=extra, optimise=True, threads=torch.get_num_threads()))
     model = TorchModel(
         _single(imported, main, pad),
         described,
@@ -98,7 +98,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
         encode=tokenizer(artifact, checkpoint, pad or 0, left=False) if described.kind == "text" else None,
         facts=facts,
     )
-    session = OrtSession(file, main.name, name, batch=baked, extra=extra, threads=options.threads)
+    session = OrtSession(file, main.name, name, batch=baked, extra=extra, threads=torch.get_num_threads())
     model.facts["parity"] = parity.check(model, session, _precision(imported), _first(model, samples))
     model.facts["provider"] = PROVIDER
     return model
@@ -118,7 +118,13 @@ def _forward_only(
 ) -> TorchModel:
     """The model on onnxruntime alone: no gradients, no layers."""
     session = OrtSession(
-        file, main.name, file.model.graph.output[0].name, batch=_baked_batch(main), extra=extra, optimise=True, threads=options.threads
+        file,
+        main.name,
+        file.model.graph.output[0].name,
+        batch=_baked_batch(main),
+        extra=extra,
+        optimise=True,
+        threads=torch.get_num_threads(),
     )
     facts |= {"provider": PROVIDER, "forward_only": reason, "parity": None}
     return TorchModel(

@@ -38,7 +38,7 @@ class OrtSession:
         batch: int | None = None,
         extra: Callable[[npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]] | None = None,
         optimise: bool = False,
-        threads: int | None = None,
+        threads: int,
     ) -> None:
         try:
             import onnxruntime
@@ -50,7 +50,7 @@ class OrtSession:
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         model, weights = _with_arrays(file)
         values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}

@@ -163,7 +163,7 @@ def digits() -> tuple[Samples, Samples]:
     inputs = (images[order].reshape(-1, 1, 8, 8) / 16).astype(np.float32)
     targets = labels[order].astype(np.int64)
     cut = len(inputs) * 4 // 5
-    return Samples(inputs[:cut], targets[:cut], "digits-train", "0" * 64), Samples(inputs[cut:], targets[cut:], "digits-test", "0" * 64)
+    return Samples(inputs[:cut], targets[:cut], "digits-train", ""), Samples(inputs[cut:], targets[cut:], "digits-test", "")
 
 
 @cache

@@ -337,7 +337,7 @@ def test_normalisation_nobody_told_is_found_by_the_labels(tmp_path: Path, held_o
     inner = copy.deepcopy(digits_module("cnn"))
     normalised = nn.Sequential(Shift(), inner)
     path = export(normalised, tmp_path / "model.onnx")
-    pixels = replace(held_out, inputs=np.round(255 * held_out.inputs).astype(np.uint8))
+    pixels = replace(held_out, inputs=np.round(255 * held_out.inputs).astype(np.uint8), sha256="1" * 64)
     model = built(path, pixels)
     assert model.describe()["agreement"]["accuracy"] > 0.95
     assert "pixels as -1..1 agree best" in model.input.source["mean"]
@@ -345,6 +345,11 @@ def test_normalisation_nobody_told_is_found_by_the_labels(tmp_path: Path, held_o
     given = built(path, pixels, input="range=0..255,mean=0.5,std=0.5")
     torch.testing.assert_close(given(model.inputs(pixels)), model(model.inputs(pixels)))
     assert given.input.source["mean"] == "--input"
+    wrong = built(path, pixels, input="range=0..255,mean=1,std=0.5")
+    assert wrong.describe()["agreement"]["accuracy"] > wrong.describe()["agreement"]["chance"]
+    assert "pixels normalised as -1..1 would agree with" in wrong.describe()["agreement"]["reason"]
+    with pytest.raises(Skip, match=r"pixels normalised as -1\.\.1 would agree with"):
+        require_understanding(wrong, pixels)
 
 
 class Shift(nn.Module):

@@ -32,7 +32,7 @@ def test_its_own_task_is_understood(model: RunnableModel, held_out: Samples) -> 
     result = require_understanding(model, held_out)
     assert result["accuracy"] > 0.95
     assert result["chance"] == pytest.approx(0.1, abs=0.02)
-    assert result["count"] == 360
+    assert result["count"] == 256
     json.dumps(result, allow_nan=False)
 
 
@@ -77,7 +77,7 @@ def test_without_labels_only_collapse_and_guessing_show(model: RunnableModel, he
     unlabelled = replace(held_out, labels=None)
     assert agreement(model, unlabelled)["ok"] is True
     blank = replace(unlabelled, inputs=np.zeros_like(held_out.inputs))
-    with pytest.raises(Skip, match="all 360 of them are predicted as class"):
+    with pytest.raises(Skip, match="all 256 of them are predicted as class"):
         require_understanding(model, blank)
 
 
