@@ -32,7 +32,7 @@ FIRST_PARTY: tuple[Distribution, ...] = (
     Distribution("modelguard-weight-diff", ("weight-diff",), ("MG11", "MG12")),
     Distribution("modelguard-rome", ("rome-edit", "rome-spectrum", "weight-forensics"), ("MG13", "MG2")),
     Distribution("modelguard-neural-cleanse", ("neural-cleanse", "neural-cleanse-*"), ("MG30",)),
-    Distribution("modelguard-companions", ("final-layer", "mm-bd"), ("MG30",)),
+    Distribution("modelguard-companions", ("channel-lipschitz", "final-layer", "mm-bd", "neuron-inspect"), ("MG30",)),
     Distribution("modelguard-abs", ("abs", "abs-*"), ("MG30", "MG31")),
 )
 
