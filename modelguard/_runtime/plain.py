@@ -62,7 +62,8 @@ class Guess:
 def stages(checkpoint: Checkpoint) -> tuple[Stage, ...] | None:
     """The layers in order, or None when the tensors are no chain of linear, convolutional and batch-norm layers.
 
-    The order is that of the numbers in the names. Cheap: looks at headers only.
+    The order is that of the numbers in the names, parts with convolutions first (``features`` before ``classifier``). Cheap: looks at
+    headers only.
     """
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, info in checkpoint.tensors.items():
@@ -71,7 +72,8 @@ def stages(checkpoint: Checkpoint) -> tuple[Stage, ...] | None:
             return None
         layers.setdefault(layer, {})[part] = info.shape
     found = []
-    for name in sorted(layers, key=_natural):
+    convolutional = {name.rpartition(".")[0] for name, parts in layers.items() if len(parts.get("weight", ())) == 4}
+    for name in sorted(layers, key=lambda name: (name.rpartition(".")[0] not in convolutional, _natural(name))):
         parts = layers[name]
         shape = parts.get("weight", ())
         kind = "norm" if "running_mean" in parts else {2: "linear", 4: "conv"}.get(len(shape))

@@ -178,7 +178,7 @@ def _jsonl(path: Path, digest: str) -> Samples:
     if not texts:
         raise SamplesError(path.name, "holds no sample", 'write one {"text": "...", "label": 0} a line')
     numbers, names = _numbered(labels, len(texts), path.name)
-    return Samples(np.array(texts), numbers, path.name, digest, names)
+    return Samples(np.array(texts, dtype=object), numbers, path.name, digest, names)
 
 
 def _numbered(labels: Sequence[Any], count: int, origin: str) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
@@ -285,7 +285,7 @@ def _parquet(files: list[Path], origin: str, digest: str) -> Samples:
         inputs: npt.NDArray[Any] = _stack((_decode(io.BytesIO(item), origin) for item in embedded), origin)
         return Samples(inputs, labels, origin, digest, found or names, resizable=True)
     if columns["text"]:
-        return Samples(np.array([str(text) for text in columns["text"]]), labels, origin, digest, found or names)
+        return Samples(np.array([str(text) for text in columns["text"]], dtype=object), labels, origin, digest, found or names)
     raise SamplesError(origin, "has neither a column `image` nor `text`", "name the columns `image` or `text`, and `label`")
 
 

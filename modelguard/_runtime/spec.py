@@ -126,7 +126,7 @@ def scaled(values: tuple[float, ...], scale: float, channels: int) -> tuple[floa
 def from_samples(samples: Samples) -> Hints:
     """What the samples themselves show: kind, shape, and range (0..255, 0..1, or just what occurs)."""
     values, source = samples.inputs, "inferred from samples"
-    if values.dtype.kind == "U":
+    if values.dtype.kind in "UO":
         return Hints(source, kind="text", shape=(-1,))
     low, high = _range(values)
     shape = values.shape[1:]

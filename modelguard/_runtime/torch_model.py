@@ -130,7 +130,7 @@ class TorchModel(RunnableModel):
         with torch.inference_mode():
             for start in range(0, len(x), batch):
                 part = torch.from_numpy(np.array(x[start : start + batch])).to(self.device)
-                if self._predictor is None:
+                if self._predictor is None or self.device.type != "cpu":
                     logits = self.forward(part)
                 else:
                     logits = self._leave(torch.from_numpy(self._predictor(self.enter_array(part))))

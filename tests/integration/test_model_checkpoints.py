@@ -277,6 +277,15 @@ def test_labels_tell_padding_and_pooling_of_a_cnn(tmp_path: Path, held_out: Samp
     torch.testing.assert_close(model(x), source(x), atol=1e-4, rtol=1e-4)
 
 
+def test_features_come_before_their_classifier(tmp_path: Path, held_out: Samples) -> None:
+    source = digits_module("cnn")
+    assert isinstance(source, nn.Sequential)
+    split = nn.ModuleDict({"features": source[:8], "classifier": source[9:]})
+    model = built(save(split, tmp_path / "a"), held_out)
+    x = model.inputs(held_out)[:50]
+    torch.testing.assert_close(model(x), source(x), atol=1e-4, rtol=1e-4)
+
+
 def test_an_untrained_sequence_is_refused(tmp_path: Path, held_out: Samples) -> None:
     torch.manual_seed(0)
     with pytest.raises(Skip, match="no usual activation and pooling makes model agree"):
