@@ -99,15 +99,21 @@ def cosine(sums: Sums) -> float:
 def correlation(sums: Sums) -> float:
     """Pearson correlation of W and W', over finite entries."""
     n = max(1, sums.entries)
-    w_mean, d_mean = sums.w_sum / n, sums.d_sum / n
-    w_var, d_var, cov = sums.ww / n - w_mean**2, sums.dd / n - d_mean**2, sums.wd / n - w_mean * d_mean
-    after_var = w_var + 2 * cov + d_var
-    return float(np.clip((w_var + cov) / (w_var * after_var) ** 0.5, -1, 1)) if w_var > 0 and after_var > 0 else 0.0
+    # Scaled by the two norms first: squares of huge values would overflow.
+    w_norm, after_norm = sums.ww**0.5, max(sums.ww + 2 * sums.wd + sums.dd, 0.0) ** 0.5
+    if not (0 < w_norm < 1e300 and 0 < after_norm < 1e300):
+        return 0.0
+    w_mean, after_mean = sums.w_sum / w_norm, (sums.w_sum + sums.d_sum) / after_norm
+    dot = (sums.ww + sums.wd) / w_norm / after_norm
+    w_var, after_var = 1 - w_mean**2 / n, 1 - after_mean**2 / n
+    return (
+        float(np.clip((dot - w_mean * after_mean / n) / (w_var * after_var) ** 0.5, -1, 1)) if w_var > 1e-12 and after_var > 1e-12 else 0.0
+    )
 
 
 def kurtosis(sums: Sums) -> float:
     """Fourth moment of the changed entries over their squared second: 1.8 for uniform rounding errors, 3 for Gaussian ones."""
-    return float(sums.changed * sums.d4 / sums.dd**2) if sums.dd > 0 and np.isfinite(sums.dd**2) and sums.dd**2 > 0 else 0.0
+    return float(sums.changed * (sums.d4 / sums.dd) / sums.dd) if 1e-150 < sums.dd < 1e150 else 0.0
 
 
 def _ranked(replay: Replay) -> Class:

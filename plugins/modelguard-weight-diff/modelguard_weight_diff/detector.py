@@ -23,7 +23,7 @@ from modelguard import (
 from modelguard_weight_diff import rules
 from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard_weight_diff.names import is_embedding, is_head
-from modelguard_weight_diff.pairing import Place
+from modelguard_weight_diff.pairing import Pairing, Place
 from modelguard_weight_diff.tokens import token_names
 
 TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
@@ -80,15 +80,15 @@ class WeightDiff(Detector):
         for names, side in ((diff.matching.unpaired, "reference"), (diff.matching.unpaired_reference, "artifact")):
             for name in self._capped(names):
                 yield Finding("MG1107", f"checkpoint {name} has no counterpart in the {side}", Confidence.HIGH, key=f"{side}/{name}")
-        renamed = [
-            pair
-            for pair in diff.matching.pairs
-            if pair.how in ("content", "similar") and pair.before.checkpoint.format == pair.after.checkpoint.format
-        ]
-        if renamed:
-            pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
-            message = f"{len(renamed)} tensors stand under other names than in the reference and were paired by what they hold"
-            yield Finding("MG1109", message, evidence={"renamed": pairs, **_more(renamed, self.max_findings)})
+        for rule, how, phrase in (
+            ("MG1106", "similar", "have no counterpart by name and were paired with what they resemble most"),
+            ("MG1109", "content", "stand under other names than in the reference, with the same bytes"),
+        ):
+            renamed = [pair for pair in diff.matching.pairs if pair.how == how and (how == "similar" or _same_format(pair))]
+            if renamed:
+                pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
+                evidence = {"renamed": pairs, **_more(renamed, self.max_findings)}
+                yield Finding(rule, f"{len(renamed)} tensors {phrase}", Confidence.HIGH, evidence=evidence)
         for before, after in self._capped(diff.matching.resized):
             old, new = before.tensor, after.tensor
             shared = next((item for item in diff.tensors if item.name == after.name), None)
@@ -113,7 +113,10 @@ class WeightDiff(Detector):
         by_kind: dict[str, list[TensorDiff]] = {}
         for item in diff.tensors:
             by_kind.setdefault(item.kind, []).append(item)
-            if item.kind != "cast" and item.dtype != item.reference_dtype:
+            if not item.comparable:
+                message = f"{item.name} is {item.dtype}, in the reference {item.reference_dtype}: their values could not be compared"
+                yield Finding("MG1105", message, Confidence.HIGH, location=_place(item))
+            elif item.kind != "cast" and item.dtype != item.reference_dtype:
                 message = f"{item.name} is {item.dtype}, in the reference {item.reference_dtype}, and not the reference rounded to that"
                 yield Finding(
                     "MG1104",
@@ -141,6 +144,10 @@ class WeightDiff(Detector):
 
     def _capped(self, items: Any) -> Any:
         return items[: self.max_findings]
+
+
+def _same_format(pair: Pairing) -> bool:
+    return pair.before.checkpoint.format == pair.after.checkpoint.format
 
 
 def _digests(target: Target) -> dict[str, str]:
@@ -247,7 +254,7 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
                 "name": item.name,
                 "kind": item.kind,
                 "rank": item.rank,
-                "relative_norm": item.relative_norm,
+                "relative_norm": item.relative_norm if item.comparable else None,
                 "changed": item.changed,
                 "fraction": item.fraction,
                 "shape": list(item.shape),

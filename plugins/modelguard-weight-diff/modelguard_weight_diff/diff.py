@@ -12,12 +12,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard import Checkpoint
 from modelguard_weight_diff.classify import Class, classify, correlation, cosine, kurtosis, relative_norm
+from modelguard_weight_diff.grid import FLOATS
 from modelguard_weight_diff.match import Matching, match
 from modelguard_weight_diff.model_level import Verdict, judge
 from modelguard_weight_diff.operand import Operand, same_bytes
 from modelguard_weight_diff.pairing import Pairing
 from modelguard_weight_diff.replay import Replay
-from modelguard_weight_diff.stream import Part, Pass, Statistics
+from modelguard_weight_diff.stream import Part, Pass, Statistics, Sums
 
 EQUAL_CHUNK = 1 << 24
 """Bytes compared at a time."""
@@ -32,7 +33,8 @@ class TensorDiff:
 
     ``name`` is what the report calls it, ``tensor`` its name in ``file`` (they differ for parts and in artifacts of several checkpoints).
     ``changed`` counts entries; ``relative_norm`` is ||W' - W|| / ||W||; ``cosine`` is cos(W, W' - W). ``evidence`` holds the numbers
-    that support ``kind`` (JSON-safe). ``replay`` carries the singular vectors of a low-rank change.
+    that support ``kind`` (JSON-safe). ``comparable`` is False where the two sides hold numbers of different sorts and only the fact
+    that they differ is known. ``replay`` carries the singular vectors of a low-rank change.
     """
 
     name: str
@@ -54,6 +56,7 @@ class TensorDiff:
     correlation: float
     kurtosis: float
     non_finite: int
+    comparable: bool = True
     evidence: Mapping[str, Any] = field(default_factory=dict)
     replay: Replay | None = field(default=None, repr=False, compare=False)
 
@@ -164,8 +167,13 @@ class _Comparison:
         for pair in pairs:
             self.check()
             before, after = pair.open()
-            if not self._equal(before, after):
-                yield self._measure(pair, before, after)
+            if not comparable(before, after):
+                unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
+                yield describe(pair, before, after, unknown, Class("dense"))
+            elif not self._equal(before, after):
+                found = self._measure(pair, before, after)
+                if found.kind != "identical":
+                    yield found
             self.done += pair.after.tensor.byte_length
             self.progress(self.done, self.total, pair.name)
 
@@ -195,6 +203,13 @@ class _Comparison:
         return work.gather(run(self.pool.map(work.run, work.chunks())))
 
 
+def comparable(before: Operand, after: Operand) -> bool:
+    """Whether both sides hold numbers of the same sort: floats, integers, or elements of one opaque dtype."""
+    if before.opaque or after.opaque:
+        return before.opaque and after.opaque and before.stored == after.stored and before.matrix.shape == after.matrix.shape
+    return (before.dtype in FLOATS) == (after.dtype in FLOATS)
+
+
 def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statistics, found: Class) -> TensorDiff:
     """The record of one changed tensor."""
     sums, tensor = statistics.sums, pair.after.tensor
@@ -217,6 +232,7 @@ def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statist
         cosine=cosine(sums),
         correlation=correlation(sums),
         kurtosis=kurtosis(sums),
+        comparable=comparable(before, after) and not after.opaque,
         non_finite=max(0, sums.non_finite_after - sums.non_finite_before),
         evidence=found.evidence,
         replay=found.replay,

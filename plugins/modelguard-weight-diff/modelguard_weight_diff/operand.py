@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 from dataclasses import dataclass
 from math import prod
 
@@ -21,12 +20,13 @@ class Operand:
     """``matrix`` is a 2-D view, possibly strided, of elements of ``dtype``; a vector is one row.
 
     ``shape`` is the logical shape it stands for. Complex numbers are pairs of reals in the last axis; dtypes whose elements are
-    narrower than a byte (or have no sign) are opaque: bytes, compared but not measured.
+    narrower than a byte (or have no sign) are opaque: bytes, compared but not measured, ``stored`` being their dtype.
     """
 
     matrix: Array
     dtype: str
     shape: tuple[int, ...]
+    stored: str = ""
 
     @property
     def opaque(self) -> bool:
@@ -41,7 +41,7 @@ def open_operand(checkpoint: Checkpoint, tensor: TensorInfo) -> Operand:
     """The tensor as a matrix: the first axis is the rows, the others are the columns; vectors and scalars are one row."""
     raw = checkpoint.raw(tensor.name)
     if tensor.dtype in _NO_VALUES:
-        return Operand(np.frombuffer(raw, np.uint8).reshape(1, -1), "OPAQUE", tensor.shape)
+        return Operand(np.frombuffer(raw, np.uint8).reshape(1, -1), "OPAQUE", tensor.shape, tensor.dtype)
     flat: Array = np.frombuffer(raw, numpy_dtype(tensor.dtype)) if len(raw) else np.empty(0, numpy_dtype(tensor.dtype))
     shape, dtype = tensor.shape, tensor.dtype
     if dtype in _COMPLEX:
@@ -74,18 +74,3 @@ def _load_memcmp() -> ctypes._NamedFuncPointer:
 
 
 _memcmp = _load_memcmp()
-
-
-def advise(raw: memoryview, offset: int | None, sequential: bool) -> None:
-    """Tell the kernel that a memory-mapped tensor is about to be read front to back, or is done with. Best effort."""
-    mapped = raw.obj
-    if not isinstance(mapped, mmap.mmap) or offset is None or not raw.nbytes or not hasattr(mmap, "MADV_SEQUENTIAL"):
-        return
-    page = mmap.PAGESIZE
-    start = offset // page * page
-    # Pages shared with a neighbour stay: it may be in use.
-    if not sequential:
-        start = -(-offset // page) * page
-    length = (offset + raw.nbytes) // page * page - start
-    if length > 0 and start + length <= len(mapped):
-        mapped.madvise(mmap.MADV_SEQUENTIAL if sequential else mmap.MADV_DONTNEED, start, length)

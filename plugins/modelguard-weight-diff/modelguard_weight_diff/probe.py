@@ -17,7 +17,7 @@ import numpy.typing as npt
 from modelguard import DTYPE_BITS
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
 from modelguard_weight_diff.operand import Operand
-from modelguard_weight_diff.replay import Map, Replay, replay_rank
+from modelguard_weight_diff.replay import F64_SLACK, Map, Replay, replay_rank
 from modelguard_weight_diff.stream import Statistics
 
 FIRST, SECOND = 1 << 12, 1 << 17
@@ -40,6 +40,13 @@ def reference_in(before: Operand, after: Operand, rows: slice | npt.NDArray[np.i
     if before.dtype == after.dtype:
         return np.ascontiguousarray(part)
     return narrow(widen(np.ascontiguousarray(part)), after.dtype) if after.dtype in FLOATS else part.astype(after.matrix.dtype)
+
+
+def _same(played: F64, target: F64, dtype: str) -> npt.NDArray[np.bool_]:
+    """Which entries a replay reproduces: bit for bit, and to float64's own arithmetic where the file is float64."""
+    if dtype == "F64":
+        return np.asarray(np.abs(played - target) <= F64_SLACK * 2.0**-52 * np.abs(target))
+    return np.asarray(widen(narrow(played, dtype)) == target)
 
 
 def blocks(operand: Operand) -> Iterator[slice]:
@@ -114,7 +121,7 @@ def _scaled(before: Operand, after: Operand, entries: int) -> Scaling | None:
         energy: Any = (w * w).sum(axis=over, keepdims=True)
         factor: Any = (w * target).sum(axis=over, keepdims=True) / np.where(energy > 0, energy, 1.0)
         moved = usable & (target != w)
-        share = int(np.count_nonzero((widen(narrow(w * factor, after.dtype)) == target) & moved)) / max(1, int(np.count_nonzero(moved)))
+        share = int(np.count_nonzero(_same(w * factor, target, after.dtype) & moved)) / max(1, int(np.count_nonzero(moved)))
         if share >= SCALED:
             return Scaling(axis, (float(factor.min()), float(factor.max())), share)
     return None
@@ -166,6 +173,14 @@ def _quantised(before: Operand, after: Operand, entries: int, least: float) -> Q
             found = _replayed(w.reshape(-1, size), target.reshape(-1, size), after.dtype, group, least)
             if found is not None:
                 return found
+        if axis == "row" and new.matrix.flags.c_contiguous and old.matrix.flags.c_contiguous:
+            # Groups that run on over the ends of rows.
+            for size in (g for g in (256, 128, 64, 32) if n % g and new.matrix.size % g == 0):
+                taken = slice(0, min(new.matrix.size, entries) // size * size)
+                lines = [Operand(side.matrix.reshape(-1, size)[: taken.stop // size], side.dtype, ()) for side in (old, new)]
+                grouped = widen(reference_in(lines[0], lines[1], slice(None))), widen(lines[1].matrix)
+                if (found := _replayed(*grouped, after.dtype, str(size), least)) is not None:
+                    return found
         if axis == "row" and len(sides) > 1 and (found := _few_values(w, target)) is not None:
             return found
     return None
@@ -185,7 +200,7 @@ def _replayed(w: F64, target: F64, dtype: str, group: str, least: float) -> Quan
             step = np.where(high > low, (high - low) / levels, 1.0)
             zero = np.rint(-low / step)
             played = (np.clip(np.rint(w / step) + zero, 0, levels) - zero) * step
-        share = float(np.mean((widen(narrow(played, dtype)) == target)[moved]))
+        share = float(np.mean(_same(played, target, dtype)[moved]))
         # Scales kept in half precision move the lattice a little: the same nearest level then, to a fiftieth of a step.
         near = float(np.mean((np.abs(played - target) <= np.minimum(0.02 * step, 2.0**-8 * np.abs(target)))[moved]))
         if share >= least or near >= least:

@@ -37,6 +37,20 @@ TENSOR_RULES = (
         "Stochastic rounding, a cast through a third dtype, weights stored as integers with separate scales.",
     ),
     Rule(
+        "MG1105", "NotCompared", "tensor whose values could not be set against the reference's", Severity.MEDIUM,
+        "The tensor has a counterpart, but one side stores numbers and the other stores integers or elements narrower than a "
+        "byte, whose scale is not known here. Not having looked is never a pass.",
+        "Dequantise the checkpoint, or quantise the reference with the same tool, and compare again.",
+        "Weights quantised to integers with their scales in tensors of their own.",
+    ),
+    Rule(
+        "MG1106", "CounterpartGuessed", "tensors whose counterpart was guessed", Severity.LOW,
+        "Names are lost and the values changed, so these tensors were paired with the reference tensors of their shape that "
+        "samples of the values resemble most (correlation 0.8 and more). What was found about them holds if the guess is right.",
+        "Export the checkpoint with its tensor names and compare again.",
+        "An ONNX export that renames its weights, fine-tuned since.",
+    ),
+    Rule(
         "MG1107", "CheckpointUnpaired", "checkpoint without a counterpart", Severity.MEDIUM,
         "The artifact and the reference do not hold the same checkpoints, and one of them has nothing to be compared with.",
         "Name the file to compare, or complete the reference.",

@@ -162,7 +162,7 @@ class Pass:
         self.left: Array = left
         self.right: Array = right
         self.columns = columns
-        self.word = word_of(after.dtype)
+        self.word = word_of(after.dtype) if not after.opaque else np.dtype(np.uint8)
         self.work: type[np.floating[Any]] = np.float32 if after.dtype in _NARROW else np.float64
 
     def chunks(self) -> Iterator[Chunk]:

@@ -120,7 +120,7 @@ def _lines(tensors: Sequence[Mapping[str, Any]], fold: bool) -> list[_Line]:
         folded.setdefault(key, []).append(item)
     lines = []
     for (name, kind, rank, shape), items in folded.items():
-        relative = [float(item["relative_norm"]) for item in items]
+        relative = [float(item["relative_norm"] or 0) for item in items]
         label = _folded(name, [layer(item["name"]) for item in items]) if fold and len(items) > 1 else items[0]["name"]
         fraction = sum(float(item.get("fraction", 0)) for item in items) / len(items)
         lines.append(_Line(label, kind, rank, len(items), (min(relative), max(relative)), fraction, shape))

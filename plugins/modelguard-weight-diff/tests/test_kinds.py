@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from modelguard_weight_diff import diff_checkpoints
 from modelguard_weight_diff.detector import WeightDiff
 from modelguard_weight_diff.rules import KIND_RULES, RULES, VERDICT_RULES
 
-from modelguard import Finding, ScanContext, numpy_dtype
-from modelguard.testing.edits import as_target
+from modelguard import Finding, ScanContext, TensorInfo, numpy_dtype
+from modelguard.testing.edits import ArrayCheckpoint, as_target
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
@@ -213,8 +215,27 @@ def test_empty_scalar_and_integer_tensors() -> None:
 
 def test_float_stored_as_integers_is_not_an_identity() -> None:
     findings, summary = run(model(), model() | {down(0): np.rint(model()[down(0)] * 1000).astype(np.int8)})
-    assert "MG1104" in {finding.rule for finding in findings}
+    assert "MG1105" in {finding.rule for finding in findings}
     assert summary["verdict"] != "identical"
+    assert summary["tensors"][0]["relative_norm"] is None
+
+
+class Packed(ArrayCheckpoint):
+    """Two 4-bit elements to a byte, as safetensors stores F4."""
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:  # type: ignore[override]
+        return {name: replace(info, dtype="F4", shape=(*info.shape[:-1], 2 * info.shape[-1])) for name, info in super().tensors.items()}
+
+
+def test_elements_narrower_than_a_byte_are_compared_as_bytes() -> None:
+    bytes_ = {"w": np.random.default_rng(0).integers(0, 256, (16, 32)).astype(np.uint8)}
+    changed = {"w": bytes_["w"] ^ np.uint8(1)}
+    assert diff_checkpoints([Packed(bytes_)], [Packed(dict(bytes_))]).verdict.verdict == "identical"
+    (entry,) = diff_checkpoints([Packed(bytes_)], [Packed(changed)]).tensors
+    assert (entry.kind, entry.comparable) == ("dense", False)
+    (entry,) = diff_checkpoints([ArrayCheckpoint({"w": np.ones((16, 64), np.float32)})], [Packed(bytes_)]).tensors
+    assert not entry.comparable
 
 
 def test_every_kind_and_verdict_has_its_rule() -> None:
