@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard._detectors.format_integrity import FormatIntegrity
+    from modelguard._detectors.remote_code import RemoteCode
 
-    return [FormatIntegrity]
+    return [FormatIntegrity, RemoteCode]
 
 
 @hookimpl

@@ -92,6 +92,10 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
     if sources.remote_code == "deny":
         if code := [file.path for file in target.files if file.path.lower().endswith(CODE_ENDINGS)]:
             yield refused(f"code comes with the weights: {_few(code)} (sources.remote_code: deny)")
+        if not any(item.detector == "remote-code" and item.status is Status.COMPLETED for item in report.outcomes) and not report.failure:
+            yield unread(
+                "whether its configuration points at code was not looked at: remote-code did not complete (sources.remote_code: deny)"
+            )
         if pointers := sorted({item.location.file or "configuration" for _, item in report.findings() if "auto_map" in item.evidence}):
             yield refused(f"{_few(pointers)} points at code to run (auto_map; sources.remote_code: deny)")
 

@@ -167,14 +167,14 @@ def test_a_waiver_needs_all_its_parts(tmp_path: Path, missing: str) -> None:
 
 
 def known() -> tuple[set[str], set[str]]:
-    return {"MG0101", "MG0102", "MG9004", "MG1104"}, {"format-integrity", "weight-diff"}
+    return {"MG0101", "MG0102", "MG9004", "MG9008", "MG1104"}, {"format-integrity", "weight-diff"}
 
 
 @pytest.mark.parametrize("name", builtin_names())
 def test_the_builtin_policies_are_valid_with_and_without_the_plugins(name: str) -> None:
     policy = load_policy(f"builtin:{name}")
-    policy.check({"MG0101", "MG9004"}, {"format-integrity"})
-    policy.check({"MG0101", "MG9004", "MG1105", "MG1107"}, {"format-integrity", "weight-diff"})
+    policy.check({"MG0101", "MG9004", "MG9008"}, {"format-integrity"})
+    policy.check({"MG0101", "MG9004", "MG9008", "MG1105", "MG1107"}, {"format-integrity", "weight-diff"})
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def report(*outcomes: Outcome, reference: bool = False, **more: Any) -> Report:
         "plugins": (CORE,),
         "plugin_failures": (),
         "seed": 0,
-        "outcomes": outcomes or (completed("format-integrity"),),
+        "outcomes": outcomes or (completed("format-integrity"), completed("remote-code")),
         "rules": RULES,
     }
     return Report(**{**given, **more})
@@ -137,7 +137,11 @@ def test_strict_wants_a_reference() -> None:
     )
     assert decision.verdict is Verdict.INCOMPLETE
     assert (
-        judge(report(completed("format-integrity"), completed("weight-diff"), reference=True), load_policy("builtin:strict")).exit_code == 0
+        judge(
+            report(completed("format-integrity"), completed("remote-code"), completed("weight-diff"), reference=True),
+            load_policy("builtin:strict"),
+        ).exit_code
+        == 0
     )
 
 
@@ -288,8 +292,15 @@ def test_sources(sources: Mapping[str, Any], target: TargetInfo, code: int) -> N
 def test_configuration_that_points_at_code_is_remote_code() -> None:
     pointer = found("MG0301", severity=Severity.LOW, evidence={"auto_map": {"AutoModel": "modeling_x.Model"}})
     rules = policy(sources={"remote_code": "deny"})
-    assert lines(judge(report(completed("format-integrity", pointer)), rules)) == [("source", "MG0291", True)]
-    assert judge(report(completed("format-integrity", pointer)), policy()).exit_code == 0
+    assert lines(judge(report(completed("format-integrity"), completed("remote-code", pointer)), rules)) == [("source", "MG0291", True)]
+    assert judge(report(completed("format-integrity"), completed("remote-code", pointer)), policy()).exit_code == 0
+
+
+def test_remote_code_that_was_not_looked_for_is_no_pass() -> None:
+    rules = policy(sources={"remote_code": "deny"})
+    assert lines(judge(report(completed("format-integrity")), rules)) == [("source", "MG9006", False)]
+    failed = Outcome("remote-code", Status.ERRORED, "boom")
+    assert judge(report(completed("format-integrity"), failed), rules).exit_code == 3
 
 
 def test_an_unpinned_download_is_told_its_commit() -> None:

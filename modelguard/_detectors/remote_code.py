@@ -1,0 +1,92 @@
+"""``remote-code``: does the configuration name code that a loader would fetch and run?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelguard.artifact import ArtifactFile
+from modelguard.detector import Capability, Detector, ScanContext, Target, option
+from modelguard.errors import ArtifactError
+from modelguard.findings import Confidence, Finding, Location, Rule, Severity
+
+REMOTE_CODE = Rule(
+    "MG0301",
+    "RemoteCodePointer",
+    "configuration that names code to run on load",
+    Severity.MEDIUM,
+    "A JSON configuration holds `auto_map` (or a `custom_pipelines` entry), which tells transformers to import the named Python class from "
+    "this repository, or from another one (`user/repo--module.Class`), when it is loaded with trust_remote_code. The weights may be clean "
+    "and the code beside them not; the code can change without the weights changing.",
+    "Load the model with a class that ships with the library, or review the code at a pinned commit and vendor it. A policy with "
+    "`sources: {remote_code: deny}` refuses such an artifact.",
+    lookalikes="Many honest models of new architectures point at code until their class is merged into transformers.",
+    cwe=829,
+)
+UNREAD = Rule(
+    "MG9008",
+    "ConfigurationNotRead",
+    "a configuration file that could not be read",
+    Severity.LOW,
+    "A file named like a JSON configuration is too large, nested too deeply, or no valid JSON, so what it tells a loader is unknown.",
+    "Look at the file; a loader more tolerant than this one may still act on it.",
+)
+
+
+@dataclass(frozen=True)
+class RemoteCode(Detector):
+    """Looks through the artifact's JSON files for keys that make loaders import code. The score is the number of files that have one."""
+
+    id = "remote-code"
+    requires = frozenset({Capability.FILES})
+    rules = (REMOTE_CODE, UNREAD)
+
+    max_bytes: int = option(4 << 20, "the largest *config*.json that is parsed; tokenizers of any size are not configuration", ge=1)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        read = found = 0
+        for done, file in enumerate(target.artifact.files):
+            context.check_deadline()
+            context.progress(done, len(target.artifact.files), file.path)
+            name = file.path.rsplit("/", 1)[-1].lower()
+            if not (name.endswith(".json") and ("config" in name or ("index" in name and "safetensors" not in name))):
+                continue
+            try:
+                pointers = dict(_pointers(self._parse(file), ""))
+            except (ArtifactError, ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+                yield Finding(
+                    "MG9008", f"{file.path}: {reason}; what it tells a loader is unknown", Confidence.HIGH, location=Location(file.path)
+                )
+                continue
+            read += 1
+            if pointers:
+                found += 1
+                named = ", ".join(sorted(set(map(str, pointers.values()))))[:200]
+                message = f"{file.path} names code to run on load: {named}"
+                yield Finding(
+                    "MG0301", message, Confidence.HIGH, location=Location(file.path), evidence={"auto_map": pointers}, key="auto_map"
+                )
+        context.summary(score=float(found), configurations_read=read)
+
+    def _parse(self, file: ArtifactFile) -> Any:
+        if file.size > self.max_bytes:
+            raise ValueError(f"has {file.size} bytes, more than the {self.max_bytes} that are parsed")
+        with file.open() as handle:
+            return json.loads(handle.read(self.max_bytes + 1))
+
+
+def _pointers(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(place, class named) of every code pointer, however deep it lies."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            here = f"{place}.{key}" if place else str(key)
+            if key in ("auto_map", "custom_pipelines") and item:
+                yield here, json.dumps(item, sort_keys=True) if not isinstance(item, str) else item
+            else:
+                yield from _pointers(item, here)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _pointers(item, f"{place}[{number}]")
