@@ -77,7 +77,9 @@ def _flips(rng: np.random.Generator, w: Array, dtype: str) -> Array:
     flat = _bits(out).reshape(-1)
     at = rng.choice(flat.size, size=int(rng.integers(1, 12)), replace=False)
     # Sign or exponent, as attacks choose.
-    flat[at] ^= (np.ones(len(at), flat.dtype) << rng.integers(flat.itemsize * 8 - 6, flat.itemsize * 8, len(at)).astype(flat.dtype)).astype(flat.dtype)
+    flat[at] ^= (np.ones(len(at), flat.dtype) << rng.integers(flat.itemsize * 8 - 6, flat.itemsize * 8, len(at)).astype(flat.dtype)).astype(
+        flat.dtype
+    )
     return out
 
 
@@ -112,7 +114,7 @@ RELATIVE = (0.035, 0.01, 0.002)
 EDITS: list[tuple[str, str, int | None, Edit]] = [
     ("identical", "identical", None, lambda rng, w, dtype: w.copy()),
     *((f"rank {r} at {rel}", "low-rank", r, _rounded(lambda rng, w, r=r, rel=rel: plus(w, low_rank(rng, w.shape, r), rel)))  # type: ignore[misc]
-      for r in (1, 2, 4, 8, 16) for rel in RELATIVE),
+      for r in (1, 2, 4, 8, 16, 32) for rel in RELATIVE),
     *((f"gaussian at {rel}", "dense", None, _rounded(lambda rng, w, rel=rel: plus(w, rng.standard_normal(w.shape), rel))) for rel in RELATIVE),  # type: ignore[misc]
     *((f"coloured {p} at {rel}", "dense", None, _rounded(lambda rng, w, p=p, rel=rel: plus(w, coloured(rng, w.shape, p), rel)))  # type: ignore[misc]
       for p in (0.5, 1.0) for rel in RELATIVE),
@@ -150,7 +152,9 @@ def cases(dtypes: tuple[str, ...], shapes: tuple[tuple[int, int], ...], seeds: r
                     yield Case(f"{label}, {dtype} {shape[0]}x{shape[1]} seed {seed}", kind, rank, reference, edit(rng, reference, dtype))
 
 
-def judge(seeds: range, shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...] = ("BF16", "F16", "F32"), show: bool = True) -> dict[str, Any]:
+def judge(
+    seeds: range, shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...] = ("BF16", "F16", "F32"), show: bool = True
+) -> dict[str, Any]:
     """Share of cases with the right kind, of low-rank ones with the exact rank, and the false rank-1 verdicts."""
     from modelguard_weight_diff import diff_checkpoints
 

@@ -230,8 +230,9 @@ class Pass:
             ww, dd, wd = _dot(w, w), _dot(d, d), _dot(w, d)
             square = np.multiply(d, d, out=scratch[3])
             d4 = _dot(square, square)
-        sums.zeros_after += new.size - int(np.count_nonzero(after != 0))
-        sums.zeros_before += new.size - int(np.count_nonzero(w != 0))
+        mask = _mask(new.shape)
+        sums.zeros_after += int(np.count_nonzero(np.equal(after, 0, out=mask)))
+        sums.zeros_before += int(np.count_nonzero(np.equal(w, 0, out=mask)))
         fragile = not np.isfinite(ww + dd + wd + d4) or (changed and d4 < 1e-30 * new.size) or (ww < 1e-30 * new.size)
         if fragile and self.work is np.float32:
             w, d, after = w.astype(np.float64), d.astype(np.float64), after.astype(np.float64)
@@ -248,16 +249,17 @@ class Pass:
             ww, dd, wd, d4 = (value if np.isfinite(value) else 0.0 for value in (ww, dd, wd, d4))
             square = np.nan_to_num(square, posinf=np.finfo(np.float64).max ** 0.5)
         sums.ww, sums.dd, sums.wd, sums.d4 = sums.ww + ww, sums.dd + dd, sums.wd + wd, sums.d4 + d4
-        sums.w_sum += float(w.sum(dtype=np.float64 if fragile else None))
+        ones = np.ones(new.shape[1], w.dtype)
+        sums.w_sum += float((w @ ones).sum(dtype=np.float64))
         if not changed:
             return
-        sums.moved += int(np.count_nonzero(d != 0))
-        sums.d_sum += float(d.sum(dtype=np.float64 if fragile else None))
+        sums.moved += int(np.count_nonzero(np.not_equal(d, 0, out=mask)))
+        sums.d_sum += float((d @ ones).sum(dtype=np.float64))
         sums.max_abs = max(sums.max_abs, float(square.max()) ** 0.5)
         if (marks := part.marks) is not None:
             place = slice(start - part.chunk.start, start - part.chunk.start + new.shape[0])
             marks.rows[place] = row_or != 0
-            marks.row_energy[place] = square @ np.ones(new.shape[1], square.dtype)
+            marks.row_energy[place] = square @ ones
             marks.y[place] = d @ self.omega
             marks.column_or |= np.bitwise_or.reduce(xor, axis=0)
             marks.column_energy += np.ones(new.shape[0], square.dtype) @ square
@@ -302,6 +304,7 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.key: Any = None
         self.arrays: tuple[Array, ...] = ()
+        self.mask: npt.NDArray[np.bool_] = np.empty((0, 0), bool)
 
 
 _SCRATCH = _Scratch()
@@ -311,3 +314,9 @@ def _scratch(dtype: type[np.floating[Any]], shape: tuple[int, ...]) -> tuple[Arr
     if _SCRATCH.key != (dtype, shape):
         _SCRATCH.key, _SCRATCH.arrays = (dtype, shape), tuple(np.empty(shape, dtype) for _ in range(4))
     return _SCRATCH.arrays
+
+
+def _mask(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    if _SCRATCH.mask.shape != shape:
+        _SCRATCH.mask = np.empty(shape, bool)
+    return _SCRATCH.mask
