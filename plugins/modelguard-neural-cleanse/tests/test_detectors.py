@@ -1,0 +1,312 @@
+"""What the detectors find, leave alone, miss, and refuse to judge, on models trained for the purpose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from modelguard_neural_cleanse.detectors import (
+    BlendCleanse,
+    ColourCleanse,
+    LabelMapCleanse,
+    NeuralCleanse,
+    SourceCleanse,
+    WarpCleanse,
+)
+from torch import nn
+
+from modelguard import Confidence, DeadlineExceeded, Detector, Samples, ScanContext, Target, configure
+from modelguard.report import Outcome, Status
+from modelguard.testing.conformance import check_detector, run_detector
+from modelguard.testing.models import runnable
+
+ALL = (NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse, SourceCleanse)
+Make = Callable[..., Target]
+
+
+def scan(cls: type[Detector], target: Target, seed: int = 0, **options: Any) -> Outcome:
+    return run_detector(configure(cls, options), target, seed=seed)
+
+
+def accused(outcome: Outcome) -> list[int | None]:
+    return [item.evidence["target_class"] for item in outcome.findings]
+
+
+def samples(inputs: Any, labels: Any = None) -> Samples:
+    return Samples(np.asarray(inputs), None if labels is None else np.asarray(labels, np.int64), "test", "0" * 64)
+
+
+def rebuilt(original: Target, module: nn.Module, inputs: Any, labels: Any, classes: int) -> Target:
+    """``original`` with another network in its place."""
+    model = runnable(module.eval(), (1, 8, 8), classes, high=255.0)
+    return replace(original, samples=samples(inputs, labels), build_model=lambda: model, _cache={})
+
+
+# planted triggers
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_patch_is_found_with_its_class(target: Make, seed: int) -> None:
+    where = [(0, 0), (-2, -2), (3, 3), (0, -2), (-2, 0)][seed]
+    outcome = scan(NeuralCleanse, target("badnets", seed=seed, target=(3 * seed + 1) % 10, size=2, at=where))
+    assert accused(outcome) == [(3 * seed + 1) % 10]
+    evidence = outcome.findings[0].evidence
+    assert evidence["attack_success"] >= 0.75
+    assert evidence["p_value"] < 0.05
+    assert evidence["mask_area_fraction"] == pytest.approx(evidence["mask_l1"] / 64, rel=1e-3)
+    assert evidence["mask_l1"] < 6
+    assert evidence["clean_accuracy"] > 0.9
+    assert len(evidence["source_classes"]) >= 7
+    assert evidence["target_class"] not in evidence["source_classes"]
+
+
+@pytest.mark.parametrize(("attack", "options"), [
+    ("pixel", {"at": (0, 0)}), ("checkerboard", {"size": 3, "at": (0, 0)}), ("insert", {"size": 3, "at": (1, 1)}),
+])  # fmt: skip
+def test_other_patches_are_found(target: Make, attack: str, options: dict[str, Any]) -> None:
+    assert accused(scan(NeuralCleanse, target(attack, target=5, **options))) == [5]
+
+
+@pytest.mark.parametrize(("attack", "options"), [
+    ("blended", {"ratio": 0.3}), ("reflection", {}), ("sig", {"amplitude": 60.0, "frequency": 2, "clean_label": False, "fraction": 0.1}),
+])  # fmt: skip
+def test_faint_patterns_are_found_as_blends(target: Make, attack: str, options: dict[str, Any]) -> None:
+    assert accused(scan(BlendCleanse, target(attack, arch="cnn", target=7, **options))) == [7]
+
+
+def test_an_all_to_all_patch_is_found_as_a_label_map(target: Make) -> None:
+    outcome = scan(LabelMapCleanse, target("all-to-all", arch="cnn", size=2))
+    assert [item.rule for item in outcome.findings] == ["MG3003"]
+    assert outcome.findings[0].evidence["targets"]["9"] == 0
+
+
+@pytest.mark.slow
+def test_a_warp_is_found_as_a_warp(target: Make) -> None:
+    found = [scan(WarpCleanse, target("wanet", seed=seed, arch="resnet8", target=2, strength=0.7, fraction=0.2)) for seed in range(3)]
+    assert sum(accused(outcome) == [2] for outcome in found) >= 2
+
+
+@pytest.mark.slow
+def test_a_source_specific_patch_is_found_as_a_pair(target: Make) -> None:
+    outcome = scan(SourceCleanse, target("source-specific", arch="resnet8", target=5, source=(2,), size=2, at=(-2, -2)))
+    first = outcome.summary["pairs"][0]
+    assert (first["source"], first["target"]) == (2, 5)
+
+
+def test_the_exhibits_show_the_trigger_where_it_was_put(target: Make) -> None:
+    (finding,) = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2))).findings
+    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+    assert all(item.data.startswith(b"\x89PNG") for item in finding.attachments)
+    image = pytest.importorskip("PIL.Image")
+    import io
+
+    mask = np.asarray(image.open(io.BytesIO(finding.attachments[1].data)), float)
+    assert mask.shape == (8, 8)
+    assert mask[-2:, -2:].sum() > 0.5 * mask.sum()
+
+
+# clean models
+
+
+@pytest.mark.parametrize("cls", [NeuralCleanse, BlendCleanse, LabelMapCleanse])
+@pytest.mark.parametrize("seed", range(5))
+def test_clean_models_are_left_alone_and_still_scored(target: Make, cls: type[Detector], seed: int) -> None:
+    outcome = scan(cls, target(seed=seed))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.findings == ()
+    assert isinstance(outcome.summary["score"], float)
+    assert outcome.summary["score"] < 2
+
+
+def test_the_summary_has_a_row_for_every_class_of_a_clean_model(target: Make) -> None:
+    rows = scan(NeuralCleanse, target()).summary["classes"]
+    assert [row["class"] for row in rows] == list(range(10))
+    assert {"mask_l1", "attack_success", "anomaly_index", "p_value", "reached", "size"} <= set(rows[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [WarpCleanse, ColourCleanse, SourceCleanse])
+@pytest.mark.parametrize("seed", range(5))
+def test_clean_models_are_left_alone_by_the_rest(target: Make, cls: type[Detector], seed: int) -> None:
+    assert scan(cls, target(seed=seed, arch="cnn")).findings == ()
+
+
+def test_the_bystanders_of_a_backdoor_are_not_accused(target: Make) -> None:
+    outcome = scan(NeuralCleanse, target("badnets", seed=2, target=7, size=2, at=(3, 3)))
+    assert accused(outcome) == [7]
+    assert sum(row["p_value"] < 0.05 for row in outcome.summary["classes"]) == 1
+
+
+def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make) -> None:
+    suspect = target("badnets", seed=3, target=0, size=2, at=(0, -2))
+    clean = replace(suspect, reference=target(seed=3), _cache={})
+    outcome = scan(NeuralCleanse, clean)
+    assert accused(outcome) == [0]
+    assert outcome.findings[0].evidence["reference_success"] < 0.5
+    itself = replace(suspect, reference=replace(suspect, _cache={}), _cache={})
+    outcome = scan(NeuralCleanse, itself)
+    assert outcome.findings == ()
+    assert "natural feature" in outcome.summary["cleared"][0]["cleared_because"]
+
+
+# known misses, by design of the search: each is what another detector is for
+
+
+def test_neural_cleanse_misses_all_to_all(target: Make) -> None:
+    """No class is easier to reach than another: the published blind spot."""
+    assert scan(NeuralCleanse, target("all-to-all", arch="cnn", size=2)).findings == ()
+
+
+def test_neural_cleanse_misses_a_source_specific_patch(target: Make) -> None:
+    """The patch is harmless on nine classes of ten, so turning all of them needs a mask as large as usual."""
+    outcome = scan(NeuralCleanse, target("source-specific", arch="cnn", target=5, source=(2,), size=2, at=(-2, -2)))
+    assert outcome.findings == ()
+
+
+# what cannot be judged is skipped, never passed
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_the_contract_holds(target: Make, cls: type[Detector]) -> None:
+    check_detector(cls, target())
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_no_samples_no_verdict(target: Make, cls: type[Detector]) -> None:
+    outcome = scan(cls, replace(target(), samples=None, _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "samples" in outcome.reason
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [
+    (lambda x, y: (np.random.default_rng(0).integers(0, 256, x.shape), y), "understand"),
+    (lambda x, y: (x / 255.0, y), "understand"),
+    (lambda x, y: (x, (y + 1) % 10), "understand"),
+    (lambda x, y: (x[:2], y[:2]), ""),
+    (lambda x, y: (x[y == 3], y[y == 3]), "one class"),
+])  # fmt: skip
+def test_wrong_samples_are_refused(target: Make, wrong: Any, reason: str) -> None:
+    good = target()
+    assert good.samples is not None
+    inputs, labels = wrong(good.samples.inputs.astype(np.float32), good.samples.labels)
+    outcome = scan(NeuralCleanse, replace(good, samples=samples(inputs.astype(np.float32), labels), _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert reason in outcome.reason
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_too_few_classes_have_no_power_and_say_so(target: Make, classes: int) -> None:
+    good = target()
+    assert good.samples is not None
+    assert good.samples.labels is not None
+    chosen = good.samples.labels < classes
+    module = nn.Sequential(_graph(good), _Narrow(classes))
+    narrow = rebuilt(good, module, good.samples.inputs[chosen], good.samples.labels[chosen], classes)
+    outcome = scan(NeuralCleanse, narrow)
+    assert outcome.status is Status.SKIPPED
+    assert "class" in outcome.reason
+
+
+def test_a_thousand_classes_end_with_a_verdict(target: Make) -> None:
+    good = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
+    assert good.samples is not None
+    module = nn.Sequential(_graph(good), _Widen(1000))
+    wide = rebuilt(good, module, good.samples.inputs, good.samples.labels, 1000)
+    outcome = scan(NeuralCleanse, wide, quick=True)
+    assert outcome.status is Status.COMPLETED
+    assert 4 in accused(outcome)
+    assert outcome.summary["classes_total"] == 1000
+    assert len(outcome.summary["classes"]) < 100
+
+
+def test_without_labels_the_predictions_are_trusted(target: Make) -> None:
+    bad = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
+    assert bad.samples is not None
+    outcome = scan(NeuralCleanse, replace(bad, samples=samples(bad.samples.inputs), _cache={}))
+    assert accused(outcome) == [4]
+    assert outcome.findings[0].evidence["clean_accuracy"] is None
+
+
+# how it runs
+
+
+def test_the_same_seed_gives_the_same_report(target: Make) -> None:
+    bad = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
+    assert scan(NeuralCleanse, bad) == scan(NeuralCleanse, bad)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_verdict_does_not_depend_on_the_seed_of_the_search(target: Make, seed: int) -> None:
+    assert accused(scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)), seed=seed)) == [4]
+    assert accused(scan(NeuralCleanse, target(seed=1), seed=seed)) == []
+
+
+def test_a_small_memory_limit_changes_the_batch_and_not_the_verdict(target: Make) -> None:
+    bad = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
+    context = ScanContext(detector=NeuralCleanse.id, memory_limit=1 << 17)
+    (finding,) = NeuralCleanse().detect(bad, context)
+    assert finding.evidence["target_class"] == 4
+    assert finding.evidence["mask_l1"] == pytest.approx(scan(NeuralCleanse, bad).findings[0].evidence["mask_l1"], rel=0.25)
+
+
+def test_quick_finds_the_patch_too(target: Make) -> None:
+    assert accused(scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)), quick=True)) == [4]
+
+
+@pytest.mark.slow
+def test_the_published_schedule_finds_the_patch(target: Make) -> None:
+    outcome = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)), schedule="paper")
+    assert accused(outcome) == [4]
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_passed_deadline_stops_the_search(target: Make, cls: type[Detector]) -> None:
+    good = target()
+    good.model  # noqa: B018 - built before the clock starts
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        list(cls().detect(good, ScanContext(detector=cls.id, deadline=time.monotonic() - 1)))
+    assert time.monotonic() - began < 5
+
+
+def test_confidence_is_high_only_when_success_and_p_are(target: Make) -> None:
+    (finding,) = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2))).findings
+    sure = finding.evidence["p_value"] < 0.01 and finding.evidence["attack_success"] >= 0.9
+    assert (finding.confidence is Confidence.HIGH) == sure
+
+
+class _Narrow(nn.Module):
+    """The first ``classes`` logits."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, : self.classes]
+
+
+class _Widen(nn.Module):
+    """Ten logits and as many never-predicted ones as it takes: weak copies of the ten."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes - 10, 10, generator=torch.Generator().manual_seed(0)) * 0.05)
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return torch.cat([logits, logits @ self.weight.T - 5], 1)
+
+
+def _graph(target: Target) -> nn.Module:
+    model = target.model
+
+    class Inner(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return model(x)
+
+    return Inner()
