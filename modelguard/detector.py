@@ -106,6 +106,16 @@ class Target:
             raise self._cache["model"]
         return typing.cast("RunnableModel", self._cache["model"])
 
+    def memo(self, key: str, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once per target and kept for the detectors that follow in this process.
+
+        ``key`` names everything the result depends on: who makes it, options and seed.
+        """
+        stored = f"memo/{key}"
+        if stored not in self._cache:
+            self._cache[stored] = make()
+        return typing.cast("T", self._cache[stored])
+
 
 class ScanContext:
     """What the scanner lends a detector while it runs."""
@@ -153,6 +163,23 @@ class ScanContext:
     def summary(self, **values: Any) -> None:
         """Add numbers to the outcome. ``score`` (float, larger is more suspicious) is required of every detector that completes."""
         self._summary.update(values)
+
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        """What :meth:`summary` was given so far."""
+        return dict(self._summary)
+
+    def member(self, detector: str) -> ScanContext:
+        """The context another detector would run in now, for a detector that combines others: its own randomness and summary, the same
+        seed, deadline and limits."""
+        return ScanContext(
+            detector=detector,
+            seed=self.seed,
+            deadline=self._deadline,
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            on_progress=self._on_progress,
+        )
 
 
 class Detector(ABC):
