@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ONNX, MICROSOFT, ML, PREVIEW = "", "com.microsoft", "ai.onnx.ml", "ai.onnx.preview"
+ONNX, MICROSOFT, ML = "", "com.microsoft", "ai.onnx.ml"
 
-NEWEST = {ONNX: 28, ML: 5, MICROSOFT: 1, PREVIEW: 1}
+NEWEST = {ONNX: 28, ML: 5, MICROSOFT: 1}
 """The newest opset of each domain that the table was tested against; a graph of a newer one is not run."""
 
 

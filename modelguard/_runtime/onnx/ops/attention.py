@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelguard._runtime.onnx.table import PREVIEW, op
+from modelguard._runtime.onnx.table import op
 from modelguard._runtime.onnx.types import torch_dtype
 
 
@@ -165,17 +165,3 @@ def linear_attention(
         made.append(factor * torch.einsum("nhd,nhdm->nhm", q[:, :, i], read))
     y = merge_heads(torch.stack(made, 2)).to(query.dtype)
     return y, state.to(query.dtype if past_state is None else past_state.dtype)
-
-
-@op("FlexAttention", domain=PREVIEW)
-def flex_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, softmax_precision: int | None = None) -> Tensor:
-    """Attention without score or probability functions (a graph that has those is not supported)."""
-    repeat = q.shape[1] // k.shape[1]
-    if repeat > 1:
-        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    kind = torch.float32 if softmax_precision is None else torch_dtype(softmax_precision, "FlexAttention")
-    if softmax_precision is None and q.dtype == torch.float64:
-        kind = torch.float64
-    factor = (q.shape[-1] ** -0.5 if scale is None else scale) ** 0.5
-    scores = torch.matmul(q * factor, (k * factor).transpose(-1, -2)).to(kind)
-    return torch.matmul(torch.softmax(scores, -1), v.to(kind)).to(v.dtype)

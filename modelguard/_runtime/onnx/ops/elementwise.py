@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelguard._runtime.onnx.ops.base import Number, widening
+from modelguard._runtime.onnx.ops.base import WIDE, Number, widening
 from modelguard._runtime.onnx.table import op
 from modelguard._runtime.onnx.types import DTYPES, torch_dtype
 
@@ -47,6 +47,8 @@ def div(a: Number, b: Number) -> Number:
 @op("Pow", since=7, scalars=("b",))
 def power(a: Tensor, b: Number) -> Tensor:
     """The result has the type of the base."""
+    if isinstance(b, Tensor) and b.dtype in WIDE:
+        b = b.to(torch.int64)
     result = torch.pow(a, b)
     return result if result.dtype is a.dtype else result.to(a.dtype)
 

@@ -129,9 +129,10 @@ def pad(
             x = x.narrow(axis, max(-before, 0), x.shape[axis] + min(before, 0) + min(after, 0))
     if mode == "constant":
         fill = value if constant_value is None else constant_value
-        if isinstance(fill, Tensor):
-            fill = fill.reshape(-1)[0].item()
         flat = [amount for axis in range(x.ndim - 1, -1, -1) for amount in (max(a, 0) for a in amounts.get(axis, (0, 0)))]
+        if isinstance(fill, Tensor):
+            inside = F.pad(torch.ones_like(x, dtype=torch.bool), flat)
+            return torch.where(inside, F.pad(x, flat), fill.reshape(()).to(x.dtype))
         return F.pad(x, flat, value=fill)
     for axis in over:
         before, after = (max(a, 0) for a in amounts[axis])

@@ -33,7 +33,9 @@ def batch_normalization(
         return F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon), mean, var
     over = [i for i in range(x.ndim) if i != 1]
     batch_mean, batch_var = x.mean(over), x.var(over, unbiased=False)
-    y = F.batch_norm(x, batch_mean, batch_var, scale, bias, False, 0.0, epsilon)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    factor = scale * torch.rsqrt(batch_var + epsilon)
+    y = (x - batch_mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
     return y, mean * momentum + batch_mean * (1 - momentum), var * momentum + batch_var * (1 - momentum)
 
 
