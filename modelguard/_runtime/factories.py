@@ -10,7 +10,7 @@ from modelguard._runtime.config import artifact_json
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
 from modelguard.detector import Skip
-from modelguard.errors import ModelguardError
+from modelguard.errors import ModelError, ModelguardError
 from modelguard.model import ModelFactory, ModelOptions, RunnableModel, Samples
 
 WEIGHTS_ONLY = ("safetensors",)
@@ -51,7 +51,15 @@ class OnnxFactory(ModelFactory):
         _require_torch()
         from modelguard._runtime.onnx_model import build
 
-        return build(artifact, checkpoint, samples, options)
+        try:
+            return build(artifact, checkpoint, samples, options)
+        except (ModelguardError, Skip, MemoryError):
+            raise
+        except Exception as error:  # protobuf lets a graph hold text that is no text and sizes that are no sizes
+            cause = (str(error).splitlines() or [""])[0][:200]
+            raise ModelError(
+                checkpoint.name, f"has a graph that cannot be built ({type(error).__name__}: {cause})", "export it again"
+            ) from error
 
 
 class _FromWeights(ModelFactory):

@@ -61,10 +61,9 @@ class OrtSession:
             _as_inputs(model, values)
         self._values, self._fed = values, {} if optimise else values
         try:
-            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], enable_fallback=0)
         except Exception as error:  # onnxruntime raises many types, without a common base
             raise ModelError("onnxruntime", f"refuses the graph: {_line(error)}", "export the model again") from error
-        self._session.disable_fallback()
         if self._session.get_providers()[:1] != [PROVIDER]:
             raise ModelError("onnxruntime", f"runs on {self._session.get_providers()} instead of {PROVIDER}", "reinstall onnxruntime")
 

@@ -465,6 +465,24 @@ def test_malformed_graphs_are_refused(tmp_path: Path, change: Callable[[Any], An
         built(path)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_mutated_files_are_run_or_refused_with_a_reason(tmp_path: Path, digits_file: bytes, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = bytearray(digits_file)
+    for place in rng.integers(0, 3000, 1 + seed % 4):
+        data[place] = rng.integers(0, 256)
+    (tmp_path / "model.onnx").write_bytes(data)
+    try:
+        assert built(tmp_path / "model.onnx").describe()["output"]["classes"] > 0
+    except (ModelguardError, Skip) as refusal:
+        assert str(refusal)
+
+
+@pytest.fixture(scope="module")
+def digits_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return export(copy.deepcopy(digits_module("cnn")), tmp_path_factory.mktemp("digits") / "model.onnx").read_bytes()
+
+
 def test_the_graph_is_preferred_and_its_twin_is_compared(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
