@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 from modelguard.checkpoint import FormatProblem
@@ -14,13 +13,10 @@ MAX_NAME = 4096
 REPORTED = 20
 """Deceptive names reported one by one; the rest are counted."""
 
-_DECEPTIVE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
-"""Unicode categories that are invisible, reorder what surrounds them, or drive a terminal."""
-
 
 def shown(text: str, limit: int = SHOWN) -> str:
     """``text`` for a message: in quotes, everything invisible escaped, cut when long."""
-    safe = "".join(char if unicodedata.category(char) not in _DECEPTIVE else f"\\u{ord(char):04x}" for char in text[:limit])
+    safe = "".join(char if char.isprintable() else _escape(char) for char in text[:limit])
     return f"'{safe}'" if len(text) <= limit else f"'{safe}...' ({len(text)} characters)"
 
 
@@ -31,10 +27,15 @@ def checkpoint_name(path: str, extensions: tuple[str, ...]) -> str:
 
 
 def deceptive(text: str) -> str:
-    """The first control, format or separator character of ``text`` as ``U+XXXX``, or an empty string."""
-    if text.isascii() and text.isprintable():
-        return ""
-    return next((f"U+{ord(char):04X}" for char in text if unicodedata.category(char) in _DECEPTIVE), "")
+    """The first character of ``text`` that is invisible, reorders what surrounds it or drives a terminal, as ``U+XXXX``; or empty.
+
+    Those are the characters Unicode calls Other or Separator, but for the space (:meth:`str.isprintable`).
+    """
+    return "" if text.isprintable() else next(f"U+{ord(char):04X}" for char in text if not char.isprintable())
+
+
+def _escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def deceptive_names(file: str, names: Iterable[str]) -> Iterator[FormatProblem]:

@@ -114,7 +114,9 @@ class Messages:
         """A string field. Bytes that are no UTF-8 are shown escaped; ORT reads them, so they are no reason to stop."""
         if field.end - field.begin > limit:
             thing = f"{self.path}, byte {field.start}"
-            raise LimitError(thing, f"a string of {field.end - field.begin} bytes is over the limit of {limit}", rule="MG0104")
+            raise LimitError(
+                thing, f"a string of {field.end - field.begin} bytes is over the limit of {limit}", "export it again", rule="MG0104"
+            )
         return bytes(self.wire.view[field.begin : field.end]).decode("utf-8", "backslashreplace")
 
     def name(self, field: Field) -> str:

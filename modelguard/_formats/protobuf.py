@@ -21,7 +21,8 @@ MAX_FIELDS = 10_000_000
 """Fields walked in one file. A transformer of a thousand layers has about a million."""
 
 MAX_FIELD_NUMBER = (1 << 29) - 1
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
+"""Bytes, or single values, decoded at once: vectorised, and small beside whatever holds the result."""
 
 Kind = Literal["varint", "fixed32", "fixed64"]
 _WIRE: dict[Kind, int] = {"varint": VARINT, "fixed32": FIXED32, "fixed64": FIXED64}
