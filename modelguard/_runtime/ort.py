@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PROVIDER = "CPUExecutionProvider"
 _LOCATION = "modelguard"
+_FIXED = {"enable_fallback": 0, "read_config_from_model": 0}
+"""No other provider when this one fails, and no session settings out of the model's own metadata."""
 
 
 class OrtSession:
@@ -61,7 +63,7 @@ class OrtSession:
             _as_inputs(model, values)
         self._values, self._fed = values, {} if optimise else values
         try:
-            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], **_FIXED)
         except Exception as error:  # onnxruntime raises many types, without a common base
             raise ModelError("onnxruntime", f"refuses the graph: {_line(error)}", "export the model again") from error
         if self._session.get_providers()[:1] != [PROVIDER]:
