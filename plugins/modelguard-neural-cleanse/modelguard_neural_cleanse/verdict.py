@@ -29,7 +29,7 @@ class Gates:
     alpha: float
     """p-value of the size test, families of classes already accounted for."""
     ratio: float
-    """Size relative to the typical class: however even the sizes are, a trigger half as large as usual is not small."""
+    """Size relative to the typical class: however even the sizes are, a trigger nearly as large as usual is not small."""
     size: float
     """Absolute size (mask area fraction)."""
     success: float
@@ -76,7 +76,7 @@ def suspects(inverted: Inverted, outliers: Outliers, gates: Gates) -> list[int]:
 
 def score(inverted: Inverted, outliers: Outliers) -> float:
     """-log10 of the smallest p-value: 1.3 is 5 %. Larger is more suspicious."""
-    return -math.log10(max(SMALLEST_P, float(outliers.p.min(initial=1.0))))
+    return max(0.0, -math.log10(max(SMALLEST_P, float(outliers.p.min(initial=1.0)))))
 
 
 def findings(
