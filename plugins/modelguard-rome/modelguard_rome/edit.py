@@ -15,7 +15,7 @@ from modelguard_rome.judge import PROMISING, Change, Verdict, judge
 from modelguard_rome.lens import Lens
 from modelguard_rome.names import Place, projections_of
 from modelguard_rome.pairs import Array, Pair, pair_up
-from modelguard_rome.spectrum import Difference, Top, spike, subtract, top_singular
+from modelguard_rome.spectrum import Difference, Top, evened, spike, subtract, top_singular
 from modelguard_rome.twice import Replayed, replay_twice
 
 SKETCH = 16
@@ -105,7 +105,8 @@ class RomeEdit(Detector):
             found = self._replay(pair, index, new, old, top, context)
             if found is not None:
                 return replace(change, kind="low-rank", rank=found.rank, replay=found)
-        return replace(change, spike=spike(difference.values, rng, context.check_deadline), top=top)
+        spikes = tuple(spike(values, rng, context.check_deadline) for values in (difference.values, evened(difference.values)))
+        return replace(change, spikes=spikes, top=top)
 
     def _replay(self, pair: Pair, index: int | None, new: Array, old: Array, top: Top, context: ScanContext) -> Replayed | None:
         """The exact low rank of the change, replayed with two roundings, one, or (an edit before a cast) none before the last."""
@@ -153,8 +154,8 @@ def _told(change: Change) -> dict[str, Any]:
     }
     if change.replay is not None:
         told["replay_agreement"] = _short(change.replay.agreement)
-    if change.spike is not None:
-        told["spike"] = [_short(change.spike.first), _short(change.spike.second)]
+    if change.spikes:
+        told["spike"] = [_short(value) for item in change.spikes for value in (item.first, item.second)]
     return told
 
 

@@ -117,7 +117,7 @@ def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatis
     yield from _non_finite(tensor, words, statistics)
     yield from _outliers(tensor, words, statistics)
     if hidden is not None:
-        message = f"{tensor.name}: the low {hidden.bits} bits of its weights from element {hidden.element} on are a {hidden.kind}"
+        message = f"{tensor.name}: the low {hidden.bits} bits of its weights hold a file from element {hidden.element} on: {hidden.kind}"
         evidence = {"kind": hidden.kind, "bits_per_weight": hidden.bits, "element": hidden.element}
         yield Finding("MG1303", message, Confidence.HIGH, location=_at(tensor, hidden.element, tensor.size), evidence=evidence)
     if (found := statistics.mantissa) is not None:

@@ -29,7 +29,8 @@ SPIKE = 1.25
 class Change:
     """What became of one matrix. ``kind`` is ``low-rank`` (replayed exactly), ``sparse`` (few rows or columns) or ``dense``.
 
-    ``share`` is how much of ‖D‖² the largest directions hold; ``index`` the expert in a stacked tensor.
+    ``share`` is how much of ‖D‖² the largest directions hold; ``index`` the expert in a stacked tensor;
+    ``spikes`` measure the difference as it is, and with rows and columns evened out.
     """
 
     pair: Pair
@@ -41,7 +42,7 @@ class Change:
     rank: int | None = None
     replay: Replayed | None = None
     share: float = 0.0
-    spike: Spike | None = None
+    spikes: tuple[Spike, ...] = ()
     top: Top | None = None
 
     @property
@@ -206,17 +207,21 @@ def _lone(change: Change) -> Claim:
 
 
 def _noise(mine: list[Change]) -> Verdict | None:
-    """A lone spike over a floor of noise that every other projection shows as noise and nothing else."""
-    measured = [change for change in mine if change.spike is not None]
-    standing = [change for change in measured if change.spike and change.spike.first >= SPIKE * max(1.0, change.spike.second)]
-    floor = [change for change in measured if change.spike and change.spike.first <= NOISE_FLOOR]
-    if not standing or len(floor) < 3 or len(standing) + len(floor) < len(measured) or len(standing) >= EVERYWHERE * len(measured):
-        return None
-    claims = []
-    for change in standing:
-        assert change.spike is not None
-        message = (
-            f"{change.name}: one direction stands {change.spike.first:.3g} times above the noise that all {len(measured)} projections carry"
-        )
-        claims.append(Claim("MG2006", change, message, "medium", {"noise_only_siblings": len(floor)}))
-    return Verdict("edit-under-noise", 0.7, tuple(claims), tuple(standing))
+    """A lone spike over a floor of noise that every other projection shows as noise and nothing else.
+
+    Asked of the differences as they are first; where their noise is uneven, of the evened ones.
+    """
+    measured = [change for change in mine if change.spikes]
+    for way in (0, 1):
+        standing = [change for change in measured if change.spikes[way].first >= SPIKE * max(1.0, change.spikes[way].second)]
+        floor = [change for change in measured if change.spikes[way].first <= NOISE_FLOOR]
+        if not standing or len(floor) < 3 or len(standing) + len(floor) < len(measured) or len(standing) >= EVERYWHERE * len(measured):
+            continue
+        claims = []
+        for change in standing:
+            times = f"{change.spikes[way].first:.3g} times above the noise that all {len(measured)} changed projections carry"
+            claims.append(
+                Claim("MG2006", change, f"{change.name}: one direction stands {times}", "medium", {"noise_only_siblings": len(floor)})
+            )
+        return Verdict("edit-under-noise", 0.7, tuple(claims), tuple(standing))
+    return None

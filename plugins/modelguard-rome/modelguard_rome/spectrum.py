@@ -104,15 +104,20 @@ class Spike:
 
 
 def spike(difference: F32, rng: np.random.Generator, check: Callable[[], None] = lambda: None) -> Spike:
-    """Measure the spike of ``difference`` (m, n) after evening out rows and columns of different noise (per-row quantisation)."""
-    scale = np.mean(np.abs(difference), axis=1, keepdims=True)
-    even = difference / np.where(scale > 0, scale, 1)
-    scale = np.mean(np.abs(even), axis=0, keepdims=True)
-    even = even / np.where(scale > 0, scale, 1)
-    top = top_singular(even, 4, rng, iterations=6, check=check)
-    m, n = even.shape
-    left = float(np.sum(np.square(even, dtype=np.float64))) - float(top.s[0]) ** 2
+    """Measure the spike of ``difference`` (m, n)."""
+    top = top_singular(difference, 4, rng, iterations=6, check=check)
+    m, n = difference.shape
+    left = float(np.sum(np.square(difference, dtype=np.float64))) - float(top.s[0]) ** 2
     edge = np.sqrt(max(left, 0.0) / (m * n)) * (np.sqrt(m) + np.sqrt(n))
     if edge == 0:
         return Spike(0.0, 0.0)
     return Spike(float(top.s[0] / edge), float(top.s[1] / edge) if len(top.s) > 1 else 0.0)
+
+
+def evened(difference: F32) -> F32:
+    """``difference`` with rows, then columns, brought to one mean magnitude: noise that differs by row (a quantisation scale each)
+    has no spike of its own any more. A real rank-1 component loses some of its height, too."""
+    scale = np.mean(np.abs(difference), axis=1, keepdims=True)
+    even = difference / np.where(scale > 0, scale, 1)
+    scale = np.mean(np.abs(even), axis=0, keepdims=True)
+    return np.asarray(even / np.where(scale > 0, scale, 1), np.float32)
