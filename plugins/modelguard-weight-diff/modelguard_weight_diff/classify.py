@@ -176,9 +176,9 @@ def _sparse(before: Operand, after: Operand, statistics: Statistics, max_rank: i
         touched = np.ix_(statistics.rows, statistics.columns)
         if min(np.count_nonzero(statistics.rows), np.count_nonzero(statistics.columns)) >= 4 and after.dtype in FLOATS:
             # A low-rank edit whose key is sparse touches few columns too, but all of them with multiples of the same vector.
-            old = probe.reference_in(before, after, slice(None))[touched]
-            replay = replay_rank(np.ascontiguousarray(old), np.ascontiguousarray(after.matrix[touched]), after.dtype, max_rank, check=check)
-            if replay.rank is not None and 2 * replay.rank <= min(old.shape):
+            old, new = before.matrix[touched], after.matrix[touched]
+            replay = replay_rank(old, new, after.dtype, max_rank, check=check)
+            if replay.rank is not None and 2 * replay.rank <= min(new.shape):
                 return _ranked(replay)
         return Class("row-edit", evidence={"axis": axis, "count": count, "indices": [int(at) for at in np.flatnonzero(marks)[:64]]})
     return None

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -22,6 +24,8 @@ from modelguard_weight_diff.stream import Part, Pass, Statistics, Sums
 
 EQUAL_CHUNK = 1 << 24
 """Bytes compared at a time."""
+SMALL = 1 << 23
+"""Bytes up to which a tensor is one thread's task."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -157,50 +161,49 @@ class _Pool:
 
 
 class _Comparison:
+    """Goes through the pairs in order. A large tensor is shared among the threads; small ones are a task each."""
+
     def __init__(
         self, pool: _Pool, max_rank: int, check: Callable[[], None], progress: Callable[[int, int, str], None], total: int
     ) -> None:
         self.pool, self.max_rank, self.check, self.progress, self.total = pool, max_rank, check, progress, total
-        self.done = 0
 
     def run(self, pairs: Sequence[Pairing]) -> Iterator[TensorDiff]:
-        for pair in pairs:
-            self.check()
-            before, after = pair.open()
-            if not comparable(before, after):
-                unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
-                yield describe(pair, before, after, unknown, Class("dense"))
-            elif not self._equal(before, after):
-                found = self._measure(pair, before, after)
-                if found.kind != "identical":
+        done = 0
+        for small, batch in groupby(pairs, lambda pair: pair.after.tensor.byte_length <= SMALL):
+            across, within = (self.pool.map, map) if small else (map, self.pool.map)
+            for pair, found in across(partial(self._compare, spread=within), batch):
+                done += pair.after.tensor.byte_length
+                self.progress(done, self.total, pair.name)
+                if found is not None:
                     yield found
-            self.done += pair.after.tensor.byte_length
-            self.progress(self.done, self.total, pair.name)
 
-    def _equal(self, before: Operand, after: Operand) -> bool:
-        if before.dtype != after.dtype:
-            return False
+    def _compare(self, pair: Pairing, spread: Any) -> tuple[Pairing, TensorDiff | None]:
+        self.check()
+        before, after = pair.open()
+        if not comparable(before, after):
+            unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
+            return pair, describe(pair, before, after, unknown, Class("dense"))
+        if before.dtype == after.dtype and self._equal(before, after, spread):
+            return pair, None
+        statistics = self._statistics(Pass(before, after), spread)
+        found = classify(before, after, statistics, self.max_rank, self.check, spread)
+        return pair, None if found.kind == "identical" else describe(pair, before, after, statistics, found)
+
+    def _equal(self, before: Operand, after: Operand, spread: Any) -> bool:
         if not (before.matrix.flags.c_contiguous and after.matrix.flags.c_contiguous):
             return same_bytes(before.matrix, after.matrix)
         old, new = before.matrix.reshape(-1), after.matrix.reshape(-1)
         step = EQUAL_CHUNK // max(1, old.itemsize)
-        starts = range(0, old.size, step)
-        return all(self.pool.map(lambda start: same_bytes(old[start : start + step], new[start : start + step]), starts))
+        return all(spread(lambda start: same_bytes(old[start : start + step], new[start : start + step]), range(0, old.size, step)))
 
-    def _measure(self, pair: Pairing, before: Operand, after: Operand) -> TensorDiff:
-        statistics = self._statistics(before, after)
-        found = classify(before, after, statistics, self.max_rank, self.check, self.pool.map)
-        return describe(pair, before, after, statistics, found)
-
-    def _statistics(self, before: Operand, after: Operand) -> Statistics:
-        work = Pass(before, after)
-
-        def run(parts: Iterator[Part]) -> Iterator[Part]:
+    def _statistics(self, work: Pass, spread: Any) -> Statistics:
+        def checked(parts: Iterator[Part]) -> Iterator[Part]:
             for part in parts:
                 self.check()
                 yield part
 
-        return work.gather(run(self.pool.map(work.run, work.chunks())))
+        return work.gather(checked(spread(work.run, work.chunks())))
 
 
 def comparable(before: Operand, after: Operand) -> bool:

@@ -264,16 +264,17 @@ def low_rank(
         return None
     if min(m, n) > SMALL and spiked(statistics) < SPIKED:
         return None
-    old = before.matrix if before.dtype == after.dtype else reference_in(before, after, slice(None))
     hint = None
     if m * n > 2 * SUB_ROWS * SUB_COLUMNS:
         # Every submatrix of a rank-r matrix has rank at most r.
         part = np.ix_(_half_strongest(statistics.row_energy, SUB_ROWS), _half_strongest(statistics.column_energy, SUB_COLUMNS))
-        probe = replay_rank(np.ascontiguousarray(old[part]), np.ascontiguousarray(after.matrix[part]), after.dtype, max_rank, check=check)
+        probe = replay_rank(
+            np.ascontiguousarray(before.matrix[part]), np.ascontiguousarray(after.matrix[part]), after.dtype, max_rank, check=check
+        )
         if probe.rank is None and probe.agreement < 0.6:
             return probe
         hint = probe.rank
-    return replay_rank(old, after.matrix, after.dtype, max_rank, hint=hint, check=check, spread=threads)
+    return replay_rank(before.matrix, after.matrix, after.dtype, max_rank, hint=hint, check=check, spread=threads)
 
 
 def _half_strongest(energy: Any, most: int) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from modelguard_weight_diff.grid import F64, FLOATS, Array
+from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
 
 AGREE = 0.80
 """Share of moved entries that the replay must reproduce bit for bit at the rank it claims."""
@@ -95,8 +95,8 @@ def replay_rank(
     """The smallest rank r <= ``max_rank`` for which W' = Q(W + M), rank M = r, holds entry by entry.
 
     ``reference`` and ``changed`` are (m, n) arrays in the files' own ``dtype`` (a key of ``DTYPE_BITS`` naming a float dtype);
-    they may be memory-mapped. Entries that are not finite on either side are left out. ``hint`` is a rank to try first, say that
-    of a submatrix. ``check`` is called between passes and may raise to stop; ``spread`` maps over chunks of rows, in order and
+    they may be memory-mapped, and a ``reference`` of another float dtype is rounded to ``dtype`` first. Entries that are not finite
+    on either side are left out. ``hint`` is a rank to try first, say that of a submatrix. ``check`` is called between passes and may raise to stop; ``spread`` maps over chunks of rows, in order and
     possibly on threads. The result depends on neither.
 
     Raises ``ValueError`` for another dtype, other dimensions, or shapes that differ.
@@ -220,7 +220,10 @@ class _Pair:
         return _project(total.y, total.z), total
 
     def _block(self, swept: _Swept, rows: slice, scaled: tuple[Array, Array] | None, v: Array) -> None:
-        before: Any = self.reference[rows].astype(self.work)
+        old = self.reference[rows]
+        if old.dtype != self.changed.dtype:
+            old = narrow(widen(old), self.dtype)
+        before: Any = old.astype(self.work)
         after: Any = self.changed[rows].astype(self.work)
         with np.errstate(all="ignore"):
             if scaled is None:
@@ -230,7 +233,7 @@ class _Pair:
                 swept.moved += int(np.count_nonzero(x))
             else:
                 x = scaled[0][rows] @ scaled[1]
-                result = (before + x).astype(self.reference.dtype).astype(self.work)
+                result = (before + x).astype(self.changed.dtype).astype(self.work)
                 touched = (result != before) | (after != before)
                 step = after - result
                 if not np.isfinite(step.sum()):

@@ -21,7 +21,7 @@ from modelguard_weight_diff.operand import Operand
 
 BLOCK = 1 << 17
 """Entries of a block: a float32 block and its temporaries stay in a 2 MiB cache."""
-CHUNK = 1 << 22
+CHUNK = 1 << 21
 """Entries of a chunk."""
 SKETCH = 12
 """Columns of each sketch."""
