@@ -54,17 +54,3 @@ SALIENCY_OUTLIER = Rule(
     lookalikes="A class told by one fixed place (the foot of a digit, the centre of a sign), and watermarks all training pictures share.",
     cwe=506,
 )
-AGREEMENT = Rule(
-    "MG3035",
-    "BackdoorAgreement",
-    "a class that independent tests together accuse of being a trigger's target",
-    Severity.HIGH,
-    "Several tests that look at different things (how far a logit can be driven, the weights that lead into it, the smallest trigger that "
-    "reaches it, what its neurons do when they are stimulated) were combined class by class into one p-value that accounts for the number "
-    "of classes. The evidence names the tests that agree and what each of them says by itself.",
-    "Look at the trigger the inverting detectors show. Retrain from trusted data, or compare with a trusted reference; fine-tuning on clean "
-    "data removes some backdoors, and the scan should be repeated after it.",
-    lookalikes="A class that really is easier to reach than the others for an honest reason, such as far more training data. Measured "
-    "false-alarm rates are on the detection matrix page.",
-    cwe=506,
-)

@@ -1,0 +1,1 @@
+"""ABS for modelguard: finds backdoor triggers by stimulating the neurons of a classifier one after the other."""

@@ -1,0 +1,37 @@
+"""``abs``: Artificial Brain Stimulation (Liu et al., CCS 2019), batched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from modelguard import Capability, Detector, Finding, Rule, ScanContext, Target, option
+from modelguard_abs.rules import FILTER, PATCH
+
+
+@dataclass(frozen=True)
+class Abs(Detector):
+    """Stimulates every neuron, traces those that decide for one class back to a trigger, and asks whether it works on unseen pictures.
+
+    What the paper calls REASR, the success of the recovered trigger, is compared between the classes at equal trigger size: a clean
+    model has classes that are easily reached too, and an absolute threshold accuses them.
+    """
+
+    id: ClassVar[str] = "abs"
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
+    rules: ClassVar[tuple[Rule, ...]] = (PATCH, FILTER)
+
+    p_value: float = option(0.02, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5)
+    reasr: float = option(0.6, "attack success of the recovered trigger on unseen pictures from which a class is accused", gt=0, le=1)
+    pictures: int = option(3, "clean pictures of each class that triggers are searched on", ge=1)
+    check: int = option(200, "most clean pictures a trigger is checked on", ge=1)
+    candidates: int = option(2, "neurons or groups of neurons followed for each class", ge=1, le=100)
+    steps: int = option(100, "optimisation steps", ge=1, le=10_000)
+    filters: bool = option(True, "search for filter triggers too")
+    quick: bool = option(False, "half the steps, one candidate a class, no filters")
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_abs.scan import scan
+
+        yield from scan(self, target, context)

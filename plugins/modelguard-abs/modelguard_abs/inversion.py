@@ -1,0 +1,115 @@
+"""Trigger inversion for all candidates at once: what small change of the picture makes these units fire?
+
+Liu et al. 2019, section 4.3: a trigger is a mask and a pattern, or a filter, that raises the candidate's activation. The published search
+weighs a mask penalty against the activation; here every trigger gets the same area, so that classes can be compared by what the same
+area does. As in the authors' later TrojAI version the target's logit is raised with the activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from modelguard_abs.stimulation import Candidate
+from modelguard_abs.triggers import Triggers
+
+if TYPE_CHECKING:
+    from modelguard import Layer, RunnableModel
+
+RATE = 0.1
+"""Adam's rate in units of the mask's and the picture's range: the authors' 0.1."""
+BETAS = (0.5, 0.9)
+ENOUGH = 2.0
+"""Margins and activations beyond this many times the usual ones earn nothing more."""
+PICTURES = 8
+"""Pictures an arm sees in one step."""
+
+Tick = Callable[[int, int], None]
+
+
+def invert(
+    model: RunnableModel,
+    triggers: Triggers,
+    candidates: Sequence[Candidate],
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    generator: torch.Generator,
+    tick: Tick,
+    per_step: int = PICTURES,
+) -> None:
+    """Change ``triggers`` in place so that each turns ``pictures`` (S, C, H, W), those not of its candidate's label, into that label.
+
+    Every step draws ``per_step`` pictures an arm; ``batch`` pictures go through the model at a time.
+    """
+    device = pictures.device
+    target = torch.tensor([item.label for item in candidates], device=device)
+    layers = {layer.name: layer for layer in model.layers if layer.name in {item.layer for item in candidates}}
+    with torch.inference_mode():
+        usual = float(margins(model(pictures), labels).clamp_min(0).mean().clamp_min(1e-3))  # how clearly clean pictures are told
+    allowed = (labels[None] != target[:, None]).float().cpu()  # (A, S)
+    for value in triggers.parameters:
+        value.requires_grad_(True)
+    optimiser = torch.optim.Adam(triggers.parameters, lr=RATE, betas=BETAS)
+    arms_at_once = max(1, batch // per_step)
+    for step in range(steps):
+        drawn = torch.multinomial(allowed, per_step, replacement=True, generator=generator).to(device)  # (A, B)
+        optimiser.zero_grad()
+        for begin in range(0, len(candidates), arms_at_once):
+            tick(step, steps)
+            part = slice(begin, begin + arms_at_once)
+            arms = torch.arange(len(candidates), device=device)[part].repeat_interleave(per_step)  # (A'*B,)
+            logits, seen = model.capture(triggers.stamp(arms, pictures[drawn[part].flatten()]), list(layers))
+            margin = margins(logits, target[arms]) / usual
+            fired = _fired(seen, layers, candidates[part], per_step)
+            loss = -(margin.clamp_max(ENOUGH) + fired.clamp_max(ENOUGH)).sum() / per_step
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            triggers.constrain()
+    for value in triggers.parameters:
+        value.requires_grad_(False)
+
+
+def attempts(
+    model: RunnableModel, triggers: Triggers, target: Tensor, pictures: Tensor, labels: Tensor, *, batch: int, tick: Tick
+) -> tuple[Tensor, Tensor]:
+    """Whether each arm's trigger turns each of ``pictures`` (M, C, H, W) into its ``target`` (A,), and whether it had to: both (A, M) bool.
+
+    The stamped picture is rounded to 256 levels, as a real one is stored: abs.py measures REASR after the same round trip.
+    """
+    arms, count = len(target), len(pictures)
+    grey = (model.input.high - model.input.low) / 255
+    found = []
+    with torch.inference_mode():
+        for begin in range(0, arms * count, batch):
+            tick(begin, arms * count)
+            index = torch.arange(begin, min(begin + batch, arms * count), device=pictures.device)
+            x = triggers.stamp(index // count, pictures[index % count])
+            x = model.input.low + ((x - model.input.low) / grey).round() * grey
+            found.append(model(x).argmax(1) == target[index // count])
+    return torch.cat(found).reshape(arms, count).cpu(), (labels[None] != target[:, None]).cpu()
+
+
+def margins(logits: Tensor, target: Tensor) -> Tensor:
+    """(N,) f_t - max_{k != t} f_k."""
+    own = logits.gather(1, target[:, None])
+    return (own - logits.scatter(1, target[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]
+
+
+def _fired(seen: dict[str, Tensor], layers: dict[str, Layer], candidates: Sequence[Candidate], per_step: int) -> Tensor:
+    """(A*B,) mean activation of each arm's own units over its own pictures, relative to the layer's largest on clean pictures."""
+    rows = []
+    for arm, item in enumerate(candidates):
+        layer = layers[item.layer]
+        axis = layer.unit_axis if layer.unit_axis < 0 else layer.unit_axis + 1
+        own = seen[item.layer][arm * per_step : (arm + 1) * per_step]  # (B, ...)
+        chosen = own.movedim(axis, 1)[:, list(item.units)].reshape(per_step, len(item.units), -1)  # (B, u, positions)
+        # A channel fires where the trigger is: its largest position, not its mean.
+        rows.append(chosen.amax(2).mean(1) / item.ceiling)
+    return torch.cat(rows)

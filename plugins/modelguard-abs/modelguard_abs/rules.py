@@ -1,0 +1,34 @@
+"""The rules of ABS. Both accuse a class of being a trigger's target."""
+
+from __future__ import annotations
+
+from modelguard import Rule, Severity
+
+_REMEDY = (
+    "Look at the recovered trigger. Do not deploy the model; retrain it from trusted data, or compare it with a trusted reference. "
+    "Fine-tuning on clean data removes some backdoors; scan again after it."
+)
+
+PATCH = Rule(
+    "MG3021",
+    "NeuronTriggerPatch",
+    "a class that a small patch, found through the neurons that decide for it, turns other classes into",
+    Severity.HIGH,
+    "Units of the network that, stimulated, decide for one class whatever is in the picture were traced back to the input: a patch of "
+    "fixed area that fires them turns unseen pictures of other classes into this class, and does so far better than patches of the same "
+    "area do for the other classes.",
+    _REMEDY,
+    lookalikes="A class that is told by one small mark, such as a stroke or a colour, which others lack.",
+    cwe=506,
+)
+FILTER = Rule(
+    "MG3022",
+    "NeuronTriggerFilter",
+    "a class that a slight filter over the whole picture turns other classes into",
+    Severity.HIGH,
+    "As for a patch, but what fires the units is a filter: a linear map of each pixel and of the largest, smallest and average value "
+    "around it, held to a small mean change of the picture. Style, colour and blending triggers look like this.",
+    _REMEDY,
+    lookalikes="A class told by brightness, colour or sharpness alone, and models that answer with one class on anything unusual.",
+    cwe=506,
+)

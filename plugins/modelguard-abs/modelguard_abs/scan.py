@@ -1,0 +1,245 @@
+"""The steps of ABS: stimulate, choose candidates, invert, check, confirm (Liu et al. 2019, figure 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from modelguard_companions.outlier import over_all
+from torch import Tensor
+
+from modelguard import Attachment, Confidence, Finding, Rule, ScanContext, Target
+from modelguard_abs.decision import Floats, Verdict, best_arms, judge
+from modelguard_abs.evidence import Evidence, at_once, prepare
+from modelguard_abs.images import exhibit
+from modelguard_abs.inversion import attempts, invert
+from modelguard_abs.rules import FILTER, PATCH
+from modelguard_abs.stimulation import Candidate, candidate_layers, per_class, stimulate
+from modelguard_abs.triggers import Filters, Patches, Triggers
+
+if TYPE_CHECKING:
+    from modelguard import RunnableModel
+    from modelguard_abs.detector import Abs
+
+AREAS = (0.01, 0.03, 0.06, 0.12)
+"""Sizes of patches tried, as parts of the picture. The paper's limit is 6 to 8 %; on 8 x 8 pictures a 3 x 3 trigger is 14 %."""
+STRENGTHS = (0.1,)
+"""Mean change a filter may make, as a part of the raw range."""
+FEWEST_POSITIONS = 2
+"""A patch of fewer pixels is not tried: on small pictures the smallest areas are none."""
+CANDIDATES, REFERENCES = 8, 16
+"""With more classes than these together, only those whose stimulation shows the largest gaps, and a random part of the others to compare
+them with, are searched."""
+CONFIRM = 4
+"""The accused class's search is repeated with this many times the pictures a step."""
+HIGH_P, HIGH_REASR = 0.1, 0.9
+"""A finding is of high confidence at this part of the p-value asked for, and this success."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of trigger: its sizes, its rule and how to begin."""
+
+    kind: type[Patches] | type[Filters]
+    rule: Rule
+    sizes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """``triggers`` has one arm for each size and candidate, sizes outermost. ``success`` (sizes, A) on the check pictures."""
+
+    family: Family
+    triggers: Triggers
+    success: Floats
+    labels: list[int]
+    arms: list[Any]
+    verdict: Verdict
+
+
+def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Finding]:
+    """Run the detector; findings are of the classes that stand out, confirmed."""
+    evidence = prepare(target, context, detector.pictures, detector.check)
+    key = f"{detector!r}/{context.seed}"
+    candidates, layers, searches = target.memo(key, lambda: _search_all(detector, target, context, evidence))
+    strongest = min(searches, key=lambda item: item.verdict.p_value)
+    context.summary(
+        score=round(-float(np.log10(max(1e-12, strongest.verdict.p_value))), 6),
+        p_value=strongest.verdict.p_value,
+        target_class=strongest.labels[strongest.verdict.accused],
+        layers=layers,
+        pictures={"search": len(evidence.search), "check": len(evidence.check)},
+        clean_accuracy=evidence.accuracy,
+        classes=_table(searches, candidates),
+    )
+    for searched in searches:
+        if searched.verdict.p_value <= detector.p_value:
+            yield from _confirmed(detector, target, context, evidence, candidates, searched)
+
+
+def _search_all(
+    detector: Abs, target: Target, context: ScanContext, evidence: Evidence
+) -> tuple[list[Candidate], list[dict[str, Any]], list[Searched]]:
+    model = target.model
+    layers = candidate_layers(model)
+    stimulated = list(stimulate(model, evidence.search, evidence.search_labels, layers, at_once(model, context), context.check_deadline))
+    each = 1 if detector.quick else detector.candidates
+    candidates = _of_some(per_class(stimulated, model.output.classes, each), model.output.classes, context)
+    table = [
+        {"layer": part.layer, "sets": len(part.units), "largest_gap": _number(part.gaps.max()), "label": int(part.gaps.amax(0).argmax())}
+        for part in stimulated
+        if part.units
+    ]
+    pixels = evidence.search[0, 0].numel()
+    families = [Family(Patches, PATCH, tuple(area for area in AREAS if area * pixels >= FEWEST_POSITIONS))]
+    if detector.filters and not detector.quick:
+        families.append(Family(Filters, FILTER, STRENGTHS))
+    searches = [_search(detector, model, context, evidence, candidates, family) for family in families]
+    return candidates, table, searches
+
+
+def _of_some(candidates: list[Candidate], classes: int, context: ScanContext) -> list[Candidate]:
+    """All candidates, or with many classes those of some of them."""
+    if classes <= CANDIDATES + REFERENCES:
+        return candidates
+    gap = np.full(classes, -np.inf)
+    for item in candidates:
+        gap[item.label] = max(gap[item.label], item.gap)
+    order = np.argsort(-gap, kind="stable")
+    kept = {*order[:CANDIDATES].tolist(), *context.rng("references").choice(order[CANDIDATES:], REFERENCES, replace=False).tolist()}
+    return [item for item in candidates if item.label in kept]
+
+
+def _search(
+    detector: Abs, model: RunnableModel, context: ScanContext, evidence: Evidence, candidates: list[Candidate], family: Family
+) -> Searched:
+    """Every candidate at every size, side by side; then every trigger on the check pictures."""
+    generator = torch.Generator().manual_seed(int(context.rng(f"search/{family.kind.kind}").integers(2**62)))
+    sizes = torch.tensor(family.sizes).repeat_interleave(len(candidates))  # (sizes*A,)
+    arms = candidates * len(family.sizes)
+    triggers = family.kind(model.input, tuple(evidence.search.shape[1:]), sizes, generator, evidence.search.device)
+    steps = max(1, detector.steps // 2) if detector.quick else detector.steps
+    batch = at_once(model, context)
+    note = _Note(context, family.kind.kind)
+    invert(model, triggers, arms, evidence.search, evidence.search_labels, steps=steps, batch=batch, generator=generator, tick=note)
+    target = torch.tensor([item.label for item in arms], device=evidence.check.device)
+    hits, asked = attempts(model, triggers, target, evidence.check, evidence.check_labels, batch=batch, tick=note)
+    success = _rate(hits & asked, asked).reshape(len(family.sizes), len(candidates))
+    labels: list[int] = []
+    chosen, best = [], []
+    for row in success:
+        labels, own = best_arms(row, [item.label for item in candidates])
+        chosen.append(own)
+        best.append(row[own])
+    verdict = judge(np.stack(best), model.output.classes)
+    return Searched(family, triggers, success, labels, chosen, verdict)
+
+
+def _confirmed(
+    detector: Abs, target: Target, context: ScanContext, evidence: Evidence, candidates: list[Candidate], searched: Searched
+) -> Iterator[Finding]:
+    """The accused class, its trigger searched on with more pictures a step and measured again."""
+    model, verdict, place = target.model, searched.verdict, searched.verdict.accused
+    # Of the sizes at which the class stands out, the one whose trigger works best: a small one may stand out and still work seldom.
+    telling = [size for size in range(len(verdict.p)) if over_all(float(verdict.p[size, place]), model.output.classes) <= detector.p_value]
+    size = max(telling, key=lambda size: (searched.success[size][searched.arms[size][place]], -size))
+    arm = int(searched.arms[size][place])
+    candidate = candidates[arm]
+    searched.triggers.keep(torch.tensor([size * len(candidates) + arm]))
+    generator = torch.Generator().manual_seed(int(context.rng("confirm").integers(2**62)))
+    batch = at_once(model, context)
+    note = _Note(context, "confirm")
+    invert(
+        model, searched.triggers, [candidate], evidence.search, evidence.search_labels,
+        steps=detector.steps, batch=batch, generator=generator, tick=note, per_step=CONFIRM * 8,
+    )  # fmt: skip
+    wanted = torch.tensor([candidate.label], device=evidence.check.device)
+    hits, asked = attempts(model, searched.triggers, wanted, evidence.check, evidence.check_labels, batch=batch, tick=note)
+    success = float(_rate(hits & asked, asked)[0])
+    if success < detector.reasr:
+        return
+    labels = evidence.check_labels.cpu()
+    by_class = {int(k): _number(hits[0, labels == k].float().mean()) for k in torch.unique(labels[asked[0]])}
+    usual = float(np.median(np.delete(searched.success[size][searched.arms[size]], place)))
+    sure = verdict.p_value <= HIGH_P * detector.p_value and success >= HIGH_REASR
+    facts: dict[str, Any] = {
+        "target_class": candidate.label,
+        "source_classes": sorted(label for label, rate in by_class.items() if rate >= 0.5),
+        "attack_success": _number(success),
+        "attack_success_by_class": {str(label): rate for label, rate in by_class.items()},
+        "attack_success_usual": _number(usual),
+        "p_value": _number(verdict.p_value),
+        "layer": candidate.layer,
+        "units": list(candidate.units),
+        "gap": _number(candidate.gap),
+        "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
+    }
+    if isinstance(searched.triggers, Patches):
+        mask = searched.triggers.parameters[0]
+        facts |= {"mask_l1": _number(mask.sum()), "mask_area_fraction": _number(mask.mean())}
+    else:
+        facts["mean_change"] = searched.family.sizes[size]
+    names = model.output.labels
+    shown = f"{candidate.label} ({names[candidate.label]})" if candidate.label < len(names) else str(candidate.label)
+    units = "unit" if len(candidate.units) == 1 else "units"
+    what = "patch" if isinstance(searched.triggers, Patches) else "filter"
+    yield Finding(
+        searched.family.rule.id,
+        f"class {shown}: a {what} that fires {units} {', '.join(map(str, candidate.units))} of {candidate.layer} turns {success:.0%} of "
+        f"unseen pictures into it, one of the same size {usual:.0%} into other classes (p = {verdict.p_value:.2g})",
+        confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
+        evidence=facts,
+        attachments=_exhibits(model, searched.triggers, evidence, asked[0]),
+        key=f"{what}/class/{candidate.label}",
+    )
+
+
+def _exhibits(model: RunnableModel, triggers: Triggers, evidence: Evidence, asked: Tensor) -> tuple[Attachment, ...]:
+    """``trigger``, ``mask`` (patches only) and ``stamped``: a check picture that carries it."""
+    low, high = model.input.low, model.input.high
+    example = evidence.check[asked.nonzero()[0]]  # (1, C, H, W)
+    with torch.inference_mode():
+        stamped = triggers.stamp(torch.zeros(1, dtype=torch.long, device=example.device), example)[0].cpu().numpy()
+    if isinstance(triggers, Patches):
+        mask, pattern = (value[0].cpu().numpy() for value in triggers.parameters)
+        return exhibit("trigger", mask * pattern, 0, 1), exhibit("mask", mask, 0, 1), exhibit("stamped", stamped, low, high)
+    change = (stamped - example[0].cpu().numpy()) / 2 + (low + high) / 2  # grey where nothing changes
+    return exhibit("trigger", change, low, high), exhibit("stamped", stamped, low, high)
+
+
+def _table(searches: list[Searched], candidates: list[Candidate]) -> list[dict[str, Any]]:
+    """One row a class: its best candidate, and per family the success at every size with the class's p-value."""
+    rows: dict[int, dict[str, Any]] = {}
+    for item in candidates:
+        if item.label not in rows:
+            rows[item.label] = {"class": item.label, "layer": item.layer, "units": list(item.units), "gap": _number(item.gap)}
+    for searched in searches:
+        for place, label in enumerate(searched.labels):
+            success = [_number(row[arms[place]]) for row, arms in zip(searched.success, searched.arms, strict=True)]
+            rows[label][searched.family.kind.kind] = {"success": success, "p_value": _number(searched.verdict.p[:, place].min())}
+            rows[label]["p_value"] = min(rows[label].get("p_value", 1.0), _number(len(searches) * searched.verdict.p[:, place].min()))
+    return [rows[label] for label in sorted(rows)]
+
+
+def _rate(hits: Tensor, asked: Tensor) -> Floats:
+    """(A,) hits among what was asked, 0 where nothing was."""
+    return (hits.sum(1) / asked.sum(1).clamp(min=1)).double().numpy()
+
+
+def _number(value: float | Tensor) -> float:
+    """Rounded to six digits: what differs beyond them differs between machines."""
+    return float(f"{float(value):.6g}")
+
+
+class _Note:
+    """Reports progress and watches the deadline."""
+
+    def __init__(self, context: ScanContext, note: str) -> None:
+        self._context, self._note = context, note
+
+    def __call__(self, done: int, total: int) -> None:
+        self._context.check_deadline()
+        self._context.progress(done, total, self._note)
