@@ -22,7 +22,8 @@ class InputSpec:
     """What a model takes, in the raw input domain: before normalisation, where a trigger would be stamped.
 
     ``shape`` excludes the batch and is canonical: (C, H, W) for images whatever ``layout`` the graph itself wants, (F,) for
-    vectors, (T,) for token ids; -1 marks a free dimension. ``low``/``high`` are the true bounds of a raw value. ``mean``/``std``
+    vectors, (T,) for token ids; -1 marks a free dimension. ``low``/``high`` are the true bounds of a raw value (of token ids, the
+    first and last of the vocabulary). ``mean``/``std``
     are what is applied outside the graph, per channel in raw units, or None when the graph normalises inside (or nobody does).
     ``source`` says, per field, where it came from (``onnx metadata``, ``--input``, ``inferred from samples`` ...).
     """

@@ -118,6 +118,21 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: Any, messag
         built(tmp_path)
 
 
+def test_neurons_are_counted_where_they_are(tmp_path: Path) -> None:
+    """ConvNeXt has channels first outside its blocks and last inside them."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2, num_labels=5, image_size=32)
+    torch.manual_seed(0)
+    transformers.ConvNextForImageClassification(config).save_pretrained(tmp_path)
+    found = {layer.name: (layer.kind, layer.shape, layer.unit_axis) for layer in built(tmp_path).layers}
+    block = "convnext.encoder.stages.1.layers.0"
+    assert found[f"{block}.dwconv"] == ("conv", (12, 4, 4), 0)
+    assert found[f"{block}.layernorm"] == ("norm", (4, 4, 12), -1)
+    assert found[f"{block}.pwconv1"] == ("linear", (4, 4, 48), -1)
+    assert found[f"{block}.act"] == ("activation", (4, 4, 48), -1)
+    assert found[block] == ("block", (12, 4, 4), 0)
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -296,6 +311,24 @@ def test_tensors_that_are_no_chain_have_no_model(tmp_path: Path) -> None:
     folder = save(nn.ModuleDict({"a": nn.Linear(4, 5), "b": nn.Linear(7, 3)}), tmp_path / "a")
     with pytest.raises(Skip, match="no runnable model: it needs ONNX"):
         built(folder)
+
+
+def test_torchscript_and_pickles_are_never_run(tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            import os
+
+            return (os.mkdir, (str(witness),))
+
+    (tmp_path / "artifact").mkdir()
+    torch.jit.script(nn.Linear(4, 2)).save(str(tmp_path / "artifact" / "model.pt"))
+    torch.save(Bomb(), tmp_path / "artifact" / "pytorch_model.bin")
+    (tmp_path / "artifact" / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTForImageClassification"]}')
+    with pytest.raises(Skip, match="no runnable model"):
+        built(tmp_path / "artifact")
+    assert not witness.exists()
 
 
 # capabilities
