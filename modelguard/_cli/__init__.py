@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -15,6 +16,7 @@ from modelguard import __version__
 
 EXIT_NO_VERDICT = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 # Command, and the line `modelguard --help` shows for it; the module is imported only when the command is used.
 COMMANDS = {
@@ -41,6 +43,12 @@ class LazyGroup(click.Group):
             command: click.Command = import_module(f"modelguard._cli.{cmd_name}").command
             return command
         return _plugin_commands(strict=True).get(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -74,13 +82,24 @@ def cli() -> None:
     """
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that no worker and no temporary folder is left behind."""
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(getattr(signal, name), _terminate)
     sys.exit(run(argv))
 
 
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise _Terminated
+
+
 def run(argv: list[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 1, 2, 3 or 130."""
+    """Run the command line and return the exit code: 0, 1, 2, 3, 130 or 143."""
     from modelguard.errors import ModelguardError
 
     try:
@@ -94,9 +113,10 @@ def run(argv: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return EXIT_NO_VERDICT
-    except (KeyboardInterrupt, click.Abort):
-        print("modelguard: interrupted; nothing was decided", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except (KeyboardInterrupt, click.Abort) as error:
+        terminated = isinstance(error.__cause__ or error, _Terminated)  # click turns every KeyboardInterrupt into Abort
+        print(f"modelguard: {'terminated' if terminated else 'interrupted'}; nothing was decided", file=sys.stderr)
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except ModelguardError as error:
         from modelguard._reporters.escape import visible
 

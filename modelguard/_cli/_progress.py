@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from modelguard._reporters.escape import visible
-from modelguard.report import Outcome
+from modelguard.report import Outcome, Status
 
 LINE_SECONDS = 10.0
 """How often a log, as opposed to a terminal, gets another line about the same work."""
@@ -59,7 +59,7 @@ class ProgressDisplay:
         if self._live is not None:
             if outcome.detector in self._tasks:
                 self._live.remove_task(self._tasks.pop(outcome.detector))
-        elif not self._quiet:
+        elif not self._quiet and outcome.status is not Status.SKIPPED:  # what was skipped, and why, is in the report
             count = f", {len(outcome.findings)} findings" if outcome.findings else ""
             print(f"modelguard: {visible(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}", file=sys.stderr)
 

@@ -14,7 +14,7 @@ def command() -> None:
     """Inspect installed plugins. A plugin is code you trust: it runs with the worker's rights."""
 
 
-@command.command("list")
+@command.command("list", short_help="List plugins with version and detectors.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @plugin_option
 def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
@@ -39,11 +39,12 @@ def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
         }
         click.echo(json.dumps(data, indent=2))
     else:
+        width = max(map(len, registry.detectors))
         for info in registry.plugins:
             click.echo(f"{visible(info.name)} {visible(info.version)}")
             for name in info.detectors:
                 needs = ", ".join(sorted(item.value for item in registry.detectors[name].requires))
-                click.echo(f"  {name:<24} needs {needs}")
+                click.echo(f"  {name:<{width}}  needs {needs}")
             others = sorted(
                 f"{kind.rstrip('s')} {name or 'local'}"
                 for (kind, name), owner in registry.owners.items()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, reasons, value, waiver_notes
+from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, value, waiver_notes
 from modelguard.findings import Severity
 from modelguard.report import Decision, Report, Reporter, Verdict
 
@@ -137,16 +137,17 @@ def _evidence(evidence: Mapping[str, Any]) -> str:
 
 
 def _detectors(console: Console, report: Report) -> None:
-    if not report.outcomes:
+    outcomes = ran(report)
+    if not outcomes:
         return
     seconds: Mapping[str, Any] = report.timings.get("detectors", {})
-    width = max(len(visible(outcome.detector)) for outcome in report.outcomes)
+    width = max(len(visible(outcome.detector)) for outcome in outcomes)
     console.print()
-    console.print(_text(("Detectors", "bold")))
-    for outcome in report.outcomes:
+    console.print(_text(("Detectors that ran", "bold")))
+    for outcome in outcomes:
         score = outcome.summary.get("score")
         cells = [f"{visible(outcome.detector):<{width}}", f"{outcome.status.value:<9}"]
-        cells.append(count(len(outcome.findings), "finding"))
+        cells.append(f"{count(len(outcome.findings), 'finding'):<11}")
         if isinstance(score, int | float):
             cells.append(f"score {score:.4g}")
         if outcome.detector in seconds:

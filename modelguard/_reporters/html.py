@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, reasons, value, waiver_notes
+from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, value, waiver_notes
 from modelguard.findings import Attachment, Finding, Rule
 from modelguard.report import Decision, Outcome, Report, Reporter, Verdict
 
@@ -45,7 +45,7 @@ class HtmlReporter(Reporter):
             notes=waiver_notes(decision),
             gaps=gaps(report),
             findings=[_finding(report, fate, rules, detector, finding) for detector, finding in found],
-            outcomes=[_outcome(outcome) for outcome in report.outcomes],
+            outcomes=[_outcome(outcome) for outcome in ran(report)],
             unread=set(report.target.unread),
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelguard._reporters.escape import visible
 from modelguard.findings import Finding
-from modelguard.report import Decision, Report, Status, Verdict, Violation
+from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
 
 ANSWER: Mapping[Verdict, str] = {Verdict.PASS: "PASS", Verdict.BLOCK: "BLOCKED", Verdict.INCOMPLETE: "INCOMPLETE"}
 
@@ -56,17 +56,50 @@ def gaps(report: Report) -> list[str]:
         if outcome.status is not Status.COMPLETED:
             held.setdefault((outcome.status.value, outcome.reason), []).append(visible(outcome.detector))
     lines = [
-        f"{', '.join(names)} {status}" + (f": {visible(reason)}" if reason else "")
+        f"{_together(names)} {status}" + (f": {visible(reason)}" if reason else "")
         for (status, reason), names in sorted(held.items(), key=lambda item: item[1])
     ]
     lines += [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
     for artifact in (report.target, report.reference):
         if artifact is not None:
             lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
-    if unread := report.target.unread:
-        more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
-        lines.append(f"{count(len(unread), 'file')} in no known format: {', '.join(map(visible, unread[:3]))}{more}")
-    return lines
+    return lines + _unread(report)
+
+
+def _together(names: Sequence[str]) -> str:
+    """Names in one line, variants after what they are variants of: ``cleanse (and -blend, -warp), other``."""
+    variants: dict[str, list[str]] = {}
+    for name in sorted(names):
+        base = next((known for known in variants if name.startswith(f"{known}-")), None)
+        if base is None:
+            variants[name] = []
+        else:
+            variants[base].append(name.removeprefix(base))
+    return ", ".join(name + (f" (and {', '.join(rest)})" if rest else "") for name, rest in variants.items())
+
+
+def _unread(report: Report) -> list[str]:
+    """Files in no known format: those that may matter apart from those ``format-integrity`` found to hold no weights."""
+    unread = report.target.unread
+    judged = [item for item in report.outcomes if item.detector == "format-integrity" and item.status is Status.COMPLETED]
+    harmless = judged[0].summary.get("inert_files") if judged else None
+    suspect = {finding.location.file for _, finding in report.findings() if finding.rule == "MG9004"}
+    inert = [path for path in unread if path not in suspect]
+    if harmless != len(inert):  # nobody looked, or not at each
+        return _files(unread, "in no known format")
+    return _files([path for path in unread if path in suspect], "that may hold weights or code, in no known format") + _files(
+        inert, "of kinds that hold no weights"
+    )
+
+
+def _files(paths: Sequence[str], what: str) -> list[str]:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return [f"{count(len(paths), 'file')} {what}: {', '.join(map(visible, paths[:3]))}{more}"] if paths else []
+
+
+def ran(report: Report) -> list[Outcome]:
+    """The detectors that looked, however it ended; those that were skipped are among :func:`gaps`."""
+    return [outcome for outcome in report.outcomes if outcome.status is not Status.SKIPPED]
 
 
 def fates(decision: Decision) -> Callable[[Finding], str]:

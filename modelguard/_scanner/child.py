@@ -21,6 +21,8 @@ from modelguard._scanner.isolation import worker_environment
 from modelguard._scanner.job import Job, Task, dump_tasks
 
 LOG_TAIL = 1 << 13
+LEAVE = 3.0
+"""Seconds a worker that has nothing left to do gets to end by itself before it is killed."""
 
 
 class WorkerError(Exception):
@@ -81,6 +83,17 @@ class Child:
         with contextlib.suppress(OSError):
             os.close(self._events)
         shutil.rmtree(self._home, ignore_errors=True)
+
+    def dismiss(self) -> None:
+        """Let a worker that has nothing left to do end by itself, then :meth:`close`."""
+        assert self._process.stdin is not None
+        try:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=LEAVE)
+        finally:
+            self.close()
 
     def start(self, tasks: Sequence[Task]) -> None:
         """Hand over the tasks. Once per worker."""

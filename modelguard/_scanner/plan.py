@@ -9,11 +9,11 @@ from modelguard.detector import Capability, Detector
 
 _REMEDY = {
     Capability.FILES: "files",
-    Capability.WEIGHTS: "readable weights, and no file of the artifact is a checkpoint in a known format",
-    Capability.REFERENCE: "a reference: give --reference",
-    Capability.FORWARD: "a model that can be run: ONNX, a known config.json, or --model package.module:factory",
-    Capability.GRADIENTS: "a model that can be differentiated: ONNX, a known config.json, or --model package.module:factory",
-    Capability.SAMPLES: "clean samples: give --samples",
+    Capability.WEIGHTS: "readable weights (no file of the artifact is a checkpoint in a known format)",
+    Capability.REFERENCE: "a reference (give --reference)",
+    Capability.FORWARD: "a model that can be run (ONNX, a known config.json, or --model package.module:factory)",
+    Capability.GRADIENTS: "a model that can be differentiated (ONNX, a known config.json, or --model package.module:factory)",
+    Capability.SAMPLES: "clean samples (give --samples)",
 }
 
 

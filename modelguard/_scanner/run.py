@@ -53,7 +53,10 @@ class Scan:
     def __enter__(self) -> Scan:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None and self._child is not None:
+            self._child.dismiss()
+            self._child = None
         self._drop()
 
     def describe(self, timeout: float) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -61,9 +60,9 @@ def main() -> int:
     except MemoryError:
         emit("failed", reason=f"{job.artifact.uri}: opening it needs more memory than the limit; raise --memory")
         return 0
-    for task in parse_tasks(sys.stdin.readline()):
+    planned = sys.stdin.readline()
+    for task in parse_tasks(planned) if planned else ():
         run_task(task, target, job, emit)
-    emit("done", peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return 0
 
 

@@ -25,10 +25,12 @@ def builtin_sources() -> tuple[type[Source], ...]:
 def resolve_source(uri: str, sources: Iterable[Source]) -> tuple[Source, str]:
     """The source that ``uri``'s scheme belongs to, and the URI it takes. A URI without ``scheme://`` is a local path.
 
-    Raises :class:`~modelguard.errors.UsageError` for an empty URI and for a scheme no source has.
+    Raises :class:`~modelguard.errors.UsageError` for an empty URI, ``-``, and for a scheme no source has.
     """
     if not uri:
         raise UsageError("target", "is empty", "name a file, a directory or hf://org/name@revision")
+    if uri == "-":
+        raise UsageError("-", "standard input cannot be scanned", "save it to a file, or write ./- for a file of that name")
     match = _SCHEME.match(uri)
     scheme = match[1].lower() if match else ""
     known = {source.scheme: source for source in sources}
