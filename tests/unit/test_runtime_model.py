@@ -309,3 +309,13 @@ def test_it_runs_on_a_gpu() -> None:
     front, back = model.split("6")
     torch.testing.assert_close(back(front(x)), logits)
     np.testing.assert_allclose(model.predict(raw().numpy()), on_cpu.detach().numpy(), atol=1e-2, rtol=1e-2)
+
+
+def test_a_model_whose_softmax_was_taken_off_is_cut_and_patched_all_the_same() -> None:
+    inner = digits_module("cnn")
+    model = runnable(nn.Sequential(copy.deepcopy(inner), nn.Softmax(1)), (1, 8, 8), 10)
+    assert "1" not in {layer.name for layer in model.layers}
+    front, back = model.split("0.6")
+    torch.testing.assert_close(back(front(raw())), inner(raw()))
+    torch.testing.assert_close(model.patch(raw(), {"0.6": torch.clone}), inner(raw()))
+    torch.testing.assert_close(model.capture(raw(), ["0.11"])[1]["0.11"], inner(raw()))
