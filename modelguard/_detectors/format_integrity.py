@@ -15,8 +15,10 @@ from modelguard.detector import Capability, Detector, ScanContext, Target
 from modelguard.errors import ArtifactError
 from modelguard.findings import Confidence, Finding, Location, Severity
 
-LISTED = 200
-"""Files not looked at that get a finding of their own; the others share one."""
+LISTED = 500
+"""Problems, and files not looked at, that get a finding of their own; the others share one per rule."""
+
+SEVERITIES = {rule.id: rule.severity for rule in RULES}
 
 _MALFORMED = "MG0102"
 _NAME = "MG0112"
@@ -35,26 +37,31 @@ class FormatIntegrity(Detector):
     rules = RULES
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        severities = {rule.id: rule.severity for rule in self.rules}
         worst = Severity.INFO
         counts: Counter[str] = Counter()
         for finding in self._findings(target, context, counts):
-            worst = max(worst, finding.severity if finding.severity is not None else severities[finding.rule])
+            worst = max(worst, finding.severity if finding.severity is not None else SEVERITIES[finding.rule])
             counts["findings"] += 1
             yield finding
         context.summary(score=float(worst), **_coverage(target), **counts)
 
     def _findings(self, target: Target, context: ScanContext, counts: Counter[str]) -> Iterator[Finding]:
         counts.update(findings=0, inert_files=0, files_not_looked_at=0)
+        yield from _first(self._problems(target, context))
+        yield from _first(self._names(target, context))
+        yield from _first(self._not_looked_at(target, context, counts))
+
+    def _problems(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         for problem in target.problems:
             context.check_deadline()
             yield _of(problem)
+
+    def _names(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         for path in [*(file.path for file in target.artifact.files), *(file.path for file in target.artifact.unfetched)]:
             context.check_deadline()
             if char := deceptive(path):
                 message = f"the file name {shown(path)} contains the invisible or control character {char}; rename the file"
                 yield Finding(_NAME, message, Confidence.HIGH, location=Location(path))
-        yield from _first(self._not_looked_at(target, context, counts))
 
     def _not_looked_at(self, target: Target, context: ScanContext, counts: Counter[str]) -> Iterator[Finding]:
         broken = {problem.file for problem in target.problems if problem.fatal}
@@ -85,7 +92,7 @@ class FormatIntegrity(Detector):
 
 
 def _of(problem: FormatProblem) -> Finding:
-    known = any(rule.id == problem.rule for rule in RULES)
+    known = problem.rule in SEVERITIES
     evidence = dict(problem.evidence) | ({"fatal": True} if problem.fatal else {}) | ({} if known else {"rule": problem.rule})
     return Finding(
         problem.rule if known else _MALFORMED,
@@ -103,17 +110,17 @@ def _gap(path: str, message: str, kind: Kind, evidence: Mapping[str, object]) ->
 
 
 def _first(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """The first findings, and one for all that follow."""
-    rest: list[Finding] = []
+    """The first findings, and for all that follow one of each rule with the worst severity among them."""
+    rest: dict[str, list[Finding]] = {}
     for number, finding in enumerate(findings):
         if number < LISTED:
             yield finding
         else:
-            rest.append(finding)
-    if rest:
-        files = [finding.location.file for finding in rest]
-        message = f"{len(rest)} more files were not looked at, the first is {shown(files[0] or '')}"
-        yield Finding(NOT_LOOKED_AT, message, Confidence.HIGH, location=Location(files[0]), evidence={"count": len(rest)}, key="more")
+            rest.setdefault(finding.rule, []).append(finding)
+    for rule, others in sorted(rest.items()):
+        message = f"{len(others)} more findings of this rule; the first: {others[0].message}"
+        severity = max(SEVERITIES[rule] if item.severity is None else item.severity for item in others)
+        yield Finding(rule, message, Confidence.HIGH, severity, others[0].location, {"count": len(others)}, key="more")
 
 
 def _coverage(target: Target) -> dict[str, object]:

@@ -190,7 +190,7 @@ RULES: tuple[Rule, ...] = (
         "IndexOutOfDate",
         "an index that describes other files than these",
         Severity.LOW,
-        "The index gives another total size than the shards have, or names none of the files that are here. Loaders ignore both.",
+        "The index gives another total size than the shards have, or names none of the files that are here. Most loaders ignore both.",
         "Remove the index, or write it again together with the shards.",
         "Quantised copies keep the index of the model they were made from; tied weights are counted once or twice.",
     ),

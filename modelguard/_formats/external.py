@@ -7,6 +7,7 @@ digests are of these very bytes. A name is therefore only looked up, never joine
 from __future__ import annotations
 
 import posixpath
+from functools import cached_property
 
 from modelguard._formats.names import MAX_NAME, shown
 from modelguard._sources.paths import normal_path, unsafe_path
@@ -18,28 +19,25 @@ class Neighbours:
     """The files of an artifact, as the file at ``path`` in it may name them: relative to its own folder."""
 
     def __init__(self, artifact: Artifact, path: str) -> None:
+        self._artifact = artifact
         self._folder = posixpath.dirname(path)
-        self._files = {file.path: file for file in artifact.files}
-        self._unfetched = {file.path: file.reason for file in artifact.unfetched}
+
+    @cached_property
+    def _files(self) -> dict[str, ArtifactFile]:
+        return {file.path: file for file in self._artifact.files}
 
     def resolve(self, name: str, thing: str) -> ArtifactFile:
         """The file called ``name``. Raises :class:`FormatError` when the name may lead out (MG0110) or nothing is there (MG0108)."""
         why = "is longer than any file name" if len(name) > MAX_NAME else unsafe_path(name)
         if why:
-            raise FormatError(
-                thing,
-                f"it refers to the file {shown(name)}, whose path {why}",
-                "do not load it: it reads files outside the model",
-                rule="MG0110",
-            )
+            cause = f"it refers to the file {shown(name)}, whose path {why}"
+            raise FormatError(thing, cause, "do not load it: it reads files outside the model", rule="MG0110")
         path = normal_path(posixpath.join(self._folder, name))
         found = self._files.get(path)
         if found is not None:
             return found
-        if path in self._unfetched:
-            raise FormatError(
-                thing, f"it refers to {shown(path)}, which was not fetched: {self._unfetched[path]}", "fetch it", rule="MG0108"
-            )
-        raise FormatError(
-            thing, f"it refers to {shown(path)}, which the artifact does not have", "scan the folder with all its files", rule="MG0108"
-        )
+        cause, remedy = f"it refers to {shown(path)}, which the artifact does not have", "scan the folder with all its files"
+        for missing in self._artifact.unfetched:
+            if missing.path == path:
+                cause, remedy = f"it refers to {shown(path)}, which was not fetched: {missing.reason}", "fetch it"
+        raise FormatError(thing, cause, remedy, rule="MG0108")

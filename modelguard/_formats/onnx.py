@@ -43,6 +43,7 @@ REPORTED = 20
 """Names that clash reported one by one."""
 
 _HEAD_TEXT = 1024
+_EXPORT = "export the model again, and do not load it as it is"
 
 
 class OnnxFormat(Format):
@@ -164,7 +165,7 @@ class _Walk:
         for name, field in self.messages.fields("Model", 0, len(self.messages.wire.view)):
             found.setdefault(name, []).append(field)
         if "graph" not in found:
-            raise FormatError(self.file.path, "is a model without a graph", "export the model again")
+            raise FormatError(self.file.path, "is a model without a graph", _EXPORT)
         self._graph(found["graph"][0], "", 1)
         for function in found.get("functions", ()):
             self._function(function, 1)
@@ -283,19 +284,20 @@ class _Walk:
         if count * width > SMALL:
             self._add(name, Stored("F32" if which == "floats" else "I64", (count,), count * width, self.file, numbers=numbers))
 
-    def _tensor(self, field: Field, scope: str, depth: int, fallback: str, small: int = -1, named: bool = True) -> None:
-        """A TensorProto; ``fallback`` names it when it does not (or, unless ``named``, must not) name itself."""
+    def _tensor(self, field: Field, scope: str, depth: int, fallback: str, small: int = -1, named: bool = True) -> Stored | None:
+        """A TensorProto; ``fallback`` names it when it does not (or, unless ``named``, must not) name itself. None for text."""
         tensor = TensorFields.collect(self.messages, field.begin, field.end, depth)
         name = scope + ((tensor.name if named else "") or fallback)
         thing = f"{self.file.path}, tensor {shown(name)}"
         if tensor.is_text:
             if tensor.is_external or tensor.raw:
-                raise FormatError(thing, "it holds text outside string_data, which ONNX forbids", "export the model again")
+                raise FormatError(thing, "it holds text outside string_data, which ONNX forbids", _EXPORT)
             self._texts += 1
-            return
+            return None
         stored = locate(self.messages, tensor, thing, self.file, self.neighbours)
         if stored.length > small or tensor.is_external:
             self._add(name, stored, field.begin, tensor.is_external)
+        return stored
 
     def _sparse(self, sparse: Field, scope: str, depth: int, fallback: str, named: bool = True) -> None:
         """A SparseTensorProto: its values under the tensor's name, and where they go."""
@@ -303,12 +305,19 @@ class _Walk:
         thing = f"{self.file.path}, sparse tensor {shown(scope + fallback)}"
         dimensions(self.messages, sparse.begin, sparse.end, 3, thing)
         if parts.keys() != {"values", "indices"}:
-            raise FormatError(thing, "it needs both values and indices", "export the model again")
+            raise FormatError(thing, "it needs both values and indices", _EXPORT)
         if named:
-            values = TensorFields.collect(self.messages, parts["values"].begin, parts["values"].end, depth + 1)
-            fallback = values.name or fallback
-        self._tensor(parts["values"], scope, depth + 1, fallback, named=False)
-        self._tensor(parts["indices"], scope, depth + 1, f"{fallback}/indices", named=False)
+            fallback = TensorFields.collect(self.messages, parts["values"].begin, parts["values"].end, depth + 1).name or fallback
+        found = [
+            self._tensor(parts["values"], scope, depth + 1, fallback, named=False),
+            self._tensor(parts["indices"], scope, depth + 1, f"{fallback}/indices", named=False),
+        ]
+        if any(stored is None or len(stored.shape) not in (1, 1 + index) for index, stored in enumerate(found)):
+            raise FormatError(thing, "its values must be a vector of numbers, and its indices a vector or a matrix", _EXPORT, rule="MG0105")
+        values, indices = (stored for stored in found if stored is not None)
+        if indices.dtype != "I64" or indices.shape[0] != values.shape[0]:
+            cause = f"it has {values.shape[0]} values and {indices.shape[0]} indices of {indices.dtype}"
+            raise FormatError(thing, f"{cause}, and needs an I64 index for each value", _EXPORT, rule="MG0105")
 
     def _add(self, name: str, stored: Stored, begin: int | None = None, external: bool = False) -> None:
         if len(self.tensors) >= MAX_TENSORS:

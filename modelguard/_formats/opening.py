@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard._formats.shards import INDEX, check_index, join_shards
+from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
 from modelguard._formats.sniff import HEAD, LFS_POINTER, ZIP_TAIL, by_name, extension, magic, trailing_zip
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
@@ -34,15 +34,21 @@ def open_artifact(artifact: Artifact, formats: Iterable[Format]) -> Opened:
     opener = _Opener(artifact, tuple(formats))
     for file in artifact.files:
         opener.guarded(file, opener.open)
+    opener.headers = Headers(opener.holders, artifact)
     for file in artifact.files:
         if INDEX.fullmatch(posixpath.basename(file.path)) and file.path not in opener.holders and file.path not in opener.broken:
             opener.guarded(file, opener.index)
     checkpoints, problems = join_shards(opener.holders.values(), artifact)
-    used = {path for checkpoint in checkpoints for path in checkpoint.files} | opener.indexes
-    beside = [file for file in artifact.files if file.path in used - opener.holders.keys() - opener.indexes]
     opener.problems += problems
-    for file in beside:
-        opener.guarded(file, lambda item: opener.problems.extend(_slack(item, checkpoints)))
+    used = {path for checkpoint in checkpoints for path in checkpoint.files} | opener.indexes
+    claims: dict[str, list[tuple[int, int]]] = {path: [] for path in used - opener.holders.keys() - opener.indexes}
+    for checkpoint in checkpoints:
+        for info in checkpoint.tensors.values():
+            if info.file in claims and info.byte_offset is not None:
+                claims[info.file].append((info.byte_offset, info.byte_offset + info.byte_length))
+    for file in artifact.files:
+        if file.path in claims:
+            opener.guarded(file, lambda item: opener.problems.extend(_slack(item, claims[item.path])))
     return Opened(
         checkpoints=tuple(sorted(checkpoints, key=lambda item: (item.name, item.format, item.files))),
         problems=tuple(sorted(opener.problems, key=lambda item: (item.file, item.rule, item.tensor or "", item.message))),
@@ -56,6 +62,7 @@ class _Opener:
         self._formats = formats
         self.holders: dict[str, Checkpoint] = {}
         """The checkpoint of each file that was opened."""
+        self.headers = Headers({}, artifact)
         self.indexes: set[str] = set()
         self.broken: set[str] = set()
         self.problems: list[FormatProblem] = []
@@ -107,7 +114,7 @@ class _Opener:
 
     def index(self, file: ArtifactFile) -> None:
         self.indexes.add(file.path)
-        self.problems += check_index(file, self.holders, self._artifact)
+        self.problems += check_index(file, self.headers)
 
     def _check_name(self, file: ArtifactFile, actual: Format, expected: list[Format]) -> None:
         ending = extension(file.path)
@@ -132,19 +139,12 @@ class _Opener:
         self.problems.append(FormatProblem(rule, file.path, message, fatal=True))
 
 
-def _slack(file: ArtifactFile, checkpoints: Iterable[Checkpoint]) -> Iterator[FormatProblem]:
+def _slack(file: ArtifactFile, claims: list[tuple[int, int]]) -> Iterator[FormatProblem]:
     """Bytes of a file beside a checkpoint (ONNX external data) that no tensor claims, unless they are zero: padding."""
-    claimed = sorted(
-        (info.byte_offset, info.byte_offset + info.byte_length)
-        for checkpoint in checkpoints
-        if file.path in checkpoint.files
-        for info in checkpoint.tensors.values()
-        if info.file == file.path and info.byte_offset is not None
-    )
     view = file.map()
     gaps: list[tuple[int, int]] = []
     position = 0
-    for begin, end in [*claimed, (len(view), len(view))]:
+    for begin, end in [*sorted(claims), (len(view), len(view))]:
         if begin > position:
             gaps.append((position, begin))
         position = max(position, end)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +76,16 @@ class ShardedCheckpoint(Checkpoint):
         return shard.read(inner)
 
 
+_Set = tuple[str, int]
+"""What the shards of one set have in common: stem and count."""
+
+
+def _place(path: str) -> tuple[_Set, int] | None:
+    """The set a file's name puts it in, and its number there."""
+    match = _SHARD.fullmatch(posixpath.splitext(path)[0])
+    return None if match is None else ((match["stem"], int(match["count"])), int(match["number"]))
+
+
 def join_shards(opened: Iterable[Checkpoint], artifact: Artifact) -> tuple[list[Checkpoint], list[FormatProblem]]:
     """``opened`` with every set of shards replaced by one checkpoint, and what is wrong with the sets."""
     whole: list[Checkpoint] = []
@@ -84,6 +96,11 @@ def join_shards(opened: Iterable[Checkpoint], artifact: Artifact) -> tuple[list[
             whole.append(checkpoint)
         else:
             sets.setdefault((match["stem"], int(match["count"]), checkpoint.format), []).append((int(match["number"]), checkpoint))
+    # A shard that could not be opened is there all the same, and has a problem of its own.
+    listed: dict[_Set, set[int]] = {}
+    for file in artifact.files:
+        if place := _place(file.path):
+            listed.setdefault(place[0], set()).add(place[1])
     taken = {(checkpoint.name, checkpoint.format) for checkpoint in whole}
     problems: list[FormatProblem] = []
     for (stem, count, kind), numbered in sorted(sets.items()):
@@ -92,38 +109,30 @@ def join_shards(opened: Iterable[Checkpoint], artifact: Artifact) -> tuple[list[
         taken.add((name, kind))
         joined = ShardedCheckpoint(name, [shard for _, shard in numbered])
         whole.append(joined)
-        problems.extend(_set_problems(stem, count, numbered, joined, artifact))
+        present = listed.get((stem, count), set()) | {number for number, _ in numbered}
+        problems.extend(_set_problems(stem, count, numbered, present))
+        problems.extend(_repeated(joined))
     return whole, problems
 
 
-def _set_problems(
-    stem: str, count: int, numbered: list[tuple[int, Checkpoint]], joined: ShardedCheckpoint, artifact: Artifact
-) -> Iterator[FormatProblem]:
+def _set_problems(stem: str, count: int, numbered: list[tuple[int, Checkpoint]], present: set[int]) -> Iterator[FormatProblem]:
     first = numbered[0][1].files[0]
-    # A shard that could not be opened is there, and has a problem of its own.
-    present = {
-        int(match["number"])
-        for file in artifact.files
-        if (match := _SHARD.fullmatch(posixpath.splitext(file.path)[0])) and match["stem"] == stem and int(match["count"]) == count
-    } | {number for number, _ in numbered}
     base = 0 if 0 in present and count not in present else 1
     missing = count - sum(base <= number < base + count for number in present)
     if missing:
-        examples: list[int] = []
-        number = base
-        while len(examples) < min(missing, EXAMPLES):
-            if number not in present:
-                examples.append(number)
-            number += 1
-        which = ", ".join(map(str, examples)) + (" ..." if missing > len(examples) else "")
+        absent = (number for number in range(base, base + count) if number not in present)
+        which = ", ".join(map(str, islice(absent, EXAMPLES))) + (" ..." if missing > EXAMPLES else "")
         message = f"{first}: {missing} of the {count} shards of {shown(stem)} are missing (number {which}); download all of them"
         yield FormatProblem("MG0108", first, message, fatal=True, evidence={"kind": "missing", "missing": missing, "count": count})
+    holders = Counter(number for number, _ in numbered)
     for number, shard in numbered:
-        twice = sum(number == other for other, _ in numbered) > 1
-        if twice or not base <= number < base + count:
-            why = "another file has the same number" if twice else f"the set has {count}"
+        if holders[number] > 1 or not base <= number < base + count:
+            why = "another file has the same number" if holders[number] > 1 else f"the set has {count}"
             message = f"{shard.files[0]}: is shard {number} of {shown(stem)}, and {why}; remove what does not belong to the set"
             yield FormatProblem("MG0108", shard.files[0], message, evidence={"kind": "extra", "number": number, "count": count})
+
+
+def _repeated(joined: ShardedCheckpoint) -> Iterator[FormatProblem]:
     if joined.repeated:
         name, file = next(iter(joined.repeated.items()))
         message = (
@@ -133,14 +142,23 @@ def _set_problems(
         yield FormatProblem("MG0107", file, message, tensor=name, evidence={"tensors": len(joined.repeated)})
 
 
-def check_index(file: ArtifactFile, holders: Mapping[str, Checkpoint], artifact: Artifact) -> list[FormatProblem]:
-    """What an index says that the headers do not. ``holders`` has the opened checkpoint of each file by path.
+class Headers:
+    """What the opened files of an artifact say of themselves, for indexes to be checked against."""
 
-    Raises :class:`FormatError` when it is no index at all.
-    """
+    def __init__(self, holders: Mapping[str, Checkpoint], artifact: Artifact) -> None:
+        self.holders = holders
+        self.artifact = artifact
+        self.folders = {posixpath.dirname(path) for path in holders}
+        self.sets: dict[_Set, list[str]] = {}
+        for path in sorted(holders):
+            if place := _place(path):
+                self.sets.setdefault(place[0], []).append(path)
+
+
+def check_index(file: ArtifactFile, headers: Headers) -> list[FormatProblem]:
+    """What an index says that the headers do not. Raises :class:`FormatError` when it is no index at all."""
     weight_map, total = _parse(file)
-    neighbours = Neighbours(artifact, file.path)
-    here = posixpath.dirname(file.path)
+    neighbours = Neighbours(headers.artifact, file.path)
     problems: list[FormatProblem] = []
     paths: dict[str, str] = {}
     absent: dict[str, FormatError] = {}
@@ -152,7 +170,7 @@ def check_index(file: ArtifactFile, holders: Mapping[str, Checkpoint], artifact:
                 problems.append(FormatProblem(error.rule, file.path, str(error), evidence={"kind": name[:200]}))
             else:
                 absent[name] = error
-    if absent and not paths and any(posixpath.dirname(path) == here for path in holders):
+    if absent and not paths and posixpath.dirname(file.path) in headers.folders:
         # Quantised copies keep the index of what they were made from; loaders find the single file first.
         message = f"{file.path}: names {len(absent)} files, none of which is in the artifact; remove the index or restore its shards"
         return [*problems, FormatProblem("MG0118", file.path, message, evidence={"kind": "stale", "missing": len(absent)})]
@@ -160,31 +178,21 @@ def check_index(file: ArtifactFile, holders: Mapping[str, Checkpoint], artifact:
         message = f"{next(iter(absent.values()))} ({len(absent)} of {len(absent) + len(paths)} files that the index names)"
         problems.append(FormatProblem("MG0108", file.path, message, fatal=True, evidence={"kind": "missing", "missing": len(absent)}))
 
-    elsewhere = [name for name, shard in weight_map.items() if _opened(shard, paths, holders) and not _has(name, holders[paths[shard]])]
+    opened = {name: headers.holders[path] for name, path in paths.items() if path in headers.holders}
+    elsewhere = [name for name, shard in weight_map.items() if shard in opened and name not in opened[shard].tensors]
     problems.extend(_mismatch(file, elsewhere, "tensors are not in the file that the index names for them", "elsewhere"))
-    held = {name: path for path in paths.values() if path in holders for name in holders[path].tensors}
-    problems.extend(_mismatch(file, sorted(set(held) - set(weight_map)), "tensors are in the shards and not in the index", "unlisted"))
-    sets = {match["stem"] + match["count"] for path in paths.values() if (match := _shard_of(path))}
-    extra = [path for path in sorted(holders) if (m := _shard_of(path)) and m["stem"] + m["count"] in sets and path not in paths.values()]
+    held = {name for checkpoint in opened.values() for name in checkpoint.tensors}
+    problems.extend(_mismatch(file, sorted(held - weight_map.keys()), "tensors are in the shards and not in the index", "unlisted"))
+    named = set(paths.values())
+    sets = {place[0] for path in named if (place := _place(path))}
+    extra = [path for shards in sorted(sets) for path in headers.sets.get(shards, ()) if path not in named]
     problems.extend(_mismatch(file, extra, "shards are not named by the index", "extra"))
-    if total is not None and not absent and all(path in holders for path in paths.values()):
-        size = sum(info.byte_length for path in set(paths.values()) for info in holders[path].tensors.values())
+    if total is not None and not absent and len(opened) == len(paths):
+        size = sum(info.byte_length for path in named for info in headers.holders[path].tensors.values())
         if size != total:
             message = f"{file.path}: its total_size is {total:.0f}, and the tensors of the files it names have {size} bytes"
             problems.append(FormatProblem("MG0118", file.path, message, evidence={"kind": "total_size", "size": size}))
     return problems
-
-
-def _opened(shard: str, paths: Mapping[str, str], holders: Mapping[str, Checkpoint]) -> bool:
-    return paths.get(shard) in holders
-
-
-def _has(name: str, checkpoint: Checkpoint) -> bool:
-    return name in checkpoint.tensors
-
-
-def _shard_of(path: str) -> re.Match[str] | None:
-    return _SHARD.fullmatch(posixpath.splitext(path)[0])
 
 
 def _mismatch(file: ArtifactFile, names: list[str], cause: str, kind: str) -> list[FormatProblem]:

@@ -208,6 +208,16 @@ def raw(data: bytes) -> bytes:
     return encode_field(9, data)
 
 
+def sparse(values: list[int], indices: list[int], code: int) -> bytes:
+    """A serialised sparse initializer field, its values all zero."""
+
+    def part(number: int, dims: list[int], kind: int) -> bytes:
+        data = np.zeros(dims, np.int64 if kind == TensorProto.INT64 else np.float32)
+        return encode_field(number, bytes(numpy_helper.from_array(data, "s").SerializeToString()))
+
+    return encode_field(15, part(1, values, TensorProto.FLOAT) + part(2, indices, code))
+
+
 def nested_graphs(levels: int) -> bytes:
     body = b""
     for _ in range(levels):
@@ -310,6 +320,10 @@ def test_bytes_that_are_no_onnx_field_are_reported_and_the_model_read(tmp_path: 
         (tensor([1], 8, raw(b"1234")), "MG0102", "text outside string_data"),
         (tensor([1], 1, raw(b"1234"), name=b"n" * 5000), "MG0104", "limit of 4096"),
         (encode_field(15, encode_field(1, b"")), "MG0102", "both values and indices"),
+        (sparse([1], [1], 1), "MG0105", "1 values and 1 indices of F32"),
+        (sparse([2], [1], 7), "MG0105", "2 values and 1 indices"),
+        (sparse([1, 1], [1], 7), "MG0105", "values must be a vector"),
+        (sparse([1], [1, 1, 1], 7), "MG0105", "indices a vector or a matrix"),
         (tensor([1], 1, raw(b"12"), name=b"\x1b[31m\xff\xe2\x80\xae"), "MG0105", "\\u001b[31m\\xff\\u202e"),
     ],
 )  # fmt: skip
@@ -349,8 +363,17 @@ def _sub(nodes: list[Any] | None = None, initializers: list[Any] | None = None) 
     return helper.make_graph(nodes or [], "s", [], [], initializers or [])
 
 
-def _sparse(values: TensorProto, indices: TensorProto) -> onnx.SparseTensorProto:
-    return onnx.SparseTensorProto(values=values, indices=indices, dims=[99])
+def _sparse(values: TensorProto) -> onnx.SparseTensorProto:
+    return onnx.SparseTensorProto(values=values, indices=numpy_helper.from_array(np.arange(20), "i"), dims=[99])
+
+
+def _sparsely_at(indices: TensorProto) -> onnx.SparseTensorProto:
+    """A sparse tensor of which the indices (10 of them in 80 bytes) are where ``indices`` says."""
+    at = TensorProto()
+    at.CopyFrom(indices)
+    at.data_type = TensorProto.INT64
+    at.dims[0] = 10
+    return onnx.SparseTensorProto(values=numpy_helper.from_array(np.zeros(10), "v"), indices=at, dims=[99])
 
 
 def _training(proto: TensorProto, part: str) -> onnx.ModelProto:
@@ -370,13 +393,13 @@ def _function(proto: TensorProto, default: bool) -> onnx.ModelProto:
 SMALL = numpy_helper.from_array(np.zeros(20, np.float32), "s")
 PLACES: dict[str, Callable[[TensorProto], onnx.ModelProto]] = {
     "initializer": lambda proto: _model(initializers=[proto]),
-    "sparse values": lambda proto: _model(sparse_initializer=[_sparse(proto, SMALL)]),
-    "sparse indices": lambda proto: _model(sparse_initializer=[_sparse(SMALL, proto)]),
+    "sparse values": lambda proto: _model(sparse_initializer=[_sparse(proto)]),
+    "sparse indices": lambda proto: _model(sparse_initializer=[_sparsely_at(proto)]),
     "constant": lambda proto: _model([helper.make_node("Constant", [], ["y"], value=proto)]),
     "attribute t": lambda proto: _model([_attribute("t", "t", proto)]),
     "attribute tensors": lambda proto: _model([_attribute("ts", "tensors", [SMALL, proto])]),
-    "attribute sparse_tensor": lambda proto: _model([_attribute("st", "sparse_tensor", _sparse(proto, SMALL))]),
-    "attribute sparse_tensors": lambda proto: _model([_attribute("sts", "sparse_tensors", [_sparse(SMALL, proto)])]),
+    "attribute sparse_tensor": lambda proto: _model([_attribute("st", "sparse_tensor", _sparse(proto))]),
+    "attribute sparse_tensors": lambda proto: _model([_attribute("sts", "sparse_tensors", [_sparsely_at(proto)])]),
     "subgraph": lambda proto: _model([_attribute("g", "g", _sub(initializers=[proto]))]),
     "subgraphs": lambda proto: _model([_attribute("gs", "graphs", [_sub(), _sub(initializers=[proto])])]),
     "nested subgraph": lambda proto: _model([_attribute("g", "g", _sub([_attribute("h", "g", _sub(initializers=[proto]))]))]),
@@ -524,7 +547,7 @@ def _seed_onnx() -> bytes:
     typed = helper.make_tensor("t", TensorProto.INT64, [3], [1, -1, 300])
     nodes = [
         _attribute("g", "g", _sub([helper.make_node("Constant", [], ["k"], value=big)], [big])),
-        _attribute("st", "sparse_tensor", _sparse(big, SMALL)),
+        _attribute("st", "sparse_tensor", _sparse(big)),
     ]
     nodes.append(helper.make_node("Custom", [], ["z"], floats=[0.5] * 20))
     model = _model(nodes, [big, typed, outside("w.bin", "0", "80")])

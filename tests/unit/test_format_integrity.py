@@ -107,8 +107,20 @@ def test_a_flood_of_unread_files_shares_a_finding(tmp_path: Path, monkeypatch: p
         (tmp_path / f"{number}.pkl").write_bytes(b"\x80\x02}q\x00.")
     outcome = scan(open_target(tmp_path))
     assert len(outcome.findings) == 4
-    assert outcome.findings[-1].message.startswith("7 more files were not looked at")
+    assert outcome.findings[-1].message.startswith("7 more findings of this rule; the first: 3.pkl: is a Python pickle")
     assert outcome.summary["files_not_looked_at"] == 10
+
+
+def test_a_flood_of_problems_shares_findings_and_keeps_the_worst_severity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_integrity, "LISTED", 3)
+    target = open_target(write_safetensors(tmp_path / "model.safetensors", ARRAYS))
+    problems = [FormatProblem(rule, f"{number}", f"{number}: is odd") for number, rule in enumerate(["MG0102"] * 9 + ["MG0110"] * 2)]
+    outcome = scan(replace(target, problems=tuple(problems)))
+    assert [(item.rule, item.evidence.get("count"), item.severity) for item in outcome.findings[3:]] == [
+        ("MG0102", 6, Severity.HIGH),
+        ("MG0110", 2, Severity.CRITICAL),
+    ]
+    assert outcome.summary["score"] == float(Severity.CRITICAL)
 
 
 def test_a_deceptive_file_name_is_a_finding(tmp_path: Path) -> None:
