@@ -182,7 +182,8 @@ RULES: tuple[Rule, ...] = (
         "TextTensors",
         "tensors that hold text",
         Severity.INFO,
-        "Class labels and vocabularies are stored as tensors of strings. They are not weights, and detectors of weights do not look at them.",
+        "Class labels and vocabularies are stored as tensors of strings. They are not weights, and detectors of weights do not "
+        "look at them.",
         "Nothing, unless the texts themselves matter to you.",
     ),
     Rule(
