@@ -50,11 +50,11 @@ class Inverted:
 
     @property
     def size(self) -> npt.NDArray[np.float64]:
-        return self.found.size.double().cpu().numpy()
+        return self.found.size.double().numpy()
 
     @property
     def reached(self) -> npt.NDArray[np.bool_]:
-        return self.found.reached.cpu().numpy()
+        return self.found.reached.numpy()
 
     @property
     def success(self) -> npt.NDArray[np.float64]:
@@ -202,7 +202,7 @@ def _run(search: Search, context: ScanContext, steps: int, note: str) -> None:
 
 def _rank(found: Found) -> Tensor:
     """Size, with every arm that was not reached behind every one that was."""
-    return torch.where(found.reached, found.size.cpu(), found.size.cpu() + 10)
+    return torch.where(found.reached, found.size, found.size + 10)
 
 
 def _halve(rank: Tensor, rng: np.random.Generator) -> tuple[Tensor, npt.NDArray[np.float64]]:

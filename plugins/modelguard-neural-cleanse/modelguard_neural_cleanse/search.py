@@ -50,7 +50,7 @@ EARLY_STOP_PATIENCE 25. ``shrink`` is what their code does (2 ** 1.5), not what 
 
 @dataclass(frozen=True)
 class Found:
-    """The smallest successful trigger of each arm: parameters, size (A,) and whether there was one (A,) bool.
+    """The smallest successful trigger of each arm: parameters, size (A,) and whether there was one (A,) bool, these two on the CPU.
 
     Where there was none, parameters and size are those of the arm's last step.
     """
@@ -112,7 +112,7 @@ class Search:
     def found(self) -> Found:
         reached = torch.isfinite(self.best_size)
         parameters = [_where(reached, best, last) for best, last in zip(self.best, self.parameters, strict=True)]
-        return Found(parameters, torch.where(reached, self.best_size, self.transform.size(self.parameters)), reached)
+        return Found(parameters, torch.where(reached, self.best_size, self.transform.size(self.parameters).cpu()), reached)
 
     def keep(self, arms: Tensor) -> None:
         """Go on with these arms only (indices)."""

@@ -18,10 +18,12 @@ from modelguard_neural_cleanse.detectors import (
     SourceCleanse,
     WarpCleanse,
 )
+from modelguard_zoo import Built
 from torch import nn
 
-from modelguard import Confidence, DeadlineExceeded, Detector, Samples, ScanContext, Target, configure
+from modelguard import Confidence, DeadlineExceeded, Detector, ModelOptions, Samples, ScanContext, Target, configure
 from modelguard.report import Outcome, Status
+from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import check_detector, run_detector
 from modelguard.testing.models import runnable
 
@@ -252,6 +254,18 @@ def test_a_small_memory_limit_changes_the_batch_and_not_the_verdict(target: Make
     (finding,) = NeuralCleanse().detect(bad, context)
     assert finding.evidence["target_class"] == 4
     assert finding.evidence["mask_l1"] == pytest.approx(scan(NeuralCleanse, bad).findings[0].evidence["mask_l1"], rel=0.25)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same(built: Callable[..., Built]) -> None:
+    folder = built("badnets", seed=1, target=4, size=2, at=(-2, -2)).path
+    outcomes = [
+        scan(NeuralCleanse, open_target(folder, samples=folder / "samples.npz", model=ModelOptions(device=device)))
+        for device in ("cpu", "cuda")
+    ]
+    assert [accused(outcome) for outcome in outcomes] == [[4], [4]]
+    sizes = [[row["size"] for row in outcome.summary["classes"]] for outcome in outcomes]
+    assert np.allclose(np.log(sizes[0]), np.log(sizes[1]), atol=0.3)
 
 
 def test_quick_finds_the_patch_too(target: Make) -> None:
