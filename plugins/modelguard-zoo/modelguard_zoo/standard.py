@@ -17,6 +17,14 @@ PLAN: tuple[tuple[str, int, int, tuple[str, ...], int], ...] = (
     ("cifar10", 10, 32, ("vgg", "resnet8", "mobilenet"), 2),
 )
 
+# Further backdoored models for twins that train in seconds, so that enough remain when some attacks do not take:
+# (data set, classes, image size, architectures, seeds, models a twin).
+EXTRA: tuple[tuple[str, int, int, tuple[str, ...], int, int], ...] = (
+    ("digits", 10, 8, ("mlp", "cnn", "vgg", "resnet8", "vit"), 5, 1),
+    ("mnist", 10, 28, ("mlp", "cnn"), 3, 2),
+    ("signs", 12, 32, ("cnn",), 3, 2),
+)
+
 # Attacks in the order they are dealt out; the patch-like ones come up twice as often.
 DEAL = (
     "badnets", "checkerboard", "blended", "all-to-all", "insert", "pixel", "source-specific", "wanet",
@@ -26,7 +34,7 @@ COLOURS = ((255,), (255, 220, 0), (0, 255, 255), (255, 0, 255))
 
 
 def standard_zoo() -> tuple[Spec, ...]:
-    """64 clean specs, two or three backdoored ones for each, and some of those fine-tuned on clean data afterwards."""
+    """64 clean specs, two to four backdoored ones for each, and some of those fine-tuned on clean data afterwards."""
     return tuple(_specs())
 
 
@@ -45,6 +53,12 @@ def _specs() -> Iterator[Spec]:
                     yield Spec(dataset, arch, seed, attack, options)
                     if n % 9 == 0:
                         yield Spec(dataset, arch, seed, attack, options, finetune=10 if dataset == "digits" else 2)
+    for dataset, classes, size, archs, seeds, models in EXTRA:
+        for seed in range(seeds):
+            for arch in archs:
+                for _ in range(models):
+                    attack = next(deal)
+                    yield Spec(dataset, arch, seed, attack, pairs(_options(attack, next(number), classes, size)))
 
 
 def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
