@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from modelguard_companions.outlier import Prior, deviates, over_all, student_tail
 
-PSEUDO = 0.02
+PSEUDO = 0.05
 """Added to the success and the failure rate before the logarithm: a rate of 0 and one of 1 % are the same for this purpose."""
 USUAL = Prior(spread=0.6, degrees=4)
 """Spread of log odds between the classes of clean models: .3 to .9 over the open part of the zoo."""

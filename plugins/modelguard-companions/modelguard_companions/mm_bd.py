@@ -51,13 +51,16 @@ class MaximumMargin(Detector):
             context.progress(done, total)
 
         context.check_deadline()
-        margins = maximum_margins(
-            model,
-            restarts=max(1, self.restarts // 2) if self.quick else self.restarts,
-            steps=max(1, self.steps // QUICK_STEPS) if self.quick else self.steps,
-            generator=torch.Generator().manual_seed(int(context.rng().integers(2**63))),
-            batch=at_once(model, context),
-            tick=tick,
+        margins = target.memo(
+            f"{self!r}/{context.seed}",
+            lambda: maximum_margins(
+                model,
+                restarts=max(1, self.restarts // 2) if self.quick else self.restarts,
+                steps=max(1, self.steps // QUICK_STEPS) if self.quick else self.steps,
+                generator=torch.Generator().manual_seed(int(context.rng().integers(2**63))),
+                batch=at_once(model, context),
+                tick=tick,
+            ),
         )
         logs, median = log_margins(margins.double().numpy())  # (K,)
         found = largest(logs, USUAL)

@@ -1,0 +1,1 @@
+"""One calibrated decision from several backdoor detectors, naming those that agree."""

@@ -1,0 +1,113 @@
+"""``backdoor-ensemble``: one decision from several detectors, naming those that agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from modelguard import Capability, Confidence, Detector, Finding, Rule, ScanContext, Skip, Target, option
+from modelguard_ensemble.rules import AGREEMENT, SPECIALIST
+
+if TYPE_CHECKING:
+    from modelguard_ensemble.members import Said
+
+MIN_VOTERS = 2
+AGREES = 0.05
+"""A member agrees with the accusation of a class when its own p-value for that class is this or less."""
+HIGH_P, HIGH_AGREEING = 0.1, 2
+"""A finding is of high confidence at this part of the p-value asked for, when so many members agree."""
+
+
+@dataclass(frozen=True)
+class BackdoorEnsemble(Detector):
+    """Runs the backdoor detectors that can look at the target and combines what they say of each class into one calibrated p-value.
+
+    Members are run once per scan and seed: one that shares its work (``Target.memo``) costs nothing more when it is scanned with too.
+    """
+
+    id: ClassVar[str] = "backdoor-ensemble"
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
+    rules: ClassVar[tuple[Rule, ...]] = (AGREEMENT, SPECIALIST)
+
+    p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
+    specialists: bool = option(True, "also run the tests for all-to-all and source-specific backdoors")
+    quick: bool = option(False, "members with reduced budgets, no specialists")
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        from modelguard_ensemble.combine import combine
+        from modelguard_ensemble.members import SPECIALISTS, VOTERS, make, p_values, run
+
+        model = target.model
+        if model.output.kind != "classifier":
+            raise Skip(f"the model is a {model.output.kind}, and only a classifier's classes can be compared")
+        classes = model.output.classes
+        names = [*VOTERS, *(SPECIALISTS if self.specialists and not self.quick else ())]
+        said: dict[str, Said] = {}
+        for name in names:
+            context.check_deadline()
+            said[name] = run(make(name, self.quick), target, context)
+        votes = {name: p_values(name, said[name], classes) for name in VOTERS if not said[name].reason}
+        votes = {name: values for name, values in votes.items() if not np.isnan(values).all()}
+        if len(votes) < MIN_VOTERS:
+            reasons = "; ".join(f"{name}: {said[name].reason}" for name in VOTERS if said[name].reason)
+            raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({reasons})")
+        combined = combine(votes)
+        agreeing = sorted(name for name, values in votes.items() if values[combined.accused] <= AGREES)
+        context.summary(
+            score=round(-float(np.log10(max(1e-12, combined.p_value))), 6),
+            p_value=combined.p_value,
+            target_class=combined.accused,
+            agreeing=agreeing,
+            members={name: item.reason or "completed" for name, item in sorted(said.items())},
+            classes=[
+                {
+                    "class": k,
+                    "p_value": _number(combined.p[k]),
+                    **{name: None if np.isnan(values[k]) else _number(values[k]) for name, values in sorted(votes.items())},
+                }
+                for k in range(classes)
+            ],
+        )
+        if combined.p_value <= self.p_value:
+            yield self._accusation(target, combined.accused, combined.p_value, agreeing, votes, said)
+        for name in SPECIALISTS:
+            for finding in said[name].findings if name in said else ():
+                if finding.confidence >= Confidence.MEDIUM:
+                    yield Finding(
+                        "MG3036",
+                        f"{name}: {finding.message}",
+                        confidence=finding.confidence,
+                        evidence={"detector": name, **finding.evidence},
+                        attachments=finding.attachments,
+                        key=f"{name}/{finding.key}",
+                    )
+
+    def _accusation(
+        self, target: Target, accused: int, p_value: float, agreeing: list[str], votes: dict[str, Any], said: dict[str, Said]
+    ) -> Finding:
+        labels = target.model.output.labels
+        shown = f"{accused} ({labels[accused]})" if accused < len(labels) else str(accused)
+        shows = [f for name in agreeing for f in said[name].findings if f.evidence.get("target_class") == accused and f.attachments]
+        sure = p_value <= HIGH_P * self.p_value and len(agreeing) >= HIGH_AGREEING
+        return Finding(
+            "MG3035",
+            f"class {shown} is accused by {' and '.join(agreeing) or 'no member alone'}; combined p = {p_value:.2g} over "
+            f"{len(votes)} members that could look",
+            confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
+            evidence={
+                "target_class": accused,
+                "p_value": p_value,
+                "agreeing": agreeing,
+                "members": {name: _number(values[accused]) for name, values in sorted(votes.items()) if not np.isnan(values[accused])},
+            },
+            attachments=shows[0].attachments if shows else (),
+            key=f"class {accused}",
+        )
+
+
+def _number(value: float) -> float:
+    """Rounded to six digits: what differs beyond them differs between machines."""
+    return float(f"{float(value):.6g}")

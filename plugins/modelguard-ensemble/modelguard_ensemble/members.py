@@ -1,0 +1,110 @@
+"""The detectors that are combined, and what each says of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from modelguard_companions.outlier import MIN_CLASSES, Prior, class_p_values
+
+from modelguard import Detector, Finding, ModelguardError, ScanContext, Skip, Target
+
+if TYPE_CHECKING:
+    Floats = npt.NDArray[np.float64]
+
+UNREMARKABLE = 0.5
+"""What a member is taken to say of a class it looked at closely and cleared."""
+USUAL_SIZES = Prior(spread=0.25, degrees=4)
+"""Spread of log trigger sizes between the classes of clean models: .1 to .4 over the open part of the zoo."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What became of one member: its numbers and findings, or why it could not look."""
+
+    numbers: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+    reason: str = ""
+
+
+def make(name: str, quick: bool) -> Detector:
+    """A member at its defaults."""
+    return _MEMBERS[name][0](quick)
+
+
+def run(member: Detector, target: Target, context: ScanContext) -> Said:
+    """What ``member`` says of the target, once per seed and options. A member that cannot look says why."""
+
+    def look() -> Said:
+        own = context.member(member.id)
+        try:
+            findings = tuple(member.detect(target, own))
+        except (Skip, ModelguardError) as reason:
+            return Said({}, (), str(reason))
+        return Said(own.numbers, findings)
+
+    return target.memo(f"outcome/{member!r}/{context.seed}", look)
+
+
+def p_values(name: str, said: Said, classes: int) -> Floats:
+    """(K,) one-sided p-values of each class by itself."""
+    values: Floats = _MEMBERS[name][1](said, classes)
+    return values
+
+
+def _alone(said: Said, classes: int) -> Floats:
+    """Members whose table holds p-values of each class by itself. Classes a member did not examine say nothing."""
+    p = np.full(classes, np.nan)
+    for row in said.numbers["classes"]:
+        p[row["class"]] = row["p_value"]
+    return p
+
+
+def _sizes(said: Said, classes: int) -> Floats:
+    """Members whose table holds the size of each class's smallest trigger: one far below the others' is remarkable.
+
+    A class that no trigger reached counts as the largest size seen. A class whose trigger did not hold on unseen pictures is
+    unremarkable.
+    """
+    rows = [row for row in said.numbers["classes"] if row["size"] > 0]
+    reached = [row["size"] for row in rows if row["reached"]]
+    p = np.full(classes, np.nan)
+    if len(rows) < MIN_CLASSES or not reached:
+        return p
+    size = np.array([row["size"] if row["reached"] else max(reached) for row in rows])
+    p[[row["class"] for row in rows]] = class_p_values(-np.log(size), USUAL_SIZES)
+    for row in said.numbers.get("cleared", ()):
+        p[row["target_class"]] = max(UNREMARKABLE, p[row["target_class"]])
+    return p
+
+
+def _lazy(module: str, name: str) -> Callable[[bool], Detector]:
+    def build(quick: bool) -> Detector:
+        from importlib import import_module
+
+        built: Detector = getattr(import_module(module), name)(quick=quick)
+        return built
+
+    return build
+
+
+def _none(said: Said, classes: int) -> Floats:
+    return np.full(classes, np.nan)
+
+
+_MEMBERS: Mapping[str, tuple[Callable[[bool], Detector], Callable[[Said, int], Any]]] = {
+    "abs": (_lazy("modelguard_abs.detector", "Abs"), _alone),
+    "final-layer": (_lazy("modelguard_companions.final_layer", "FinalLayer"), _alone),
+    "mm-bd": (_lazy("modelguard_companions.mm_bd", "MaximumMargin"), _alone),
+    "neural-cleanse": (_lazy("modelguard_neural_cleanse.detectors", "NeuralCleanse"), _sizes),
+    "neural-cleanse-blend": (_lazy("modelguard_neural_cleanse.detectors", "BlendCleanse"), _sizes),
+    "neural-cleanse-all-to-all": (_lazy("modelguard_neural_cleanse.detectors", "LabelMapCleanse"), _none),
+    "neural-cleanse-pairs": (_lazy("modelguard_neural_cleanse.detectors", "SourceCleanse"), _none),
+}
+VOTERS = ("abs", "final-layer", "mm-bd", "neural-cleanse", "neural-cleanse-blend")
+"""Members with a p-value for every class, which are combined."""
+SPECIALISTS = ("neural-cleanse-all-to-all", "neural-cleanse-pairs")
+"""Members that look for what singles out no class: their findings count by themselves."""
