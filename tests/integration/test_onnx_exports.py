@@ -149,6 +149,15 @@ def test_every_architecture(name: str, exporter: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_architecture_under_vmap(name: str) -> None:
+    module, example = built(name)
+    graph = import_graph(exported(module, example, "legacy")).module
+    x = another(example)
+    assert difference(torch.func.vmap(lambda sample: graph(sample.unsqueeze(0))[0][0])(x), module(x)) <= RELATIVE
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

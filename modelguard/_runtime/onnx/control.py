@@ -118,7 +118,8 @@ def loop(builder: Builder, scope: Scope, node: onnx.NodeProto, inputs: Inputs, a
         limit = builder.call(to_ints, (builder.node(trips),))
     start = None if condition is None else builder.node(condition)
     module = builder.module("loop_body", body.module)
-    args = (limit, start, module, [builder.node(v) for v in state if v is not None], body.captures, len(state))
+    scans = len(node.output) - len(state)
+    args = (limit, start, module, [builder.node(v) for v in state if v is not None], body.captures, scans)
     result = builder.call(run_loop, args, {"like": builder.like()}, next((o for o in node.output if o), "loop"))
     return _outputs(builder, node, result, body, [1] * len(state))
 
@@ -179,13 +180,11 @@ class Body:
         always = bool(results) and (results[0] is condition or _constant_condition(results[0]) is True)
         nodes = [inner.node(value) for value in results]
         hints = [builder.hints.known.get(n) for n in nodes]
-        # Captures become inputs in the order they were met; a placeholder must precede every other node.
-        for place in list(inner.captured.values()):
-            first = next(iter(inner.graph.nodes))
-            if place is not first:
-                last = next((n for n in inner.graph.nodes if n.op != "placeholder"), None)
-                if last is not None:
-                    last.prepend(place)
+        # Captures become inputs in the order they were met; inputs come before every other node.
+        anchor = next((n for n in inner.graph.nodes if n.op != "placeholder"), None)
+        if anchor is not None:
+            for place in inner.captured.values():
+                anchor.prepend(place)
         return cls(inner.finish(nodes), list(inner.captured), hints, always)
 
 
@@ -248,26 +247,28 @@ class _Budget:
 
 
 def run_loop(
-    trips: Any, condition: Any, body: nn.Module, state: list[Any], captures: list[Any], states: int, *, like: torch.Tensor | None = None
+    trips: Any, condition: Any, body: nn.Module, state: list[Any], captures: list[Any], scans: int, *, like: torch.Tensor | None = None
 ) -> tuple[Any, ...]:
-    """Run ``body(iteration, condition, *state, *captures) -> (condition, *state, *scanned)``; returns state and stacked scans."""
+    """Run ``body(iteration, condition, *state, *captures) -> (condition, *state, *scanned)``; returns state and stacked scans.
+
+    What is scanned in a loop that makes no turn is empty and of rank 1: its element shape was never seen.
+    """
     device = None if like is None else like.device
     trips = None if trips is None else int(trips[0] if isinstance(trips, list) else trips)
     running = True if condition is None else bool(condition)
     flag = torch.tensor(running, device=device)
-    scans: list[list[Any]] | None = None
-    iteration = 0
+    scanned: list[list[Any]] = [[] for _ in range(scans)]
+    iteration, states = 0, len(state)
     with _Budget() as budget:
         while running and (trips is None or iteration < trips):
             budget.spend()
             flag, *results = body(torch.tensor(iteration, device=device), flag, *state, *captures)
-            state, scanned = results[:states], results[states:]
-            scans = scans or [[] for _ in scanned]
-            for collected, value in zip(scans, scanned, strict=True):
+            state = results[:states]
+            for collected, value in zip(scanned, results[states:], strict=False):
                 collected.append(value)
             running = bool(flag)
             iteration += 1
-    return (*state, *(torch.stack(collected) for collected in scans or []))
+    return (*state, *(torch.stack(collected) if collected else torch.zeros(0, device=device) for collected in scanned))
 
 
 def run_scan(
