@@ -65,8 +65,9 @@ def classify(
             return found if through is None else Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
     if through := probe.cast_round_trip(before, after):
         return Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
-    if sums.moved == sums.zeros_after - sums.zeros_before > 0 and not sums.non_finite_after:
-        return Class("pruned", evidence={"zeros_before": sums.zeros_before, "zeros_after": sums.zeros_after})
+    # Where every changed entry became zero D is -W there, so W.D + D.D vanishes.
+    if abs(sums.wd + sums.dd) <= 1e-4 * sums.dd and (zeros := probe.pruning(before, after)) is not None:
+        return Class("pruned", evidence={"zeros_before": zeros[0], "zeros_after": zeros[1]})
     if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after):
         return Class("permuted")
     if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:

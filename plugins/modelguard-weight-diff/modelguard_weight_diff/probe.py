@@ -223,6 +223,18 @@ def _few_values(w: F64, target: F64) -> Quantisation | None:
     return None
 
 
+def pruning(before: Operand, after: Operand) -> tuple[int, int] | None:
+    """Zeros before and after, when every entry whose value changed is zero now; else None."""
+    zeros_before = zeros_after = 0
+    for part in blocks(after):
+        old, new = reference_in(before, after, part), np.ascontiguousarray(after.matrix[part])
+        if np.any((old != new) & (new != 0)):
+            return None
+        zeros_before += int(np.count_nonzero(old == 0))
+        zeros_after += int(np.count_nonzero(new == 0))
+    return (zeros_before, zeros_after) if zeros_after > zeros_before else None
+
+
 def permutation(before: Operand, after: Operand) -> bool:
     """Whether the rows and columns hold the same energies in another order (so rows, columns or both were permuted)."""
     if after.matrix.shape[0] == 1:

@@ -96,8 +96,8 @@ def replay_rank(
 
     ``reference`` and ``changed`` are (m, n) arrays in the files' own ``dtype`` (a key of ``DTYPE_BITS`` naming a float dtype);
     they may be memory-mapped, and a ``reference`` of another float dtype is rounded to ``dtype`` first. Entries that are not finite
-    on either side are left out. ``hint`` is a rank to try first, say that of a submatrix. ``check`` is called between passes and may raise to stop; ``spread`` maps over chunks of rows, in order and
-    possibly on threads. The result depends on neither.
+    on either side are left out. ``hint`` is a rank to try first, say that of a submatrix. ``check`` is called between passes and may
+    raise to stop; ``spread`` maps over chunks of rows, in order and possibly on threads. The result depends on neither.
 
     Raises ``ValueError`` for another dtype, other dimensions, or shapes that differ.
     """

@@ -19,18 +19,18 @@ import numpy.typing as npt
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen, word_of
 from modelguard_weight_diff.operand import Operand
 
-BLOCK = 1 << 17
+BLOCK = 1 << 16
 """Entries of a block: a float32 block and its temporaries stay in a 2 MiB cache."""
 CHUNK = 1 << 21
 """Entries of a chunk."""
-SKETCH = 12
-"""Columns of each sketch."""
+SKETCH_Y, SKETCH_Z = 8, 4
+"""Columns of Y = D Omega and rows of Z = Psi D."""
 WIDEST = 1 << 22
 """Rows longer than this are not looked at row by row."""
 POSITIONS = 64
 """Changed entries remembered with their position and bits."""
 SAMPLED = 2048
-"""Entries of a densely changed block whose bits are looked at one by one."""
+"""Entries of a densely changed chunk whose bits are looked at one by one."""
 
 _NARROW = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "I16", "U16"})
 
@@ -42,8 +42,6 @@ class Sums:
     entries: int = 0
     changed: int = 0
     """Entries whose bits differ."""
-    moved: int = 0
-    """Entries whose value differs: not those that went from one zero to the other."""
     ww: float = 0.0
     wd: float = 0.0
     dd: float = 0.0
@@ -51,8 +49,6 @@ class Sums:
     w_sum: float = 0.0
     d_sum: float = 0.0
     max_abs: float = 0.0
-    zeros_before: int = 0
-    zeros_after: int = 0
     non_finite_before: int = 0
     non_finite_after: int = 0
     xor: int = 0
@@ -72,7 +68,7 @@ class Sums:
 
 
 _ADDED = (
-    "entries", "changed", "moved", "ww", "wd", "dd", "d4", "w_sum", "d_sum", "zeros_before", "zeros_after",
+    "entries", "changed", "ww", "wd", "dd", "d4", "w_sum", "d_sum",
     "non_finite_before", "non_finite_after", "examined", "single_bit",
 )  # fmt: skip
 
@@ -82,7 +78,7 @@ class Statistics:
     """What one pass over a pair found. Row and column arrays are None for vectors and for rows past ``WIDEST``.
 
     ``rows``/``columns`` (bool) mark those with any changed entry, ``row_energy``/``column_energy`` are sums of D^2,
-    ``y`` (m, SKETCH) = D Omega and ``z`` (SKETCH, n) = Psi D are the two sketches. ``positions`` holds up to ``POSITIONS``
+    ``y`` (m, SKETCH_Y) = D Omega and ``z`` (SKETCH_Z, n) = Psi D are the two sketches. ``positions`` holds up to ``POSITIONS``
     changed entries as (flat index, XOR of the bit patterns).
     """
 
@@ -122,10 +118,10 @@ class Marks:
         return cls(
             np.zeros(rows, bool),
             np.zeros(rows),
-            np.zeros((rows, SKETCH)),
+            np.zeros((rows, SKETCH_Y)),
             np.zeros(columns, word),
             np.zeros(columns),
-            np.zeros((SKETCH, columns)),
+            np.zeros((SKETCH_Z, columns)),
         )
 
 
@@ -157,8 +153,10 @@ class Pass:
         else:
             left, right = before.matrix, after.matrix
             rng = np.random.default_rng([seed, rows, columns])
-            self.omega = rng.standard_normal((columns, SKETCH), dtype=np.float32)
-            self.psi = rng.standard_normal((SKETCH, rows), dtype=np.float32)
+            # A last column of ones gives the sums of rows in the same product.
+            self.omega = np.ones((columns, SKETCH_Y + 1), np.float32)
+            self.omega[:, :-1] = rng.standard_normal((columns, SKETCH_Y), dtype=np.float32)
+            self.psi = rng.standard_normal((SKETCH_Z, rows), dtype=np.float32)
         self.left: Array = left
         self.right: Array = right
         self.columns = columns
@@ -230,9 +228,6 @@ class Pass:
             ww, dd, wd = _dot(w, w), _dot(d, d), _dot(w, d)
             square = np.multiply(d, d, out=scratch[3])
             d4 = _dot(square, square)
-        mask = _mask(new.shape)
-        sums.zeros_after += int(np.count_nonzero(np.equal(after, 0, out=mask)))
-        sums.zeros_before += int(np.count_nonzero(np.equal(w, 0, out=mask)))
         fragile = not np.isfinite(ww + dd + wd + d4) or (changed and d4 < 1e-30 * new.size) or (ww < 1e-30 * new.size)
         if fragile and self.work is np.float32:
             w, d, after = w.astype(np.float64), d.astype(np.float64), after.astype(np.float64)
@@ -249,21 +244,23 @@ class Pass:
             ww, dd, wd, d4 = (value if np.isfinite(value) else 0.0 for value in (ww, dd, wd, d4))
             square = np.nan_to_num(square, posinf=np.finfo(np.float64).max ** 0.5)
         sums.ww, sums.dd, sums.wd, sums.d4 = sums.ww + ww, sums.dd + dd, sums.wd + wd, sums.d4 + d4
-        ones = np.ones(new.shape[1], w.dtype)
+        ones = scratch[4][: new.shape[1]] if w.dtype == self.work else np.ones(new.shape[1], w.dtype)
         sums.w_sum += float((w @ ones).sum(dtype=np.float64))
         if not changed:
             return
-        sums.moved += int(np.count_nonzero(np.not_equal(d, 0, out=mask)))
-        sums.d_sum += float((d @ ones).sum(dtype=np.float64))
         sums.max_abs = max(sums.max_abs, float(square.max()) ** 0.5)
         if (marks := part.marks) is not None:
             place = slice(start - part.chunk.start, start - part.chunk.start + new.shape[0])
             marks.rows[place] = row_or != 0
             marks.row_energy[place] = square @ ones
-            marks.y[place] = d @ self.omega
+            product = d @ self.omega
+            marks.y[place] = product[:, :-1]
+            sums.d_sum += float(product[:, -1].sum(dtype=np.float64))
             marks.column_or |= np.bitwise_or.reduce(xor, axis=0)
             marks.column_energy += np.ones(new.shape[0], square.dtype) @ square
             marks.z += self.psi[:, start : start + new.shape[0]] @ d
+        else:
+            sums.d_sum += float((d @ ones).sum(dtype=np.float64))
 
     def _work(self, values: Array, out: Array) -> Array:
         """``values`` as the working float dtype, in ``out`` unless they already are."""
@@ -276,6 +273,8 @@ class Pass:
         sums = part.sums
         flat = xor.reshape(-1)
         dense = changed > max(POSITIONS, flat.size // 16)
+        if dense and sums.examined >= SAMPLED:
+            return
         where = np.flatnonzero(flat[:SAMPLED] if dense else flat)
         bits = flat[where].astype(np.uint64)
         sums.examined += len(bits)
@@ -304,7 +303,6 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.key: Any = None
         self.arrays: tuple[Array, ...] = ()
-        self.mask: npt.NDArray[np.bool_] = np.empty((0, 0), bool)
 
 
 _SCRATCH = _Scratch()
@@ -312,11 +310,5 @@ _SCRATCH = _Scratch()
 
 def _scratch(dtype: type[np.floating[Any]], shape: tuple[int, ...]) -> tuple[Array, ...]:
     if _SCRATCH.key != (dtype, shape):
-        _SCRATCH.key, _SCRATCH.arrays = (dtype, shape), tuple(np.empty(shape, dtype) for _ in range(4))
+        _SCRATCH.key, _SCRATCH.arrays = (dtype, shape), (*(np.empty(shape, dtype) for _ in range(4)), np.ones(shape[1], dtype))
     return _SCRATCH.arrays
-
-
-def _mask(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    if _SCRATCH.mask.shape != shape:
-        _SCRATCH.mask = np.empty(shape, bool)
-    return _SCRATCH.mask
