@@ -46,6 +46,11 @@ class Change:
     top: Top | None = None
 
     @property
+    def noise(self) -> bool:
+        """Whether no direction of the difference stands above independent noise."""
+        return bool(self.spikes) and self.spikes[0].first <= NOISE_FLOOR
+
+    @property
     def name(self) -> str:
         return self.pair.tensor.name if self.index is None else f"{self.pair.tensor.name}[{self.index}]"
 
@@ -81,8 +86,9 @@ def judge(changes: Sequence[Change], sites: int, others: Sequence[int | None]) -
     mine = [change for change in changes if change.place.role != "other"]
     low = [change for change in mine if change.kind == "low-rank"]
     elsewhere = [change for change in changes if change.place.role == "other" and change.kind == "low-rank"]
-    # A projection of low but unproved rank counts as touched too: a merged adapter is not to pass for an edit of the layers it replays in.
-    touched = {_site(change) for change in mine if change.kind == "low-rank" or change.share >= PROMISING}
+    # A projection of low but unproved rank counts as touched too: a merged adapter is not to pass for an edit of the layers it
+    # replays in. Noise does not count: adding some everywhere else must not hide an edit.
+    touched = {_site(change) for change in mine if change.kind == "low-rank" or (change.share >= PROMISING and not change.noise)}
     if len(touched) > max(1, EVERYWHERE * sites):
         if low:
             return _adapter(low)

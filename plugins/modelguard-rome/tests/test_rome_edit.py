@@ -125,6 +125,19 @@ def test_every_naming_convention_is_known(look, pattern) -> None:
     assert told.findings[0].confidence.label == ("medium" if pattern == UNKNOWN else "high")
 
 
+def test_one_expert_of_a_stack_is_named(look) -> None:
+    rng = np.random.default_rng(0)
+    name = "model.layers.{}.mlp.experts.down_proj"
+    tensors = {name.format(i): rng.standard_normal((4, 128, 512)).astype(np.float32) for i in range(6)}
+    after = tensors[name.format(3)].copy()
+    factors = sized(heavy_tailed(rng, (128, 512)), after[2], 0.05)
+    after[2] = edits.merge_lora({"e": after[2]}, {"e": factors})[0]["e"]
+    told = against(look, {**tensors, name.format(3): after}, tensors)
+    assert told.rules == {"MG2001"}
+    assert f"{name.format(3)}[2]" in told.findings[0].message
+    assert told.findings[0].key == "2"
+
+
 @pytest.mark.parametrize(
     ("dtype", "relative"),
     [
@@ -264,6 +277,16 @@ def test_an_edit_under_light_noise_is_found_and_under_heavy_noise_is_missed(look
         # Past theta / (m n)^(1/4) the component drowns (the BBP limit): the documented answer is silence.
         heavy, _ = edits.add_noise(after, projections(lm), 20 * edit.changes[0].relative_norm, rng)
         assert against(look, heavy, lm.tensors).rules == set()
+
+
+def test_noise_on_every_other_projection_does_not_hide_an_edit(look, lms) -> None:
+    rng = np.random.default_rng(0)
+    for lm in lms:
+        after, _ = edits.rome(lm, lm.facts[0], 1)
+        noisy, _ = edits.add_noise(after, [name for name in projections(lm) if name != lm.projection(1)], 0.05, rng)
+        told = against(look, noisy, lm.tensors)
+        assert told.rules == {"MG2001"}
+        assert told.findings[0].location.tensor == lm.projection(1)
 
 
 def test_an_edit_under_a_fine_tune_of_everything_is_missed(look, lms) -> None:
