@@ -106,6 +106,12 @@ class Target:
             raise self._cache["model"]
         return typing.cast("RunnableModel", self._cache["model"])
 
+    @property
+    def built_model(self) -> RunnableModel | None:
+        """The model, if some detector has already had it built; never builds it."""
+        built = self._cache.get("model")
+        return None if built is None or isinstance(built, Exception) else typing.cast("RunnableModel", built)
+
     def memo(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` returns, made once per target and kept for the detectors that follow in this process.
 

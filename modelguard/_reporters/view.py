@@ -41,7 +41,17 @@ def facts(report: Report) -> list[str]:
         words.append(f"against {visible(report.reference.uri)}")
     if target.revision and target.revision not in target.uri:
         words.append(f"at {visible(target.revision)}")
+    if report.model is not None:
+        words.append(run_as(report.model))
     return words
+
+
+def run_as(model: Mapping[str, Any]) -> str:
+    """What the model was run on, and who said so: a detector that searched the wrong input domain searched nothing."""
+    spec = model.get("input") or {}
+    shape = "x".join(str(size) for size in spec.get("shape", ()))
+    said = (spec.get("source") or {}).get("high", "unknown")
+    return visible(f"run as {spec.get('kind', 'unknown')} {shape}, values {value(spec.get('low'))}..{value(spec.get('high'))} ({said})")
 
 
 def waiver_notes(decision: Decision) -> list[str]:

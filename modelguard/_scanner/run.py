@@ -49,6 +49,7 @@ class Scan:
         self._progress = progress
         self._child: Child | None = Child(job)
         self.seconds: dict[str, float] = {}
+        self.model: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Scan:
         return self
@@ -142,6 +143,8 @@ class Scan:
                         running.findings.pop()
                         raise WorkerError(f"sent more than {MAX_FINDINGS} findings")
                 elif kind == "outcome":
+                    if isinstance(event.get("model"), dict):
+                        self.model = event["model"]
                     return self._ended(running, _outcome(running, event, fault)), True
                 elif kind != "start":
                     raise WorkerError(f"sent the unknown event {kind!r}")

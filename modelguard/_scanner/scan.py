@@ -65,6 +65,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     facts: Mapping[str, Any] = {}
     outcomes: list[Outcome] = []
     seconds: dict[str, float] = {}
+    model: Mapping[str, Any] | None = None
     failure = ""
     try:
         with brought(request, registry) as (artifact, reference), Scan(_job(request, registry, artifact, reference), progress) as running:
@@ -73,7 +74,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
             tasks = [_task(request, step.detector) for step in steps if step.runnable]
             outcomes += running.run(tasks, {item.id: item for item in request.detectors})
-            seconds = running.seconds
+            seconds, model = running.seconds, running.model
             changed = _changed(artifact) or (_changed(reference) if reference else "")
         failure = changed or _nothing_scannable(artifact, reference, facts)
     except UsageError:
@@ -91,6 +92,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         seed=request.seed,
         outcomes=tuple(outcomes),
         rules=_rules(request.detectors),
+        model=model,
         failure=failure,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     ).canonical()

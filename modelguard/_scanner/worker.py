@@ -166,7 +166,9 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) ->
             )
         elif problem:
             status, reason = "errored", problem
-    emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary)
+    built = target.built_model
+    model = finite(built.describe()) if built is not None else None
+    emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary, model=model)
 
 
 def _summary(context: ScanContext) -> tuple[dict[str, Any], str]:
