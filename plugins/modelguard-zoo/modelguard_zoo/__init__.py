@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from modelguard_zoo.build import Built, build_model, build_zoo, read_record
-from modelguard_zoo.spec import Spec
-from modelguard_zoo.standard import standard_zoo
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelguard_zoo.build import Built, build_model, build_zoo, read_record
+    from modelguard_zoo.spec import Spec
+    from modelguard_zoo.standard import standard_zoo
 
 __all__ = ["Built", "Spec", "build_model", "build_zoo", "read_record", "standard_zoo"]
+
+# Resolved on first use: the command line lists this plugin's command without paying for numpy.
+_HOME = {"Spec": "spec", "standard_zoo": "standard"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'modelguard_zoo' has no attribute {name!r}")
+    return getattr(import_module(f"modelguard_zoo.{_HOME.get(name, 'build')}"), name)

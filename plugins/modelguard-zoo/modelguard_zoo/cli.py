@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from modelguard import UsageError
-from modelguard_zoo.build import Built, build_zoo, read_record
-from modelguard_zoo.standard import standard_zoo
+
+if TYPE_CHECKING:
+    from modelguard_zoo import Built
 
 _folder = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("zoo"), show_default=True, help="The zoo's folder."
@@ -29,6 +31,8 @@ def zoo() -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that train side by side.")
 def build(out: Path, only: str, workers: int) -> None:
     """Build the standard zoo, or the part of it --only names; what is there already is kept."""
+    from modelguard_zoo import build_zoo, standard_zoo
+
     specs = [spec for spec in standard_zoo() if fnmatch(spec.id, only)]
     if not specs:
         raise UsageError(f"--only {only}", "no model of the standard zoo has such an id", "see `modelguard zoo list`")
@@ -41,6 +45,8 @@ def build(out: Path, only: str, workers: int) -> None:
 @_only
 def list_models(out: Path, only: str) -> None:
     """List the standard zoo and how far it is built."""
+    from modelguard_zoo import read_record, standard_zoo
+
     for spec in standard_zoo():
         if fnmatch(spec.id, only):
             there = (out / spec.id / "record.json").is_file()
@@ -52,6 +58,8 @@ def list_models(out: Path, only: str) -> None:
 @_folder
 def show(model: str, out: Path) -> None:
     """Print the record of one MODEL."""
+    from modelguard_zoo import read_record
+
     click.echo(json.dumps(read_record(out / model).record, indent=1))
 
 
