@@ -7,6 +7,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 from modelguard import Artifact, ArtifactError, ArtifactFile, FormatError, FormatProblem, LimitError, SourceError
 from modelguard._formats import builtin_formats, open_artifact, protobuf
 from modelguard._formats import onnx as onnx_reader
+from modelguard._formats import safetensors as safetensors_reader
 from modelguard._formats.onnx import OnnxFormat
-from modelguard._formats.onnx_schema import MAX_DEPTH
+from modelguard._formats.onnx_schema import MAX_DEPTH, MAX_TEXT
 from modelguard._formats.protobuf import encode_field, encode_varint
 from modelguard._formats.safetensors import SafetensorsFormat, read_header
 from modelguard.testing.checkpoints import (
@@ -632,6 +634,38 @@ def test_hostile_sizes_are_refused_where_memory_is_short(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     rules = [("a.safetensors", "MG0105"), ("b.onnx", "MG0105"), ("c.safetensors", "MG0102"), ("d.onnx", "MG0102")]
     assert done.stdout.splitlines() == [str(item) for item in rules]
+
+
+def test_a_flood_of_safetensors_entries_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safetensors_reader, "MAX_TENSORS", 10)
+    header = {str(index): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for index in range(11)}
+    assert "more than 10 tensors" in refused(tmp_path / "model.safetensors", safetensors_bytes(header)).message
+
+
+def test_a_text_of_more_than_16_mib_in_an_onnx_file_is_not_decoded(tmp_path: Path) -> None:
+    data = graph() + encode_field(14, encode_field(1, b"note") + encode_field(2, bytes(MAX_TEXT + 1)))
+    with bounded(4 << 20):
+        problem = refused(tmp_path / "model.onnx", data)
+    assert (problem.rule, "16777217 bytes" in problem.message) == ("MG0104", True)
+
+
+def test_an_index_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "model.safetensors.index.json").open("wb") as handle:
+        handle.truncate(5 << 30)
+    with bounded(1 << 20):
+        (problem,) = opened(tmp_path / "model.safetensors.index.json").problems
+    assert (problem.rule, problem.fatal) == ("MG0104", True)
+    assert "is an index of 5368709120 bytes, and 67108864 are the limit" in problem.message
+
+
+def test_external_data_with_gigabytes_that_no_tensor_claims_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(PLACES["initializer"](outside("w.bin", "0", "80")).SerializeToString())
+    with (tmp_path / "w.bin").open("wb") as handle:
+        handle.truncate(1 << 40)
+    began = time.monotonic()
+    result = opened(tmp_path / "model.onnx")
+    assert time.monotonic() - began < 10
+    assert [(item.rule, item.file, item.fatal) for item in result.problems] == [("MG0116", "w.bin", False)]
 
 
 def test_limits_are_limit_errors() -> None:

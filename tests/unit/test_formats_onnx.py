@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,18 @@ def test_typed_values_may_be_packed_unpacked_or_both(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + encode_field(7, graph))
     assert onnx.load(str(tmp_path / "m.onnx")).graph.initializer[0].int64_data == [5, -1, 300, 7]
     np.testing.assert_array_equal(of(open_target(tmp_path)).read("w"), [5, -1, 300, 7])
+
+
+@pytest.mark.parametrize(("number", "wire", "form", "code"), [(4, 5, "<f", 1), (10, 1, "<d", 11)], ids=["float_data", "double_data"])
+def test_typed_floats_may_come_in_several_pieces(number: int, wire: int, form: str, code: int, tmp_path: Path) -> None:
+    single = encode_varint(number << 3 | wire) + struct.pack(form, 1.5)
+    packed = encode_field(number, struct.pack(form, 2.5) + struct.pack(form, -0.0))
+    head = encode_varint(1 << 3) + encode_varint(6) + encode_varint(2 << 3) + encode_varint(code) + encode_field(8, b"w")
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + encode_field(7, encode_field(5, head + single + packed + single + packed)))
+    array = of(open_target(tmp_path)).read("w")
+    expected = numpy_helper.to_array(onnx.load(str(tmp_path / "m.onnx")).graph.initializer[0])
+    assert array.tobytes() == expected.tobytes()
+    assert array.tolist() == [1.5, 2.5, -0.0, 1.5, 2.5, -0.0]
 
 
 def test_packed_varints_longer_than_a_block(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from modelguard import Artifact, ArtifactFile, Target, UnfetchedFile
+from modelguard import Artifact, ArtifactFile, Checkpoint, Format, FormatError, FormatProblem, Target, UnfetchedFile
 from modelguard._formats import builtin_formats, open_artifact
 from modelguard._formats.sniff import by_name, classify
 from modelguard.testing.checkpoints import open_target, safetensors_bytes, write_onnx_mlp, write_safetensors, write_sharded
@@ -464,3 +464,35 @@ def test_unread_files_are_sorted_by_content_first(name: str, data: bytes, matter
 )
 def test_files_that_are_not_here_are_sorted_by_name(name: str, matter: str) -> None:
     assert by_name(name).matter == matter
+
+
+# Formats of plugins.
+
+
+class Anything(Format):
+    """A plugin's format that believes every file to be its own, and can open none."""
+
+    id = "anything"
+    extensions = (".any",)
+
+    def recognise(self, head: bytes, size: int) -> bool:
+        return True
+
+    def open(self, file: ArtifactFile, artifact: Artifact) -> tuple[Checkpoint, tuple[FormatProblem, ...]]:
+        raise FormatError(file.path, "is nothing", "do not load it", rule="MG0102")
+
+
+def test_a_file_that_two_formats_claim_is_a_polyglot_and_every_reading_is_tried(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "m.safetensors", ARRAYS)
+    artifact = Artifact("x", "local:x", tmp_path, (ArtifactFile(path.name, path, path.stat().st_size),))
+    result = open_artifact(artifact, [Anything(), *(item() for item in builtin_formats())])
+    assert [(item.rule, item.fatal) for item in result.problems] == [("MG0111", False)]
+    assert "can be read as anything and safetensors" in result.problems[0].message
+    assert [item.format for item in result.checkpoints] == ["safetensors"]
+
+
+def test_a_format_that_cannot_open_what_it_claims_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "m.any").write_bytes(b"x")
+    artifact = Artifact("x", "local:x", tmp_path, (ArtifactFile("m.any", tmp_path / "m.any", 1),))
+    result = open_artifact(artifact, [Anything()])
+    assert [(item.rule, item.fatal, item.message) for item in result.problems] == [("MG0102", True, "m.any: is nothing; do not load it")]
