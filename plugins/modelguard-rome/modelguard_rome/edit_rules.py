@@ -48,9 +48,9 @@ CONFINED = Rule(
     "MG2004",
     "ConfinedLowRankChange",
     "a low-rank change confined to few matrices that are not MLP output projections alone",
-    Severity.MEDIUM,
+    Severity.HIGH,
     "Outer products were added to a few matrices, exactly so in the file's dtype, while the rest of the model kept its bytes. It is "
-    "not where knowledge editors write, but it is a deliberate, surgical change.",
+    "not what knowledge editors leave, but it is a deliberate, surgical change: an edit with a decoy beside it looks like this, too.",
     "Ask the publisher which adapter was merged and into which layers; compare with its adapter_config.json.",
     "A LoRA restricted to some layers or one module type by its configuration.",
 )

@@ -289,6 +289,18 @@ def test_noise_on_every_other_projection_does_not_hide_an_edit(look, lms) -> Non
         assert told.findings[0].location.tensor == lm.projection(1)
 
 
+def test_a_decoy_in_the_same_layer_does_not_hide_an_edit(look, lms) -> None:
+    rng = np.random.default_rng(0)
+    for lm in lms:
+        after, _ = edits.rome(lm, lm.facts[0], 1)
+        decoy = "transformer.h.1.attn.c_proj.weight"
+        factors = sized(heavy_tailed(rng, after[decoy].shape), after[decoy], 0.05)
+        told = against(look, edits.merge_lora(after, {decoy: factors})[0], lm.tensors)
+        assert told.rules == {"MG2004"}
+        assert lm.projection(1) in {finding.location.tensor for finding in told.findings}
+        assert next(rule for rule in RomeEdit.rules if rule.id == "MG2004").severity is Severity.HIGH
+
+
 def test_an_edit_under_a_fine_tune_of_everything_is_missed(look, lms) -> None:
     lm = lms[0]
     after, _ = edits.rome(lm, lm.facts[0], 1)
