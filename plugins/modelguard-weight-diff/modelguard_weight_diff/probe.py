@@ -262,8 +262,8 @@ def spiked(statistics: Statistics) -> float:
     if y is None or z is None or energy <= 0:
         return 0.0
     m, n = statistics.shape
-    upper = np.triu_indices(y.shape[1], 1)
-    fourth = np.concatenate([(y.T @ y)[upper], (z @ z.T)[upper]]) ** 2
+    products = [gram[np.triu_indices(len(gram), 1)] for gram in (y.T @ y, z @ z.T)]
+    fourth = np.concatenate(products) ** 2
     return float(fourth.mean() / (energy * energy) / (1 / m + 1 / n))
 
 

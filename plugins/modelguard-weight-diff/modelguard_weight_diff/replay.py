@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
 
@@ -107,7 +108,9 @@ def replay_rank(
         raise ValueError(f"replay needs two matrices of one shape, not {reference.shape} and {changed.shape}")
     search = _Search(_Pair(reference, changed, dtype, spread), seed, check or (lambda: None))
     try:
-        return search.run(_rank_limit(reference.shape, max_rank), hint)
+        # One BLAS thread: these products are thin, and their sums must not depend on how many there are.
+        with threadpool_limits(1, "blas"):
+            return search.run(_rank_limit(reference.shape, max_rank), hint)
     except _OutOfRange:
         m, n = reference.shape
         return Replay(None, 0, 0.0, 0.0, 0.0, 0.0, 0, np.zeros((m, 0)), np.zeros(0), np.zeros((n, 0)))
