@@ -39,9 +39,6 @@ SMALL = 64
 KEPT = 1024
 """Bytes of a tensor up to which a skeleton keeps its values."""
 
-REPORTED = 20
-"""Names that clash reported one by one."""
-
 _HEAD_TEXT = 1024
 _EXPORT = "export the model again, and do not load it as it is"
 
@@ -178,12 +175,11 @@ class _Walk:
     def problems(self) -> list[FormatProblem]:
         """What is wrong but keeps nothing from being read."""
         path = self.file.path
-        found = [
-            FormatProblem(
-                "MG0107", path, f"{path}: two tensors are called {shown(name)}, so parsers disagree on which one counts", tensor=name
-            )
-            for name in list(self._copies)[:REPORTED]
-        ]
+        found: list[FormatProblem] = []
+        if self._copies:
+            name, count = next(iter(self._copies)), len(self._copies)
+            message = f"{path}: tensor {shown(name)} is there more than once ({count} such names), so parsers disagree on which one counts"
+            found.append(FormatProblem("MG0107", path, f"{message}; {_EXPORT}", tensor=name, evidence={"names": count}))
         if self.messages.unknown_fields:
             count, size = self.messages.unknown_fields, self.messages.unknown_bytes
             message = f"{path}: {count} fields with {size} bytes are none that ONNX has; ask the author what writes them"
@@ -243,7 +239,7 @@ class _Walk:
                 label = f"{label or op_type}.{position}"
             used.add(label)
             for field in attributes:
-                self._attribute(field, f"{scope}{label}/", scope + output if op_type == "Constant" else "", depth + 1)
+                self._attribute(field, f"{scope}{label}/", scope + output if op_type == "Constant" and output else "", depth + 1)
 
     def _attribute(self, attribute: Field, scope: str, constant: str, depth: int) -> None:
         """``scope`` ends in the node's name; ``constant`` is the name of the output whose value the attribute is, or empty."""
