@@ -84,7 +84,9 @@ def _movement(builder: Builder, op_type: str, arrays: list[npt.NDArray[Any]], at
             return np.expand_dims(x, tuple(axes)) if axes is not None else None
         case "Reshape":
             return x.reshape(numbers[0].tolist()) if 0 not in numbers[0] else None
-        case "Slice" if x.ndim == 1:
+        case "Transpose":
+            return x.transpose(attributes.get("perm"))
+        case "Slice":
             return _slice(x, numbers, attributes)
         case "ReduceProd" if attributes.get("keepdims", 1) == 0 and x.ndim == 1:
             return functools.reduce(lambda a, b: _times(builder, a, b), x.tolist(), 1)
@@ -96,9 +98,11 @@ def _times(builder: Builder, a: Any, b: Any) -> Any:
 
 
 def _slice(x: npt.NDArray[Any], numbers: list[npt.NDArray[np.int64]], attributes: dict[str, Any]) -> npt.NDArray[Any]:
-    if numbers:
-        starts, ends = numbers[0], numbers[1]
-        step = int(numbers[3][0]) if len(numbers) > 3 else 1
-    else:
-        starts, ends, step = attributes["starts"], attributes["ends"], 1
-    return x[int(starts[0]) : int(ends[0]) : step] if step > 0 or int(ends[0]) >= -len(x) else x[int(starts[0]) :: step]
+    starts, ends = numbers[:2] if numbers else (attributes["starts"], attributes["ends"])
+    axes = numbers[2] if len(numbers) > 2 else attributes.get("axes") or range(len(starts))
+    steps = numbers[3] if len(numbers) > 3 else [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # Backwards, an end before the first element means through it.
+        stop = None if step < 0 and end < -x.shape[axis] else int(end)
+        x = x[(slice(None),) * (int(axis) % x.ndim) + (slice(int(start), stop, int(step)),)]
+    return x

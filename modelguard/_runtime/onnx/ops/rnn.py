@@ -99,10 +99,9 @@ def _native(
 ) -> tuple[Tensor, ...] | None:
     """torch's kernel; ``order`` are ONNX's gates in torch's order. None where torch cannot run it (under a function transform)."""
     hidden = r.shape[2]
-    index = torch.tensor([g * hidden + i for g in order for i in range(hidden)], device=w.device) if list(order) != sorted(order) else None
 
     def gates(t: Tensor) -> Tensor:
-        return t if index is None else t.index_select(0, index)
+        return t if list(order) == sorted(order) else torch.cat([t.narrow(0, g * hidden, hidden) for g in order])
 
     parameters = []
     for d in range(w.shape[0]):
