@@ -22,7 +22,7 @@ class NeuralCleanse(Detector):
 
     alpha: float = option(0.05, "significance below which a class's trigger is too small to be chance", gt=0, le=1)
     ratio: float = option(0.75, "largest accused trigger, relative to the typical class", gt=0, le=1)
-    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
+    area: float = option(0.25, "largest accused trigger: the part of the image a patch covers, the opacity of a blend", gt=0, le=1)
     success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
     quick: bool = option(False, "half the steps")

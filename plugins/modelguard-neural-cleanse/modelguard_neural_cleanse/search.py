@@ -83,8 +83,7 @@ class Search:
         self.targets, self.sources = targets, sources
         self.generator, self.images_at_once, self.tick = generator, images_at_once, tick
         arms = len(targets)
-        self.bias = torch.zeros(arms) if bias is None else bias
-        self.parameters = self._start(self.bias)
+        self.parameters = self._start(torch.zeros(arms) if bias is None else bias)
         self.first = [torch.zeros_like(value) for value in self.parameters]  # Adam's moments
         self.second = [torch.zeros_like(value) for value in self.parameters]
         self.age = torch.zeros(arms)
@@ -94,7 +93,6 @@ class Search:
         self.best = [value.clone() for value in self.parameters]
         self.best_size = torch.full((arms,), torch.inf)
         self.idle = torch.zeros(arms)  # steps without a smaller trigger
-        self.success = torch.zeros(arms)  # of the last step
 
     def run(self, steps: int) -> None:
         """``steps`` more steps for every arm; with ``early_stop``, until no arm is active."""
@@ -144,7 +142,6 @@ class Search:
             hits, size, gradients = self._gradients()
             success += hits / self.schedule.batches
             self._adam(gradients)
-        self.success = success
         won = success >= GATE
         # (1) the smallest trigger that works
         better = won & (size < self.best_size)
@@ -199,9 +196,8 @@ class Search:
 
 
 _PER_ARM = frozenset(
-    ("targets", "sources", "bias", "parameters", "first", "second", "age", "cost", "up", "down", "raised", "lowered", "best",
-     "best_size", "idle", "success")
-)  # fmt: skip
+    ("targets", "sources", "parameters", "first", "second", "age", "cost", "up", "down", "raised", "lowered", "best", "best_size", "idle")
+)
 
 
 def _like(arms: Tensor, value: Tensor) -> Tensor:
