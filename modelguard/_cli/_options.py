@@ -152,6 +152,34 @@ def existing_path(text: str | None, option: str) -> Path | None:
     return path.absolute()
 
 
+def parse_outputs(
+    outputs: Iterable[str], stdout_format: str, registry: Registry, inputs: Iterable[str | None]
+) -> tuple[tuple[str, Path], ...]:
+    """What ``-o`` and ``--format`` ask for, as (format, path).
+
+    Raises :class:`UsageError` for an unknown format, a path in no folder, one given twice, and one among ``inputs``, which are read.
+    """
+    from modelguard._reporters.output import parse_output_spec
+
+    if stdout_format not in registry.reporters:
+        raise UsageError(f"--format {stdout_format}", "there is no such format", "formats: " + ", ".join(registry.reporters))
+    taken = {os.path.realpath(path): "is read by this command" for path in inputs if path and "://" not in path}
+    files = []
+    for spec in outputs:
+        name, path = parse_output_spec(spec, registry.reporters)
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UsageError(f"-o {spec}", f"{path} {taken[real]}", "name another file")
+        if path.is_dir():
+            raise UsageError(f"-o {spec}", f"{path} is a folder", "name a file in it")
+        if not path.parent.is_dir():
+            raise UsageError(f"-o {spec}", f"the folder {path.parent} does not exist", "create it first")
+        if path.is_file() or not path.exists():  # a device or pipe takes any number of reports
+            taken[real] = "is given to two reports"
+        files.append((name, path))
+    return tuple(files)
+
+
 def deliver(report: Report, decision: Decision, registry: Registry, outputs: Iterable[tuple[str, Path]], stdout_format: str) -> int:
     """Write every file, print one report, and return the exit code: the decision's, or 3 when something could not be written."""
     from modelguard._reporters.escape import visible

@@ -6,7 +6,7 @@ import datetime
 
 import click
 
-from modelguard._cli._options import deliver, load_registry, output_options, plugin_option
+from modelguard._cli._options import deliver, load_registry, output_options, parse_outputs, plugin_option
 from modelguard._cli._stored import judge_again, read_report, today_option
 from modelguard.errors import UsageError
 
@@ -29,14 +29,10 @@ def command(
 
     A stored decision is believed as it stands; give --policy where the file may have been touched.
     """
-    from modelguard._reporters.output import parse_output_spec
-
     if today is not None and policy is None:
         raise UsageError("--today", "has no effect on a stored decision", "give --policy as well")
     registry = load_registry(plugins)
-    files = tuple(parse_output_spec(item, registry.reporters) for item in outputs)
-    if stdout_format not in registry.reporters:
-        raise UsageError(f"--format {stdout_format}", "there is no such format", "formats: " + ", ".join(registry.reporters))
+    files = parse_outputs(outputs, stdout_format, registry, (report, policy))
     stored, decision = read_report(report)
     if policy is not None:
         stored, decision = judge_again(stored, policy, registry, today)

@@ -18,11 +18,11 @@ from modelguard._cli._options import (
     output_options,
     parse_detector_options,
     parse_memory,
+    parse_outputs,
     plugin_option,
     run_options,
     thread_count,
 )
-from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
     from modelguard._plugins import Registry
@@ -91,7 +91,6 @@ def prepare(
     by_range: bool = False,
 ) -> Prepared:
     """Check everything the user said. Raises :class:`UsageError`, before any download, naming what is wrong."""
-    from modelguard._reporters.output import parse_output_spec
     from modelguard._scanner.job import Limits
     from modelguard._scanner.scan import Request
     from modelguard.artifact import SourceContext
@@ -110,9 +109,7 @@ def prepare(
         values.setdefault(name, {}).update(item)
     for name, item in values.items():
         configure(registry.detectors[name], item)
-    files = tuple(parse_output_spec(item, registry.reporters) for item in outputs)
-    if stdout_format not in registry.reporters:
-        raise UsageError(f"--format {stdout_format}", "there is no such format", "formats: " + ", ".join(registry.reporters))
+    files = parse_outputs(outputs, stdout_format, registry, (target, reference, samples, policy))
     request = Request(
         target=target,
         detectors=chosen,

@@ -12,9 +12,11 @@ from modelguard.errors import OutputError, UsageError
 
 
 def parse_output_spec(spec: str, formats: Collection[str]) -> tuple[str, Path]:
-    """``sarif=r.sarif`` as format and path. Raises :class:`UsageError` for an unknown format or an empty path."""
+    """``sarif=r.sarif`` as format and path. Raises :class:`UsageError` for an unknown format, and a path that is empty or ``-``."""
     name, equals, path = spec.partition("=")
     known = ", ".join(sorted(formats))
+    if path == "-":
+        raise UsageError(f"-o {spec}", "standard output is no file", f"write --format {name}")
     if not equals or not path:
         raise UsageError(f"-o {spec}", "is not FORMAT=PATH", f"write for example json=report.json; formats: {known}")
     if name not in formats:

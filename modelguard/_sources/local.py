@@ -151,7 +151,7 @@ def walk(root: Path, snapshot: Snapshot | None) -> Iterator[ArtifactFile]:
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename or root)
-        name = where.relative_to(root).as_posix() if where.is_relative_to(root) else where.name
+        name = where.relative_to(root).as_posix() if where.is_relative_to(root) and where != root else where.name
         raise SourceError(name, f"the directory cannot be read ({error.strerror})", "make it readable, or scan a copy") from error
 
     names: Counter[tuple[int, int]] = Counter()
@@ -187,7 +187,7 @@ def entry(root: Path, path: str, snapshot: Snapshot | None) -> tuple[ArtifactFil
         path.encode("utf-8")
     except UnicodeEncodeError:
         shown = path.encode("utf-8", "backslashreplace").decode()
-        raise SourceError(shown, "its name is not valid UTF-8", "rename it") from None
+        raise SourceError(shown, "its name is not valid UTF-8", "rename it, or scan in a UTF-8 locale") from None
     place = root / path
     try:
         real = place.resolve(strict=True)
