@@ -197,7 +197,7 @@ def test_names_that_are_not_utf8_are_refused(model: Path) -> None:
         (Path(os.fsdecode(os.fsencode(model) + b"/bad\xff.bin"))).write_bytes(b"x")
     except OSError:
         pytest.skip("the file system takes no such name")
-    assert refusal(model) == r"bad\udcff.bin: its name is not valid UTF-8; rename it"
+    assert refusal(model) == r"bad\udcff.bin: its name is not valid UTF-8; rename it, or scan in a UTF-8 locale"
 
 
 def test_a_file_that_changes_after_hashing_is_not_opened(model: Path) -> None:
