@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from modelguard_companions.outlier import Prior, deviates, over_all, student_tail
 
+FLOOR = 0.2
+"""Success rates below this count as this: a trigger that seldom works is no evidence, however much seldomer the others' do."""
 PSEUDO = 0.05
-"""Added to the success and the failure rate before the logarithm: a rate of 0 and one of 1 % are the same for this purpose."""
+"""Added to the failure rate before the logarithm, so that none failing of few is not infinitely good."""
 USUAL = Prior(spread=0.6, degrees=4)
 """Spread of log odds between the classes of clean models: .3 to .9 over the open part of the zoo."""
 
@@ -39,7 +41,7 @@ def judge(success: Floats, classes: int) -> Verdict:
     At each size the externally studentised log odds of a class are compared with Student's distribution
     (:mod:`modelguard_companions.outlier`); the smallest p over the sizes counts that many times (Bonferroni).
     """
-    odds = np.log((success + PSEUDO) / (1 - success + PSEUDO))  # (sizes, C)
+    odds = np.log(np.maximum(success, FLOOR) / (1 - success + PSEUDO))  # (sizes, C)
     t, p = np.empty_like(odds), np.empty_like(odds)
     for row, values in enumerate(odds):
         t[row], degrees = deviates(values, USUAL)

@@ -33,8 +33,6 @@ FEWEST_POSITIONS = 2
 CANDIDATES, REFERENCES = 8, 16
 """With more classes than these together, only those whose stimulation shows the largest gaps, and a random part of the others to compare
 them with, are searched."""
-CONFIRM = 4
-"""The accused class's search is repeated with this many times the pictures a step."""
 HIGH_P, HIGH_REASR = 0.1, 0.9
 """A finding is of high confidence at this part of the p-value asked for, and this success."""
 
@@ -77,7 +75,7 @@ def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Findin
     )
     for searched in searches:
         if searched.verdict.p_value <= detector.p_value:
-            yield from _confirmed(detector, target, context, evidence, candidates, searched)
+            yield from _accused(detector, target, context, evidence, candidates, searched)
 
 
 def _search_all(
@@ -138,29 +136,24 @@ def _search(
     return Searched(family, triggers, success, labels, chosen, verdict)
 
 
-def _confirmed(
+def _accused(
     detector: Abs, target: Target, context: ScanContext, evidence: Evidence, candidates: list[Candidate], searched: Searched
 ) -> Iterator[Finding]:
-    """The accused class, its trigger searched on with more pictures a step and measured again."""
+    """The accused class, if its trigger works often enough on pictures it was not searched on, and on which classes it does."""
     model, verdict, place = target.model, searched.verdict, searched.verdict.accused
     # Of the sizes at which the class stands out, the one whose trigger works best: a small one may stand out and still work seldom.
     telling = [size for size in range(len(verdict.p)) if over_all(float(verdict.p[size, place]), model.output.classes) <= detector.p_value]
     size = max(telling, key=lambda size: (searched.success[size][searched.arms[size][place]], -size))
     arm = int(searched.arms[size][place])
     candidate = candidates[arm]
-    searched.triggers.keep(torch.tensor([size * len(candidates) + arm]))
-    generator = torch.Generator().manual_seed(int(context.rng("confirm").integers(2**62)))
-    batch = at_once(model, context)
-    note = _Note(context, "confirm")
-    invert(
-        model, searched.triggers, [candidate], evidence.search, evidence.search_labels,
-        steps=detector.steps, batch=batch, generator=generator, tick=note, per_step=CONFIRM * 8,
-    )  # fmt: skip
-    wanted = torch.tensor([candidate.label], device=evidence.check.device)
-    hits, asked = attempts(model, searched.triggers, wanted, evidence.check, evidence.check_labels, batch=batch, tick=note)
-    success = float(_rate(hits & asked, asked)[0])
+    triggers = searched.triggers.only(torch.tensor([size * len(candidates) + arm]))
+    success = float(searched.success[size][arm])
     if success < detector.reasr:
         return
+    wanted = torch.tensor([candidate.label], device=evidence.check.device)
+    hits, asked = attempts(
+        model, triggers, wanted, evidence.check, evidence.check_labels, batch=at_once(model, context), tick=_Note(context, "confirm")
+    )
     labels = evidence.check_labels.cpu()
     by_class = {int(k): _number(hits[0, labels == k].float().mean()) for k in torch.unique(labels[asked[0]])}
     usual = float(np.median(np.delete(searched.success[size][searched.arms[size]], place)))
@@ -177,22 +170,22 @@ def _confirmed(
         "gap": _number(candidate.gap),
         "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
     }
-    if isinstance(searched.triggers, Patches):
-        mask = searched.triggers.parameters[0]
+    if isinstance(triggers, Patches):
+        mask = triggers.parameters[0]
         facts |= {"mask_l1": _number(mask.sum()), "mask_area_fraction": _number(mask.mean())}
     else:
         facts["mean_change"] = searched.family.sizes[size]
     names = model.output.labels
     shown = f"{candidate.label} ({names[candidate.label]})" if candidate.label < len(names) else str(candidate.label)
     units = "unit" if len(candidate.units) == 1 else "units"
-    what = "patch" if isinstance(searched.triggers, Patches) else "filter"
+    what = "patch" if isinstance(triggers, Patches) else "filter"
     yield Finding(
         searched.family.rule.id,
         f"class {shown}: a {what} that fires {units} {', '.join(map(str, candidate.units))} of {candidate.layer} turns {success:.0%} of "
         f"unseen pictures into it, one of the same size {usual:.0%} into other classes (p = {verdict.p_value:.2g})",
         confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
         evidence=facts,
-        attachments=_exhibits(model, searched.triggers, evidence, asked[0]),
+        attachments=_exhibits(model, triggers, evidence, asked[0]),
         key=f"{what}/class/{candidate.label}",
     )
 

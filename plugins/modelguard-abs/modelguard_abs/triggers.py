@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from copy import copy
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,9 +30,11 @@ class Triggers(ABC):
     def constrain(self) -> None:
         """Bring the parameters back to the nearest that are allowed."""
 
-    def keep(self, arms: Tensor) -> None:
-        """Go on with some of the arms."""
-        self.parameters = [value.detach()[arms].clone() for value in self.parameters]
+    def only(self, arms: Tensor) -> Self:
+        """A copy with some of the arms."""
+        chosen = copy(self)
+        chosen.parameters = [value.detach()[arms].clone() for value in self.parameters]
+        return chosen
 
 
 class Patches(Triggers):
@@ -59,9 +62,10 @@ class Patches(Triggers):
         pattern.clamp_(0, 1)
         mask.copy_(project(mask, self.area * mask[0].numel()))
 
-    def keep(self, arms: Tensor) -> None:
-        super().keep(arms)
-        self.area = self.area[arms]
+    def only(self, arms: Tensor) -> Self:
+        chosen = super().only(arms)
+        chosen.area = self.area[arms]
+        return chosen
 
 
 class Filters(Triggers):
@@ -96,9 +100,10 @@ class Filters(Triggers):
         for value in self.parameters:
             value.clamp_(-2, 2)
 
-    def keep(self, arms: Tensor) -> None:
-        super().keep(arms)
-        self.strength = self.strength[arms]
+    def only(self, arms: Tensor) -> Self:
+        chosen = super().only(arms)
+        chosen.strength = self.strength[arms]
+        return chosen
 
 
 def project(mask: Tensor, budget: Tensor) -> Tensor:
