@@ -24,6 +24,8 @@ from modelguard._cli._options import (
     thread_count,
 )
 
+from modelguard.errors import UsageError
+
 if TYPE_CHECKING:
     from modelguard._plugins import Registry
     from modelguard._scanner.scan import Request
@@ -62,6 +64,8 @@ def command(target: str, plan: bool, **given: Any) -> int:
     """
     prepared = prepare(target, **given)
     if plan:
+        if prepared.outputs or prepared.stdout_format not in ("console", "json"):
+            raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
         return _show_plan(prepared)
     report, decision = perform(prepared)
     return deliver(report, decision, prepared.registry, prepared.outputs, prepared.stdout_format)

@@ -145,6 +145,8 @@ def test_standard_output_carries_the_report_and_nothing_else(mg: Run, tiny_model
         (["--timeout", "0"], ["timeout"]),
         (["--seed", "-1"], ["seed"]),
         (["--no-such-option"], ["--no-such-option"]),
+        (["--plan", "-o", "json=x.json"], ["--plan", "leave -o out"]),
+        (["--plan", "-f", "sarif"], ["--plan", "console or json"]),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_2(mg: Run, tiny_model: Path, argv: list[str], words: list[str]) -> None:
