@@ -23,7 +23,6 @@ from modelguard._cli._options import (
     run_options,
     thread_count,
 )
-
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
