@@ -192,6 +192,7 @@ def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]
 def _export(model: nn.Module, data: Dataset, path: Path) -> None:
     import warnings
 
+    import onnx
     import torch
 
     example = torch.from_numpy(data.x_test[:2]).float()
@@ -208,6 +209,10 @@ def _export(model: nn.Module, data: Dataset, path: Path) -> None:
             output_names=["logits"],
             dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
         )
+    # Says which raw values the graph takes (onnx/docs/MetadataProps.md), so that a detector without samples searches the right domain.
+    exported = onnx.load(path)
+    onnx.helper.set_model_props(exported, {"Image.NominalPixelRange": "NominalRange_0_255"})
+    onnx.save(exported, path)
 
 
 def _balanced(labels: np.ndarray[Any, np.dtype[np.int64]], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
