@@ -38,6 +38,10 @@ KNEE = 0.2
 agreement(r) - agreement(r - 1). A smooth spectrum that sinks under the grid has no such knee."""
 GAIN = 0.02
 """And that last difference is at least this."""
+SHEER = 100.0
+"""s_r / s_{r+1} that no trained update shows; with it, a change as large as W may be accepted at a lower agreement."""
+ROUNDED_SUMS = 0.3
+"""Agreement that is left in float32 and float64 when M's own rounding is of the size of W's."""
 WITHIN_ULP = 0.95
 """Share of moved entries that must lie within one unit in the last place of the replay."""
 FREEDOM = 0.5
@@ -195,8 +199,11 @@ class _Pair:
         self.step = 2.0 ** -FLOATS[dtype].mantissa
         self.slack = F64_SLACK if dtype == "F64" else 0
 
-    def sweep(self, model: _Factors | None, basis: F64) -> tuple[_Factors, _Swept]:
-        """One pass: factors of the projection of X = M + (D - D_hat) on X V, for V = ``basis`` (n, k), and the counts."""
+    def sweep(self, model: _Factors | None, basis: F64, twice: bool = False) -> tuple[_Factors, _Swept]:
+        """One pass: factors of the projection of X = M + (D - D_hat) on X V, for V = ``basis`` (n, k), and the counts.
+
+        ``twice`` replays Q(W + Q(M)) instead of Q(W + M).
+        """
         m, n = self.shape
         rows = max(1, BLOCK // max(n, 1))
         chunk = rows * max(1, CHUNK // (rows * max(n, 1)))
@@ -206,7 +213,7 @@ class _Pair:
         def run(part: slice) -> _Swept:
             swept = _Swept(part, np.empty((part.stop - part.start, v.shape[1])), np.zeros((n, v.shape[1])))
             for start in range(part.start, part.stop, rows):
-                self._block(swept, slice(start, min(start + rows, part.stop)), scaled, v)
+                self._block(swept, slice(start, min(start + rows, part.stop)), scaled, v, twice)
             return swept
 
         total = _Swept(slice(0, m), np.empty((m, v.shape[1])), np.zeros((n, v.shape[1])))
@@ -219,10 +226,10 @@ class _Pair:
                 raise _OutOfRange
             # Squares of these values leave float32's range.
             self.work = np.float64
-            return self.sweep(model, basis)
+            return self.sweep(model, basis, twice)
         return _project(total.y, total.z), total
 
-    def _block(self, swept: _Swept, rows: slice, scaled: tuple[Array, Array] | None, v: Array) -> None:
+    def _block(self, swept: _Swept, rows: slice, scaled: tuple[Array, Array] | None, v: Array, twice: bool) -> None:
         old = self.reference[rows]
         if old.dtype != self.changed.dtype:
             old = narrow(widen(old), self.dtype)
@@ -236,6 +243,8 @@ class _Pair:
                 swept.moved += int(np.count_nonzero(x))
             else:
                 x = scaled[0][rows] @ scaled[1]
+                if twice:
+                    x = x.astype(self.changed.dtype).astype(self.work)
                 result = (before + x).astype(self.changed.dtype).astype(self.work)
                 touched = (result != before) | (after != before)
                 step = after - result
@@ -306,6 +315,8 @@ class _Search:
 
     def _claim(self, rank: int, start: _Factors) -> _Claim:
         fit = self.fit(rank, start)
+        if fit.gap >= SHEER and self._large_change(fit):
+            return _Claim(fit, self.fit(rank - 1, start).agreement if rank > 1 else 0.0, True)
         if fit.agreement < AGREE or fit.within_ulp < WITHIN_ULP or fit.gap < BREAK:
             return _Claim(fit, 0.0, False)
         below = self.fit(rank - 1, start).agreement if rank > 1 else 0.0
@@ -314,6 +325,20 @@ class _Search:
         gained = fit.agreement - below
         knee = gained >= GAIN and self.fit(rank + 1, start).agreement - fit.agreement <= KNEE * gained
         return _Claim(fit, below, knee and (fit.gap >= GAP or below < DISAGREE))
+
+    def _large_change(self, fit: _Fit) -> bool:
+        """Whether what the replay misses is explained by M having been rounded itself, which shows once M is as large as W.
+
+        A 16-bit M is a product rounded once, and replays as Q(W + Q(M)). In float32 the order of M's own sums, which is not known,
+        moves its last bits; but there a residual of any other origin would leave almost no entry exact.
+        """
+        if fit.agreement >= AGREE:
+            return False
+        if self.pair.work is np.float64:
+            return fit.agreement >= ROUNDED_SUMS
+        _, swept = self.pair.sweep(_cut(fit.factors, fit.rank), fit.factors.v, twice=True)
+        self.check()
+        return swept.exact >= AGREE * max(1, swept.moved)
 
     def _start(self, columns: int) -> tuple[_Factors, int]:
         basis = self.rng.standard_normal((self.pair.shape[1], columns))

@@ -54,6 +54,19 @@ def test_dominant_direction_over_a_dense_update_is_not_rank_one(dtype: str) -> N
     assert replay_rank(reference, (wide + change).astype(reference.dtype), dtype).rank is None
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("relative", [0.5, 1.0, 3.0])
+def test_change_as_large_as_the_weights_keeps_its_rank(dtype: str, rank: int, relative: float) -> None:
+    # M is then rounded as coarsely as W: the product first, then the sum.
+    rng = np.random.default_rng(rank)
+    reference = (0.1 * rng.standard_normal((192, 256))).astype(numpy_dtype(dtype))
+    left, right = rng.standard_normal((192, rank)).astype(np.float32), rng.standard_normal((rank, 256)).astype(np.float32)
+    scale = np.float32(relative * np.linalg.norm(reference.astype(np.float32)) / np.linalg.norm(left @ right))
+    change = ((scale * left) @ right).astype(reference.dtype)
+    assert replay_rank(reference, reference + change, dtype).rank == rank
+
+
 def test_vectors_are_those_that_were_planted() -> None:
     rng = np.random.default_rng(1)
     reference = (0.02 * rng.standard_normal((128, 512))).astype(numpy_dtype("BF16"))
