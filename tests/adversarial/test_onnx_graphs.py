@@ -153,8 +153,8 @@ def test_function_that_calls_itself() -> None:
 
 def test_functions_that_multiply() -> None:
     functions = [function("F0", [node("Relu", ["a"], ["b"])])]
-    functions += [function(f"F{i}", [call(f"F{i - 1}", "a", "t"), call(f"F{i - 1}", "t", "b")]) for i in range(1, 30)]
-    refused(model([call("F29", "x", "y")], functions=functions), LimitError, "nodes")
+    functions += [function(f"F{i}", [call(f"F{i - 1}", "a", "t"), call(f"F{i - 1}", "t", "b")]) for i in range(1, 20)]
+    refused(model([call("F19", "x", "y")], functions=functions), LimitError, "nodes")
 
 
 def test_function_defined_twice() -> None:
