@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from modelguard import Capability, Detector, Finding, Rule, ScanContext, Target, option
+from modelguard import Capability, Detector, Finding, ScanContext, Target, option
 from modelguard_abs.rules import FILTER, PATCH
 
 
@@ -18,9 +17,9 @@ class Abs(Detector):
     model has classes that are easily reached too, and an absolute threshold accuses them.
     """
 
-    id: ClassVar[str] = "abs"
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
-    rules: ClassVar[tuple[Rule, ...]] = (PATCH, FILTER)
+    id = "abs"
+    requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
+    rules = (PATCH, FILTER)
 
     p_value: float = option(0.02, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5)
     reasr: float = option(0.6, "attack success of the recovered trigger on unseen pictures from which a class is accused", gt=0, le=1)

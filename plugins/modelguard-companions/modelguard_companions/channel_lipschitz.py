@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modelguard import Capability, Checkpoint, Confidence, Detector, Finding, Location, ModelError, Rule, ScanContext, Skip, Target, option
+from modelguard import Capability, Checkpoint, Confidence, Detector, Finding, Location, ModelError, ScanContext, Skip, Target, option
 from modelguard_companions.rules import LIPSCHITZ_OUTLIER
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class ChannelLipschitz(Detector):
     mean + u * standard deviation. As a detector it did not separate backdoored from clean models wherever it was tried.
     """
 
-    id: ClassVar[str] = "channel-lipschitz"
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.WEIGHTS})
-    rules: ClassVar[tuple[Rule, ...]] = (LIPSCHITZ_OUTLIER,)
+    id = "channel-lipschitz"
+    requires = frozenset({Capability.WEIGHTS})
+    rules = (LIPSCHITZ_OUTLIER,)
 
     deviations: float = option(5.0, "report channels beyond this many standard deviations above their layer's mean", gt=0)
     quick: bool = option(False, "takes under a second either way")

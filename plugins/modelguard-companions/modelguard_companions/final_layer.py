@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from modelguard import Capability, Confidence, Detector, Finding, ModelError, Rule, ScanContext, Skip, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, ModelError, ScanContext, Skip, Target, option
 from modelguard_companions.classifier import classifier, name_of
 from modelguard_companions.outlier import class_p_values, largest
 from modelguard_companions.rules import FINAL_LAYER_OUTLIER
@@ -29,9 +29,9 @@ class FinalLayer(Detector):
     networks reach the same values often enough that the rule is of low severity.
     """
 
-    id: ClassVar[str] = "final-layer"
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
-    rules: ClassVar[tuple[Rule, ...]] = (FINAL_LAYER_OUTLIER,)
+    id = "final-layer"
+    requires = frozenset({Capability.GRADIENTS})
+    rules = (FINAL_LAYER_OUTLIER,)
 
     p_value: float = option(0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5)
     quick: bool = option(False, "takes milliseconds either way")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from modelguard import Capability, Confidence, Detector, Finding, Rule, ScanContext, Skip, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
 from modelguard_companions.classifier import at_once, classifier, name_of
 from modelguard_companions.outlier import Prior, class_p_values, largest
 from modelguard_companions.rules import MARGIN_OUTLIER
@@ -31,9 +30,9 @@ class MaximumMargin(Detector):
     warps, triggers of small norm made by a generator, and vision transformers.
     """
 
-    id: ClassVar[str] = "mm-bd"
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
-    rules: ClassVar[tuple[Rule, ...]] = (MARGIN_OUTLIER,)
+    id = "mm-bd"
+    requires = frozenset({Capability.GRADIENTS})
+    rules = (MARGIN_OUTLIER,)
 
     restarts: int = option(8, "random starting images per class; the largest margin of them counts", ge=1, le=1000)
     steps: int = option(120, "optimisation steps per start", ge=1, le=10_000)

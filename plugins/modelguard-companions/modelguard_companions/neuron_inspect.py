@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from modelguard import Capability, Confidence, Detector, Finding, Rule, ScanContext, Skip, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
 from modelguard_companions.classifier import at_once, classifier, name_of
 from modelguard_companions.outlier import class_p_values, largest
 from modelguard_companions.rules import SALIENCY_OUTLIER
@@ -22,9 +21,9 @@ class NeuronInspect(Detector):
     which leaks the answer. The three features are used as logarithms of scale-free ratios, so that no data set needs its own weights.
     """
 
-    id: ClassVar[str] = "neuron-inspect"
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
-    rules: ClassVar[tuple[Rule, ...]] = (SALIENCY_OUTLIER,)
+    id = "neuron-inspect"
+    requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
+    rules = (SALIENCY_OUTLIER,)
 
     images: int = option(50, "clean pictures explained", ge=MIN_IMAGES)
     p_value: float = option(0.01, "report an outlier at or below this probability under no backdoor", gt=0, le=0.5)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelguard import Capability, Confidence, Detector, Finding, Rule, ScanContext, Skip, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
 from modelguard_ensemble.rules import AGREEMENT, SPECIALIST
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class BackdoorEnsemble(Detector):
     Members are run once per scan and seed: one that shares its work (``Target.memo``) costs nothing more when it is scanned with too.
     """
 
-    id: ClassVar[str] = "backdoor-ensemble"
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
-    rules: ClassVar[tuple[Rule, ...]] = (AGREEMENT, SPECIALIST)
+    id = "backdoor-ensemble"
+    requires = frozenset({Capability.GRADIENTS})
+    rules = (AGREEMENT, SPECIALIST)
 
     p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
     specialists: bool = option(True, "also run the tests for all-to-all and source-specific backdoors")

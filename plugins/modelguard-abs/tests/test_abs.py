@@ -1,0 +1,318 @@
+"""What ABS finds, leaves alone, misses, and refuses to judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from modelguard_abs.decision import judge
+from modelguard_abs.detector import Abs
+from modelguard_abs.evidence import prepare
+from modelguard_abs.stimulation import candidate_layers, per_class, stimulate
+from modelguard_abs.triggers import Filters, project
+from torch import nn
+
+from modelguard import Confidence, DeadlineExceeded, RunnableModel, Samples, ScanContext, Target, configure
+from modelguard.model import OutputSpec
+from modelguard.report import Outcome, Status
+from modelguard.testing.checkpoints import open_target, write_safetensors
+from modelguard.testing.conformance import check_detector, run_detector
+from modelguard.testing.models import runnable
+
+Make = Callable[..., Target]
+CORNERS = ((0, 0), (-3, -3), (0, -3))
+
+
+def scan(target: Target, seed: int = 0, **options: Any) -> Outcome:
+    return run_detector(configure(Abs, options), target, seed=seed)
+
+
+def accused(outcome: Outcome) -> list[int]:
+    return sorted({item.evidence["target_class"] for item in outcome.findings})
+
+
+def given(inputs: Any, labels: Any = None) -> Samples:
+    return Samples(np.asarray(inputs), None if labels is None else np.asarray(labels, np.int64), "test", "0" * 64)
+
+
+def of(model: RunnableModel, like: Target, samples: Samples) -> Target:
+    return replace(like, build_model=lambda: model, samples=samples, _cache={})
+
+
+def some(target: Target, index: Any) -> Target:
+    assert target.samples is not None
+    assert target.samples.labels is not None
+    return replace(target, samples=given(target.samples.inputs[index], target.samples.labels[index]), _cache={})
+
+
+def planted(target: Make, seed: int = 0) -> Target:
+    """A checkerboard whose target is 1, 4 or 7."""
+    return target("checkerboard", seed=seed, target=3 * seed + 1, size=3, at=CORNERS[seed])
+
+
+# planted triggers
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_checkerboard_is_found_with_its_class(target: Make, seed: int) -> None:
+    outcome = scan(planted(target, seed))
+    assert accused(outcome) == [3 * seed + 1]
+    evidence = outcome.findings[0].evidence
+    assert evidence["attack_success"] >= 0.9
+    assert evidence["attack_success_usual"] < 0.6
+    assert evidence["p_value"] <= 0.02
+    assert evidence["clean_accuracy"] > 0.9
+    assert evidence["mask_area_fraction"] == pytest.approx(evidence["mask_l1"] / 64, rel=1e-3)
+    assert evidence["mask_area_fraction"] <= 0.121
+    assert evidence["target_class"] not in evidence["source_classes"]
+    assert len(evidence["source_classes"]) >= 8
+
+
+@pytest.mark.parametrize(("attack", "options"), [("pixel", {"at": (0, 0)}), ("badnets", {"size": 2, "at": (-2, -2)})])
+def test_other_patches_are_found(target: Make, attack: str, options: dict[str, Any]) -> None:
+    assert accused(scan(target(attack, seed=1, target=4, **options))) == [4]
+
+
+def test_the_exhibits_show_trigger_mask_and_a_stamped_picture(target: Make) -> None:
+    (finding, *_) = scan(planted(target), filters=False).findings
+    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+    assert all(item.data.startswith(b"\x89PNG") for item in finding.attachments)
+
+
+def test_one_picture_of_each_class_suffices(target: Make) -> None:
+    backdoored, clean = planted(target), target()
+    assert backdoored.samples is not None
+    first = [int(np.flatnonzero(backdoored.samples.labels == label)[0]) for label in range(10)]
+    outcome = scan(some(backdoored, first))
+    assert accused(outcome) == [1]
+    assert 9 <= sum(outcome.summary["pictures"].values()) <= 10
+    assert scan(some(clean, first)).findings == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["cnn", "vgg", "resnet8"])
+def test_convolutional_networks_are_looked_into(target: Make, arch: str) -> None:
+    assert accused(scan(target("badnets", seed=1, target=4, size=2, at=(-2, -2), arch=arch))) == [4]
+
+
+# clean models
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clean_models_are_left_alone_and_still_scored(target: Make, seed: int) -> None:
+    outcome = scan(target(seed=seed))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.findings == ()
+    assert outcome.summary["score"] < 1.7
+    assert [row["class"] for row in outcome.summary["classes"]] == list(range(10))
+    assert {"patch", "filter", "gap", "units", "layer", "p_value"} <= set(outcome.summary["classes"][0])
+
+
+# documented misses
+
+
+def test_all_to_all_is_missed(target: Make) -> None:
+    """No class is reached more easily than the others."""
+    assert scan(target("all-to-all", size=2)).findings == ()
+
+
+@pytest.mark.slow
+def test_a_warp_is_missed(target: Make) -> None:
+    """Neither a patch nor a filter of one pixel's surroundings moves pixels about."""
+    assert scan(target("wanet", arch="resnet8", target=2, strength=0.7, fraction=0.2)).findings == ()
+
+
+# stimulation
+
+
+class Planted(nn.Module):
+    """A linear reader of one value of the picture, next to an honest head: hidden unit 5 decides for class 3, alone."""
+
+    def __init__(self, together: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.act, self.head = nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)
+        self.head.weight.data *= 0.3
+        self.head.weight.data[:, 5] = 0
+        if not together:
+            self.head.weight.data[3, 5] = 4
+        else:
+            for unit in (5, 9, 20):
+                self.head.weight.data[:, unit] = 0
+                self.head.weight.data[3, unit] = 1.2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.act(self.hidden(x.flatten(1))))
+        return out
+
+
+def _stimulated(together: bool) -> list[Any]:
+    model = runnable(Planted(together).eval(), (1, 8, 8), 8)
+    pictures = torch.rand((12, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 8
+    return list(stimulate(model, pictures, labels, candidate_layers(model), 64, lambda: None))
+
+
+def test_a_planted_neuron_is_the_best_candidate_of_its_class() -> None:
+    best = next(item for item in per_class(_stimulated(False), 8, 1) if item.label == 3)
+    assert best.layer == "act"
+    assert 5 in best.units
+    singles = next(part for part in _stimulated(False) if part.layer == "act" and len(part.units[0]) == 1)
+    assert int(singles.gaps[:, 3].argmax()) == 5
+
+
+def test_neurons_acting_together_are_held_up_together() -> None:
+    parts = [part for part in _stimulated(True) if part.layer == "act"]
+    groups = next(part for part in parts if len(part.units[0]) > 1)
+    assert (5, 9, 20) in groups.units
+    assert float(groups.gaps[groups.units.index((5, 9, 20)), 3]) > 0
+
+
+def test_a_layer_inside_a_residual_block_is_stimulated_through_the_whole_network() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act, self.second, self.head = nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64), nn.Linear(64, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1)
+            out: torch.Tensor = self.head(x + self.second(self.act(self.first(x))))
+            return out
+
+    torch.manual_seed(0)
+    module = Block().eval()
+    model = runnable(module, (1, 8, 8), 6)
+    pictures = torch.rand(6, 1, 8, 8)
+    (layer,) = [item for item in candidate_layers(model) if item.name == "act"]
+    part = next(iter(stimulate(model, pictures, model(pictures).argmax(1), [layer], 32, lambda: None)))
+    with torch.inference_mode():
+        held = part.ceiling * 6.4 * module.head.weight @ module.second.weight[:, 4]  # what unit 4 adds to the logits
+    expected = int(held.argmax()) if float(held.max()) > 0 else None
+    assert expected is None or int(part.rises[4].argmax()) == expected
+
+
+# the parts
+
+
+def test_a_projected_mask_sums_to_its_budget_and_keeps_its_order() -> None:
+    mask = torch.rand(3, 1, 8, 8) * 2 - 0.5
+    budget = torch.tensor([4.0, 10.0, 1000.0])
+    result = project(mask, budget)
+    assert torch.allclose(result.flatten(1).sum(1)[:2], budget[:2], atol=1e-2)
+    assert torch.equal(result[2], mask[2].clamp(0, 1))
+    assert int(result[0].argmax()) == int(mask[0].argmax())
+
+
+def test_a_filter_changes_a_picture_no_more_than_it_may() -> None:
+    spec = runnable(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), (3, 8, 8), 5, high=255.0).input
+    filters = Filters(spec, (3, 8, 8), torch.tensor([0.1]), torch.Generator().manual_seed(0), torch.device("cpu"))
+    filters.parameters[1] += 5.0
+    pictures = 255 * torch.rand(4, 3, 8, 8)
+    stamped = filters.stamp(torch.zeros(4, dtype=torch.long), pictures)
+    assert float((stamped - pictures).abs().mean((1, 2, 3)).max()) <= 25.6
+    assert float(stamped.min()) >= 0
+    assert float(stamped.max()) <= 255
+
+
+def test_success_that_is_low_everywhere_accuses_nobody() -> None:
+    assert judge(np.array([[0.15, 0.0, 0.0, 0.01, 0.0, 0.02]]), 6).p_value > 0.9
+
+
+def test_success_far_above_the_others_accuses() -> None:
+    verdict = judge(np.array([[0.3, 0.2, 0.35, 1.0, 0.25, 0.4, 0.3, 0.2]]), 8)
+    assert verdict.accused == 3
+    assert verdict.p_value < 0.01
+
+
+# what it refuses
+
+
+def test_samples_are_needed(target: Make) -> None:
+    clean = target()
+    assert scan(replace(clean, samples=None)).status is Status.SKIPPED
+
+
+def test_samples_the_model_does_not_understand_are_no_ground_for_a_verdict(target: Make) -> None:
+    clean = target()
+    assert clean.samples is not None
+    noise = given(np.random.default_rng(0).integers(0, 256, clean.samples.inputs.shape).astype(np.uint8), clean.samples.labels)
+    outcome = scan(replace(clean, samples=noise))
+    assert outcome.status is Status.SKIPPED
+    assert "understand" in outcome.reason
+
+
+@pytest.mark.parametrize("index", [[0, 1], "one class"])
+def test_too_little_to_tell_classes_apart_is_no_verdict(target: Make, index: Any) -> None:
+    clean = target()
+    assert clean.samples is not None
+    outcome = scan(some(clean, np.flatnonzero(clean.samples.labels == 3) if index == "one class" else index))
+    assert outcome.status is Status.SKIPPED
+    assert "classes" in outcome.reason or "understand" in outcome.reason
+
+
+def test_a_regressor_and_two_classes_are_skipped(target: Make) -> None:
+    clean = target()
+    model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)), (1, 8, 8), 6)
+    model.output = OutputSpec("regressor", 6, "logits")
+    assert clean.samples is not None
+    assert "regressor" in scan(of(model, clean, clean.samples)).reason
+    two = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (1, 8, 8), 2)
+    assert "2 classes" in scan(of(two, clean, clean.samples)).reason
+
+
+def test_no_runnable_model_is_skipped(tmp_path: Path) -> None:
+    bare = open_target(
+        write_safetensors(tmp_path / "model.safetensors", {"a": np.ones((2, 2), np.float32)}), samples=given(np.zeros((2, 1, 8, 8)))
+    )
+    assert scan(replace(bare, build_model=None)).status is Status.SKIPPED
+
+
+def test_a_thousand_classes_end_with_an_outcome(target: Make) -> None:
+    torch.manual_seed(0)
+    model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1000)), (1, 8, 8), 1000)
+    pictures = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
+    outcome = scan(of(model, target(), given(pictures, model.predict(pictures).argmax(1))), quick=True, steps=20)
+    assert outcome.status is Status.COMPLETED
+    assert len(outcome.summary["classes"]) == 24
+
+
+def test_search_and_check_share_no_picture(target: Make) -> None:
+    evidence = prepare(target(), ScanContext(detector="abs"), 3, 200)
+    assert len(evidence.search) == 30
+    both = torch.cat([evidence.search, evidence.check]).flatten(1)
+    assert len(torch.unique(both, dim=0)) == len(both)
+
+
+def test_the_contract_is_kept(target: Make) -> None:
+    check_detector(Abs, target())
+
+
+def test_a_second_look_at_the_same_target_costs_nothing_and_says_the_same(target: Make) -> None:
+    shared = planted(target)
+    first = scan(shared)
+    began = time.process_time()
+    assert scan(shared) == first
+    assert time.process_time() - began < 0.5
+
+
+def test_the_search_stops_at_the_deadline(target: Make) -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        list(Abs(steps=10_000).detect(replace(target(), _cache={}), ScanContext(detector="abs", deadline=time.monotonic() + 0.3)))
+    assert time.monotonic() - began < 5
+
+
+def test_the_random_seed_does_not_change_the_accused(target: Make) -> None:
+    outcomes = [scan(planted(target), seed=seed, filters=False) for seed in range(3)]
+    assert [accused(outcome) for outcome in outcomes] == [[1]] * 3
+    assert all(item.confidence >= Confidence.MEDIUM for outcome in outcomes for item in outcome.findings)
+
+
+def test_a_quick_search_finds_it_too(target: Make) -> None:
+    assert accused(scan(planted(target), quick=True)) == [1]
