@@ -240,7 +240,9 @@ def _verdict(diff: ModelDiff) -> Finding | None:
     if rule is None:
         return None
     certain = diff.verdict.verdict not in ("merge", "mixed", "partial-fine-tune", "fine-tune", "unrelated")
-    return Finding(rule, diff.verdict.reason, Confidence.HIGH if certain else Confidence.MEDIUM, evidence=diff.verdict.evidence)
+    # Training freezes whole layers, not all but one projection: that is where knowledge edits go.
+    severity = Severity.HIGH if diff.verdict.evidence.get("one_kind_of_module") else None
+    return Finding(rule, diff.verdict.reason, Confidence.HIGH if certain else Confidence.MEDIUM, severity, evidence=diff.verdict.evidence)
 
 
 def summary(diff: ModelDiff) -> dict[str, Any]:

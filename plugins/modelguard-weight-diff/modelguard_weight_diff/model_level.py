@@ -178,6 +178,5 @@ def _dense(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | Non
     if len(wide) >= MOST * len(matrices):
         return Verdict("fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely")
     layers = sorted({number for item in wide if (number := names.layer(item.name)) is not None})
-    return Verdict(
-        "partial-fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely, the others are bit-equal", {"layers": layers}
-    )
+    evidence = {"layers": layers, "one_kind_of_module": len({names.pattern(item.name) for item in real}) == 1}
+    return Verdict("partial-fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely, the others are bit-equal", evidence)

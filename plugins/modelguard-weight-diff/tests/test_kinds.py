@@ -15,7 +15,8 @@ from modelguard_weight_diff import diff_checkpoints
 from modelguard_weight_diff.detector import WeightDiff
 from modelguard_weight_diff.rules import KIND_RULES, RULES, VERDICT_RULES
 
-from modelguard import Finding, ScanContext, TensorInfo, numpy_dtype
+from modelguard import Finding, ScanContext, Severity, TensorInfo, numpy_dtype
+from modelguard.testing import check_detector
 from modelguard.testing.edits import ArrayCheckpoint, as_target
 
 Array = npt.NDArray[Any]
@@ -236,6 +237,16 @@ def test_elements_narrower_than_a_byte_are_compared_as_bytes() -> None:
     assert (entry.kind, entry.comparable) == ("dense", False)
     (entry,) = diff_checkpoints([ArrayCheckpoint({"w": np.ones((16, 64), np.float32)})], [Packed(bytes_)]).tensors
     assert not entry.comparable
+
+
+def test_dense_change_of_one_projection_in_a_few_layers_is_high() -> None:
+    findings, summary = run(model(), add(model(), [down(2), down(3)], gaussian))
+    assert summary["verdict"] == "partial-fine-tune"
+    assert [finding.severity for finding in findings if finding.rule == "MG1207"] == [Severity.HIGH]
+
+
+def test_keeps_the_contract_of_detectors() -> None:
+    check_detector(WeightDiff, as_target(PLANTED["rank-1 edit"][0](model()), model()))
 
 
 def test_every_kind_and_verdict_has_its_rule() -> None:
