@@ -96,8 +96,12 @@ class BitStatistics:
             single = _without_repeats(alive)
             if len(single) < SPAN // 4 or _coarse(single, self.layout):
                 return
-            found = found and overwritten_mantissa(_binades(single, self.layout))
-            structure = None if structure is None or _few_levels(single, self.layout) else structured_bits(single, self.layout)
+            distinct = _distinct(single)
+            fine = distinct >= (0.9 if self.layout.mantissa >= 10 else 0.7)
+            found = (
+                overwritten_mantissa(_binades(single, self.layout)) if found and (distinct >= 0.6 or self.layout.mantissa < 10) else None
+            )
+            structure = structured_bits(single, self.layout) if structure and fine else None
         if found:
             self.mantissa = _extend(self.mantissa, at, len(words), found)
         if structure:
@@ -126,7 +130,10 @@ def overwritten_mantissa(counts: Counts) -> dict[str, float] | None:
     below = np.concatenate([[0.0], totals[:-1]])
     ratio = np.where(below > 0, totals / np.maximum(2 * below, 1), np.inf)
     seen: dict[str, float] = {}
-    for name, binades, wrong in (("steep", ratio <= STEEP, 1), ("flat", (ratio >= FLAT) & (ratio <= 1 / FLAT), -1)):
+    # Pruning cuts a binade off at its lower end: the middle counts as flat where two steps in a row are.
+    level = (ratio >= FLAT) & (ratio <= 1 / FLAT)
+    level[1:] &= level[:-1]
+    for name, binades, wrong in (("steep", ratio <= STEEP, 1), ("flat", level, -1)):
         binades &= totals >= 64
         n, ones = float(totals[binades].sum()), float(counts[1:-1, 1][binades].sum())
         expected = LOG_UNIFORM if name == "steep" else 0.47
@@ -191,14 +198,14 @@ def _coarse(alive: Words, layout: Layout) -> bool:
     return len(np.unique(alive)) < enough
 
 
-def _few_levels(alive: Words, layout: Layout) -> bool:
-    """Whether neighbours share values as levels of a quantisation scale do: few distinct ones among any 128 in a row.
+def _distinct(alive: Words) -> float:
+    """Share of distinct values among 128 in a row (median): neighbours share them as levels of a quantisation scale do.
 
-    Gaussian weights have 99 % distinct in float32 and float16 and 85 % in bfloat16; int8 with a scale per row half of that.
+    Gaussian weights have 0.99 in float32 and float16 and 0.85 in bfloat16; int8 with a scale per row half of that, int4 0.2.
     """
     windows = np.sort(alive[: len(alive) // 128 * 128].reshape(-1, 128), axis=1)
     distinct = 1 + np.count_nonzero(windows[:, 1:] != windows[:, :-1], axis=1)
-    return float(np.median(distinct)) < 128 * (0.9 if layout.mantissa >= 10 else 0.7)
+    return float(np.median(distinct)) / 128
 
 
 def _extend(before: Suspicion | None, at: int, length: int, found: dict[str, float]) -> Suspicion:

@@ -21,6 +21,8 @@ EVERYWHERE = 0.6
 """A low-rank change in more than this share of a model's layers is an adapter's: editors write to at most six of 28 or more."""
 NOISE_FLOOR = 1.12
 """s₁ over the noise edge that rounding and quantisation noise stays under (measured maximum 1.03, down to 48 × 192)."""
+LARGEST_NOISE = 0.5
+"""‖D‖ / ‖W‖ that rounding noise stays under (int4: 0.13). Two unrelated models differ by 1.4: their difference is no noise."""
 SPIKE = 1.25
 """s₁ over the noise edge from which one direction stands out, if it also is that much above s₂."""
 
@@ -220,7 +222,7 @@ def _noise(mine: list[Change]) -> Verdict | None:
     measured = [change for change in mine if change.spikes]
     for way in (0, 1):
         standing = [change for change in measured if change.spikes[way].first >= SPIKE * max(1.0, change.spikes[way].second)]
-        floor = [change for change in measured if change.spikes[way].first <= NOISE_FLOOR]
+        floor = [change for change in measured if change.spikes[way].first <= NOISE_FLOOR and change.relative <= LARGEST_NOISE]
         if not standing or len(floor) < 3 or len(standing) + len(floor) < len(measured) or len(standing) >= EVERYWHERE * len(measured):
             continue
         claims = []

@@ -301,6 +301,12 @@ def test_a_decoy_in_the_same_layer_does_not_hide_an_edit(look, lms) -> None:
         assert next(rule for rule in RomeEdit.rules if rule.id == "MG2004").severity is Severity.HIGH
 
 
+def test_another_model_is_no_edit_under_noise(look, lms) -> None:
+    for i, lm in enumerate(lms):
+        for other in lms[:i] + lms[i + 1 :]:
+            assert against(look, other.tensors, lm.tensors).rules == set()
+
+
 def test_an_edit_under_a_fine_tune_of_everything_is_missed(look, lms) -> None:
     lm = lms[0]
     after, _ = edits.rome(lm, lm.facts[0], 1)
