@@ -48,9 +48,11 @@ def facts(report: Report) -> list[str]:
 
 def run_as(model: Mapping[str, Any]) -> str:
     """What the model was run on, and who said so: a detector that searched the wrong input domain searched nothing."""
-    spec = model.get("input") or {}
-    shape = "x".join(str(size) for size in spec.get("shape", ()))
-    said = (spec.get("source") or {}).get("high", "unknown")
+    given = model.get("input")
+    spec: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    sizes, source = spec.get("shape"), spec.get("source")
+    shape = "x".join(map(str, sizes)) if isinstance(sizes, list | tuple) else "unknown"
+    said = source.get("high", "unknown") if isinstance(source, Mapping) else "unknown"
     return visible(f"run as {spec.get('kind', 'unknown')} {shape}, values {value(spec.get('low'))}..{value(spec.get('high'))} ({said})")
 
 

@@ -34,9 +34,18 @@ class WorkerTimeout(WorkerError):
 
 
 class Child:
-    """A running worker. Use as a context manager: leaving it kills the worker's whole process group and removes its home."""
+    """A running worker. Use as a context manager: leaving it kills the worker's whole process group and removes its home.
+
+    Raises :class:`WorkerError` when the system lets no worker start: no space for temporary files, no memory, too many processes.
+    """
 
     def __init__(self, job: Job) -> None:
+        try:
+            self._start(job)
+        except OSError as error:
+            raise WorkerError(f"could not be started ({error.strerror or error})") from error
+
+    def _start(self, job: Job) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="modelguard-"))
         read_end, write_end = os.pipe()
         try:

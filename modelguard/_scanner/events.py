@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from modelguard.detector import Capability
 from modelguard.errors import PluginError
 from modelguard.findings import Attachment, Confidence, Finding, Location, Severity, fingerprint
 
@@ -20,35 +21,45 @@ MAX_TOTAL = 512 << 20
 MAX_FINDINGS = 10_000
 """Findings of one detector; past that nobody reads them, and SARIF consumers drop them."""
 MAX_ATTACHMENT = 4 << 20
+MAX_DEPTH = 32
+"""Levels of nesting in evidence or a summary; what reads a report recurses over it."""
+MAX_WHOLE = 1 << 64
+"""Largest whole number, either sign: beyond it readers of JSON disagree, and a float may not hold it."""
 
 
 class NotJsonSafe(ValueError):
     """A value in evidence or a summary that JSON cannot carry exactly; the text names its place."""
 
 
-def json_safe(value: Any, place: str) -> Any:
+def json_safe(value: Any, place: str, depth: int = 0) -> Any:
     """``value`` as plain JSON types, numpy scalars and arrays included. Raises :class:`NotJsonSafe`."""
-    if value is None or isinstance(value, str | bool | int):
+    if depth > MAX_DEPTH:
+        raise NotJsonSafe(f"{place[:80]}... is nested more than {MAX_DEPTH} deep")
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, int):
+        if abs(value) > MAX_WHOLE:
+            raise NotJsonSafe(f"{place} is a whole number beyond 2^64")
+        return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise NotJsonSafe(f"{place} is {value}")
         return value
     if isinstance(value, Mapping):
-        return {str(key): json_safe(item, f"{place}.{key}") for key, item in value.items()}
+        return {str(key): json_safe(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_safe(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        return [json_safe(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
-        return json_safe(value.tolist(), place)
+        return json_safe(value.tolist(), place, depth)
     raise NotJsonSafe(f"{place} is a {type(value).__name__}")
 
 
-def finite(value: Any) -> Any:
+def finite(value: Any, depth: int = 0) -> Any:
     """``value`` with everything JSON cannot carry replaced by its description, so that a finding is kept although its evidence is bad."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+    if depth <= MAX_DEPTH and isinstance(value, Mapping):
+        return {str(key): finite(item, depth + 1) for key, item in value.items()}
+    if depth <= MAX_DEPTH and isinstance(value, list | tuple):
+        return [finite(item, depth + 1) for item in value]
     try:
         return json_safe(value, "")
     except NotJsonSafe:
@@ -106,18 +117,46 @@ def decode_finding(event: Mapping[str, Any], detector: str, severities: Mapping[
             key=str(event["key"]),
             fingerprint=fingerprint(rule, identity, location, str(event["key"])),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
         raise PluginError(
             f"detector {detector}", f"sent a malformed finding ({type(error).__name__}: {error})", "report it to the plugin's author"
         ) from error
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """One event. Raises ``ValueError`` on anything but a JSON object with a string ``event``; NaN and Infinity are no JSON."""
-    data = json.loads(line, parse_constant=_no_constant)
+    """One event: a JSON object with a string ``event``. Raises ``ValueError`` on all else, and past the limits on numbers and depth."""
+    data = json.loads(line, parse_constant=_no_constant, parse_float=_float, parse_int=_whole)
     if not isinstance(data, dict) or not isinstance(data.get("event"), str):
         raise ValueError("not an event")
-    return data
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH + 8):  # the event around the evidence has a few levels of its own
+        level = [
+            item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer) if isinstance(item, dict | list)
+        ]
+        if not level:
+            return data
+    raise ValueError("nested too deeply")
+
+
+def is_description(data: Any) -> bool:
+    """Whether ``data`` is what a worker says of the artifact it has opened; see ``worker.describe``."""
+    if not isinstance(data, dict) or not all(_texts(data.get(key)) for key in ("capabilities", "formats", "unread", "problems")):
+        return False
+    if not set(data["capabilities"]) <= {item.value for item in Capability}:
+        return False
+    samples = data.get("samples")
+    sampled = samples is None or (
+        isinstance(samples, dict)
+        and set(samples) == {"origin", "sha256", "count", "labelled"}
+        and all(isinstance(samples[key], str) for key in ("origin", "sha256"))
+        and type(samples["count"]) is int
+        and isinstance(samples["labelled"], bool)
+    )
+    return sampled and (data.get("reference") is None or is_description(data["reference"]))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _attachment(item: Mapping[str, Any]) -> Attachment:
@@ -133,3 +172,16 @@ def _text(value: Any) -> str | None:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 21 or abs(int(text)) > MAX_WHOLE:
+        raise ValueError(f"{text[:20]} is too large")
+    return int(text)

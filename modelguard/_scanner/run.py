@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
-from modelguard._scanner.events import MAX_FINDINGS, decode_finding
+from modelguard._scanner.events import MAX_FINDINGS, decode_finding, is_description
 from modelguard._scanner.job import Job, Task
 from modelguard.detector import Detector
 from modelguard.errors import ModelguardError, PluginError
@@ -47,7 +47,10 @@ class Scan:
     def __init__(self, job: Job, progress: Progress) -> None:
         self._job = job
         self._progress = progress
-        self._child: Child | None = Child(job)
+        try:
+            self._child: Child | None = Child(job)
+        except WorkerError as error:
+            raise ModelguardError("the isolated worker", str(error), "free memory, processes or temporary space (TMPDIR)") from None
         self.seconds: dict[str, float] = {}
         self.model: Mapping[str, Any] | None = None
 
@@ -76,8 +79,8 @@ class Scan:
             ) from None
         if event["event"] == "failed":
             raise _Reason(str(event.get("reason")))
-        if event["event"] != "described":
-            raise ModelguardError(uri, f"could not be opened: the worker sent {event['event']!r}", "report this as a bug")
+        if event["event"] != "described" or not is_description(event):
+            raise ModelguardError(uri, "could not be opened: the isolated worker sent something else than a description", "do not load it")
         return event
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
@@ -86,7 +89,12 @@ class Scan:
         while len(outcomes) < len(tasks):
             left = tasks[len(outcomes) :]
             if self._child is None:
-                self._child = Child(self._job)
+                try:
+                    self._child = Child(self._job)
+                except WorkerError as error:
+                    running = _Running(left[0], time.monotonic())
+                    outcomes.append(self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker {error}")))
+                    continue
                 if (failed := self._reopen(self._child, left[0])) is not None:
                     outcomes.append(failed)
                     self._drop()
@@ -190,7 +198,7 @@ def _outcome(running: _Running, event: Mapping[str, Any], fault: str) -> Outcome
 
 
 def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    return max(value, 0) if isinstance(value, int) else 0
 
 
 class Silent:

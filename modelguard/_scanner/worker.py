@@ -166,9 +166,16 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) ->
             )
         elif problem:
             status, reason = "errored", problem
+    emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary, model=_model(target))
+
+
+def _model(target: Target) -> Any:
+    """What the model that detectors used says of itself; its failure to describe itself costs no outcome."""
     built = target.built_model
-    model = finite(built.describe()) if built is not None else None
-    emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary, model=model)
+    try:
+        return None if built is None else finite(built.describe())
+    except Exception as error:
+        return {"error": _blame(error)}
 
 
 def _summary(context: ScanContext) -> tuple[dict[str, Any], str]:

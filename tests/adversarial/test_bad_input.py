@@ -25,6 +25,7 @@ from support import Ran
 
 from modelguard import Outcome
 from modelguard._cli._progress import ProgressDisplay
+from modelguard._scanner.child import Child
 from modelguard._schemas import report_schema
 from modelguard.testing.checkpoints import corrupt_safetensors, safetensors_bytes, write_onnx_mlp
 
@@ -282,18 +283,18 @@ def test_a_huge_sparse_file_is_scanned_without_being_held(tmp_path: Path, count:
 # Files that change under the scanner
 
 
-def at_start(monkeypatch: pytest.MonkeyPatch, detector: str, action: Callable[[], object]) -> None:
-    """Do ``action`` once, when ``detector`` starts: the worker has opened the file by then."""
-    started = ProgressDisplay.started
-    done: list[str] = []
+def once_opened(monkeypatch: pytest.MonkeyPatch, action: Callable[[Child], object]) -> None:
+    """Do ``action`` once, when the worker has opened the artifact and no detector has begun."""
+    start = Child.start
+    done: list[Child] = []
 
-    def meddle(self: ProgressDisplay, name: str) -> None:
-        if name == detector and not done:
-            done.append(name)
-            action()
-        started(self, name)
+    def meddle(self: Child, tasks: Any) -> None:
+        if not done:
+            done.append(self)
+            action(self)
+        start(self, tasks)
 
-    monkeypatch.setattr(ProgressDisplay, "started", meddle)
+    monkeypatch.setattr(Child, "start", meddle)
 
 
 def flip(path: Path) -> None:
@@ -325,7 +326,7 @@ def test_a_file_that_changes_during_the_scan_is_no_verdict(
 ) -> None:
     model = tmp_path / "model.safetensors"
     save_file(WEIGHTS, model)
-    at_start(monkeypatch, "format-integrity", lambda: change(model))
+    once_opened(monkeypatch, lambda _: change(model))
     ran, report = judged(mg, tmp_path, model)
     assert ran.code == 3
     assert report["failure"].startswith("model.safetensors: ")
@@ -357,7 +358,7 @@ def test_a_file_cut_short_under_a_reader_costs_one_detector(mg: Run, tmp_path: P
     rng = np.random.default_rng(0)
     save_file({f"h.{i}.weight": rng.normal(size=(512, 512)).astype(np.float32) for i in range(4)}, model)
     (tmp_path / "m" / "extra.pkl").write_bytes(pickle.dumps([1]))
-    at_start(monkeypatch, "weight-forensics", lambda: os.truncate(model, 4096))
+    once_opened(monkeypatch, lambda _: os.truncate(model, 4096))
     ran, report = judged(mg, tmp_path, tmp_path / "m")
     outcomes = {item["detector"]: item for item in report["outcomes"]}
     assert ran.code in (1, 3)
@@ -609,7 +610,62 @@ def test_a_full_standard_output_is_told(stored: Path, tiny_model: Path) -> None:
     assert line == "modelguard: error: standard output: cannot be written (No space left on device); free some space or use -o"
 
 
-# A detector that ends badly, in this process's registry
+# Workers that cannot be had, and what they must not be believed
+
+
+def test_a_machine_that_lets_no_worker_start_is_no_verdict(
+    mg: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelguard._scanner import child
+
+    def full(**_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(child.tempfile, "mkdtemp", full)
+    ran, report = judged(mg, tmp_path, tiny_model)
+    assert ran.code == 3
+    assert report["failure"] == (
+        "the isolated worker: could not be started (No space left on device); free memory, processes or temporary space (TMPDIR)"
+    )
+
+
+def test_a_worker_that_cannot_be_replaced_costs_what_it_had_to_do(
+    mg: Run, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worst(child: Child) -> None:
+        os.kill(child._process.pid, signal.SIGKILL)
+        monkeypatch.setattr(os, "pipe", lambda: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+
+    once_opened(monkeypatch, worst)
+    ran, report = judged(mg, tmp_path, tiny_model, "--detector", "format-integrity", "--detector", "remote-code")
+    assert ran.code == 3
+    assert {item["detector"]: (item["status"], item["reason"]) for item in report["outcomes"]} == {
+        "format-integrity": ("errored", "its worker was killed by SIGKILL, perhaps by the system for want of memory"),
+        "remote-code": ("errored", "a fresh worker could not be started (Too many open files)"),
+    }
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"event": "described"}, {"event": "outcome", "detector": "format-integrity"}, {"event": "described", "capabilities": [["x"]]}],
+    ids=["empty", "outcome", "wrong types"],
+)
+def test_a_worker_that_describes_nothing_is_not_believed(
+    mg: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Child, "event", lambda self, deadline: event)
+    ran, report = judged(mg, tmp_path, tiny_model)
+    assert ran.code == 3
+    assert report["failure"] == "tiny: could not be opened: the isolated worker sent something else than a description; do not load it"
+
+
+@pytest.mark.parametrize("model", [{"input": 3}, {"input": {"shape": 1, "source": "x"}}, {"error": "x"}, {}])
+def test_a_model_that_describes_itself_badly_spoils_no_report(mg: Run, stored: Path, tmp_path: Path, model: dict[str, Any]) -> None:
+    report = json.loads(stored.read_text())
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({**report, "model": model}))
+    for form in ("console", "html", "sarif", "json"):
+        assert mg("report", path, "-f", form).code == 1
 
 
 def test_an_onnx_model_that_no_runtime_takes_costs_only_what_needs_to_run_it(mg: Run, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from modelguard import (
     PluginError,
     Severity,
 )
-from modelguard._scanner.events import NotJsonSafe, decode_finding, decode_line, encode_finding, json_safe
+from modelguard._scanner.events import NotJsonSafe, decode_finding, decode_line, encode_finding, is_description, json_safe
 from modelguard._scanner.isolation import worker_environment
 from modelguard._scanner.job import Job, Limits, Task, dump_tasks, parse_tasks, reference_to, resolve
 from modelguard._scanner.plan import make_plan
@@ -104,13 +104,31 @@ def test_a_malformed_finding_is_refused_by_name(change: dict[str, object]) -> No
         decode_finding({**event, **change}, "d", {"MG0001": Severity.HIGH}, "local:x")
 
 
-@pytest.mark.parametrize("value", [float("nan"), {"a": [1, float("inf")]}, {1, 2}, b"bytes", object()])
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"a": [1, float("inf")]}, {1, 2}, b"bytes", object(), 10**400, -(2**65), nested(100)])
 def test_what_json_cannot_carry_is_named(value: object) -> None:
     with pytest.raises(NotJsonSafe, match="evidence"):
         json_safe({"x": value}, "evidence")
+    event, problem = encode_finding(Finding("MG0001", "text", evidence={"x": value, "fine": 2**64}))
+    assert problem.startswith("evidence.x")
+    assert event["evidence"]["fine"] == 2**64, "the finding is kept, and what was fine in it"
+    assert decode_line(json.dumps({"event": "finding", "finding": event}, allow_nan=False).encode())
 
 
-@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"event": 1}', b'{"event": "x", "v": NaN}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"[]", b"{}", b'{"event": 1}', b'{"event": "x", "v": NaN}', b"\xff", b"[" * 100_000, b'{"event": "x", "v": 1e999}',
+        b'{"event": "x", "v": -36893488147419103232}', b'{"event": "x", "v": ' + b"9" * 5000 + b"}",
+        b'{"event": "x", "v": ' + b"[" * 100 + b"]" * 100 + b"}",
+    ],
+)  # fmt: skip
 def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
     with pytest.raises((ValueError, RecursionError)):
         decode_line(line)
@@ -123,3 +141,21 @@ def test_a_worker_sees_no_token_and_no_home() -> None:
     assert seen["HOME"] == "/empty"
     assert seen["LC_ALL"] == "C"
     assert not {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH"} & set(seen)
+
+
+DESCRIPTION = {
+    "capabilities": ["files", "weights"], "formats": ["onnx"], "unread": [], "problems": [], "reference": None,
+    "samples": {"origin": "s.npz", "sha256": "0" * 64, "count": 3, "labelled": True},
+}  # fmt: skip
+
+
+def test_a_description_is_believed_only_in_its_form() -> None:
+    assert is_description(DESCRIPTION)
+    assert is_description({**DESCRIPTION, "reference": {**DESCRIPTION, "samples": None}})
+    for change in (
+        {"capabilities": ["flight"]}, {"capabilities": None}, {"formats": [1]}, {"unread": "x"}, {"problems": [{}]}, {"samples": 3},
+        {"samples": {"origin": "x"}}, {"samples": {**DESCRIPTION["samples"], "count": True}}, {"reference": "x"},  # type: ignore[dict-item]
+        {"reference": {"capabilities": []}},
+    ):  # fmt: skip
+        assert not is_description({**DESCRIPTION, **change}), change
+    assert not is_description(None)
