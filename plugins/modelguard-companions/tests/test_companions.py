@@ -174,9 +174,9 @@ def _tensors(module: nn.Module) -> dict[str, np.ndarray]:
 def test_a_channel_that_amplifies_is_reported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = cnn(width=32)
-    module[1].weight.data[7] *= 40
+    module[5].weight.data[7] *= 40
     outcome = scan(ChannelLipschitz, open_target(write_safetensors(tmp_path / "model.safetensors", _tensors(module))))
-    assert [(item.location.tensor, item.evidence["channel"]) for item in outcome.findings] == [("0.weight", 7)]
+    assert [(item.location.tensor, item.evidence["channel"]) for item in outcome.findings] == [("4.weight", 7)]
     assert outcome.findings[0].confidence is Confidence.LOW
 
 

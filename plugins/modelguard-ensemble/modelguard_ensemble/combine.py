@@ -19,7 +19,7 @@ import numpy.typing as npt
 from modelguard_companions.outlier import over_all
 
 CORRELATION = 0.2
-"""Mean correlation of two members' deviates between the classes of clean models, rounded up."""
+"""Mean correlation of two members' deviates between the classes of clean models: .19 over 17 models of the open part of the zoo."""
 FLOOR, CEILING = 1e-6, 0.99
 """p-values are held within these: no member's model of its own statistic is good further out, and Cauchy's tangent diverges at 1."""
 

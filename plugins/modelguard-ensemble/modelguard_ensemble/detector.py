@@ -32,7 +32,7 @@ class BackdoorEnsemble(Detector):
     requires = frozenset({Capability.GRADIENTS})
     rules = (AGREEMENT, SPECIALIST)
 
-    p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
+    p_value: float = option(0.05, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
     specialists: bool = option(True, "also run the tests for all-to-all and source-specific backdoors")
     quick: bool = option(False, "members with reduced budgets, no specialists")
 

@@ -104,6 +104,7 @@ _MEMBERS: Mapping[str, tuple[Callable[[bool], Detector], Callable[[Said, int], A
     "neural-cleanse-all-to-all": (_lazy("modelguard_neural_cleanse.detectors", "LabelMapCleanse"), _none),
     "neural-cleanse-pairs": (_lazy("modelguard_neural_cleanse.detectors", "SourceCleanse"), _none),
 }
+NAMES = tuple(_MEMBERS)
 VOTERS = ("abs", "final-layer", "mm-bd", "neural-cleanse", "neural-cleanse-blend")
 """Members with a p-value for every class, which are combined."""
 SPECIALISTS = ("neural-cleanse-all-to-all", "neural-cleanse-pairs")

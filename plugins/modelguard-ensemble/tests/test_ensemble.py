@@ -1,0 +1,158 @@
+"""What the ensemble finds, leaves alone, misses, and refuses to judge; and that its combination keeps its level."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from modelguard_ensemble.combine import CORRELATION, cauchy, combine, stouffer
+from modelguard_ensemble.detector import BackdoorEnsemble
+from modelguard_ensemble.members import NAMES, VOTERS, make
+from scipy import stats
+from torch import nn
+
+from modelguard import Confidence, Samples, Target, configure
+from modelguard.model import OutputSpec
+from modelguard.report import Outcome, Status
+from modelguard.testing.checkpoints import open_target, write_safetensors
+from modelguard.testing.conformance import check_detector, run_detector
+from modelguard.testing.models import runnable
+
+Make = Callable[..., Target]
+CORNERS = ((0, 0), (-3, -3), (0, -3))
+
+
+def scan(target: Target, seed: int = 0, **options: Any) -> Outcome:
+    return run_detector(configure(BackdoorEnsemble, {"specialists": False, **options}), target, seed=seed)
+
+
+def planted(target: Make, seed: int = 0) -> Target:
+    """A checkerboard whose target is 1, 4 or 7."""
+    return target("checkerboard", seed=seed, target=3 * seed + 1, size=3, at=CORNERS[seed])
+
+
+# the combination
+
+
+def _correlated(rng: np.random.Generator, members: int, classes: int, correlation: float) -> dict[str, Any]:
+    common = rng.normal(size=classes) * np.sqrt(correlation)
+    deviates = common + np.sqrt(1 - correlation) * rng.normal(size=(members, classes))
+    return {str(i): stats.norm.sf(row) for i, row in enumerate(deviates)}
+
+
+@pytest.mark.parametrize("classes", [5, 10, 43])
+def test_members_that_correlate_as_measured_accuse_no_more_often_than_promised(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    rate = np.mean([combine(_correlated(rng, 5, classes, CORRELATION)).p_value <= 0.05 for _ in range(2000)])
+    assert rate <= 0.06
+
+
+def test_many_weak_accusations_of_one_class_add_up() -> None:
+    weak = {str(i): np.array([0.5, 0.5, 0.02, 0.5, 0.5, 0.5]) for i in range(5)}
+    found = combine(weak)
+    assert found.accused == 2
+    assert found.p_value < 0.01
+    assert combine({"0": weak["0"], "1": np.roll(weak["1"], 1)}).p_value > 0.05
+
+
+def test_one_strong_accusation_is_not_voted_down() -> None:
+    lone = {str(i): np.full(10, 0.5) for i in range(5)}
+    lone["3"] = np.array([0.5] * 9 + [1e-6])
+    assert combine(lone).p_value < 0.001
+
+
+def test_a_class_a_member_did_not_examine_is_judged_by_the_others() -> None:
+    p = np.array([np.nan, 0.5, 0.5, 0.5, 0.5])
+    assert combine({"a": p, "b": np.array([1e-5, 0.5, 0.5, 0.5, 0.5])}).accused == 0
+
+
+def test_one_member_alone_is_itself() -> None:
+    assert stouffer(np.array([0.03])) == pytest.approx(0.03)
+    assert cauchy(np.array([0.03])) == pytest.approx(0.03)
+
+
+# models
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_trigger_is_found_and_the_agreeing_members_are_named(target: Make, seed: int) -> None:
+    outcome = scan(planted(target, seed))
+    (finding,) = outcome.findings
+    assert finding.rule == "MG3035"
+    assert finding.evidence["target_class"] == 3 * seed + 1
+    assert {"abs", "neural-cleanse"} <= set(finding.evidence["agreeing"])
+    assert finding.confidence is Confidence.HIGH
+    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clean_models_are_left_alone_and_still_scored(target: Make, seed: int) -> None:
+    outcome = scan(target(seed=seed))
+    assert outcome.findings == ()
+    assert outcome.summary["score"] < 1.3
+    assert set(VOTERS) <= set(outcome.summary["classes"][0])
+
+
+def test_all_to_all_is_missed_by_the_vote_and_left_to_the_specialist(target: Make) -> None:
+    backdoored = target("all-to-all", size=2)
+    assert scan(backdoored).findings == ()
+    assert {item.rule for item in scan(backdoored, specialists=True).findings} <= {"MG3036"}
+
+
+def test_without_samples_the_data_free_members_decide(target: Make) -> None:
+    shared = planted(target)
+    outcome = scan(replace(shared, samples=None, _cache={"model": shared.model}))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.summary["members"]["abs"].startswith("stimulation needs clean samples")
+    assert outcome.summary["members"]["mm-bd"] == "completed"
+    assert outcome.summary["target_class"] == 1
+
+
+def test_the_work_of_members_is_shared(target: Make) -> None:
+    shared = replace(planted(target), _cache={})
+    first = scan(shared)
+    began = time.process_time()
+    assert scan(shared) == first
+    assert run_detector(make("abs", quick=False), shared).status is Status.COMPLETED
+    assert time.process_time() - began < 0.5
+
+
+def test_what_has_no_classes_to_compare_is_skipped(target: Make, tmp_path: Path) -> None:
+    clean = target()
+    regressor = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)), (1, 8, 8), 6)
+    regressor.output = OutputSpec("regressor", 6, "logits")
+    assert "regressor" in scan(replace(clean, build_model=lambda: regressor, _cache={})).reason
+    three = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 3)
+    outcome = scan(replace(clean, build_model=lambda: three, _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "0 of its members" in outcome.reason
+    bare = open_target(write_safetensors(tmp_path / "model.safetensors", {"a": np.ones((2, 2), np.float32)}))
+    assert scan(replace(bare, build_model=None)).status is Status.SKIPPED
+
+
+def test_samples_the_model_does_not_understand_leave_too_few_members(target: Make) -> None:
+    clean = target()
+    assert clean.samples is not None
+    noise = np.random.default_rng(0).integers(0, 256, clean.samples.inputs.shape).astype(np.uint8)
+    outcome = scan(replace(clean, samples=Samples(noise, clean.samples.labels, "test", "0" * 64), _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "1 of its members" in outcome.reason
+
+
+def test_every_member_can_be_made_in_both_lengths() -> None:
+    assert [make(name, quick).id for name in NAMES for quick in (True, False)] == [name for name in NAMES for _ in (True, False)]
+
+
+def test_a_quick_look_finds_it_too(target: Make) -> None:
+    assert [item.evidence["target_class"] for item in scan(planted(target), quick=True).findings] == [1]
+
+
+def test_the_contract_is_kept(target: Make) -> None:
+    torch.manual_seed(0)
+    check_detector(BackdoorEnsemble, target())
