@@ -205,9 +205,14 @@ def test_half_precision(name: str) -> None:
 
     half = copy.deepcopy(module).half()
     inputs = tuple(t.half() if t.is_floating_point() else t for t in example)
-    model = exported(half, inputs, "legacy")
     x = another(inputs)
-    assert difference(import_graph(model).module(x)[0], reference(model, x)[0]) <= HALF
+    model = exported(half, inputs, "legacy")
+    try:
+        expected = reference(model, x)[0]
+    except ort.capi.onnxruntime_pybind11_state.Fail:  # around attention the legacy exporter mixes half and single precision
+        model = exported(half, inputs, "dynamo")
+        expected = reference(model, x)[0]
+    assert difference(import_graph(model).module(x)[0], expected) <= HALF
 
 
 def quantised(model: onnx.ModelProto, how: str, example: Tensor, folder: Path) -> onnx.ModelProto:
