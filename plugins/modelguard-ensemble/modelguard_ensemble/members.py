@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from modelguard_companions.outlier import MIN_CLASSES, Prior, class_p_values
 
-from modelguard import Detector, Finding, ModelguardError, ScanContext, Skip, Target
+from modelguard import Detector, Finding, ModelguardError, ScanContext, Skip, Target, configure, option_fields
 
 if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
@@ -85,8 +85,9 @@ def _lazy(module: str, name: str) -> Callable[[bool], Detector]:
     def build(quick: bool) -> Detector:
         from importlib import import_module
 
-        built: Detector = getattr(import_module(module), name)(quick=quick)
-        return built
+        detector: type[Detector] = getattr(import_module(module), name)
+        shortened = {"quick": quick} if any(item.name == "quick" for item in option_fields(detector)) else {}
+        return configure(detector, shortened)
 
     return build
 
