@@ -121,13 +121,14 @@ def _entry_points() -> list[EntryPoint]:
     for entry in entry_points(group=GROUP):
         other = seen.setdefault(entry.name, entry)
         # The same distribution met twice on sys.path (an editable install beside its build) is one plugin.
-        if other.value != entry.value or _distribution(other) != _distribution(entry):
+        if other is not entry and (other.value != entry.value or _distribution(other) != _distribution(entry)):
             both = " and ".join(sorted({_distribution(other), _distribution(entry)}))
             raise PluginError(f"plugin {entry.name}", f"two distributions register this name: {both}", "uninstall one of them")
-    return sorted(seen.values(), key=lambda entry: (_distribution(entry), entry.name))
+    return [seen[name] for name in sorted(seen)]
 
 
 def _distribution(entry: EntryPoint) -> str:
+    """Who registers it. Not cheap: the distribution's metadata is parsed."""
     return entry.dist.name if entry.dist is not None else entry.name
 
 
@@ -195,5 +196,6 @@ def load_commands() -> Mapping[str, click.Command]:
             raise
         except BaseException:  # noqa: S112
             continue
-        _claim(tables, owners, _distribution(entry), registered)
+        if registered["commands"]:
+            _claim(tables, owners, _distribution(entry), registered)
     return dict(sorted(tables["commands"].items()))
