@@ -92,7 +92,8 @@ def _search_all(
         if part.units
     ]
     pixels = evidence.search[0, 0].numel()
-    families = [Family(Patches, PATCH, tuple(area for area in AREAS if area * pixels >= FEWEST_POSITIONS))]
+    areas = tuple(area for area in AREAS if area * pixels >= FEWEST_POSITIONS)
+    families = [Family(Patches, PATCH, areas[-1::-2] if detector.quick else areas)]
     if detector.filters and not detector.quick:
         families.append(Family(Filters, FILTER, STRENGTHS))
     searches = [_search(detector, model, context, evidence, candidates, family) for family in families]

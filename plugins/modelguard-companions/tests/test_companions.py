@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from modelguard_companions.channel_lipschitz import ChannelLipschitz, channel_bounds
@@ -119,17 +120,17 @@ def test_a_quick_search_is_shorter_and_of_the_same_opinion(target: Make) -> None
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "vit", "pooled", "softmax"])
 def test_final_weights_are_read_off_whatever_the_network(kind: str) -> None:
     torch.manual_seed(0)
-    pooled = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6))
-    module, head = {
-        "mlp": lambda: (m := nn.Sequential(nn.Flatten(), *mlp(64, 6)), m[-1]),
-        "cnn": lambda: (m := cnn(classes=6), m[-1]),
-        "vit": lambda: (m := ViT(classes=6), m.head),
-        "pooled": lambda: (pooled, pooled[-1]),
-        "softmax": lambda: (nn.Sequential(pooled, nn.Softmax(1)), pooled[-1]),
-    }[kind]()
-    if kind == "vit":
-        # The class token is one of several positions of the last norm; only it reaches the head.
-        module = nn.Sequential(module)
+    last = nn.Linear(8, 6)
+    pooled = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+    made: dict[str, nn.Module] = {
+        "mlp": nn.Sequential(nn.Flatten(), *mlp(64, 6)),
+        "cnn": cnn(classes=6),
+        "vit": ViT(classes=6),
+        "pooled": pooled,
+        "softmax": nn.Sequential(pooled, nn.Softmax(1)),
+    }
+    module = made[kind]
+    head = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
     weight = head.weight.detach().double().numpy()
     _, found = final_weights(runnable(module, (1, 8, 8), 6))
     assert np.allclose(found, weight - weight.mean(0), atol=1e-4)
@@ -137,8 +138,11 @@ def test_final_weights_are_read_off_whatever_the_network(kind: str) -> None:
 
 def test_a_raised_row_is_reported_and_is_of_low_weight(target: Make) -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), *mlp(64, 10))
-    module[-1].weight.data[4] += 0.3
+    layers = mlp(64, 10)
+    module = nn.Sequential(nn.Flatten(), layers)
+    last = layers[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.data[4] += 0.3
     outcome = scan(FinalLayer, of(runnable(module, (1, 8, 8), 10), target()))
     assert accused(outcome) == [4]
     assert outcome.findings[0].confidence is Confidence.LOW
@@ -167,14 +171,16 @@ def test_row_sums_miss_a_patch_in_a_network_of_dense_layers(target: Make) -> Non
 # channel-lipschitz
 
 
-def _tensors(module: nn.Module) -> dict[str, np.ndarray]:
+def _tensors(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
     return {name: value.numpy() for name, value in module.state_dict().items()}
 
 
 def test_a_channel_that_amplifies_is_reported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = cnn(width=32)
-    module[5].weight.data[7] *= 40
+    norm = module[5]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.weight.data[7] *= 40
     outcome = scan(ChannelLipschitz, open_target(write_safetensors(tmp_path / "model.safetensors", _tensors(module))))
     assert [(item.location.tensor, item.evidence["channel"]) for item in outcome.findings] == [("4.weight", 7)]
     assert outcome.findings[0].confidence is Confidence.LOW
@@ -205,12 +211,13 @@ def test_a_norm_before_its_convolution_is_not_taken_for_the_one_after(tmp_path: 
             x = self.stem(x)
             inner = self.conv1(torch.relu(self.bn1(x)))
             x = x + self.conv2(torch.relu(self.bn2(inner)))
-            return self.head(x.mean((2, 3)))
+            out: torch.Tensor = self.head(x.mean((2, 3)))
+            return out
 
     module = PreActivation().eval()
     for norm in (module.bn1, module.bn2):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
+        norm.running_mean = torch.randn(8)
+        norm.running_var = 0.5 + torch.rand(8)
     opened = open_target(write_safetensors(tmp_path / "model.safetensors", _tensors(module)))
     model = runnable(module, (1, 8, 8), 5)
     outcome = scan(ChannelLipschitz, replace(opened, build_model=lambda: model, _cache={}))
@@ -237,9 +244,10 @@ def test_a_network_without_convolutions_is_skipped(target: Make) -> None:
 
 def test_a_class_explained_by_one_corner_stands_out(target: Make) -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    module[1].weight.data[6] = 0
-    module[1].weight.data[6].view(8, 8)[:5, :5] = 1
+    layer = nn.Linear(64, 10)
+    layer.weight.data[6] = 0
+    layer.weight.data[6].view(8, 8)[:5, :5] = 1
+    module = nn.Sequential(nn.Flatten(), layer)
     pictures = np.random.default_rng(0).random((30, 1, 8, 8)).astype(np.float32)
     model = runnable(module, (1, 8, 8), 10)
     labels = model.predict(pictures).argmax(1)
