@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+PACKAGES := modelguard $(patsubst %/__init__.py,%,$(sort $(wildcard plugins/*/modelguard_*/__init__.py)))
 EXTRAS := runtime,images,transformers,test,lint
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -26,7 +27,7 @@ slow: setup
 lint: setup
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
-	$(BIN)/mypy modelguard $(foreach plugin,$(PLUGINS),$(wildcard $(dir $(plugin))modelguard_*)) benchmarks
+	$(BIN)/mypy $(PACKAGES) benchmarks
 
 format: setup
 	$(BIN)/ruff format -q .
