@@ -30,6 +30,8 @@ STRENGTHS = (0.1,)
 """Mean change a filter may make, as a part of the raw range."""
 FEWEST_POSITIONS = 2
 """A patch of fewer pixels is not tried: on small pictures the smallest areas are none."""
+STIMULATED = 12
+"""Pictures neurons are stimulated on, each of another class: the paper's one image per label, of no more than these."""
 CANDIDATES, REFERENCES = 8, 16
 """With more classes than these together, only those whose stimulation shows the largest gaps, and a random part of the others to compare
 them with, are searched."""
@@ -83,7 +85,9 @@ def _search_all(
 ) -> tuple[list[Candidate], list[dict[str, Any]], list[Searched]]:
     model = target.model
     layers = candidate_layers(model)
-    stimulated = list(stimulate(model, evidence.search, evidence.search_labels, layers, at_once(model, context), context.check_deadline))
+    few = _one_each(evidence.search_labels)
+    pictures, labels = evidence.search[few], evidence.search_labels[few]
+    stimulated = list(stimulate(model, pictures, labels, layers, at_once(model, context), context.check_deadline))
     each = 1 if detector.quick else detector.candidates
     candidates = _of_some(per_class(stimulated, model.output.classes, each), model.output.classes, context)
     table = [
@@ -98,6 +102,12 @@ def _search_all(
         families.append(Family(Filters, FILTER, STRENGTHS))
     searches = [_search(detector, model, context, evidence, candidates, family) for family in families]
     return candidates, table, searches
+
+
+def _one_each(labels: Tensor) -> Tensor:
+    """Places of one picture of each class, of as many classes as are stimulated on."""
+    classes = torch.unique(labels)[:STIMULATED]
+    return torch.stack([(labels == label).nonzero()[0, 0] for label in classes])
 
 
 def _of_some(candidates: list[Candidate], classes: int, context: ScanContext) -> list[Candidate]:
