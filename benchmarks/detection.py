@@ -221,7 +221,7 @@ def page(summary: Row) -> str:
         counts = summary["models"][part]
         columns = sorted(figures)
         lines += [
-            f"## {part.capitalize()} part: {counts['backdoored']} backdoored, {counts['clean']} clean, {counts['repaired']} repaired models",
+            f"## {part.capitalize()} part: {counts['backdoored']} backdoored, {counts['clean']} clean, {counts['repaired']} repaired",
             "",
             "| attack | " + " | ".join(columns) + " |",
             "|---|" + "---|" * len(columns),

@@ -115,7 +115,10 @@ EDITS: list[tuple[str, str, int | None, Edit]] = [
     ("identical", "identical", None, lambda rng, w, dtype: w.copy()),
     *((f"rank {r} at {rel}", "low-rank", r, _rounded(lambda rng, w, r=r, rel=rel: plus(w, low_rank(rng, w.shape, r), rel)))  # type: ignore[misc]
       for r in (1, 2, 4, 8, 16, 32) for rel in RELATIVE),
-    *((f"gaussian at {rel}", "dense", None, _rounded(lambda rng, w, rel=rel: plus(w, rng.standard_normal(w.shape), rel))) for rel in RELATIVE),  # type: ignore[misc]
+    *(
+        (f"gaussian at {rel}", "dense", None, _rounded(lambda rng, w, rel=rel: plus(w, rng.standard_normal(w.shape), rel)))  # type: ignore[misc]
+        for rel in RELATIVE
+    ),
     *((f"coloured {p} at {rel}", "dense", None, _rounded(lambda rng, w, p=p, rel=rel: plus(w, coloured(rng, w.shape, p), rel)))  # type: ignore[misc]
       for p in (0.5, 1.0) for rel in RELATIVE),
     ("spike over dense", "dense", None, _rounded(
