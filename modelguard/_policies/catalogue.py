@@ -33,6 +33,7 @@ FIRST_PARTY: tuple[Distribution, ...] = (
     Distribution("modelguard-rome", ("rome-edit", "rome-spectrum", "weight-forensics"), ("MG13", "MG2")),
     Distribution("modelguard-neural-cleanse", ("neural-cleanse", "neural-cleanse-*"), ("MG30",)),
     Distribution("modelguard-companions", ("channel-lipschitz", "final-layer", "mm-bd", "neuron-inspect"), ("MG30",)),
+    Distribution("modelguard-ensemble", ("backdoor-ensemble",), ("MG30",)),
     Distribution("modelguard-abs", ("abs", "abs-*"), ("MG30", "MG31")),
 )
 

@@ -41,15 +41,13 @@ def facts(report: Report) -> list[str]:
         words.append(f"against {visible(report.reference.uri)}")
     if target.revision and target.revision not in target.uri:
         words.append(f"at {visible(target.revision)}")
-    if report.model is not None:
-        words.append(run_as(report.model))
+    if report.model is not None and isinstance(report.model.get("input"), Mapping):
+        words.append(run_as(report.model["input"]))
     return words
 
 
-def run_as(model: Mapping[str, Any]) -> str:
+def run_as(spec: Mapping[str, Any]) -> str:
     """What the model was run on, and who said so: a detector that searched the wrong input domain searched nothing."""
-    given = model.get("input")
-    spec: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     sizes, source = spec.get("shape"), spec.get("source")
     shape = "x".join(map(str, sizes)) if isinstance(sizes, list | tuple) else "unknown"
     said = source.get("high", "unknown") if isinstance(source, Mapping) else "unknown"

@@ -277,7 +277,7 @@ def test_a_huge_sparse_file_is_scanned_without_being_held(tmp_path: Path, count:
     ran = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr
     assert "huge.safetensors" in ran.stdout
-    assert int(ran.stderr.splitlines()[-1]) < 400_000, "kilobytes held at the peak, by parent or worker"
+    assert int(ran.stderr.splitlines()[-1]) < 800_000, "kilobytes held at the peak, by parent or worker"
 
 
 # Files that change under the scanner

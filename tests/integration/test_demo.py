@@ -1,0 +1,96 @@
+"""``make demo`` is the main job on real data, and the README shows what it prints.
+
+Set MODELGUARD_UPDATE_GOLDEN=1 to rewrite the README's report, then read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from support import ROOT
+
+pytest.importorskip("sklearn")
+BEGIN, END = "<!-- report -->\n```\n", "```\n<!-- /report -->"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's folder, and what it printed."""
+    import subprocess
+
+    folder = tmp_path_factory.mktemp("demo")
+    ran = subprocess.run(
+        [sys.executable, "-m", "modelguard", "demo", "--out", "demo"],
+        cwd=folder, capture_output=True, check=False, text=True, env={**os.environ, "COLUMNS": "110"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder / "demo", ran.stdout
+
+
+def test_one_passes_and_one_is_blocked(demo: tuple[Path, str]) -> None:
+    folder, shown = demo
+    lines = shown.splitlines()
+    assert [line for line in lines if line.startswith(("PASS", "BLOCKED"))] == ["PASS  demo/clean", "BLOCKED  demo/tampered"]
+    assert lines[-1] == "demo: the clean copy passed and the tampered one was blocked"
+    from modelguard._schemas import report_schema
+
+    sarif_schema = json.loads((ROOT / "tests" / "golden" / "sarif-schema-2.1.0.json").read_text(encoding="utf-8"))
+    for name, verdict in (("clean", "pass"), ("tampered", "block")):
+        report: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator(report_schema()).validate(report)
+        assert report["decision"]["verdict"] == verdict
+        assert report["reference"]["uri"] == "demo/reference"
+        sarif = json.loads((folder / f"{name}.sarif").read_text(encoding="utf-8"))
+        jsonschema.Draft7Validator(sarif_schema).validate(sarif)
+        assert (folder / f"{name}.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    tensors = {finding["location"]["tensor"] for outcome in report["outcomes"] for finding in outcome["findings"]}
+    assert "layers.1.weight" in tensors, "the tensor that was edited is named"
+    assert "layers.0.weight" not in tensors
+
+
+def test_every_detector_that_can_look_at_the_demo_does(demo: tuple[Path, str]) -> None:
+    for name in ("clean", "tampered"):
+        report = json.loads((demo[0] / f"{name}.json").read_text(encoding="utf-8"))
+        failed = {item["detector"]: item["reason"] for item in report["outcomes"] if item["status"] in ("errored", "timed-out")}
+        assert failed == {}
+
+
+def test_the_readme_shows_what_the_demo_prints(demo: tuple[Path, str]) -> None:
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    shown, after = rest.split(END)
+    printed = demo[1][demo[1].index("BLOCKED") :].split("\nFindings\n")[0].rstrip("\n") + "\n"
+    if os.environ.get("MODELGUARD_UPDATE_GOLDEN") == "1":
+        path.write_text(before + BEGIN + printed + END + after, encoding="utf-8")
+        return
+    number = re.compile(r"\d+(\.\d+)?")  # a classifier trained by other versions has other numbers
+    assert number.sub("#", " ".join(shown.split())) == number.sub("#", " ".join(printed.split()))
+
+
+def test_a_demo_that_goes_wrong_is_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from modelguard import _cli
+    from modelguard._cli import _demo_models
+
+    monkeypatch.setattr(_demo_models, "make_models", lambda out: iter(["made"]))
+    run = _cli.run
+    monkeypatch.setattr(_cli, "run", lambda argv: 0)
+    assert run(["demo", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "demo: a verdict is WRONG"
+
+
+def test_the_demo_without_scikit_learn_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modelguard._cli import run
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert run(["demo", "--out", str(tmp_path)]) == 2
+    assert "pip install scikit-learn" in capsys.readouterr().err
