@@ -233,7 +233,8 @@ def configure(detector: type[Detector], values: Mapping[str, Any]) -> Detector:
 
 def option_fields(detector: type[Detector]) -> tuple[dataclasses.Field[Any], ...]:
     """The option fields of a detector class, in order of declaration (none when it is no dataclass)."""
-    return tuple(getattr(detector, "__dataclass_fields__", {}).values())
+    plain: Any = detector  # Detector itself is no dataclass, and a subclass without options need not be one
+    return dataclasses.fields(plain) if dataclasses.is_dataclass(plain) else ()
 
 
 def _coerce(hint: Any, value: Any) -> Any:
