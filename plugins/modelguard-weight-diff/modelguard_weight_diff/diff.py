@@ -20,6 +20,7 @@ from modelguard_weight_diff.model_level import Verdict, judge
 from modelguard_weight_diff.operand import Operand, same_bytes
 from modelguard_weight_diff.pairing import Pairing
 from modelguard_weight_diff.replay import Replay
+from modelguard_weight_diff.rules import severity_of
 from modelguard_weight_diff.stream import Part, Pass, Statistics, Sums
 
 EQUAL_CHUNK = 1 << 24
@@ -110,16 +111,33 @@ def diff_checkpoints(
     total = sum(pair.after.tensor.byte_length for pair in work)
     with threadpool_limits(1, "blas"), _Pool(threads) as pool:
         found = tuple(_Comparison(pool, max_rank, check, progress, total).run(work))
-    compared = [(pair.name, pair.after.tensor.shape) for pair in matching.pairs]
     structure = len(matching.missing) + len(matching.added) + len(matching.resized) + len(matching.unpaired)
     return ModelDiff(
-        judge(found, compared, structure),
+        _gravest(found, matching.pairs, structure),
         found,
         matching,
         len(matching.pairs) - len(found),
         tuple(sorted(pair.name for pair in known)),
         total,
     )
+
+
+def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int) -> Verdict:
+    """The gravest of the checkpoints' verdicts.
+
+    Each checkpoint is judged alone: a model stored in two formats is one model changed in one way, not two modules changed alike.
+    """
+    checkpoints: dict[tuple[str, str], list[Pairing]] = {}
+    for pair in pairs:
+        checkpoints.setdefault((pair.after.checkpoint.name, pair.after.checkpoint.format), []).append(pair)
+    if len(checkpoints) < 2 or not found:
+        return judge(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure)
+    verdicts = []
+    for _, members in sorted(checkpoints.items()):
+        compared = [(pair.name, pair.after.tensor.shape) for pair in members]
+        names = {name for name, _ in compared}
+        verdicts.append(judge([item for item in found if item.name in names], compared, structure))
+    return max(verdicts, key=lambda verdict: severity_of(verdict.verdict))
 
 
 def _same_file(pair: Pairing, before: Mapping[str, str], after: Mapping[str, str]) -> bool:

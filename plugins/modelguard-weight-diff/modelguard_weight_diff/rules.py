@@ -263,3 +263,8 @@ VERDICT_RULES = {
     "bit-flips": "MG1212", "low-bit-payload": "MG1213", "merge": "MG1214", "unrelated": "MG1215", "mixed": "MG1216",
 }  # fmt: skip
 SEVERITY = {rule.id: rule.severity for rule in RULES}
+
+
+def severity_of(verdict: str) -> int:
+    """How grave a model-level verdict is; -1 for ``identical``, which has no rule."""
+    return int(SEVERITY[VERDICT_RULES[verdict]]) if verdict in VERDICT_RULES else -1

@@ -146,6 +146,18 @@ def test_several_checkpoints_are_paired_by_name() -> None:
     assert extra.verdict.verdict != "identical"
 
 
+def test_a_model_stored_twice_and_edited_once_is_one_edit() -> None:
+    edited = model()
+    rng = np.random.default_rng(9)
+    name = "model.layers.1.mlp.down_proj.weight"
+    edited[name] = edited[name] + np.outer(rng.standard_normal(24), 0.005 * rng.standard_normal(72)).astype(np.float32)
+    both = diff_checkpoints([ArrayCheckpoint(model()), Onnx(model())], [ArrayCheckpoint(edited), Onnx(edited)])
+    assert both.verdict.verdict == "rank1-edit"
+    assert len(both.tensors) == 2
+    one = diff_checkpoints([ArrayCheckpoint(model()), Onnx(model())], [ArrayCheckpoint(model()), Onnx(edited)])
+    assert one.verdict.verdict == "rank1-edit", "the other copy being intact makes the edited one no better"
+
+
 def test_files_with_equal_digests_are_not_read() -> None:
     class Unreadable(ArrayCheckpoint):
         def raw(self, name: str) -> memoryview:
