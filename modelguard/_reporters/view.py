@@ -35,7 +35,8 @@ def all_clear(report: Report) -> str:
 def facts(report: Report) -> list[str]:
     """What was scanned, against what, by which policy."""
     target = report.target
-    words = [", ".join(map(visible, target.format)) or "no known format", count(len(target.files), "file")]
+    unknown = "not opened" if report.failure and not report.outcomes else "no known format"
+    words = [", ".join(map(visible, target.format)) or unknown, count(len(target.files), "file")]
     words.append(f"policy {visible(report.policy.name)}")
     if report.reference is not None:
         words.append(f"against {visible(report.reference.uri)}")

@@ -280,6 +280,22 @@ def test_a_huge_sparse_file_is_scanned_without_being_held(tmp_path: Path, count:
     assert int(ran.stderr.splitlines()[-1]) < 800_000, "kilobytes held at the peak, by parent or worker"
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "cause"),
+    [
+        ("s.npz", b"no zip", "s.npz: is no valid .npz file (File is not a zip file); write it"),
+        ("s.jsonl", b"{}", "s.jsonl:1: has no text; write one"),
+        ("s.txt", b"", "s.txt: is no known kind of samples; give .npz"),
+    ],
+)
+def test_samples_that_are_none_are_no_verdict(mg: Run, tiny_model: Path, tmp_path: Path, name: str, data: bytes, cause: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    ran, report = judged(mg, tmp_path, tiny_model, "--samples", tmp_path / name)
+    assert ran.code == 3
+    assert report["failure"].startswith(cause)
+    assert ran.out.splitlines()[1] == "  not opened, 1 file, policy baseline"
+
+
 # Files that change under the scanner
 
 
