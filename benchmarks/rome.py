@@ -69,7 +69,7 @@ def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def rules(detector: Detector, tensors: edits.Tensors, reference: edits.Tensors | None = None) -> dict[str, Severity]:
-    """Rules a detector reports on ``tensors`` with the worst severity of each; {"skip": INFO} when it skips."""
+    """Rules a detector reports on ``tensors`` with the worst severity of each; none when it skips."""
     declared = {rule.id: rule.severity for rule in detector.rules}
     seen: dict[str, Severity] = {}
     try:
@@ -77,7 +77,7 @@ def rules(detector: Detector, tensors: edits.Tensors, reference: edits.Tensors |
             severity = declared[item.rule] if item.severity is None else item.severity
             seen[item.rule] = max(seen.get(item.rule, Severity.INFO), severity)
     except Skip:
-        return {"skip": Severity.INFO}
+        return {}
     return seen
 
 
@@ -132,7 +132,7 @@ def benign(lm: edits.LanguageModel, other: edits.LanguageModel) -> Iterator[tupl
     yield "scaled", edits.scale(lm.tensors)[0]
     dtype = str(lm.tensors[names[0]].dtype)
     theirs = edits.cast(other.tensors, dtype)[0]
-    if other.layers == lm.layers:
+    if other is not lm and all(theirs[name].shape == array.shape for name, array in lm.tensors.items() if name in theirs):
         yield "merge", edits.merge(lm.tensors, theirs)[0]
         yield "retrained", theirs
     yield "cast to bfloat16", edits.cast(lm.tensors, "bfloat16")[0]
@@ -188,7 +188,7 @@ def run(models: int, data: Path | None) -> dict[str, Any]:
         return max(rules(WeightForensics(), tensors).values(), default=Severity.INFO) >= Severity.MEDIUM
 
     for i, lm in enumerate(lms):
-        other = lms[(i + 3) % len(lms)]
+        other = lms[(i + 6) % len(lms)]
         for dtype in DTYPES:
             stored = lm.with_tensors(edits.cast(lm.tensors, dtype)[0])
             alarms.add(f"{lm.layers} layers", dtype, "MG2101" in rules(RomeSpectrum(), stored.tensors))
