@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import Ran
+
+# A shell that starts the tests in the background has its children ignore these, and theirs would too; tests of signals need the default.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    with contextlib.suppress(ValueError):  # not the main thread
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, _handler)
 
 
 @pytest.fixture
