@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from modelguard._sources.digest import hash_files
 from modelguard._sources.references import references
-from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext
+from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, stamped
 from modelguard.errors import SourceError
 
 MAX_FILES = 100_000
@@ -96,8 +96,7 @@ class LocalSource(Source):
             root, name, snapshot = _place(named, real)
             files = tuple(_with_neighbours(root, name, snapshot))
         files = tuple(sorted(files, key=lambda file: file.path))
-        if context.digest:
-            files = hash_files(files, context.progress)
+        files = tuple(hash_files(files, context.progress)) if context.digest else tuple(map(stamped, files))
         identity, revision = self._identity(named, snapshot)
         return Artifact(shown, identity, root, files, revision)
 

@@ -213,6 +213,22 @@ def test_a_file_that_changes_during_the_scan_is_no_pass(tiny_model: Path, tmp_pa
     assert sha256_file(artifact.files[0].__class__("x", path, 0)).sha256 != artifact.files[0].sha256
 
 
+@pytest.mark.parametrize("digest", [True, False])
+def test_a_change_is_noticed_whether_or_not_files_are_hashed(tiny_model: Path, tmp_path: Path, digest: bool) -> None:
+    from modelguard import ArtifactError
+    from modelguard._sources.local import LocalSource
+    from modelguard.artifact import SourceContext
+
+    shutil.copytree(tiny_model, tmp_path / "m")
+    artifact = LocalSource().fetch(str(tmp_path / "m"), SourceContext(digest=digest))
+    assert (artifact.files[0].sha256 is not None) == digest
+    with (tmp_path / "m" / "model.safetensors").open("r+b") as handle:
+        handle.seek(-1, 2)
+        handle.write(b"\x01")
+    with pytest.raises(ArtifactError, match="changed"):
+        artifact.files[0].map()
+
+
 def test_a_stored_report_can_be_shown_and_judged_again(mg: Run, tiny_model: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     assert mg("scan", pair[1], "--reference", tiny_model, "-q", "-o", f"json={report}").code == 1
