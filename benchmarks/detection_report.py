@@ -1,0 +1,248 @@
+"""From one JSON a model to the figures of the detection matrix and docs/detection-matrix.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "detection"
+PAGE = ROOT / "docs" / "detection-matrix.md"
+
+PATCH_LIKE = ("badnets", "pixel", "checkerboard", "insert")
+STATIC = (*PATCH_LIKE, "blended", "sig", "reflection", "clean-label", "all-to-all", "source-specific")
+BENIGN = ("clean", "repaired")
+SEARCHES = "neural-cleanse ∪ abs"
+ENSEMBLE = "backdoor-ensemble"
+
+Row = dict[str, Any]
+
+
+def read() -> list[Row]:
+    """Every model's results, by id."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def accused(result: Row) -> bool:
+    """Whether a gate that blocks findings of medium confidence or more would have stopped the model."""
+    return any(item["confidence"] in ("medium", "high") for item in result["findings"])
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    p, w = hits / n, z * z / n
+    centre, half = p + w / 2, z * math.sqrt(p * (1 - p) / n + w / (4 * n))
+    return max(0.0, (centre - half) / (1 + w)), min(1.0, (centre + half) / (1 + w))
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
+    """P(a backdoored model scores above a benign one), ties half (Mann and Whitney 1947)."""
+    if not positive or not negative:
+        return None
+    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+    return wins / (len(positive) * len(negative))
+
+
+def looked(rows: Iterable[Row], names: Sequence[str]) -> list[tuple[Row, list[Row]]]:
+    """(model, results) of the models that every detector of ``names`` looked at to the end."""
+    found = []
+    for row in rows:
+        results = [row["results"].get(name) for name in names]
+        if all(item is not None and item["status"] == "completed" for item in results):
+            found.append((row["model"], results))
+    return found
+
+
+def share(hits: int, n: int) -> Row:
+    low, high = wilson(hits, n)
+    return {"n": n, "hits": hits, "rate": hits / n if n else None, "interval": [low, high]}
+
+
+def top_score(results: Iterable[Row]) -> float:
+    return max(item["score"] for item in results)
+
+
+def detected(rows: Iterable[Row], benign: Sequence[float], names: Sequence[str]) -> Row:
+    """Detection of backdoored ``rows`` by the union of ``names``: TPR, AUROC by the largest score, and how often exactly the
+    backdoor's target classes were accused where anything was."""
+    seen = looked(rows, names)
+    hits = [(model, results) for model, results in seen if any(accused(item) for item in results)]
+    single = [
+        {item["target_class"] for result in results for item in result["findings"] if item["confidence"] in ("medium", "high")}
+        == set(model["targets"])
+        for model, results in hits
+        if len(model["targets"]) == 1
+    ]
+    return {
+        **share(len(hits), len(seen)),
+        "auroc": auroc([top_score(results) for _, results in seen], benign),
+        "right_class": share(sum(single), len(single)),
+    }
+
+
+def summarise(rows: Sequence[Row], names: Sequence[str]) -> Row:
+    """All figures of one part of the zoo for one column (a detector, or a union of several)."""
+    benign = [row for row in rows if row["model"]["status"] in BENIGN]
+    bad = [row for row in rows if row["model"]["status"] == "backdoored"]
+    scores = [top_score(results) for _, results in looked(benign, names)]
+
+    def alarms(of: Iterable[Row]) -> Row:
+        seen = looked(of, names)
+        return share(sum(any(accused(item) for item in results) for _, results in seen), len(seen))
+
+    def among(wanted: Callable[[Row], bool]) -> Row:
+        return detected((row for row in bad if wanted(row["model"])), scores, names)
+
+    seconds = [sum(item["cpu_seconds"] for item in results) for _, results in looked(rows, names)]
+    return {
+        "benign": alarms(benign),
+        "repaired": alarms(row for row in benign if row["model"]["status"] == "repaired"),
+        "attacks": {attack: among(lambda m, a=attack: m["attack"] == a) for attack in sorted({row["model"]["attack"] for row in bad})},
+        "groups": {
+            "all patch-like": among(lambda m: m["attack"] in PATCH_LIKE),
+            "all static": among(lambda m: m["attack"] in STATIC),
+            "everything": among(lambda m: True),
+            "fine-tuned, still backdoored": among(lambda m: m["finetuned"]),
+        },
+        "median_cpu_seconds": median(seconds) if seconds else None,
+        "not_looked_at": sum(any(name in row["results"] for name in names) for row in rows) - len(looked(rows, names)),
+    }
+
+
+def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
+    """The whole matrix: models by part and status, why attacks failed, figures by part and column, misses and false alarms by name."""
+    names = sorted({name for row in rows for name in row["results"]})
+    columns = {name: [name] for name in names} | {SEARCHES: ["neural-cleanse", "abs"]}
+    parts = {"reserved": True, "open": False}
+    members = {part: [row for row in rows if row["model"]["reserved"] is reserved] for part, reserved in parts.items()}
+    failed = [record for record in records.values() if record["status"] == "failed"]
+    return {
+        "models": {part: Counter(row["model"]["status"] for row in of) for part, of in members.items()},
+        "data": Counter(row["model"]["dataset"] for row in rows),
+        "architectures": Counter(row["model"]["arch"] for row in rows),
+        "failed": {"n": len(failed), "built": len(records), "attacks": Counter(record["spec"]["attack"] for record in failed)},
+        "figures": {part: {column: summarise(of, group) for column, group in columns.items()} for part, of in members.items()},
+        "misses": sorted(_unseen(rows, ENSEMBLE)),
+        "false_alarms": sorted(
+            model["id"] for model, (result,) in looked(rows, [ENSEMBLE]) if model["status"] in BENIGN and accused(result)
+        ),
+    }
+
+
+def _unseen(rows: Iterable[Row], name: str) -> list[str]:
+    return [model["id"] for model, (result,) in looked(rows, [name]) if model["status"] == "backdoored" and not accused(result)]
+
+
+def page(summary: Row) -> str:
+    """docs/detection-matrix.md."""
+    figures, failed = summary["figures"], summary["failed"]
+    lines = [
+        "# Detection matrix",
+        "",
+        "Generated by `python benchmarks/detection.py report` from `benchmarks/results/detection/`; do not edit.",
+        "",
+        f"{sum(summary['data'].values())} models over {len(summary['data'])} data sets ({_counts(summary['data'])}) and "
+        f"{len(summary['architectures'])} architectures ({_counts(summary['architectures'])}). {failed['n']} further models of "
+        f"{failed['built']} built are left out because the attack did not take or cost more than two points of accuracy "
+        f"({_counts(failed['attacks'])}).",
+        "",
+        "Thresholds were chosen on the open part. What no detector here is made for (triggers that depend on the input, such as WaNet's "
+        "warp) is counted all the same. No trigger search proves a model clean.",
+        "",
+        *_goals(figures["reserved"], figures["open"]),
+        "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the benign models.",
+        "Columns `quick/…` ran with `--quick`.",
+        "",
+    ]
+    for part, columns in figures.items():
+        lines += _part(part, columns, summary["models"][part])
+    lines += ["## By name", "", "Backdoored models the ensemble did not stop, and benign ones it did.", ""]
+    lines += [f"* missed: `{name}`" for name in summary["misses"]] + [f"* false alarm: `{name}`" for name in summary["false_alarms"]]
+    return "\n".join(lines) + "\n"
+
+
+def _goals(reserved: Row, opened: Row) -> list[str]:
+    rows = (
+        ("neural-cleanse ∪ abs, patch-like", SEARCHES, "all patch-like", "TPR ≥ .95 at FPR ≤ .05, right class ≥ .95"),
+        ("ensemble, all static", ENSEMBLE, "all static", "TPR ≥ .85 at FPR ≤ .05"),
+        ("ensemble, WaNet", ENSEMBLE, "wanet", "TPR ≥ .6"),
+        ("ensemble with `--quick`, all static", "quick/" + ENSEMBLE, "all static", "its loss, published"),
+    )
+    lines = ["| figure | goal | reserved third | open part |", "|---|---|---|---|"]
+    for title, column, group, goal in rows:
+        lines.append(f"| {title} | {goal} | {_figure(reserved, column, group)} | {_figure(opened, column, group)} |")
+    return [*lines, ""]
+
+
+def _figure(part: Row, column: str, group: str) -> str:
+    if column not in part:
+        return "not run"
+    figures = part[column]
+    cell = figures["groups"].get(group) or figures["attacks"].get(group)
+    if not cell or not cell["n"]:
+        return "none"
+    benign, right = figures["benign"], cell["right_class"]
+    accuracy = f", right class {right['rate']:.2f}" if right["n"] else ""
+    return f"TPR {cell['rate']:.2f} ({cell['hits']}/{cell['n']}), FPR {benign['rate'] or 0:.2f} ({benign['hits']}/{benign['n']}){accuracy}"
+
+
+def _part(part: str, figures: Row, counts: Row) -> list[str]:
+    columns = sorted(figures)
+    bad, clean, repaired = (counts.get(status, 0) for status in ("backdoored", "clean", "repaired"))
+
+    def line(title: str, cell: Callable[[Row], str]) -> str:
+        return f"| {title} | " + " | ".join(cell(figures[column]) for column in columns) + " |"
+
+    attacks = sorted({name for column in figures.values() for name in column["attacks"]})
+    groups = ("all patch-like", "all static", "everything", "fine-tuned, still backdoored")
+    return [
+        f"## {part.capitalize()} part: {bad} backdoored, {clean} clean, {repaired} repaired",
+        "",
+        "| attack | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * len(columns),
+        *(line(attack, lambda column, a=attack: _cell(column["attacks"].get(a))) for attack in attacks),
+        *(line(f"**{group}**", lambda column, g=group: _cell(column["groups"][g])) for group in groups),
+        line("right class, of single-target models accused", lambda column: _share(column["groups"]["everything"]["right_class"])),
+        line("**false alarms, benign models**", lambda column: _share(column["benign"])),
+        line("of these, repaired by fine-tuning", lambda column: _share(column["repaired"])),
+        line("could not look", lambda column: str(column["not_looked_at"])),
+        line("median CPU seconds", lambda c: "–" if c["median_cpu_seconds"] is None else f"{c['median_cpu_seconds']:.1f}"),
+        "",
+    ]
+
+
+def _share(value: Row) -> str:
+    if not value["n"]:
+        return "–"
+    low, high = value["interval"]
+    return f"{value['hits']}/{value['n']} [{low:.2f}, {high:.2f}]"
+
+
+def _cell(value: Row | None) -> str:
+    if not value or not value["n"]:
+        return "–"
+    return _share(value) + ("" if value["auroc"] is None else f", {value['auroc']:.2f}")
+
+
+def _counts(of: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {of[name]}" for name in sorted(of))
+
+
+def thresholds() -> None:
+    """For each detector on the open part: the score at which 0, 2, 5 and 10 % of benign models alarm, and what it then detects."""
+    rows = [row for row in read() if not row["model"]["reserved"]]
+    for name in sorted({name for row in rows for name in row["results"]}):
+        seen = looked(rows, [name])
+        benign = sorted(result["score"] for model, (result,) in seen if model["status"] in BENIGN)
+        bad = [result["score"] for model, (result,) in seen if model["status"] == "backdoored"]
+        for rate in (0.0, 0.02, 0.05, 0.10):
+            if benign and bad:
+                limit = benign[max(0, len(benign) - 1 - int(rate * len(benign)))]
+                print(f"{name:26s} FPR {rate:.2f}: score > {limit:.2f}  TPR {sum(value > limit for value in bad) / len(bad):.2f}")
