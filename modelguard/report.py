@@ -93,6 +93,7 @@ class PluginFailure:
 class Report:
     """Everything one scan measured. ``rules`` are the rules of every detector that was planned, for reporters and policies.
 
+    ``options`` are the detector options that were set, by policy or user, by detector id and name.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed.
     """
@@ -107,6 +108,7 @@ class Report:
     seed: int
     outcomes: tuple[Outcome, ...]
     rules: tuple[Rule, ...] = ()
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
     failure: str = ""
     timings: Mapping[str, Any] = field(default_factory=dict)

@@ -51,6 +51,7 @@ class Prepared:
 @click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
 @click.option("--detector", "detectors", multiple=True, metavar="ID", help="Run only this detector, and require it. Repeatable.")
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
+@click.option("--quick", is_flag=True, help="A shorter look: sets `quick` on every detector that has it; misses more.")
 @model_options
 @run_options
 @output_options
@@ -78,6 +79,7 @@ def prepare(
     policy: str | None = None,
     detectors: tuple[str, ...] = (),
     options: tuple[str, ...] = (),
+    quick: bool = False,
     factory: str | None = None,
     input_spec: str | None = None,
     device: str = "auto",
@@ -97,7 +99,7 @@ def prepare(
     from modelguard._scanner.job import Limits
     from modelguard._scanner.scan import Request
     from modelguard.artifact import SourceContext
-    from modelguard.detector import configure
+    from modelguard.detector import configure, option_fields
     from modelguard.model import ModelOptions
     from modelguard.policy import load_policy
 
@@ -108,10 +110,15 @@ def prepare(
     if detectors:
         rules = rules.requiring([detector.id for detector in chosen])
     values = {name: dict(item) for name, item in rules.detectors.options.items() if name in registry.detectors}
+    if quick:
+        for detector in chosen:
+            if any(item.name == "quick" for item in option_fields(detector)):
+                values.setdefault(detector.id, {})["quick"] = True
     for name, item in parse_detector_options(options, registry.detectors).items():
         values.setdefault(name, {}).update(item)
     for name, item in values.items():
-        configure(registry.detectors[name], item)
+        configured = configure(registry.detectors[name], item)
+        values[name] = {option: getattr(configured, option) for option in item}
     files = parse_outputs(outputs, stdout_format, registry, (target, reference, samples, policy))
     request = Request(
         target=target,

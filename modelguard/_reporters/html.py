@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, value, waiver_notes
+from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, settings, value, waiver_notes
 from modelguard.findings import Attachment, Finding, Rule
 from modelguard.report import Decision, Outcome, Report, Reporter, Verdict
 
@@ -45,7 +45,7 @@ class HtmlReporter(Reporter):
             notes=waiver_notes(decision),
             gaps=gaps(report),
             findings=[_finding(report, fate, rules, detector, finding) for detector, finding in found],
-            outcomes=[_outcome(outcome) for outcome in ran(report)],
+            outcomes=[_outcome(report, outcome) for outcome in ran(report)],
             unread=set(report.target.unread),
         )
 
@@ -73,11 +73,12 @@ def _finding(report: Report, fate: Callable[[Finding], str], rules: Mapping[str,
     }
 
 
-def _outcome(outcome: Outcome) -> dict[str, Any]:
+def _outcome(report: Report, outcome: Outcome) -> dict[str, Any]:
     score = outcome.summary.get("score")
     return {
         "outcome": outcome,
         "findings": len(outcome.findings),
+        "settings": ", ".join(settings(report, outcome.detector)),
         "score": value(float(score)) if isinstance(score, int | float) else "",
         "summary": json.dumps(dict(outcome.summary), indent=2, sort_keys=True, ensure_ascii=False).split("\n") if outcome.summary else [],
     }

@@ -69,6 +69,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "plugins": [{"name": item.name, "version": item.version, "detectors": sorted(item.detectors)} for item in report.plugins],
         "plugin_failures": [asdict(item) for item in report.plugin_failures],
         "seed": report.seed,
+        "options": {name: dict(item) for name, item in report.options.items()},
         "failure": report.failure,
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
         "outcomes": [
@@ -184,6 +185,7 @@ def _report(document: ReportDocument) -> Report:
             for item in document.outcomes
         ),
         rules=tuple(Rule(**{**item.model_dump(), "severity": Severity.parse(item.severity)}) for item in document.rules),
+        options=document.options,
         model=document.model,
         failure=document.failure,
         timings=document.timings,

@@ -33,7 +33,7 @@ def all_clear(report: Report) -> str:
 
 
 def facts(report: Report) -> list[str]:
-    """What was scanned, against what, by which policy."""
+    """What was scanned, against what, by which policy and with which options."""
     target = report.target
     unknown = "not opened" if report.failure and not report.outcomes else "no known format"
     words = [", ".join(map(visible, target.format)) or unknown, count(len(target.files), "file")]
@@ -44,6 +44,11 @@ def facts(report: Report) -> list[str]:
         words.append(f"at {visible(target.revision)}")
     if report.model is not None and isinstance(report.model.get("input"), Mapping):
         words.append(run_as(report.model["input"]))
+    shared: dict[str, list[str]] = {}
+    for detector in sorted(report.options):
+        for setting in settings(report, detector):
+            shared.setdefault(setting, []).append(visible(detector))
+    words += [f"{setting} for {names[0] if len(names) == 1 else count(len(names), 'detector')}" for setting, names in shared.items()]
     return words
 
 
@@ -111,6 +116,11 @@ def _files(paths: Sequence[str], what: str) -> list[str]:
 def ran(report: Report) -> list[Outcome]:
     """The detectors that looked, however it ended; those that were skipped are among :func:`gaps`."""
     return [outcome for outcome in report.outcomes if outcome.status is not Status.SKIPPED]
+
+
+def settings(report: Report, detector: str) -> list[str]:
+    """The options that were set on ``detector``: ``name=value`` each."""
+    return [f"{visible(name)}={value(item)}" for name, item in sorted(report.options.get(detector, {}).items())]
 
 
 def fates(decision: Decision) -> Callable[[Finding], str]:

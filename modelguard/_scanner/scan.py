@@ -92,6 +92,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         seed=request.seed,
         outcomes=tuple(outcomes),
         rules=_rules(request.detectors),
+        options={item.id: dict(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
         model=model,
         failure=failure,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},

@@ -160,6 +160,9 @@ class ReportDocument(_Document):
     plugins: list[PluginDocument]
     plugin_failures: list[PluginFailureDocument]
     seed: int
+    options: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="Detector options that were set, by policy or user: detector id, name, value."
+    )
     failure: str = Field(description="Why the artifact could not be fetched or opened; empty when it was.")
     rules: list[RuleDocument]
     outcomes: list[OutcomeDocument]

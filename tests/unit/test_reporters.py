@@ -317,7 +317,7 @@ def test_sarif_fingerprints_do_not_follow_wording_or_severity() -> None:
 def test_the_console_answers_first_then_why_then_what_was_not_looked_at() -> None:
     lines = ConsoleReporter().render(*everything()).splitlines()
     assert lines[0] == "BLOCKED  models/tampered"
-    assert lines[3].startswith("  ✗ MG0291")
+    assert lines[4].startswith("  ✗ MG0291")
     assert lines.index("Not looked at") < lines.index("Findings")
     assert "  - rome-edit skipped: needs a reference: give --reference" in lines
 
@@ -328,7 +328,7 @@ def test_a_typical_scan_is_told_in_ten_lines() -> None:
     skipped = tuple(Outcome(name, Status.SKIPPED, "needs clean samples (give --samples)") for name in held)
     looked = Outcome("format-integrity", Status.COMPLETED, "", {"score": 0.0, "inert_files": 3})
     done = (looked, Outcome("weight-diff", Status.COMPLETED, "", {"score": 0.0}))
-    text = ConsoleReporter().render(replace(report, outcomes=(*done, *skipped), plugin_failures=()), Decision(Verdict.PASS))
+    text = ConsoleReporter().render(replace(report, outcomes=(*done, *skipped), plugin_failures=(), options={}), Decision(Verdict.PASS))
     head = text.split("\nDetectors that ran\n")[0].rstrip().splitlines()
     assert head[0] == "PASS  models/tampered"
     assert "  ✓ format-integrity, weight-diff completed: nothing the policy blocks" in head

@@ -1,0 +1,36 @@
+"""``--quick``: a shorter look, by every detector that has one, and said in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import Ran
+
+from modelguard import option_fields
+from modelguard._plugins import load
+
+Run = Callable[..., Ran]
+
+
+def test_quick_sets_the_option_on_every_detector_that_has_it_and_the_report_says_so(mg: Run, tiny_model: Path) -> None:
+    has = {name for name, detector in load().detectors.items() if "quick" in {item.name for item in option_fields(detector)}}
+    report = mg("scan", tiny_model, "--quick", "-q", "-f", "json").json
+    assert report["options"] == {name: {"quick": True} for name in has}
+    assert mg("scan", tiny_model, "-q", "-f", "json").json["options"] == {}
+    assert f"quick=true for {len(has)} detectors" in " ".join(mg("scan", tiny_model, "--quick", "-q").out.split())
+
+
+def test_an_option_of_ones_own_has_the_last_word(mg: Run, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("modelguard_companions")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "version: 1\nname: own\nextends: [builtin:baseline]\n"
+        "detectors: {options: {mm-bd: {quick: false, steps: 7}, final-layer: {quick: true}}}\n"
+    )
+    chosen = ("--detector", "mm-bd", "--detector", "final-layer", "--detector", "neuron-inspect", "-q", "-f", "json")
+    by_policy = mg("scan", tiny_model, "--policy", policy, *chosen).json["options"]
+    assert by_policy == {"mm-bd": {"quick": False, "steps": 7}, "final-layer": {"quick": True}}
+    quick = mg("scan", tiny_model, "--policy", policy, "--quick", "--option", "neuron-inspect.quick=false", *chosen).json["options"]
+    assert quick == {"mm-bd": {"quick": True, "steps": 7}, "final-layer": {"quick": True}, "neuron-inspect": {"quick": False}}
