@@ -91,6 +91,7 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
         ("said by", "; ".join(f"{name}: {source}" for name, source in taken["source"].items())),
         ("output", f"{given['kind']}, head {given['head']}" + (f", labels {', '.join(given['labels'][:8])}" if given["labels"] else "")),
         ("assumed", facts.get("assumed", "")),
+        ("batch", f"{facts['batch']} at a time: the graph fixes the batch or mixes its inputs" if facts.get("batch") else ""),
         ("forward only", facts.get("forward_only", "")),
         ("parity", _parity(facts)),
         ("agreement", _agreement(facts.get("agreement"))),

@@ -56,7 +56,7 @@ FILLED: Mapping[str, Callable[[torch.Tensor, int | None], torch.Tensor]] = {
 def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
     """Build the model on the CPU, checked for parity.
 
-    A graph with an operator or opset we lack, or whose batch size cannot be freed, runs forward only, on onnxruntime.
+    A graph with an operator or opset we lack runs forward only, on onnxruntime; one whose batch size cannot be freed runs in chunks.
     Raises :class:`ModelError` when the graph is malformed or parity fails.
     """
     file = OnnxFile.load(artifact, checkpoint)
@@ -80,28 +80,50 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     }
     try:
         imported = import_graph(file.model, file.weight)
-        if imported.batch is not None:
-            raise Skip(f"the exporter fixed the batch size to {imported.batch}, and it could not be freed")
     except Skip as reason:
         return _forward_only(file, head, main, extra, described, samples, options, config, facts, str(reason))
     facts["operators"] = dict(imported.operators)
     facts["opsets"] = {domain or "ai.onnx": version for domain, version in sorted(imported.opsets.items())}
     baked = _baked_batch(main)
-    name = file.model.graph.output[0].name
-    fast = _Lazy(lambda: OrtSession(file, main.name, name, batch=baked, extra=extra, optimise=True, threads=torch.get_num_threads()))
-    model = TorchModel(
-        _single(imported, main, pad),
-        described,
-        lambda width, kind: output_spec(width, kind, samples, config),
-        head=head.head,
-        predictor=fast,
-        encode=tokenizer(artifact, checkpoint, pad or 0, left=False) if described.kind == "text" else None,
-        facts=facts,
-    )
-    session = OrtSession(file, main.name, name, batch=baked, extra=extra, threads=torch.get_num_threads())
-    model.facts["parity"] = parity.check(model, session, _precision(imported), _first(model, samples))
+    precision = _precision(imported)
+    module = _single(imported, main, pad)
+    encode = tokenizer(artifact, checkpoint, pad or 0, left=False) if described.kind == "text" else None
+
+    def session(batch: int | None, optimise: bool) -> OrtSession:
+        name, threads = file.model.graph.output[0].name, torch.get_num_threads()
+        return OrtSession(file, main.name, name, batch=baked or batch, extra=extra, optimise=optimise, threads=threads)
+
+    def model_of(batch: int | None) -> TorchModel:
+        fast = _Lazy(lambda: session(batch, True))
+        return TorchModel(
+            module,
+            described,
+            lambda width, kind: output_spec(width, kind, samples, config),
+            head=head.head,
+            batch=batch,
+            predictor=fast,
+            encode=encode,
+            facts=facts,
+        )
+
+    model = _any_batch(model_of, precision) if imported.batch is None else model_of(imported.batch)
+    if model.batch is not None:
+        model.facts["batch"] = model.batch
+    model.facts["parity"] = parity.check(model, session(model.batch, False), precision, _first(model, samples))
     model.facts["provider"] = PROVIDER
     return model
+
+
+def _any_batch(model_of: Callable[[int | None], TorchModel], precision: str) -> TorchModel:
+    """The model that takes any batch as it is; one input at a time where the graph only pretends to.
+
+    The legacy exporter freezes ``len(x)`` and still declares a free batch: such a graph fails on other batches, or mixes the inputs.
+    """
+    try:
+        model = model_of(None)
+    except ModelError:
+        return model_of(1)
+    return model if parity.independent(model, precision) else model_of(1)
 
 
 def _forward_only(

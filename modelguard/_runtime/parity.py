@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 RANDOM = 3
-"""Random inputs compared: more than one, so that a batch baked into the graph shows."""
+"""Random inputs compared: more than one, so that a batch baked into the graph shows, and the first once more alone."""
 SAMPLES = 8
 
 TOLERANCES: Mapping[str, float] = {"float32": 1e-3, "float16": 2e-2, "quantised": 5e-2}
@@ -29,10 +29,12 @@ def check(
 ) -> dict[str, Any]:
     """Compare on random inputs within the raw range and on the first samples (canonical raw, or None).
 
+    The random inputs go in together and, once more, the first of them alone: a graph may do another thing with a batch of one.
     Returns ``ok``, ``max_abs``, ``max_rel`` (deviation over the largest output magnitude), ``tolerance``, and the counts compared.
     Raises :class:`ModelError` when the outputs disagree, in shape, in what is finite, or beyond the tolerance.
     """
-    groups = [model.raw_random(RANDOM, seed=0)]
+    random = model.raw_random(RANDOM, seed=0)
+    groups = [random, random[:1]]
     if samples is not None:
         groups.append(samples[:SAMPLES])
     tolerance = TOLERANCES[precision]
@@ -54,6 +56,19 @@ def check(
         raise _disagreement(f"they differ by {max_rel:.2g} of the largest output, {tolerance:g} is allowed for {precision}")
     counts = {"random": RANDOM, "samples": 0 if samples is None else len(samples[:SAMPLES])}
     return {"ok": True, "max_abs": max_abs, "max_rel": max_rel, "tolerance": tolerance, **counts}
+
+
+def independent(model: TorchModel, precision: str) -> bool:
+    """Whether each input's output is the same alone as among others, within the tolerance of the precision."""
+    x = model.raw_random(RANDOM, seed=1)
+    together = model.graph_output(x)
+    alone = np.concatenate([model.graph_output(row) for row in torch.split(x, 1)])
+    finite = np.isfinite(alone)
+    if together.shape != alone.shape or not np.array_equal(np.isfinite(together), finite):
+        return False
+    scale = float(np.abs(alone, where=finite, out=np.zeros_like(alone)).max(initial=0))
+    difference = float(np.abs(together - alone, where=finite, out=np.zeros_like(alone)).max(initial=0))
+    return difference <= TOLERANCES[precision] * scale
 
 
 def _disagreement(what: str) -> ModelError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from typing import Any, cast
@@ -12,9 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from modelguard._runtime.engines import Blank, Engine, GraphEngine, ModuleEngine
+from modelguard._runtime.chunks import ChunkedEngine
+from modelguard._runtime.engine import Blank, Engine
+from modelguard._runtime.graph_engine import GraphEngine
 from modelguard._runtime.inputs import canonical
-from modelguard.detector import Skip
+from modelguard._runtime.module_engine import ModuleEngine
+from modelguard.detector import DeadlineExceeded, Skip
 from modelguard.errors import ModelError, ModelguardError
 from modelguard.model import InputSpec, Layer, OutputSpec, RunnableModel, Samples
 
@@ -32,7 +36,8 @@ class TorchModel(RunnableModel):
 
     ``output`` is what the module returns, or makes that of its width and head. ``head`` says what the module's last operation was
     where it has been taken off already; otherwise it is looked for, and undone. ``call(module, x)`` returns the output tensor where
-    calling the module does not (it returns a structure, or takes keywords).
+    calling the module does not (it returns a structure, or takes keywords). ``batch`` is the only number of inputs a
+    ``torch.fx.GraphModule`` takes at once, or None when any will do; any number is run in chunks of it.
     ``predictor`` maps a graph input array to a graph output array faster than torch does, for :meth:`predict` alone.
     ``encode`` turns text samples into token ids. ``facts`` is added to :meth:`describe`.
 
@@ -46,6 +51,7 @@ class TorchModel(RunnableModel):
         output: OutputSpec | Callable[[int, Any], OutputSpec],
         *,
         head: str = "unknown",
+        batch: int | None = None,
         device: torch.device | str = "cpu",
         call: Callable[[nn.Module, Tensor], Tensor] | None = None,
         predictor: Predictor | None = None,
@@ -60,9 +66,9 @@ class TorchModel(RunnableModel):
         self._undo = None
         self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
         module = module.to(self.device)
-        blank: Blank = self._blank
+        self.batch = batch
         try:
-            self.engine: Engine = GraphEngine(module, blank) if isinstance(module, fx.GraphModule) else ModuleEngine(module, blank, call)
+            self.engine = self._make_engine(module, call, batch)
             with torch.no_grad():
                 probe = self._flat(self.engine.run(self._blank(4, None, 0)))
         except (ModelguardError, Skip, MemoryError):
@@ -81,6 +87,12 @@ class TorchModel(RunnableModel):
             raise ModelError(
                 "model", f"returns {width} values for each of {len(probe)} of 4 inputs, not {self.output.classes} classes", "check the head"
             )
+
+    def _make_engine(self, module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor] | None, batch: int | None) -> Engine:
+        blank: Blank = self._blank
+        if not isinstance(module, fx.GraphModule):
+            return ModuleEngine(module, blank, call)
+        return GraphEngine(module, blank) if batch is None else ChunkedEngine(module, blank, batch)
 
     def _misfit(self, module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor] | None, error: Exception) -> ModelError:
         """What to say when the module does not run on its probe: another input, or another batch size."""
@@ -111,18 +123,31 @@ class TorchModel(RunnableModel):
         return self.engine.layers
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._leave(self.engine.run(self._enter(x)))
+        with running():
+            return self._leave(self.engine.run(self._enter(x)))
 
     def capture(self, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        output, found = self.engine.capture(self._enter(x), layers)
-        return self._leave(output), found
+        with running():
+            output, found = self.engine.capture(self._enter(x), layers)
+            return self._leave(output), found
 
     def patch(self, x: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        return self._leave(self.engine.patch(self._enter(x), edits))
+        with running():
+            return self._leave(self.engine.patch(self._enter(x), edits))
 
     def split(self, layer: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        front, back = self.engine.split(layer)
-        return lambda x: front(self._enter(x)), lambda activation: self._leave(back(activation))
+        with running():
+            front, back = self.engine.split(layer)
+
+        def before(x: Tensor) -> Tensor:
+            with running():
+                return front(self._enter(x))
+
+        def after(activation: Tensor) -> Tensor:
+            with running():
+                return self._leave(back(activation))
+
+        return before, after
 
     def predict(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         batch = max(1, min(256, BATCH_ELEMENTS // max(1, prod(x.shape[1:]))))
@@ -172,7 +197,8 @@ class TorchModel(RunnableModel):
 
     def graph_output(self, x: Tensor) -> npt.NDArray[np.float32]:
         """What the graph itself returns for canonical raw ``x``, before it is made logits."""
-        result: npt.NDArray[np.float32] = self.engine.run(self._enter(x)).detach().float().cpu().numpy()
+        with running():
+            result: npt.NDArray[np.float32] = self.engine.run(self._enter(x)).detach().float().cpu().numpy()
         return result
 
     def _enter(self, x: Tensor) -> Tensor:
@@ -235,6 +261,26 @@ class TorchModel(RunnableModel):
         """A random graph input whose free length is that of ``activation`` (N, T, D)."""
         length = activation.shape[1] if activation is not None and activation.ndim == 3 and self.input.kind == "text" else None
         return self._enter(self.raw_random(n, seed=seed, length=length))
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Whatever a module raises while it runs becomes one line: a graph may do anything with values that nobody tried it on.
+
+    Raises :class:`ModelError`, and ``MemoryError`` where torch's allocator on the CPU says so in its own way.
+    """
+    try:
+        yield
+    except (ModelguardError, Skip, DeadlineExceeded, MemoryError):
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError("model", "needs more memory than the GPU has left", "use --device cpu") from error
+    except Exception as error:
+        if "can't allocate memory" in str(error):
+            raise MemoryError(_line(error)) from error
+        raise ModelError(
+            "model", f"fails while it runs ({type(error).__name__}: {_line(error)})", "check that the input fits it"
+        ) from error
 
 
 def head_of(output: Tensor) -> Any:

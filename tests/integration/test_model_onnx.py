@@ -319,19 +319,6 @@ def test_text_samples_go_through_the_tokenizer_beside_the_graph(tmp_path: Path) 
     assert model(model.inputs(texts))[:2].tolist() == [[0, 8], [4, 0]]
 
 
-def test_a_batch_that_only_pretends_to_be_free_is_named(tmp_path: Path) -> None:
-    """The legacy exporter freezes ``len(x)`` and still declares a free batch."""
-    path = graph(
-        [helper.make_node("Concat", ["token", "x"], ["joined"], axis=1), helper.make_node("MatMul", ["joined", "w"], ["y"])],
-        [value("x", TensorProto.FLOAT, ["N", 6])],
-        [value("y", TensorProto.FLOAT, ["N", 3])],
-        {"token": np.zeros((1, 2), np.float32), "w": np.ones((8, 3), np.float32)},
-        tmp_path / "model.onnx",
-    )
-    with pytest.raises(ModelError, match="runs on one input at a time only"):
-        built(path)
-
-
 def test_normalisation_nobody_told_is_found_by_the_labels(tmp_path: Path, held_out: Samples) -> None:
     """The network was trained on (x - 0.5) / 0.5; the samples are whole pixels."""
     inner = copy.deepcopy(digits_module("cnn"))
