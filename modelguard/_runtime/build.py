@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from modelguard._runtime.failures import raise_if_out_of_memory
 from modelguard._runtime.heads import agreement
 from modelguard._runtime.spec import ASSUMED, NORMALISATIONS, scaled
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
 from modelguard.detector import Capability, Skip
-from modelguard.errors import ModelError, SamplesError
+from modelguard.errors import ModelError, ModelguardError, SamplesError
 from modelguard.model import InputSpec, ModelFactory, ModelOptions, RunnableModel, Samples
 
 if TYPE_CHECKING:
@@ -61,7 +62,13 @@ def build_model(
         import torch
 
         torch.set_num_threads(options.threads)
-    model = factory.build(artifact, checkpoint, samples, options)
+    try:
+        model = factory.build(artifact, checkpoint, samples, options)
+    except (ModelguardError, Skip):
+        raise
+    except Exception as error:
+        raise_if_out_of_memory(error)
+        raise
     from modelguard._runtime.torch_model import TorchModel
 
     if isinstance(model, TorchModel):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from modelguard._runtime import plain, timm_model, transformers_model
 from modelguard._runtime.config import artifact_json
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
 from modelguard.detector import Skip
@@ -56,9 +57,9 @@ class OnnxFactory(ModelFactory):
         except (ModelguardError, Skip, MemoryError):
             raise
         except Exception as error:  # protobuf lets a graph hold text that is no text and sizes that are no sizes
-            cause = (str(error).splitlines() or [""])[0][:200]
+            raise_if_out_of_memory(error)
             raise ModelError(
-                checkpoint.name, f"has a graph that cannot be built ({type(error).__name__}: {cause})", "export it again"
+                checkpoint.name, f"has a graph that cannot be built ({type(error).__name__}: {one_line(error)})", "export it again"
             ) from error
 
 

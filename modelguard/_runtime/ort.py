@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard._runtime.onnx.types import EXTERNAL_KEY
 from modelguard._runtime.onnx_file import OnnxFile
 from modelguard.errors import ModelError
@@ -44,8 +45,11 @@ class OrtSession:
     ) -> None:
         try:
             import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ModelError("onnxruntime", f"is not installed ({one_line(error)})", "pip install modelguard[runtime]") from error
         except ImportError as error:
-            raise ModelError("onnxruntime", "is not installed", "pip install modelguard[runtime]") from error
+            raise_if_out_of_memory(error)
+            raise ModelError("onnxruntime", f"cannot be loaded: {one_line(error)}", "reinstall it") from error
         self._name, self._output, self._extra = name, output, extra
         self.batch = batch
         options = onnxruntime.SessionOptions()
@@ -65,7 +69,8 @@ class OrtSession:
         try:
             self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], **_FIXED)
         except Exception as error:  # onnxruntime raises many types, without a common base
-            raise ModelError("onnxruntime", f"refuses the graph: {_line(error)}", "export the model again") from error
+            raise_if_out_of_memory(error)
+            raise ModelError("onnxruntime", f"refuses the graph: {one_line(error)}", "export the model again") from error
         if self._session.get_providers()[:1] != [PROVIDER]:
             raise ModelError("onnxruntime", f"runs on {self._session.get_providers()} instead of {PROVIDER}", "reinstall onnxruntime")
 
@@ -89,7 +94,8 @@ class OrtSession:
         try:
             result = self._session.run_with_ort_values([self._output], {**feed, **self._fed})[0].numpy()
         except Exception as error:
-            raise ModelError("onnxruntime", f"cannot run the graph: {_line(error)}", "export the model again") from error
+            raise_if_out_of_memory(error)
+            raise ModelError("onnxruntime", f"cannot run the graph: {one_line(error)}", "export the model again") from error
         if not isinstance(result, np.ndarray):
             raise ModelError(f"output {self._output[:80]!r}", "is no tensor", "export the model without ZipMap")
         return result
@@ -171,7 +177,3 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
             for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
                 yield from graph.initializer
                 yield from _inner_tensors(graph)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelguard._runtime import spec
 from modelguard._runtime.config import artifact_json
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard._runtime.heads import output_spec
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
@@ -48,7 +49,8 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     try:
         module = timm.create_model(name, pretrained=False, num_classes=classes if isinstance(classes, int) else 1000, **arguments)
     except Exception as error:  # whatever timm's constructors make of the arguments
-        raise ModelError(f"timm {name[:80]}", f"cannot be built: {error}", "check config.json") from error
+        raise_if_out_of_memory(error)
+        raise ModelError(f"timm {name[:80]}", f"cannot be built: {one_line(error)}", "check config.json") from error
     fit(module, state_dict(checkpoint), f"timm {name}")
     hints = [spec.parse_option(options.input)] if options.input else []
     names = config.get("label_names")

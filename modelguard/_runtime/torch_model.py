@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from modelguard._runtime.chunks import ChunkedEngine
 from modelguard._runtime.engine import Blank, Engine
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard._runtime.graph_engine import GraphEngine
 from modelguard._runtime.inputs import canonical
 from modelguard._runtime.module_engine import ModuleEngine
@@ -74,6 +75,7 @@ class TorchModel(RunnableModel):
         except (ModelguardError, Skip, MemoryError):
             raise
         except Exception as error:  # a module may raise anything on an input it was not made for
+            raise_if_out_of_memory(error)
             raise self._misfit(module, call, error) from error
         if isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
             head = self.engine.head  # undone inside the engine
@@ -102,9 +104,9 @@ class TorchModel(RunnableModel):
                 (call or nn.Module.__call__)(module, self._blank(1, None, 0))
         except Exception:
             return ModelError(
-                "model", f"does not run on {self.input.kind} inputs of shape {shape}: {_line(error)}", "say --input shape=..."
+                "model", f"does not run on {self.input.kind} inputs of shape {shape}: {one_line(error)}", "say --input shape=..."
             )
-        return ModelError("model", f"runs on one input at a time only: {_line(error)}", "export it with a free batch dimension")
+        return ModelError("model", f"runs on one input at a time only: {one_line(error)}", "export it with a free batch dimension")
 
     def to(self, device: torch.device | str) -> TorchModel:
         """Move to another device, in place."""
@@ -267,7 +269,7 @@ class TorchModel(RunnableModel):
 def running() -> Iterator[None]:
     """Whatever a module raises while it runs becomes one line: a graph may do anything with values that nobody tried it on.
 
-    Raises :class:`ModelError`, and ``MemoryError`` where torch's allocator on the CPU says so in its own way.
+    Raises :class:`ModelError`, and ``MemoryError`` where memory ran out.
     """
     try:
         yield
@@ -276,10 +278,9 @@ def running() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ModelError("model", "needs more memory than the GPU has left", "use --device cpu") from error
     except Exception as error:
-        if "can't allocate memory" in str(error):
-            raise MemoryError(_line(error)) from error
+        raise_if_out_of_memory(error)
         raise ModelError(
-            "model", f"fails while it runs ({type(error).__name__}: {_line(error)})", "check that the input fits it"
+            "model", f"fails while it runs ({type(error).__name__}: {one_line(error)})", "check that the input fits it"
         ) from error
 
 
@@ -310,7 +311,3 @@ def _logit(probabilities: Tensor) -> Tensor:
 
 
 _UNDO: Mapping[str, Callable[[Tensor], Tensor]] = {"softmax": _log, "sigmoid": _logit}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelguard._runtime import spec
 from modelguard._runtime.config import artifact_json
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard._runtime.heads import output_spec
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
@@ -125,7 +126,8 @@ def _load(transformers: Any, name: str, config: Mapping[str, Any], state: dict[s
             local_files_only=True, use_safetensors=True,
         )  # fmt: skip
     except Exception as error:  # transformers raises whatever its configuration classes and loaders run into
-        raise ModelError(what, f"cannot be built: {' '.join(str(error).split())[:300]}", "check config.json against the weights") from error
+        raise_if_out_of_memory(error)
+        raise ModelError(what, f"cannot be built: {one_line(error)}", "check config.json against the weights") from error
     misshapen = [str(item[0]) for item in info.get("mismatched_keys", ())]
     refuse_misfit(what, info.get("missing_keys", ()), info.get("unexpected_keys", ()), misshapen)
     return module

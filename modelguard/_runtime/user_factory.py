@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelguard._runtime import spec
 from modelguard._runtime.config import artifact_json
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard._runtime.heads import output_spec
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
@@ -59,7 +60,10 @@ def _call(reference: str, config: Mapping[str, Any], cwd: Path | None) -> nn.Mod
         try:
             factory: Any = importlib.import_module(name)
         except Exception as error:
-            raise UsageError(thing, f"cannot be imported ({type(error).__name__}: {error})", "run from the folder it lies in") from error
+            raise_if_out_of_memory(error)
+            raise UsageError(
+                thing, f"cannot be imported ({type(error).__name__}: {one_line(error)})", "run from the folder it lies in"
+            ) from error
         for part in attribute.split("."):
             factory = getattr(factory, part, None)
         if not callable(factory):
@@ -67,7 +71,8 @@ def _call(reference: str, config: Mapping[str, Any], cwd: Path | None) -> nn.Mod
         try:
             module = factory(dict(config)) if _takes_config(factory) else factory()
         except Exception as error:
-            raise ModelError(thing, f"failed ({type(error).__name__}: {error})", "repair the factory") from error
+            raise_if_out_of_memory(error)
+            raise ModelError(thing, f"failed ({type(error).__name__}: {one_line(error)})", "repair the factory") from error
     if not isinstance(module, nn.Module):
         raise ModelError(thing, f"returned {type(module).__name__}, not a torch.nn.Module", "return the module itself")
     return module

@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import fx
 
+from modelguard._runtime.failures import raise_if_out_of_memory
 from modelguard._runtime.onnx.hints import FACTOR, Unknown
 from modelguard._runtime.onnx.table import Operator
 
@@ -199,7 +200,8 @@ def verified(imported: ImportedGraph, fixed: int) -> bool:
             whole = imported.module(*together)
             each = [imported.module(*part) for part in parts]
         return all(_same(output, rows) for output, rows in zip(whole, zip(*each, strict=True), strict=True))
-    except Exception:  # whatever fails, the batch was not freed
+    except Exception as error:  # whatever else fails, the batch was not freed
+        raise_if_out_of_memory(error)
         return False
 
 

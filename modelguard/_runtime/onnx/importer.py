@@ -21,6 +21,7 @@ import torch
 from onnx import AttributeProto
 from torch import fx, nn
 
+from modelguard._runtime.failures import one_line, raise_if_out_of_memory
 from modelguard._runtime.onnx import batch, control, fuse, ops, shapes
 from modelguard._runtime.onnx.hints import Hints, declared_shapes
 from modelguard._runtime.onnx.limits import MAX_ELEMENTS, GraphLimits, check_elements
@@ -323,8 +324,10 @@ class Builder:
         except RecursionError:
             raise LimitError(describe(node), "is nested too deep", "the graph is malformed or hostile") from None
         except Exception as error:
-            cause = (str(error).splitlines() or [""])[0][:300]
-            raise ModelError(describe(node), f"cannot be built ({type(error).__name__}: {cause})", "the graph is malformed") from error
+            raise_if_out_of_memory(error)
+            raise ModelError(
+                describe(node), f"cannot be built ({type(error).__name__}: {one_line(error)})", "the graph is malformed"
+            ) from error
         if len(outputs) < sum(1 for name in node.output if name):
             raise ModelError(
                 describe(node), f"names {len(node.output)} outputs where the operator has {len(outputs)}", "the graph is malformed"
