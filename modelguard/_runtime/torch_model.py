@@ -33,7 +33,7 @@ FREE = 32
 
 
 class TorchModel(RunnableModel):
-    """``module`` behind the canonical raw input domain.
+    """``module`` behind the canonical raw input domain: what a :class:`~modelguard.model.ModelFactory` returns.
 
     ``output`` is what the module returns, or makes that of its width and head. ``head`` says what the module's last operation was
     where it has been taken off already; otherwise it is looked for, and undone. ``call(module, x)`` returns the output tensor where

@@ -21,6 +21,15 @@ def state_dict(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return {name: from_numpy(checkpoint.read(name), f"tensor {name[:80]!r}") for name in checkpoint.tensors}
 
 
+def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the checkpoint's tensors into ``module``, by name.
+
+    Raises :class:`ModelError` naming the tensors that are missing, unexpected or misshapen: a model that runs with other weights is not
+    the one that is looked at.
+    """
+    fit(module, state_dict(checkpoint), type(module).__name__)
+
+
 def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
     """Copy ``state`` into ``module``. Raises :class:`ModelError` naming missing, unexpected and misshapen tensors."""
     own = module.state_dict()

@@ -115,3 +115,92 @@ def test_help_survives_a_clash(tmp_path: Path) -> None:
     assert ran.returncode == 0
     assert "scan" in ran.stdout
     assert sys.executable not in ran.stdout
+
+
+MODEL_PLUGIN = '''
+from modelguard import Capability, Confidence, Detector, Finding, InputSpec, ModelFactory, OutputSpec, Rule, Severity, hookimpl
+
+
+class Tower(ModelFactory):
+    """Two linear layers whose middle is a sine, as acme.txt beside the weights says."""
+
+    id = "acme-tower"
+    priority = 50
+
+    def accepts(self, artifact, checkpoint, options):
+        return checkpoint.format == "safetensors" and artifact.file("acme.txt") is not None
+
+    def build(self, artifact, checkpoint, samples, options):
+        import torch
+        from modelguard import TorchModel, load_weights
+
+        class Sine(torch.nn.Module):
+            def forward(self, x):
+                return torch.sin(x)
+
+        module = torch.nn.Sequential(torch.nn.Linear(6, 5), Sine(), torch.nn.Linear(5, 3))
+        load_weights(module, checkpoint)
+        takes = InputSpec("vector", (6,), "float32", "NF", 0.0, 1.0, None, None, {"all": "acme.txt"})
+        return TorchModel(module, takes, OutputSpec("classifier", 3, "logits"), facts={"factory": "acme tower"})
+
+
+class Steep(Detector):
+    """Finds inputs that an output depends on."""
+
+    id = "steep"
+    requires = frozenset({Capability.GRADIENTS})
+    rules = (Rule("MG8002", "Steep", "a steep input", Severity.LOW, "An output depends on an input.", "Nothing to do."),)
+
+    def detect(self, target, context):
+        import torch
+
+        x = torch.full((1, *target.model.input.shape), 0.5, requires_grad=True)
+        (gradient,) = torch.autograd.grad(target.model(x)[0, 1], x)
+        steepest = int(gradient.abs().argmax())
+        yield Finding("MG8002", f"input {steepest} counts most", Confidence.HIGH, evidence={"input": steepest})
+        context.summary(score=float(gradient.abs().max()))
+
+
+@hookimpl
+def modelguard_models():
+    return [Tower]
+
+
+@hookimpl
+def modelguard_detectors():
+    return [Steep]
+'''
+
+
+def test_a_plugin_brings_its_own_architecture_and_differentiates_it(tmp_path: Path) -> None:
+    """With public names alone."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    plugin = tmp_path / "src"
+    plugin.mkdir()
+    (plugin / "pyproject.toml").write_text(PYPROJECT.format(name="acme-tower", version="1", module="acme_tower", entry="tower"))
+    (plugin / "acme_tower.py").write_text(MODEL_PLUGIN)
+    python = make_venv(tmp_path / "env", plugin)
+    weights = {"0.weight": torch.zeros(5, 6), "0.bias": torch.zeros(5), "2.weight": torch.ones(3, 5), "2.bias": torch.zeros(3)}
+    weights["0.weight"][:, 4] = 1
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    save_file(weights, artifact / "model.safetensors")
+    (artifact / "acme.txt").write_text("a tower")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([python, "-m", "modelguard", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    shown = run("model", "artifact", "-q", "--threads", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[0] == "artifact: runs and can be differentiated; vector of shape 6 -> 3 classes"
+    assert "acme tower" in shown.stdout
+    scanned = run("scan", "artifact", "--detector", "steep", "-f", "json", "-q", "--threads", "1")
+    outcome = json.loads(scanned.stdout)["outcomes"][0]
+    assert (outcome["detector"], outcome["status"]) == ("steep", "completed")
+    assert outcome["findings"][0]["evidence"] == {"input": 4}
+    save_file({**weights, "2.bias": torch.zeros(4)}, artifact / "model.safetensors")
+    refused = run("model", "artifact", "-q", "--threads", "1")
+    assert refused.returncode == 3
+    assert "Sequential: does not fit the checkpoint's tensors: 1 of another shape (2.bias is 4 instead of 3)" in refused.stdout
