@@ -34,8 +34,11 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     """
     try:
         import timm  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise Skip("config.json names a timm model, and timm is not installed: pip install timm") from None
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "timm":
+            raise Skip("config.json names a timm model, and timm is not installed: pip install timm") from None
+        raise_if_out_of_memory(error)
+        raise Skip(f"config.json names a timm model, and timm cannot be imported: {one_line(error)}") from None
     from modelguard._runtime.torch_model import TorchModel
     from modelguard._runtime.weights import fit, state_dict
 

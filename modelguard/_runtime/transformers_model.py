@@ -50,7 +50,8 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     """
     try:
         import transformers
-    except ImportError:
+    except ImportError as error:
+        raise_if_out_of_memory(error)
         raise Skip(
             "config.json names a transformers model, and transformers is not installed: pip install modelguard[transformers]"
         ) from None

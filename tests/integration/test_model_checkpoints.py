@@ -177,14 +177,6 @@ def test_without_transformers_the_reason_says_what_to_install(tmp_path: Path, mo
         built(tmp_path)
 
 
-def test_without_timm_the_reason_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(mlp(4, 2), tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 8, 8]}}))
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(Skip, match="timm is not installed"):
-        built(tmp_path)
-
-
 # the user's own factory
 
 
