@@ -25,6 +25,9 @@ EXTRA: tuple[tuple[str, int, int, tuple[str, ...], int, int], ...] = (
     ("signs", 12, 32, ("cnn",), 3, 2),
 )
 
+# Networks so small that full-size pictures take seconds: most of the clean models, which false-alarm rates need many of.
+DENSE: tuple[tuple[str, int, int, int], ...] = (("signs", 12, 32, 6), ("mnist", 10, 28, 4), ("gtsrb", 43, 32, 4), ("cifar10", 10, 32, 6))
+
 # Attacks in the order they are dealt out; the patch-like ones come up twice as often.
 DEAL = (
     "badnets", "checkerboard", "blended", "all-to-all", "insert", "pixel", "source-specific", "wanet",
@@ -34,7 +37,7 @@ COLOURS = ((255,), (255, 220, 0), (0, 255, 255), (255, 0, 255))
 
 
 def standard_zoo() -> tuple[Spec, ...]:
-    """64 clean specs, two to four backdoored ones for each, and some of those fine-tuned on clean data afterwards."""
+    """84 clean specs, two to four backdoored ones for each, and some of those fine-tuned on clean data afterwards."""
     return tuple(_specs())
 
 
@@ -59,6 +62,12 @@ def _specs() -> Iterator[Spec]:
                 for _ in range(models):
                     attack = next(deal)
                     yield Spec(dataset, arch, seed, attack, pairs(_options(attack, next(number), classes, size)))
+    for dataset, classes, size, seeds in DENSE:
+        for seed in range(10, 10 + seeds):
+            yield Spec(dataset, "mlp", seed)
+            for _ in range(2):
+                attack = next(deal)
+                yield Spec(dataset, "mlp", seed, attack, pairs(_options(attack, next(number), classes, size)))
 
 
 def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
