@@ -107,8 +107,9 @@ class SourceCleanse(Detector):
     alpha: float = option(0.001, "significance below which a pair's trigger is too small to be chance", gt=0, le=1)
     ratio: float = option(0.67, "largest accused trigger, relative to the median pair", gt=0, le=1)
     area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
-    success: float = option(0.75, "attack success on unseen images from which a pair is accused", ge=0, le=1)
+    success: float = option(0.9, "attack success on unseen images from which a pair is accused", ge=0, le=1)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
+    quick: bool = option(False, "skip it, and say so: with half the steps the search no longer finds what it finds with all")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_neural_cleanse.pairs import scan_pairs
