@@ -156,11 +156,15 @@ class RunnableModel(ABC):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What the user said about running the model: ``--model`` and the folder it is found from, ``--input``, ``--device``, threads."""
+    """What the user said about running the model: ``--model`` and the folder it is found from, ``--input``, ``--device``, threads.
+
+    ``precision`` is what products and convolutions are computed in; inputs, weights, logits and gradients are float32 all the same.
+    """
 
     factory: str | None = None
     input: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int | None = None
     cwd: Path | None = None
 

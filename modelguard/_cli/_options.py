@@ -73,6 +73,13 @@ model_options = stack(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where models run [auto]."),
 )
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    help="What products and convolutions are computed in; the rest stays float32 [float32].",
+)
+
 
 def load_registry(plugins: Iterable[str], allows: Callable[[str], bool] | None = None) -> Registry:
     """Load plugins as ``-p`` and the policy say. Raises :class:`UsageError` for a ``-p`` that is not ``no:NAME``."""

@@ -9,13 +9,23 @@ from typing import Any
 
 import click
 
-from modelguard._cli._options import existing_path, load_registry, model_options, parse_memory, plugin_option, run_options, thread_count
+from modelguard._cli._options import (
+    existing_path,
+    load_registry,
+    model_options,
+    parse_memory,
+    plugin_option,
+    precision_option,
+    run_options,
+    thread_count,
+)
 
 
 @click.command("model", short_help="Show how a checkpoint runs: inputs, classes, layers, parity.")
 @click.argument("target")
 @click.option("--samples", metavar="F", help="Clean inputs to try it on: .npz, .safetensors, .jsonl, or a folder of images.")
 @model_options
+@precision_option
 @run_options
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
@@ -25,6 +35,7 @@ def command(
     factory: str | None,
     input_spec: str | None,
     device: str,
+    precision: str,
     seed: int,
     timeout: float,
     memory: str | None,
@@ -56,7 +67,7 @@ def command(
             target=target,
             detectors=(DescribeModel,),
             samples=existing_path(samples, "--samples"),
-            model=ModelOptions(factory=factory, input=input_spec, device=device, threads=threads, cwd=Path.cwd()),  # type: ignore[arg-type]
+            model=ModelOptions(factory, input_spec, device, precision, threads, Path.cwd()),  # type: ignore[arg-type]
             timeout=timeout,
             seed=seed,
             limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
@@ -97,6 +108,7 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
         ("agreement", _agreement(facts.get("agreement"))),
         ("operators", ", ".join(f"{name} {count}" for name, count in facts.get("operators", {}).items())),
         ("parameters", f"{facts.get('parameters', 0):,} on {facts.get('device', '')}"),
+        ("precision", _precision(facts.get("precision"))),
         ("layers", str(len(layers))),
     ]
     for name, text in rows:
@@ -124,6 +136,13 @@ def _parity(facts: Mapping[str, Any]) -> str:
     compared = f"{parity['random']} random inputs" + (f" and {parity['samples']} samples" if parity["samples"] else "")
     said = f"within {parity['tolerance']:g} of onnxruntime on {compared}"
     return f"ok: {said} (largest deviation {parity['max_abs']:.2g}, relative {parity['max_rel']:.2g})"
+
+
+def _precision(precision: Mapping[str, Any] | None) -> str:
+    if precision is None:
+        return ""
+    gradient = "" if precision["gradient_cosine"] is None else f", gradients' cosine {precision['gradient_cosine']:.4f}"
+    return f"{precision['computed_in']}: within {precision['max_rel']:.2g} of float32 on the CPU{gradient}"
 
 
 def _agreement(agreement: Mapping[str, Any] | None) -> str:

@@ -72,7 +72,11 @@ def build_model(
     from modelguard._runtime.torch_model import TorchModel
 
     if isinstance(model, TorchModel):
-        model.to(choose_device(options))
+        device = choose_device(options)
+        if device != "cpu" or options.precision != "float32":
+            from modelguard._runtime.parity import move
+
+            move(model, device, options.precision)
         _note_choice(model, checkpoint, checkpoints)
         if samples is not None:
             _fit_samples(model, samples)

@@ -68,6 +68,7 @@ class TorchModel(RunnableModel):
         self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
         module = module.to(self.device)
         self.batch = batch
+        self.precision = torch.float32
         try:
             self.engine = self._make_engine(module, call, batch)
             with torch.no_grad():
@@ -108,9 +109,9 @@ class TorchModel(RunnableModel):
             )
         return ModelError("model", f"runs on one input at a time only: {one_line(error)}", "export it with a free batch dimension")
 
-    def to(self, device: torch.device | str) -> TorchModel:
-        """Move to another device, in place."""
-        self.device = torch.device(device)
+    def to(self, device: torch.device | str, precision: torch.dtype = torch.float32) -> TorchModel:
+        """Move to another device, in place, to compute products and convolutions in ``precision`` there (``torch.autocast``)."""
+        self.device, self.precision = torch.device(device), precision
         self.engine.move(self.device)
         self.respecify(self.input)
         return self
@@ -120,33 +121,42 @@ class TorchModel(RunnableModel):
         self.input = input
         self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
 
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with running():
+            if self.precision == torch.float32:
+                yield
+            else:
+                with torch.autocast(self.device.type, self.precision):
+                    yield
+
     @property
     def layers(self) -> tuple[Layer, ...]:
         return self.engine.layers
 
     def forward(self, x: Tensor) -> Tensor:
-        with running():
+        with self._running():
             return self._leave(self.engine.run(self._enter(x)))
 
     def capture(self, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        with running():
+        with self._running():
             output, found = self.engine.capture(self._enter(x), layers)
             return self._leave(output), found
 
     def patch(self, x: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        with running():
+        with self._running():
             return self._leave(self.engine.patch(self._enter(x), edits))
 
     def split(self, layer: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        with running():
+        with self._running():
             front, back = self.engine.split(layer)
 
         def before(x: Tensor) -> Tensor:
-            with running():
+            with self._running():
                 return front(self._enter(x))
 
         def after(activation: Tensor) -> Tensor:
-            with running():
+            with self._running():
                 return self._leave(back(activation))
 
         return before, after
@@ -199,7 +209,7 @@ class TorchModel(RunnableModel):
 
     def graph_output(self, x: Tensor) -> npt.NDArray[np.float32]:
         """What the graph itself returns for canonical raw ``x``, before it is made logits."""
-        with running():
+        with self._running():
             result: npt.NDArray[np.float32] = self.engine.run(self._enter(x)).detach().float().cpu().numpy()
         return result
 

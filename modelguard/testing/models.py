@@ -60,6 +60,7 @@ def built(
     model: str | None = None,
     cwd: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "cpu",
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> RunnableModel:
     """The model modelguard runs for the file or folder at ``path``; the options are those of the command line.
 
@@ -72,7 +73,7 @@ def built(
 
     artifact = LocalSource().fetch(str(path), SourceContext())
     checkpoints = open_artifact(artifact, [make() for make in builtin_formats()]).checkpoints
-    options = ModelOptions(factory=model, input=input, device=device, cwd=cwd)
+    options = ModelOptions(factory=model, input=input, device=device, precision=precision, cwd=cwd)
     return build_model(artifact, checkpoints, samples, options, [make() for make in builtin_factories()])
 
 
