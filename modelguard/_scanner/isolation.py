@@ -24,6 +24,9 @@ def worker_environment(base: Mapping[str, str], home: str, threads: int) -> dict
     """The environment of a worker: an allow-list of ``base``, an empty ``home``, no token, everything offline."""
     kept = {name: value for name, value in base.items() if name in _KEEP or name.startswith(_KEEP_PREFIXES)}
     return {
+        # Threads that wait for each other while spinning keep the late one off the core: on two cores that something else uses too,
+        # a pass through a small network then takes ten times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
         **kept,
         "HOME": home,
         "TMPDIR": home,

@@ -64,7 +64,8 @@ def invert(
             tick(step, steps)
             part = slice(begin, begin + arms_at_once)
             arms = torch.arange(len(candidates), device=device)[part].repeat_interleave(per_step)  # (A'*B,)
-            logits, seen = model.capture(triggers.stamp(arms, pictures[drawn[part].flatten()]), list(layers))
+            stamped = triggers.stamp(arms, pictures[drawn[part].flatten()]).contiguous(memory_format=torch.channels_last)
+            logits, seen = model.capture(stamped, list(layers))
             margin = margins(logits, target[arms]) / usual
             fired = _fired(seen, layers, candidates[part], per_step)
             loss = -(margin.clamp_max(ENOUGH) + fired.clamp_max(ENOUGH)).sum() / per_step
@@ -92,7 +93,7 @@ def attempts(
             index = torch.arange(begin, min(begin + batch, arms * count), device=pictures.device)
             x = triggers.stamp(index // count, pictures[index % count])
             x = model.input.low + ((x - model.input.low) / grey).round() * grey
-            found.append(model(x).argmax(1) == target[index // count])
+            found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == target[index // count])
     return torch.cat(found).reshape(arms, count).cpu(), (labels[None] != target[:, None]).cpu()
 
 

@@ -14,11 +14,11 @@ import torch
 from modelguard_abs.decision import judge
 from modelguard_abs.detector import Abs
 from modelguard_abs.evidence import prepare
-from modelguard_abs.stimulation import candidate_layers, per_class, stimulate
+from modelguard_abs.stimulation import GROUP_LEVELS, LEVELS, candidate_layers, per_class, stimulate
 from modelguard_abs.triggers import Filters, project
 from torch import nn
 
-from modelguard import Confidence, DeadlineExceeded, RunnableModel, Samples, ScanContext, Target, configure
+from modelguard import Confidence, DeadlineExceeded, ModelError, RunnableModel, Samples, ScanContext, Target, configure
 from modelguard.model import OutputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_safetensors
@@ -99,6 +99,39 @@ def test_one_picture_of_each_class_suffices(target: Make) -> None:
 @pytest.mark.parametrize("arch", ["cnn", "vgg", "resnet8"])
 def test_convolutional_networks_are_looked_into(target: Make, arch: str) -> None:
     assert accused(scan(target("badnets", seed=1, target=4, size=2, at=(-2, -2), arch=arch))) == [4]
+
+
+def test_units_inside_a_block_are_stimulated_as_the_whole_network_would_be(target: Make) -> None:
+    """A layer that another path leads around cannot be cut at: the search starts at its block instead, with the same result."""
+    shared = target(arch="resnet8")
+    model = shared.model
+    evidence = prepare(shared, ScanContext(detector="abs"), 1, 100)
+    inside = []
+    for layer in candidate_layers(model):
+        try:
+            model.split(layer.name)
+        except ModelError:
+            inside.append(layer)
+    assert inside
+    pictures, labels = evidence.search[:3], evidence.search_labels[:3]
+    for part in stimulate(model, pictures, labels, inside[:3], 64, lambda: None):
+        for row in range(min(len(part.units), 4)):
+            units = list(part.units[row])
+            held = []
+            for level in LEVELS if len(units) == 1 else GROUP_LEVELS:
+                axis = next(layer.unit_axis for layer in inside if layer.name == part.layer)
+
+                def edit(seen: torch.Tensor, value: float = level * part.ceiling, axis: int = axis) -> torch.Tensor:
+                    edited = seen.clone().movedim(axis if axis < 0 else axis + 1, -1)
+                    edited[..., units] = value  # noqa: B023 - called before the next row
+                    return edited.movedim(-1, axis if axis < 0 else axis + 1)
+
+                held.append(model.patch(pictures, {part.layer: edit}).detach())
+            elevation = torch.stack(held[1:]).amax(0) - held[0]  # (S, K)
+            top = elevation.topk(2, dim=1).values
+            lead = elevation - torch.where(elevation == top[:, :1], top[:, 1:], top[:, :1])
+            lead[torch.arange(3), labels] = torch.inf
+            assert torch.allclose(part.gaps[row], lead.amin(0), rtol=1e-3, atol=1e-2)
 
 
 # clean models

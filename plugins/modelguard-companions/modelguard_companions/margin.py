@@ -37,7 +37,10 @@ def maximum_margins(
     chunks = list(range(0, len(targets), batch))
     for number, begin in enumerate(chunks):
         part = slice(begin, begin + batch)
-        z = starts[part].to(model.device).requires_grad_(True)
+        z = starts[part].to(model.device)
+        if z.ndim == 4:
+            z = z.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on
+        z.requires_grad_(True)
         target = targets[part].to(model.device)
         optimiser = torch.optim.Adam([z], lr=RATE)
         for step in range(steps):

@@ -38,7 +38,7 @@ def features(model: RunnableModel, images: Tensor, batch: int, tick: Callable[[i
     for k in range(classes):
         for begin in range(0, count, batch):
             tick(k * count + begin, classes * count)
-            x = images[begin : begin + batch].clone().requires_grad_(True)
+            x = images[begin : begin + batch].clone(memory_format=torch.channels_last).requires_grad_(True)
             (gradient,) = torch.autograd.grad(model(x)[:, k].sum(), x)
             maps[k, begin : begin + batch] = gradient.abs().amax(1).cpu()  # (B, H, W)
     maps = maps / maps.flatten(2).mean(2).clamp_min(1e-20)[..., None, None]  # mean 1

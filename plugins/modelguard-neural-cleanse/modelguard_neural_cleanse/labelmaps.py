@@ -37,7 +37,8 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
     question = cyclic_shifts(evidence.classes)
     schedule = QUICK if detector.quick else STANDARD
-    inverted = invert(target, context, evidence, question, transform, schedule)
+    search = f"{detector.id}/{detector.samples}/{detector.quick}/{context.seed}"
+    inverted = target.memo(search, lambda: invert(target, context, evidence, question, transform, schedule))
     outliers = judge(inverted, len(question.wanted))
     rows = table(inverted, outliers, transform)
     context.summary(
@@ -52,7 +53,7 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     places = sorted(places, key=lambda i: float(inverted.size[i]))[:1]
     if not places:
         return
-    refined = refine(target, context, evidence, question, transform, inverted, places)
+    refined = target.memo(f"{search}/{places}", lambda: refine(target, context, evidence, question, transform, inverted, places))
     success, size = float(refined.success[0]), float(refined.size[0])
     if not refined.reached[0] or success < detector.success or size >= detector.area:
         return

@@ -38,6 +38,8 @@ ALL_PAIRS = 240
 
 def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
     """Search a patch for every pair, compare the sizes, check the outliers on unseen images."""
+    if detector.quick:
+        raise Skip("a quick look leaves out the search over all pairs of classes, which has no shorter form; scan without quick")
     evidence = prepare(target, context, detector.samples)
     pairs = candidate_pairs(target, evidence)
     if len(pairs) < MIN_PAIRS:
@@ -46,7 +48,8 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
         )
     transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
     question = Question.one_source(pairs, evidence.classes)
-    inverted = invert_short(target, context, evidence, question, transform)
+    search = f"{detector.id}/{detector.samples}/{context.seed}"
+    inverted = target.memo(search, lambda: invert_short(target, context, evidence, question, transform))
     log_size = np.log(inverted.size) + np.where(inverted.reached, 0.0, 0.5)
     statistic = asymmetric_residual(pairs.numpy(), log_size, evidence.classes)
     test = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs))
@@ -73,7 +76,7 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
     if not places:
         return
     gates = Gates(detector.alpha, detector.ratio, detector.area, detector.success)
-    refined = refine(target, context, evidence, question, transform, inverted, places)
+    refined = target.memo(f"{search}/{places}", lambda: refine(target, context, evidence, question, transform, inverted, places))
     # The class a pair is accused of is its target.
     named = replace(inverted, arms=pairs[:, 1].numpy())
     for finding, facts in findings(SOURCE, gates, target, evidence, transform, named, outliers, places, refined):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelguard import Finding, Rule, ScanContext, Skip, Target
 from modelguard_neural_cleanse.decision import MIN_CLASSES
-from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Question, invert, invert_as_published, refine
+from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Inverted, Question, invert, invert_as_published, refine
 from modelguard_neural_cleanse.prepare import prepare
 from modelguard_neural_cleanse.transforms import Transform
 from modelguard_neural_cleanse.verdict import Gates, findings, judge, score, suspects, table
@@ -28,10 +28,14 @@ def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: ty
     question = Question.every_target(evidence.classes)
     gates = Gates(detector.alpha, detector.ratio, detector.area, detector.success)
     schedule = QUICK if detector.quick else STANDARD
-    if detector.schedule == "paper":
-        inverted = invert_as_published(target, context, evidence, question, transform)
-    else:
-        inverted = invert(target, context, evidence, question, transform, schedule)
+    search = f"{detector.id}/{detector.samples}/{detector.quick}/{detector.schedule}/{context.seed}"
+
+    def inversion() -> Inverted:
+        if detector.schedule == "paper":
+            return invert_as_published(target, context, evidence, question, transform)
+        return invert(target, context, evidence, question, transform, schedule)
+
+    inverted = target.memo(search, inversion)
     outliers = judge(inverted, evidence.classes)
     context.summary(
         score=score(inverted, outliers),
@@ -47,7 +51,7 @@ def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: ty
     if not places:
         context.summary(cleared=[])
         return
-    refined = refine(target, context, evidence, question, transform, inverted, places)
+    refined = target.memo(f"{search}/{places}", lambda: refine(target, context, evidence, question, transform, inverted, places))
     cleared = []
     for finding, facts in findings(rule, gates, target, evidence, transform, inverted, outliers, places, refined):
         if finding is None:

@@ -18,6 +18,7 @@ from modelguard_neural_cleanse.detectors import (
     SourceCleanse,
     WarpCleanse,
 )
+from modelguard_neural_cleanse.search import Search
 from modelguard_zoo import Built
 from torch import nn
 
@@ -270,6 +271,44 @@ def test_a_gpu_finds_the_same(built: Callable[..., Built]) -> None:
     assert [accused(outcome) for outcome in outcomes] == [[4], [4]]
     sizes = [[row["size"] for row in outcome.summary["classes"]] for outcome in outcomes]
     assert np.allclose(np.log(sizes[0]), np.log(sizes[1]), atol=0.3)
+
+
+@pytest.mark.parametrize(("cls", "attack", "options"), [
+    (NeuralCleanse, "badnets", {"seed": 1, "target": 4, "size": 2, "at": (-2, -2)}),
+    (BlendCleanse, "badnets", {"seed": 1, "target": 4, "size": 2, "at": (-2, -2)}),
+    (LabelMapCleanse, "all-to-all", {"arch": "cnn", "size": 2}),
+    (SourceCleanse, "badnets", {"seed": 1, "target": 4, "size": 2, "at": (-2, -2)}),
+])  # fmt: skip
+def test_a_search_is_made_once_a_model_samples_seed_and_options(
+    target: Make, monkeypatch: pytest.MonkeyPatch, cls: type[Detector], attack: str, options: dict[str, Any]
+) -> None:
+    steps = 0
+    step = Search._step
+
+    def counted(self: Search) -> None:
+        nonlocal steps
+        steps += 1
+        step(self)
+
+    monkeypatch.setattr(Search, "_step", counted)
+    bad = replace(target(attack, **options), _cache={})
+    first = scan(cls, bad)
+    once = steps
+    assert once > 0
+    assert scan(cls, bad) == first
+    assert scan(cls, bad, success=0.99).status is Status.COMPLETED
+    assert steps == once, "gates judge what was found: they start no new search"
+    scan(cls, bad, seed=1)
+    assert steps > once, "another seed is another search"
+    before = steps
+    scan(cls, bad, samples=100)
+    assert steps > before, "other samples are another search"
+
+
+def test_a_quick_look_says_that_it_leaves_the_pairs_out(target: Make) -> None:
+    outcome = scan(SourceCleanse, target(), quick=True)
+    assert outcome.status is Status.SKIPPED
+    assert "quick" in outcome.reason
 
 
 def test_quick_finds_the_patch_too(target: Make) -> None:
