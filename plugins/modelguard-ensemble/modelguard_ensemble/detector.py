@@ -56,8 +56,15 @@ class BackdoorEnsemble(Detector):
             raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({reasons})")
         combined = combine(votes)
         agreeing = sorted(name for name, values in votes.items() if values[combined.accused] <= AGREES)
+        specialised = [
+            (name, finding)
+            for name in SPECIALISTS
+            for finding in (said[name].findings if name in said else ())
+            if finding.confidence >= Confidence.MEDIUM
+        ]
+        smallest = min([combined.p_value, *(finding.evidence["p_value"] for _, finding in specialised)])
         context.summary(
-            score=round(-float(np.log10(max(1e-12, combined.p_value))), 6),
+            score=round(-float(np.log10(max(1e-12, smallest))), 6),
             p_value=combined.p_value,
             target_class=combined.accused,
             agreeing=agreeing,
@@ -73,17 +80,15 @@ class BackdoorEnsemble(Detector):
         )
         if combined.p_value <= self.p_value:
             yield self._accusation(target, combined.accused, combined.p_value, agreeing, votes, said)
-        for name in SPECIALISTS:
-            for finding in said[name].findings if name in said else ():
-                if finding.confidence >= Confidence.MEDIUM:
-                    yield Finding(
-                        "MG3036",
-                        f"{name}: {finding.message}",
-                        confidence=finding.confidence,
-                        evidence={"detector": name, **finding.evidence},
-                        attachments=finding.attachments,
-                        key=f"{name}/{finding.key}",
-                    )
+        for name, finding in specialised:
+            yield Finding(
+                "MG3036",
+                f"{name}: {finding.message}",
+                confidence=finding.confidence,
+                evidence={"detector": name, **finding.evidence},
+                attachments=finding.attachments,
+                key=f"{name}/{finding.key}",
+            )
 
     def _accusation(
         self, target: Target, accused: int, p_value: float, agreeing: list[str], votes: dict[str, Any], said: dict[str, Said]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNREMARKABLE = 0.5
 """What a member is taken to say of a class it looked at closely and cleared."""
+FAMILIES, MIN_REASR = ("patch", "filter"), 0.6
+"""The kinds of trigger ABS inverts, and the success from which it accuses."""
 USUAL_SIZES = Prior(spread=0.25, degrees=4)
 """Spread of log trigger sizes between the classes of clean models: .1 to .4 over the open part of the zoo."""
 
@@ -63,6 +65,20 @@ def _alone(said: Said, classes: int) -> Floats:
     return p
 
 
+def _stimulated(said: Said, classes: int) -> Floats:
+    """ABS: the smaller p-value of its families of triggers. A class whose trigger seldom works is unremarkable, however much more often it
+    does than the others': ABS itself would not accuse it (Liu et al. 2019, section 4.4, REASR)."""
+    p = np.full(classes, np.nan)
+    for row in said.numbers["classes"]:
+        families = [row[name] for name in FAMILIES if name in row]
+        held = [
+            len(families) * item["p_value"] if max(item["success"]) >= MIN_REASR else max(UNREMARKABLE, item["p_value"])
+            for item in families
+        ]
+        p[row["class"]] = min([1.0, *held])
+    return p
+
+
 def _sizes(said: Said, classes: int) -> Floats:
     """Members whose table holds the size of each class's smallest trigger: one far below the others' is remarkable.
 
@@ -97,7 +113,7 @@ def _none(said: Said, classes: int) -> Floats:
 
 
 _MEMBERS: Mapping[str, tuple[Callable[[bool], Detector], Callable[[Said, int], Any]]] = {
-    "abs": (_lazy("modelguard_abs.detector", "Abs"), _alone),
+    "abs": (_lazy("modelguard_abs.detector", "Abs"), _stimulated),
     "final-layer": (_lazy("modelguard_companions.final_layer", "FinalLayer"), _alone),
     "mm-bd": (_lazy("modelguard_companions.mm_bd", "MaximumMargin"), _alone),
     "neural-cleanse": (_lazy("modelguard_neural_cleanse.detectors", "NeuralCleanse"), _sizes),
