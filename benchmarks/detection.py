@@ -25,7 +25,7 @@ from fnmatch import fnmatch
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from detection_report import PAGE, RESULTS, Row, page, read, summarise_all, thresholds
+from detection_report import ENSEMBLE, PAGE, RESULTS, Row, page, read, summarise_all, thresholds
 
 from modelguard import Detector, SamplesError, configure, option_fields
 
@@ -62,9 +62,9 @@ def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool) -> None
     if not missing:
         return
     torch.set_num_threads(1)
-    for cls in missing:
-        # Opened anew, so that no detector finds another's work already done and each one's seconds are its own.
-        target = open_target(folder, samples=folder / "samples.npz")
+    target = open_target(folder, samples=folder / "samples.npz")
+    # The ensemble last: what its members have done already is shared, as it is in a scan, and each member's seconds are its own.
+    for cls in sorted(missing, key=lambda cls: cls.id == ENSEMBLE):
         shortened = {"quick": True} if quick and any(field.name == "quick" for field in option_fields(cls)) else {}
         began, cpu = time.perf_counter(), time.process_time()
         outcome = run_detector(configure(cls, shortened), target, timeout=1800)

@@ -158,7 +158,7 @@ def page(summary: Row) -> str:
         "",
         *_goals(figures["reserved"], figures["open"]),
         "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the benign models.",
-        "Columns `quick/…` ran with `--quick`.",
+        "Columns `quick/…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
         "",
     ]
     for part, columns in figures.items():
