@@ -33,7 +33,7 @@ class BackdoorEnsemble(Detector):
     rules = (AGREEMENT, SPECIALIST)
 
     p_value: float = option(0.05, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
-    specialists: bool = option(True, "also run the tests for all-to-all and source-specific backdoors")
+    specialists: bool = option(True, "also run the tests for all-to-all, source-specific and warping backdoors")
     quick: bool = option(False, "members with reduced budgets, no specialists")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
@@ -96,6 +96,7 @@ class BackdoorEnsemble(Detector):
         labels = target.model.output.labels
         shown = f"{accused} ({labels[accused]})" if accused < len(labels) else str(accused)
         shows = [f for name in agreeing for f in said[name].findings if f.evidence.get("target_class") == accused and f.attachments]
+        shows.sort(key=lambda finding: finding.evidence.get("mask_area_fraction", 1.0))  # the smallest trigger shows most of what it is
         sure = p_value <= HIGH_P * self.p_value and len(agreeing) >= HIGH_AGREEING
         return Finding(
             "MG3035",
