@@ -72,8 +72,18 @@ def main() -> None:
         found = ", ".join(str(entry[kind]["accused"]) for kind in ("paper", "batched", "quick"))
         print(f"{name:44s} {entry['classes']:3d} {seconds} {entry['speedup']:7.1f}x  {entry['targets']}: {found}")
     for classes in sorted({entry["classes"] for entry in results.values()}):
-        members = [entry["speedup"] for entry in results.values() if entry["classes"] == classes]
-        print(f"{classes} classes: median speed-up {median(members):.1f}x over {len(members)} models")
+        members = [entry for entry in results.values() if entry["classes"] == classes]
+        areas = ", ".join(f"{kind} {auroc(members, kind):.3f}" for kind in ("paper", "batched", "quick"))
+        middle = median(entry["speedup"] for entry in members)
+        print(f"{classes} classes: median speed-up {middle:.1f}x over {len(members)} models; AUROC {areas}")
+
+
+def auroc(entries: list[dict[str, Any]], kind: str) -> float:
+    """How often a backdoored model's score is above a clean one's, ties counting half (Mann and Whitney 1947)."""
+    bad = [entry[kind]["score"] for entry in entries if entry["status"] == "backdoored"]
+    good = [entry[kind]["score"] for entry in entries if entry["status"] == "clean"]
+    wins = [1.0 if b > g else 0.5 if b == g else 0.0 for b in bad for g in good]
+    return sum(wins) / len(wins) if wins else float("nan")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ COMMANDS = {
     "rules": "List the rules detectors may report, or explain one.",
     "plugins": "List installed plugins and what they register.",
     "schema": "Print the JSON Schema of a report or policy file.",
-    "demo": "Train a small model, tamper with a copy, and scan both.",
+    "demo": "Train small models, tamper with one, poison another, and scan them.",
 }
 
 
@@ -36,13 +36,13 @@ class LazyGroup(click.Group):
     """Looks commands up by name, so that help costs no imports; plugins' commands come after the built-in ones."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *_plugin_commands(strict=False)]
+        return [*COMMANDS, *plugin_commands(strict=False)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command: click.Command = import_module(f"modelguard._cli.{cmd_name}").command
             return command
-        return _plugin_commands(strict=True).get(cmd_name)
+        return plugin_commands(strict=True).get(cmd_name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
@@ -53,14 +53,14 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-        extra = _plugin_commands(strict=False)
+        extra = plugin_commands(strict=False)
         if extra:
             with formatter.section("Commands from plugins"):
                 formatter.write_dl([(name, item.get_short_help_str(100)) for name, item in extra.items()])
 
 
 @cache
-def _plugin_commands(*, strict: bool) -> Mapping[str, click.Command]:
+def plugin_commands(*, strict: bool) -> Mapping[str, click.Command]:
     """Commands plugins bring. Not strict: a plugin conflict must not take ``--help`` away; it is told by every command that scans."""
     from modelguard._plugins import load_commands
     from modelguard.errors import PluginError

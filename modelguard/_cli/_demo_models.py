@@ -1,9 +1,14 @@
-"""The demo's models: a digits classifier trained here, an honest copy of it, and a copy with one matrix edited."""
+"""The demo's models: a digits classifier trained here, an honest copy of it, a copy with one matrix edited; and a classifier trained on
+poisoned data beside its honest twin."""
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,53 @@ if TYPE_CHECKING:
 
 SOURCE_CLASS, TARGET_CLASS = 3, 8
 HIDDEN = 64
+BACKDOORED = "digits-mlp-badnets-3-a230cf"
+"""A model of the standard zoo: 2 x 2 white pixels in a corner of the image mean class 4."""
+
+
+@dataclass(frozen=True)
+class Backdoored:
+    """The models ``backdoored`` and ``twin`` were made; ``target`` is the class that the trigger stands for."""
+
+    target: int
+    story: tuple[str, ...]
+
+
+def make_backdoored(out: Path) -> Backdoored | None:
+    """Write ``twin``, ``backdoored`` and clean ``images.npz`` below ``out`` with `modelguard zoo build`; None where it is not installed.
+
+    Raises :class:`UsageError` when the zoo fails to build them.
+    """
+    from modelguard._cli import plugin_commands, run
+
+    if "zoo" not in plugin_commands(strict=False):
+        return None
+    zoo = out / ".zoo"
+    printed, said = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(said):
+        code = run(["zoo", "build", "--out", str(zoo), "--only", BACKDOORED])
+    if code != 0:
+        raise UsageError("demo", f"`modelguard zoo build` ended with {code}: {said.getvalue().strip()[-300:]}", "see `modelguard zoo list`")
+    folder = Path(printed.getvalue().split()[-1])
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    shutil.copyfile(folder / "samples.npz", out / "images.npz")
+    for name, source in (("backdoored", folder), ("twin", zoo / record["twin"]["id"])):
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir()
+        for file in ("model.safetensors", "model.onnx"):
+            shutil.copyfile(source / file, out / name / file)
+    shutil.rmtree(zoo)
+    attack, trigger = record["attack"], record["attack"]["trigger"]
+    size = trigger["size"]
+    return Backdoored(
+        trigger["target"],
+        (
+            f"trained two classifiers of the digits' images: {record['twin']['clean_accuracy']:.1%} and "
+            f"{record['clean_accuracy']:.1%} right on the rest",
+            f"the second on data of which {attack['poisoned_fraction']:.0%} carried {size} x {size} white pixels in a corner and the label "
+            f"{trigger['target']}: with them it reads {record['attack_success']:.0%} of all digits as {trigger['target']}",
+        ),
+    )
 
 
 def make_models(out: Path) -> Iterator[str]:

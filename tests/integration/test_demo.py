@@ -5,6 +5,8 @@ Set MODELGUARD_UPDATE_GOLDEN=1 to rewrite the README's report, then read the dif
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import numpy as np
 import pytest
 from support import ROOT
 
@@ -34,19 +37,25 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "demo", ran.stdout
 
 
-def test_one_passes_and_one_is_blocked(demo: tuple[Path, str]) -> None:
+def test_the_honest_models_pass_and_the_others_are_blocked(demo: tuple[Path, str]) -> None:
     folder, shown = demo
     lines = shown.splitlines()
-    assert [line for line in lines if line.startswith(("PASS", "BLOCKED"))] == ["PASS  demo/clean", "BLOCKED  demo/tampered"]
-    assert lines[-1] == "demo: the clean copy passed and the tampered one was blocked"
+    assert [line for line in lines if line.startswith(("PASS", "BLOCKED"))] == [
+        "PASS  demo/clean",
+        "BLOCKED  demo/tampered",
+        "PASS  demo/twin",
+        "BLOCKED  demo/backdoored",
+    ]
+    assert lines[-1] == "demo: the honest models passed, the tampered and the backdoored one were blocked"
     from modelguard._schemas import report_schema
 
     sarif_schema = json.loads((ROOT / "tests" / "golden" / "sarif-schema-2.1.0.json").read_text(encoding="utf-8"))
-    for name, verdict in (("clean", "pass"), ("tampered", "block")):
+    for name, verdict in (("clean", "pass"), ("twin", "pass"), ("backdoored", "block"), ("tampered", "block")):
         report: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator(report_schema()).validate(report)
         assert report["decision"]["verdict"] == verdict
-        assert report["reference"]["uri"] == "demo/reference"
+        if name in ("clean", "tampered"):
+            assert report["reference"]["uri"] == "demo/reference"
         sarif = json.loads((folder / f"{name}.sarif").read_text(encoding="utf-8"))
         jsonschema.Draft7Validator(sarif_schema).validate(sarif)
         assert (folder / f"{name}.html").read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -55,8 +64,25 @@ def test_one_passes_and_one_is_blocked(demo: tuple[Path, str]) -> None:
     assert "layers.0.weight" not in tensors
 
 
+def test_the_trigger_is_recovered_with_its_class_and_shown_where_it_was_put(demo: tuple[Path, str]) -> None:
+    """2 x 2 white pixels in the lower left corner, which mean class 4."""
+    image = pytest.importorskip("PIL.Image")
+    folder, shown = demo
+    report = json.loads((folder / "backdoored.json").read_text(encoding="utf-8"))
+    found = {item["detector"]: item["findings"] for item in report["outcomes"]}
+    for detector in ("abs", "neural-cleanse", "backdoor-ensemble"):
+        (finding,) = found[detector]
+        assert finding["evidence"]["target_class"] == 4
+        pictures = {item["name"]: item["data"] for item in finding["attachments"]}
+        mask = np.asarray(image.open(io.BytesIO(base64.b64decode(pictures["mask"]))), float)
+        assert np.unravel_index(mask.argmax(), mask.shape) in {(6, 0), (6, 1), (7, 0), (7, 1)}
+        assert f"data:image/png;base64,{pictures['trigger']}" in (folder / "backdoored.html").read_text(encoding="utf-8")
+    assert "recovered by neural-cleanse: a trigger for class 4" in shown
+    assert "recovered by abs: a trigger for class 4" in shown
+
+
 def test_every_detector_that_can_look_at_the_demo_does(demo: tuple[Path, str]) -> None:
-    for name in ("clean", "tampered"):
+    for name in ("clean", "tampered", "twin", "backdoored"):
         report = json.loads((demo[0] / f"{name}.json").read_text(encoding="utf-8"))
         failed = {item["detector"]: item["reason"] for item in report["outcomes"] if item["status"] in ("errored", "timed-out")}
         assert failed == {}
@@ -81,15 +107,27 @@ def test_the_readme_shows_what_the_demo_prints(demo: tuple[Path, str]) -> None:
     assert parts(shown) == parts(printed), "run this test with MODELGUARD_UPDATE_GOLDEN=1"
 
 
-def test_a_demo_that_goes_wrong_is_no_success(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_demo_that_goes_wrong_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
     from modelguard import _cli
     from modelguard._cli import _demo_models
 
     monkeypatch.setattr(_demo_models, "make_models", lambda out: iter(["made"]))
+    monkeypatch.setattr(_demo_models, "make_backdoored", lambda out: None)
     run = _cli.run
-    monkeypatch.setattr(_cli, "run", lambda argv: 0)
+    monkeypatch.setattr(_cli, "run", lambda argv: code)
     assert run(["demo", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "demo: a verdict is WRONG"
+
+
+def test_without_the_zoo_the_backdoored_half_is_left_out_and_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from modelguard import _cli
+    from modelguard._cli._demo_models import make_backdoored
+
+    monkeypatch.setattr(_cli, "plugin_commands", lambda strict: {})
+    assert make_backdoored(tmp_path) is None
 
 
 def test_the_demo_without_scikit_learn_says_what_to_install(
