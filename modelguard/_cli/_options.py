@@ -187,6 +187,22 @@ def parse_outputs(
     return tuple(files)
 
 
+def print_answer(text: str) -> None:
+    """Write the command's answer to standard output. A reader that has seen enough changes nothing.
+
+    click would exit with 1, which says that something was found. Raises :class:`OutputError` when it cannot be written.
+    """
+    from modelguard.errors import OutputError
+
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise OutputError("standard output", f"cannot be written ({error.strerror})", "free some space") from error
+
+
 def deliver(report: Report, decision: Decision, registry: Registry, outputs: Iterable[tuple[str, Path]], stdout_format: str) -> int:
     """Write every file, print one report, and return the exit code: the decision's, or 3 when something could not be written."""
     from modelguard._reporters.escape import visible

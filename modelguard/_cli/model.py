@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from modelguard._cli._options import (
     parse_memory,
     plugin_option,
     precision_option,
+    print_answer,
     run_options,
     thread_count,
 )
@@ -80,11 +84,20 @@ def command(
     facts = {key: value for key, value in outcome.summary.items() if key != "score"} if outcome is not None and completed else {}
     if as_json:
         state = {"target": report.target.uri, "runs": completed, "reason": "" if completed else reason, "model": facts or None}
-        click.echo(json.dumps(state, indent=2))
+        print_answer(json.dumps(state, indent=2))
     else:
-        for line in _lines(report.target.uri, facts) if completed else (f"{report.target.uri}: cannot be run: {reason}",):
-            click.echo(visible(line))
+        uri = report.target.uri
+        refusal = f"{uri}: cannot be run: {reason.removeprefix(f'{uri}: ')}"
+        print_answer("\n".join(_wrapped(visible(line)) for line in (_lines(uri, facts) if completed else (refusal,))))
     return 0 if completed else 3
+
+
+def _wrapped(line: str) -> str:
+    """The line, broken below its second column where a terminal is too narrow for it. What is copied stays whole: layers, and in a pipe."""
+    if not sys.stdout.isatty() or line.startswith("    "):
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent=" " * 16, break_long_words=False, break_on_hyphens=False)
 
 
 def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -98,15 +111,15 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
         ("checkpoint", facts.get("checkpoint", "")),
         ("not run", ", ".join(facts.get("not_run", ()))),
         ("same weights", _twins(facts.get("same_weights", {}))),
-        ("input", f"{taken['dtype']} {taken['layout']}, raw range {taken['low']:g}..{taken['high']:g}{_normalisation(taken)}"),
-        ("said by", "; ".join(f"{name}: {source}" for name, source in taken["source"].items())),
+        ("input", f"{taken['dtype']} {taken['layout']}, {_domain(taken)}"),
+        ("said by", _sources(taken["source"])),
         ("output", f"{given['kind']}, head {given['head']}" + (f", labels {', '.join(given['labels'][:8])}" if given["labels"] else "")),
         ("assumed", facts.get("assumed", "")),
         ("batch", f"{facts['batch']} at a time: the graph fixes the batch or mixes its inputs" if facts.get("batch") else ""),
         ("forward only", facts.get("forward_only", "")),
         ("parity", _parity(facts)),
         ("agreement", _agreement(facts.get("agreement"))),
-        ("operators", ", ".join(f"{name} {count}" for name, count in facts.get("operators", {}).items())),
+        ("operators", _operators(facts.get("operators", {}), facts.get("unsupported", ()))),
         ("parameters", f"{facts.get('parameters', 0):,} on {facts.get('device', '')}"),
         ("precision", _precision(facts.get("precision"))),
         ("layers", str(len(layers))),
@@ -122,11 +135,30 @@ def _shape(shape: list[int]) -> str:
     return "x".join("?" if size < 0 else str(size) for size in shape)
 
 
-def _normalisation(taken: Mapping[str, Any]) -> str:
+def _domain(taken: Mapping[str, Any]) -> str:
+    if taken["kind"] == "text":
+        return f"token ids {taken['low']:g}..{taken['high']:g}"
+    bounds = f"raw range {taken['low']:g}..{taken['high']:g}"
     if taken["mean"] is None:
-        return ", not normalised outside the graph"
+        return f"{bounds}, not normalised outside the graph"
     mean, std = (":".join(f"{value:g}" for value in taken[name]) for name in ("mean", "std"))
-    return f", mean {mean}, std {std}"
+    return f"{bounds}, mean {mean}, std {std}"
+
+
+def _sources(source: Mapping[str, str]) -> str:
+    """Who says what of the input, what nobody says last."""
+    fields: dict[str, list[str]] = {}
+    for name, said in sorted(source.items(), key=lambda item: (item[1] == "assumed", item[1], item[0])):
+        fields.setdefault(said, []).append(name)
+    return "; ".join(f"{said} ({', '.join(names)})" for said, names in fields.items())
+
+
+def _operators(operators: Mapping[str, int], unsupported: Sequence[str]) -> str:
+    if not operators:
+        return ""
+    covered = f"{', '.join(unsupported)} not supported" if unsupported else "all supported"
+    counts = ", ".join(f"{name} {count}" for name, count in operators.items())
+    return f"{len(operators)} in {sum(operators.values())} nodes, {covered}: {counts}"
 
 
 def _parity(facts: Mapping[str, Any]) -> str:

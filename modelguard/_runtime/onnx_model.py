@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from torch import fx, nn
 from modelguard._runtime import parity, spec
 from modelguard._runtime.config import artifact_json
 from modelguard._runtime.heads import output_spec
-from modelguard._runtime.onnx import ImportedGraph, ValueInfo, import_graph
+from modelguard._runtime.onnx import TABLE, ImportedGraph, ValueInfo, import_graph
+from modelguard._runtime.onnx.control import LOWERINGS
+from modelguard._runtime.onnx.structure import domain_of
 from modelguard._runtime.onnx_file import OnnxFile
 from modelguard._runtime.onnx_head import Head, take_off
 from modelguard._runtime.ort import PROVIDER, OrtSession
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 NUMPY_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
 MAIN_INPUTS = ("input_ids", "pixel_values", "input", "inputs", "x", "image", "images", "data")
+
+INDEX_DTYPES = ("I64", "I32", "U64", "U32", "BOOL")
+"""Of initializers, the element types of shapes and indices rather than weights."""
 
 
 def _mask(x: torch.Tensor, pad: int | None) -> torch.Tensor:
@@ -63,7 +69,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     head = take_off(file.model)
     inputs = _inputs(file.model)
     main = _main_input(inputs)
-    config = artifact_json(artifact, checkpoint, "config.json")
+    config = {**_class_labels(file.model), **artifact_json(artifact, checkpoint, "config.json")}
     pad = config.get("pad_token_id")
     pad = pad if isinstance(pad, int) else None
     extra = _extra(inputs, main, pad)
@@ -71,6 +77,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     facts: dict[str, Any] = {
         "factory": "onnx",
         "checkpoint": checkpoint.name,
+        "parameters": sum(info.size for info in checkpoint.tensors.values() if info.dtype not in INDEX_DTYPES),
         "graph": {
             "inputs": [{"name": info.name, "dtype": info.dtype, "shape": _shape(info)} for info in inputs],
             "outputs": list(head.outputs),
@@ -139,16 +146,12 @@ def _forward_only(
     reason: str,
 ) -> TorchModel:
     """The model on onnxruntime alone: no gradients, no layers."""
-    session = OrtSession(
-        file,
-        main.name,
-        file.model.graph.output[0].name,
-        batch=_baked_batch(main),
-        extra=extra,
-        optimise=True,
-        threads=torch.get_num_threads(),
-    )
-    facts |= {"provider": PROVIDER, "forward_only": reason, "parity": None}
+    name, batch, threads = file.model.graph.output[0].name, _baked_batch(main), torch.get_num_threads()
+    try:
+        session = OrtSession(file, main.name, name, batch=batch, extra=extra, optimise=True, threads=threads)
+    except ModelError as error:
+        raise Skip(f"{reason}; {error.thing} {error.cause}") from error
+    facts |= {"provider": PROVIDER, "forward_only": reason, "parity": None, **_coverage(file.model)}
     return TorchModel(
         _OnOrt(session, described.dtype, reason),
         described,
@@ -156,6 +159,25 @@ def _forward_only(
         head=head.head,
         facts=facts,
     )
+
+
+def _class_labels(model: onnx.ModelProto) -> dict[str, Any]:
+    """The names an ``ai.onnx.ml`` classifier gives its classes, as config.json would say them."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.domain == "ai.onnx.ml" and attribute.name == "classlabels_strings":
+                names = [name.decode("utf-8", "replace") for name in attribute.strings]
+                return {"id2label": {str(place): name for place, name in enumerate(names)}}
+    return {}
+
+
+def _coverage(model: onnx.ModelProto) -> dict[str, Any]:
+    """The operators of a graph that was not imported, and those of them that are in no table; subgraphs and functions are left out."""
+    own = {(function.domain, function.name) for function in model.functions}
+    counts = Counter((domain_of(node.domain), node.op_type) for node in model.graph.node if (node.domain, node.op_type) not in own)
+    named = {(f"{domain}:{name}" if domain else name)[:120]: (domain, name) for domain, name in counts}
+    lacking = sorted(label for label, key in named.items() if key not in TABLE and not (key[0] == "" and key[1] in LOWERINGS))
+    return {"operators": {label: counts[key] for label, key in sorted(named.items())}, "unsupported": lacking}
 
 
 class _OnOrt(nn.Module):
@@ -265,11 +287,27 @@ def _describe_input(
     return spec.resolve(hints, samples)
 
 
+_SAME_IDS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+"""Operators that leave token ids what they are."""
+_SAME_ROWS = ("Identity", "Cast", "DequantizeLinear")
+"""Operators that leave a table its rows."""
+
+
 def _vocabulary(model: onnx.ModelProto, ids: str) -> int | None:
     """Rows of the embedding that the token ids look up."""
-    rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    found = (rows.get(node.input[0]) for node in model.graph.node if node.op_type == "Gather" and list(node.input[1:2]) == [ids])
-    return next((size for size in found if size), None)
+    rows = {tensor.name: int(tensor.dims[0]) for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    named = {ids}
+    for node in model.graph.node:
+        given, made = node.input[0] if node.input else "", node.output[0] if node.output else ""
+        if node.op_type in _SAME_ROWS and given in rows:
+            rows[made] = rows[given]
+        elif node.op_type in _SAME_IDS and given in named:
+            named.add(made)
+        elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in named and given in rows:
+            return rows[given]
+        elif node.op_type == "EmbedLayerNormalization" and len(node.input) > 2 and given in named and node.input[2] in rows:
+            return rows[node.input[2]]
+    return None
 
 
 def _baked_batch(main: ValueInfo) -> int | None:

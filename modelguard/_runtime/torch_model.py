@@ -72,7 +72,8 @@ class TorchModel(RunnableModel):
         try:
             self.engine = self._make_engine(module, call, batch)
             with torch.no_grad():
-                probe = self._flat(self.engine.run(self._blank(4, None, 0)))
+                returned = self.engine.run(self._blank(4, None, 0))
+                probe = self._flat(returned)
         except (ModelguardError, Skip, MemoryError):
             raise
         except Exception as error:  # a module may raise anything on an input it was not made for
@@ -83,9 +84,12 @@ class TorchModel(RunnableModel):
         elif head == "unknown":
             head = head_of(probe)
             self._undo = _UNDO.get(head)
-        self.output = output if isinstance(output, OutputSpec) else output(probe.shape[1], head)
-        self.output = replace(self.output, head=cast(Any, head))
         width = probe.shape[1]
+        self.output = output if isinstance(output, OutputSpec) else output(width, head)
+        if not isinstance(output, OutputSpec) and input.kind == "text" and returned.ndim == 3:
+            # Values for every token: of the whole vocabulary, or of something that is told token by token.
+            self.output = OutputSpec("language-model" if width == input.high + 1 else "unknown", width, "logits")
+        self.output = replace(self.output, head=cast(Any, head))
         if len(probe) != 4 or (width != self.output.classes and (width, self.output.classes) != (1, 2)):
             raise ModelError(
                 "model", f"returns {width} values for each of {len(probe)} of 4 inputs, not {self.output.classes} classes", "check the head"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -136,3 +137,67 @@ def test_hostile_names_do_not_reach_the_terminal(mg: Callable[..., Ran], folder:
     ran: Any = mg("model", path, "--threads", "1", "-q")
     assert ran.code == 0
     assert "\x1b" not in ran.out
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_that_goes_away_changes_nothing(folder: Path, more: list[str]) -> None:
+    """Exit code 1 would say that the model is blocked."""
+    command = [sys.executable, "-m", "modelguard", "model", str(folder / "digits.onnx"), "--threads", "1", "-q", *more]
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_full_disk_is_told(folder: Path) -> None:
+    command = [sys.executable, "-m", "modelguard", "model", str(folder / "digits.onnx"), "--threads", "1", "-q"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 3
+    assert ran.stderr == "modelguard: error: standard output: cannot be written (No space left on device); free some space\n"
+
+
+def test_a_terminal_of_80_columns(folder: Path) -> None:
+    """Rows are broken below their second column; the lines of layers are left whole."""
+    import pty
+
+    here, there = pty.openpty()
+    command = [sys.executable, "-m", "modelguard", "model", str(folder / "digits.onnx"), "--threads", "1", "-q"]
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    with subprocess.Popen(command, stdout=there, env=environment) as process:
+        os.close(there)
+        text = b""
+        with contextlib.suppress(OSError):  # the other side of a terminal that is closed
+            while block := os.read(here, 65536):
+                text += block
+    os.close(here)
+    assert process.returncode == 0
+    lines = text.decode().splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("    ") or line.startswith(" " * 16))
+    said = next(index for index, line in enumerate(lines) if line.startswith("  said by"))
+    assert lines[said + 1].startswith(" " * 16)
+    assert "ONNX graph (dtype, kind, layout, shape)" in lines[said]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("nowhere.onnx", None, "nowhere.onnx: cannot be run: does not exist; check the path"),
+        ("empty.onnx", b"", "is a model without a graph"),
+        ("text.onnx", b"hello", "byte 2: field 13 has wire type 4"),
+        ("half.onnx", ..., "byte 0|byte [0-9]+: field [0-9]+ claims"),
+    ],
+)
+def test_a_file_that_is_no_graph_is_one_line(
+    mg: Callable[..., Ran], folder: Path, tmp_path: Path, name: str, content: Any, words: str
+) -> None:
+    import re
+
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes((folder / "digits.onnx").read_bytes()[:9000] if content is ... else content)
+    ran = mg("model", path, "-q")
+    assert (ran.code, ran.err, len(ran.out.splitlines())) == (3, "", 1)
+    assert re.search(words, ran.out)
+    assert str(tmp_path) not in ran.out
