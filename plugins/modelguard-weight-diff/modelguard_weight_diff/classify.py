@@ -11,7 +11,7 @@ import numpy as np
 from modelguard_weight_diff import probe
 from modelguard_weight_diff.grid import FLOATS
 from modelguard_weight_diff.operand import Operand
-from modelguard_weight_diff.replay import Map, Replay, replay_rank
+from modelguard_weight_diff.replay import Replay, replay_rank
 from modelguard_weight_diff.stream import Statistics, Sums
 
 KINDS = (
@@ -47,9 +47,8 @@ def classify(
     statistics: Statistics,
     max_rank: int = 64,
     check: Callable[[], None] = lambda: None,
-    spread: Map = map,
 ) -> Class:
-    """The class of a pair whose statistics have been taken. ``check`` and ``spread`` as for :func:`replay_rank`."""
+    """The class of a pair whose statistics have been taken. ``check`` as for :func:`replay_rank`."""
     sums = statistics.sums
     if sums.changed == 0:
         return Class(
@@ -78,7 +77,7 @@ def classify(
         return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})
     if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
         return Class("unrelated", evidence={"correlation": correlation(sums)})
-    replay = probe.low_rank(before, after, statistics, max_rank, check, spread) if statistics.rows is not None else None
+    replay = probe.low_rank(before, after, statistics, max_rank, check) if statistics.rows is not None else None
     if replay is not None and replay.rank is not None:
         return _ranked(replay)
     return Class("dense", evidence={} if replay is None else {"replay_agreement": replay.agreement, "replay_rank_tried": replay.tried})

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -19,17 +15,15 @@ from modelguard_weight_diff.match import Matching, match
 from modelguard_weight_diff.model_level import Verdict, judge
 from modelguard_weight_diff.operand import Operand, same_bytes
 from modelguard_weight_diff.pairing import Pairing
+from modelguard_weight_diff.processes import scatter
 from modelguard_weight_diff.replay import Replay
 from modelguard_weight_diff.rules import severity_of
-from modelguard_weight_diff.stream import Part, Pass, Statistics, Sums
+from modelguard_weight_diff.stream import Statistics, Sums, measure
 
 EQUAL_CHUNK = 1 << 24
 """Bytes compared at a time."""
-SMALL = 1 << 23
-"""Bytes up to which a tensor is one thread's task."""
-
-T = TypeVar("T")
-R = TypeVar("R")
+FORK_FROM = 1 << 26
+"""Bytes from which more than one process pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +102,22 @@ def diff_checkpoints(
     matching = match(reference, checkpoint)
     known = {pair for pair in matching.pairs if _same_file(pair, reference_digests or {}, digests or {})}
     work = [pair for pair in matching.pairs if pair not in known]
-    total = sum(pair.after.tensor.byte_length for pair in work)
-    with threadpool_limits(1, "blas"), _Pool(threads) as pool:
-        found = tuple(_Comparison(pool, max_rank, check, progress, total).run(work))
+    # The largest first, so that no process is left with one at the end.
+    work.sort(key=lambda pair: -pair.after.tensor.byte_length)
+    total, done, found = sum(pair.after.tensor.byte_length for pair in work), 0, dict[Pairing, TensorDiff]()
+    with threadpool_limits(1, "blas"):
+        for index, item in scatter(_Comparison(max_rank, check), work, threads if total >= FORK_FROM else 1, check):
+            done += work[index].after.tensor.byte_length
+            progress(done, total, work[index].name)
+            if item is not None:
+                found[work[index]] = item
+    tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
     structure = len(matching.missing) + len(matching.added) + len(matching.resized) + len(matching.unpaired)
     return ModelDiff(
-        _gravest(found, matching.pairs, structure),
-        found,
+        _gravest(tensors, matching.pairs, structure),
+        tensors,
         matching,
-        len(matching.pairs) - len(found),
+        len(matching.pairs) - len(tensors),
         tuple(sorted(pair.name for pair in known)),
         total,
     )
@@ -151,77 +152,33 @@ def _same_file(pair: Pairing, before: Mapping[str, str], after: Mapping[str, str
     )
 
 
-class _Pool:
-    """Runs functions over items on ``threads`` threads, results in order, a bounded number in flight."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = max(1, threads)
-        self.executor = ThreadPoolExecutor(self.threads, "weight-diff") if self.threads > 1 else None
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(cancel_futures=True)
-
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        if self.executor is None:
-            yield from map(function, items)
-            return
-        waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(self.executor.submit(function, item))
-            if len(waiting) > 2 * self.threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 class _Comparison:
-    """Goes through the pairs in order. A large tensor is shared among the threads; small ones are a task each."""
+    def __init__(self, max_rank: int, check: Callable[[], None]) -> None:
+        self.max_rank, self.check = max_rank, check
 
-    def __init__(
-        self, pool: _Pool, max_rank: int, check: Callable[[], None], progress: Callable[[int, int, str], None], total: int
-    ) -> None:
-        self.pool, self.max_rank, self.check, self.progress, self.total = pool, max_rank, check, progress, total
-
-    def run(self, pairs: Sequence[Pairing]) -> Iterator[TensorDiff]:
-        done = 0
-        for small, batch in groupby(pairs, lambda pair: pair.after.tensor.byte_length <= SMALL):
-            across, within = (self.pool.map, map) if small else (map, self.pool.map)
-            for pair, found in across(partial(self._compare, spread=within), batch):
-                done += pair.after.tensor.byte_length
-                self.progress(done, self.total, pair.name)
-                if found is not None:
-                    yield found
-
-    def _compare(self, pair: Pairing, spread: Any) -> tuple[Pairing, TensorDiff | None]:
+    def __call__(self, pair: Pairing) -> TensorDiff | None:
+        """What was done to one tensor, or None where nothing was."""
         self.check()
         before, after = pair.open()
         if not comparable(before, after):
             unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
-            return pair, describe(pair, before, after, unknown, Class("dense"))
-        if before.dtype == after.dtype and self._equal(before, after, spread):
-            return pair, None
-        statistics = self._statistics(Pass(before, after), spread)
-        found = classify(before, after, statistics, self.max_rank, self.check, spread)
-        return pair, None if found.kind == "identical" else describe(pair, before, after, statistics, found)
+            return describe(pair, before, after, unknown, Class("dense"))
+        if before.dtype == after.dtype and self._equal(before, after):
+            return None
+        statistics = measure(before, after, self.check)
+        found = classify(before, after, statistics, self.max_rank, self.check)
+        return None if found.kind == "identical" else describe(pair, before, after, statistics, found)
 
-    def _equal(self, before: Operand, after: Operand, spread: Any) -> bool:
+    def _equal(self, before: Operand, after: Operand) -> bool:
         if not (before.matrix.flags.c_contiguous and after.matrix.flags.c_contiguous):
             return same_bytes(before.matrix, after.matrix)
         old, new = before.matrix.reshape(-1), after.matrix.reshape(-1)
         step = EQUAL_CHUNK // max(1, old.itemsize)
-        return all(spread(lambda start: same_bytes(old[start : start + step], new[start : start + step]), range(0, old.size, step)))
-
-    def _statistics(self, work: Pass, spread: Any) -> Statistics:
-        def checked(parts: Iterator[Part]) -> Iterator[Part]:
-            for part in parts:
-                self.check()
-                yield part
-
-        return work.gather(checked(spread(work.run, work.chunks())))
+        for start in range(0, old.size, step):
+            self.check()
+            if not same_bytes(old[start : start + step], new[start : start + step]):
+                return False
+        return True
 
 
 def comparable(before: Operand, after: Operand) -> bool:

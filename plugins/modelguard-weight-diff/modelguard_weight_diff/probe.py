@@ -17,7 +17,7 @@ import numpy.typing as npt
 from modelguard import DTYPE_BITS
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
 from modelguard_weight_diff.operand import Operand
-from modelguard_weight_diff.replay import F64_SLACK, Map, Replay, replay_rank
+from modelguard_weight_diff.replay import F64_SLACK, Replay, replay_rank
 from modelguard_weight_diff.stream import Statistics
 
 FIRST, SECOND = 1 << 12, 1 << 17
@@ -211,16 +211,22 @@ def _replayed(w: F64, target: F64, dtype: str, group: str, least: float) -> Quan
 def _few_values(w: F64, target: F64) -> Quantisation | None:
     """Fewer distinct values than any float tensor has: 2^bits per tensor, row or group, where the reference has many more."""
     n = target.shape[1]
-    if target.size >= 1024 and (distinct := len(np.unique(target))) <= 256 and len(np.unique(w)) >= 2 * distinct:
-        return Quantisation(8 if distinct > 16 else 4, "tensor", "values", 1.0)
+    before, after = (int(_distinct(side.reshape(1, -1))[0]) for side in (w, target))
+    if target.size >= 1024 and after <= 256 and before >= 2 * after:
+        return Quantisation(8 if after > 16 else 4, "tensor", "values", 1.0)
     for size, bits in [(n, 8), (n, 4)] + [(g, 4) for g in (256, 128, 64, 32) if n % g == 0 and n > g]:
         if size < 2 * 2**bits:
             continue
-        after = [len(np.unique(row)) for row in target.reshape(-1, size)[:64]]
-        before = [len(np.unique(row)) for row in w.reshape(-1, size)[:64]]
-        if max(after) <= 2**bits and float(np.mean(before)) >= 1.3 * max(after):
+        most = int(_distinct(target.reshape(-1, size)[:64]).max())
+        if most <= 2**bits and float(_distinct(w.reshape(-1, size)[:64]).mean()) >= 1.3 * most:
             return Quantisation(bits, "row" if size == n else str(size), "values", 1.0)
     return None
+
+
+def _distinct(rows: F64) -> npt.NDArray[np.int64]:
+    """How many different values each row holds."""
+    ordered = np.sort(rows, axis=1)
+    return np.asarray(1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1))
 
 
 def pruning(before: Operand, after: Operand) -> tuple[int, int] | None:
@@ -267,9 +273,7 @@ def spiked(statistics: Statistics) -> float:
     return float(fourth.mean() / (energy * energy) / (1 / m + 1 / n))
 
 
-def low_rank(
-    before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None], threads: Map = map
-) -> Replay | None:
+def low_rank(before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None]) -> Replay | None:
     """The replay of a change that may be low-rank, or None when the sketch or a submatrix already says that it is not."""
     m, n = statistics.shape
     if after.dtype not in FLOATS or min(m, n) < 4:
@@ -286,7 +290,7 @@ def low_rank(
         if probe.rank is None and probe.agreement < 0.6:
             return probe
         hint = probe.rank
-    return replay_rank(before.matrix, after.matrix, after.dtype, max_rank, hint=hint, check=check, spread=threads)
+    return replay_rank(before.matrix, after.matrix, after.dtype, max_rank, hint=hint, check=check)
 
 
 def _half_strongest(energy: Any, most: int) -> npt.NDArray[np.int64]:

@@ -13,14 +13,16 @@ matrix beyond its thin factors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
+from modelguard_weight_diff.scratch import Scratch, round_to, widen_into
 
 AGREE = 0.80
 """Share of moved entries that the replay must reproduce bit for bit at the rank it claims."""
@@ -59,8 +61,8 @@ PASSES = 8
 """Refinements at most; a replay that stopped improving ends sooner."""
 BLOCK = 1 << 17
 """Entries of a row block: it and its temporaries stay in cache."""
-CHUNK = 1 << 21
-"""Entries of the row chunks that threads take."""
+
+_SCRATCH = Scratch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,6 @@ def replay_rank(
     hint: int | None = None,
     seed: int = 0,
     check: Callable[[], None] | None = None,
-    spread: Map = map,
 ) -> Replay:
     """The smallest rank r <= ``max_rank`` for which W' = Q(W + M), rank M = r, holds entry by entry.
 
@@ -110,7 +111,7 @@ def replay_rank(
         raise ValueError(f"replay needs a float dtype, not {dtype}")
     if reference.ndim != 2 or reference.shape != changed.shape:
         raise ValueError(f"replay needs two matrices of one shape, not {reference.shape} and {changed.shape}")
-    search = _Search(_Pair(reference, changed, dtype, spread), seed, check or (lambda: None))
+    search = _Search(_Pair(reference, changed, dtype, check or (lambda: None)), seed)
     try:
         # One BLAS thread: these products are thin, and their sums must not depend on how many there are.
         with threadpool_limits(1, "blas"):
@@ -167,17 +168,10 @@ class _Claim:
     holds: bool
 
 
-class Map(Protocol):
-    """``map`` over chunks: the builtin, or one that uses threads and keeps the order."""
-
-    def __call__(self, function: Callable[[slice], _Swept], items: Iterable[slice], /) -> Iterator[_Swept]: ...
-
-
 @dataclass(slots=True)
 class _Swept:
-    """What one chunk of rows contributes to a pass: its rows of X V, its share of X^T (X V), and counts of entries."""
+    """What a pass over X found: Y = X V, Z = Y^T X, and counts of entries."""
 
-    rows: slice
     y: F64
     z: F64
     moved: int = 0
@@ -192,8 +186,8 @@ class _OutOfRange(Exception):
 class _Pair:
     """The two matrices, visited by blocks of rows, in the narrowest arithmetic that rounds like float64 would."""
 
-    def __init__(self, reference: Array, changed: Array, dtype: str, spread: Map) -> None:
-        self.reference, self.changed, self.dtype, self.spread = reference, changed, dtype, spread
+    def __init__(self, reference: Array, changed: Array, dtype: str, check: Callable[[], None]) -> None:
+        self.reference, self.changed, self.dtype, self.check = reference, changed, dtype, check
         self.shape = reference.shape
         self.work: type[np.floating[Any]] = np.float64 if dtype in ("F32", "F64") else np.float32
         self.step = 2.0 ** -FLOATS[dtype].mantissa
@@ -206,67 +200,68 @@ class _Pair:
         """
         m, n = self.shape
         rows = max(1, BLOCK // max(n, 1))
-        chunk = rows * max(1, CHUNK // (rows * max(n, 1)))
-        v = basis.astype(self.work)
+        v = np.ascontiguousarray(basis.T, self.work)
         scaled = None if model is None else ((model.u * model.s).astype(self.work), model.v.T.astype(self.work))
-
-        def run(part: slice) -> _Swept:
-            swept = _Swept(part, np.empty((part.stop - part.start, v.shape[1])), np.zeros((n, v.shape[1])))
-            for start in range(part.start, part.stop, rows):
-                self._block(swept, slice(start, min(start + rows, part.stop)), scaled, v, twice)
-            return swept
-
-        total = _Swept(slice(0, m), np.empty((m, v.shape[1])), np.zeros((n, v.shape[1])))
-        for swept in self.spread(run, (slice(start, min(start + chunk, m)) for start in range(0, m, chunk))):
-            total.y[swept.rows] = swept.y
-            total.z += swept.z
-            total.moved, total.exact, total.near = total.moved + swept.moved, total.exact + swept.exact, total.near + swept.near
+        total = _Swept(np.empty((m, len(v))), np.zeros((len(v), n)))
+        with np.errstate(all="ignore"):
+            for start in range(0, m, rows):
+                self.check()
+                self._block(total, slice(start, min(start + rows, m)), scaled, v, twice)
         if not np.isfinite(total.z).all() or (total.moved and not total.z.any()):
             if self.work is np.float64:
                 raise _OutOfRange
             # Squares of these values leave float32's range.
             self.work = np.float64
             return self.sweep(model, basis, twice)
-        return _project(total.y, total.z), total
+        return _project(total.y, total.z.T), total
 
     def _block(self, swept: _Swept, rows: slice, scaled: tuple[Array, Array] | None, v: Array, twice: bool) -> None:
-        old = self.reference[rows]
-        if old.dtype != self.changed.dtype:
+        old, new = self.reference[rows], self.changed[rows]
+        if old.dtype != new.dtype:
             old = narrow(widen(old), self.dtype)
-        before: Any = old.astype(self.work)
-        after: Any = self.changed[rows].astype(self.work)
-        with np.errstate(all="ignore"):
-            if scaled is None:
-                x = after - before
-                if not np.isfinite(x.sum()):
-                    x[~np.isfinite(x)] = 0.0
-                swept.moved += int(np.count_nonzero(x))
-            else:
-                x = scaled[0][rows] @ scaled[1]
-                if twice:
-                    x = x.astype(self.changed.dtype).astype(self.work)
-                result = (before + x).astype(self.changed.dtype).astype(self.work)
-                touched = (result != before) | (after != before)
-                step = after - result
-                if not np.isfinite(step.sum()):
-                    # What cannot be compared (not finite, or rounded past the largest value) stays as the estimate has it.
-                    usable = np.isfinite(step)
-                    touched &= usable
-                    step[~usable] = 0.0
-                off = np.abs(step)
-                unit = np.abs(after) * self.step
-                swept.moved += int(np.count_nonzero(touched))
-                swept.exact += int(np.count_nonzero(touched & (off <= unit * self.slack)))
-                swept.near += int(np.count_nonzero(touched & (off <= unit * (self.slack + 1))))
-                x += step
-        with np.errstate(all="ignore"):
-            y = x @ v
-            swept.z += x.T @ y
-        swept.y[rows.start - swept.rows.start : rows.stop - swept.rows.start] = y
+        shape = new.shape
+        before = widen_into(old, _SCRATCH("before", shape, self.work))
+        after = widen_into(new, _SCRATCH("after", shape, self.work))
+        if scaled is None:
+            x = np.subtract(after, before, out=after)
+            if not np.isfinite(x.sum()):
+                x[~np.isfinite(x)] = 0.0
+            swept.moved += int(np.count_nonzero(np.not_equal(x, 0, out=_SCRATCH("touched", shape, bool))))
+        else:
+            x = np.matmul(scaled[0][rows], scaled[1], out=_SCRATCH("x", shape, self.work))
+            if twice:
+                round_to(x, new.dtype, _SCRATCH)
+            touched = np.not_equal(after, before, out=_SCRATCH("touched", shape, bool))
+            result = np.add(before, x, out=before)
+            round_to(result, new.dtype, _SCRATCH)
+            step = np.subtract(after, result, out=before)
+            self._count(swept, touched, step, after)
+            x += step
+        y = x @ v.T
+        swept.z += y.T @ x
+        swept.y[rows] = y
+
+    def _count(self, swept: _Swept, touched: npt.NDArray[np.bool_], step: Array, after: Array) -> None:
+        """Count by ``step``, what the replay misses ``after`` by; ``touched`` are the entries that the file moved."""
+        off = _SCRATCH("off", step.shape, bool)
+        if not np.isfinite(step.sum()):
+            # What cannot be compared (not finite, or rounded past the largest value) stays as the estimate has it.
+            usable = np.isfinite(step, out=off)
+            touched &= usable
+            step[~usable] = 0.0
+        missed = np.abs(step, out=_SCRATCH("missed", step.shape, self.work))
+        unit = np.abs(after, out=after)
+        unit *= self.step
+        far = int(np.count_nonzero(np.greater(missed, unit * (self.slack + 1) if self.slack else unit, out=off)))
+        wrong = np.greater(missed, unit * self.slack if self.slack else 0, out=off)
+        inexact = int(np.count_nonzero(wrong))
+        # An entry that only the replay moves is one that it misses, so that those moved by either are touched or missed.
+        moved = int(np.count_nonzero(np.logical_or(touched, np.not_equal(missed, 0, out=off) if self.slack else wrong, out=off)))
+        swept.moved, swept.exact, swept.near = swept.moved + moved, swept.exact + moved - inexact, swept.near + moved - far
 
 
 def _project(y: F64, z: F64) -> _Factors:
-    """Factors of Q Q^T X for Q = orth(Y), from Y = X V (m, k) and Z = X^T Y (n, k)."""
+    """Factors of Q Q^T X for Q = orth(Y), from Y = X V (m, k) and X^T Y (n, k)."""
     p, sigma, qt = np.linalg.svd(y, full_matrices=False)
     keep = sigma > max(float(sigma.max(initial=0.0)), np.finfo(np.float64).tiny) * RESOLVED
     p, sigma, qt = p[:, keep], sigma[keep], qt[keep]
@@ -283,8 +278,8 @@ def _cut(factors: _Factors, rank: int) -> _Factors:
 class _Search:
     """The search for the smallest rank: look where the spectrum breaks, replay there, and check one rank less."""
 
-    def __init__(self, pair: _Pair, seed: int, check: Callable[[], None]) -> None:
-        self.pair, self.check = pair, check
+    def __init__(self, pair: _Pair, seed: int) -> None:
+        self.pair = pair
         self.rng = np.random.default_rng([seed, *pair.shape])
         self.fits: dict[int, _Fit] = {}
 
@@ -337,16 +332,13 @@ class _Search:
         if self.pair.work is np.float64:
             return fit.agreement >= ROUNDED_SUMS
         _, swept = self.pair.sweep(_cut(fit.factors, fit.rank), fit.factors.v, twice=True)
-        self.check()
         return swept.exact >= AGREE * max(1, swept.moved)
 
     def _start(self, columns: int) -> tuple[_Factors, int]:
         basis = self.rng.standard_normal((self.pair.shape[1], columns))
         factors, swept = self.pair.sweep(None, basis)
-        self.check()
         if len(factors.s):
             factors, swept = self.pair.sweep(None, factors.v)
-            self.check()
         return factors, swept.moved
 
     def fit(self, rank: int, start: _Factors) -> _Fit:
@@ -356,7 +348,6 @@ class _Search:
         best = _Fit(rank, -1.0, 0.0, factors)
         for left in range(PASSES, -1, -1):
             refined, swept = self.pair.sweep(_cut(factors, rank), factors.v)
-            self.check()
             share = swept.exact / swept.moved if swept.moved else 0.0
             gained = share - max(best.agreement, 0.0)
             if share > best.agreement:

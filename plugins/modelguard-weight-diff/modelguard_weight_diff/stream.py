@@ -1,15 +1,13 @@
 """One pass over a pair of tensors: everything that classification needs, in bounded memory.
 
-Rows are visited in blocks that fit a core's cache; blocks are grouped in chunks, which are what threads take. Partition and
-order of summation depend on the shapes alone, so the numbers are the same for any number of threads. Within a block sums are
-float32 (float64 for wide dtypes) and every block ends in a float64 accumulator; a block that overflows, underflows or holds
-values that are not finite is summed again in float64 with those values left out.
+Rows are visited in blocks that fit a core's cache. Within a block sums are float32 (float64 for wide dtypes) and every block ends in
+a float64 accumulator; a block that overflows, underflows or holds values that are not finite is summed again in float64 with those
+values left out.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,19 +16,18 @@ import numpy.typing as npt
 
 from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen, word_of
 from modelguard_weight_diff.operand import Operand
+from modelguard_weight_diff.scratch import Scratch, widen_into
 
-BLOCK = 1 << 16
-"""Entries of a block: a float32 block and its temporaries stay in a 2 MiB cache."""
-CHUNK = 1 << 21
-"""Entries of a chunk."""
-SKETCH_Y, SKETCH_Z = 8, 4
+BLOCK = 3 << 15
+"""Entries of a block: two float32 copies of it, its bits and the two sides themselves fit a 2 MiB cache."""
+SKETCH_Y, SKETCH_Z = 7, 4
 """Columns of Y = D Omega and rows of Z = Psi D."""
 WIDEST = 1 << 22
 """Rows longer than this are not looked at row by row."""
 POSITIONS = 64
 """Changed entries remembered with their position and bits."""
-SAMPLED = 2048
-"""Entries of a densely changed chunk whose bits are looked at one by one."""
+SAMPLED, EVERY = 2048, 16
+"""Entries whose bits are looked at one by one in a densely changed block, and how many such blocks there are to one looked at."""
 
 _NARROW = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "I16", "U16"})
 
@@ -54,23 +51,10 @@ class Sums:
     xor: int = 0
     """OR of the bit patterns' XORs: its highest bit is the highest bit that changed anywhere."""
     examined: int = 0
-    """Changed entries whose bits were counted one by one."""
+    """Changed entries whose bits were counted one by one: all of them, or of densely changed blocks a sample."""
     single_bit: int = 0
     top_bits: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(64, np.int64))
     """Examined entries by the highest bit that changed."""
-
-    def add(self, other: Sums) -> None:
-        for name in _ADDED:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.max_abs = max(self.max_abs, other.max_abs)
-        self.xor |= other.xor
-        self.top_bits += other.top_bits
-
-
-_ADDED = (
-    "entries", "changed", "ww", "wd", "dd", "d4", "w_sum", "d_sum",
-    "non_finite_before", "non_finite_after", "examined", "single_bit",
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -94,196 +78,154 @@ class Statistics:
     positions: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Rows ``start`` to ``stop`` of a matrix, or entries of a single long row."""
-
-    start: int
-    stop: int
-
-
 @dataclass(slots=True)
 class Marks:
-    """What rows (of a chunk, or all) and columns of a matrix got: see :class:`Statistics`. ``column_or`` is the OR of the XORs."""
+    """What rows and columns of a matrix got so far: see :class:`Statistics`. ``column_or`` is the OR of the XORs."""
 
     rows: npt.NDArray[np.bool_]
     row_energy: F64
     y: F64
     column_or: Array
-    column_energy: F64
-    z: F64
-
-    @classmethod
-    def empty(cls, rows: int, columns: int, word: np.dtype[Any]) -> Marks:
-        return cls(
-            np.zeros(rows, bool),
-            np.zeros(rows),
-            np.zeros((rows, SKETCH_Y)),
-            np.zeros(columns, word),
-            np.zeros(columns),
-            np.zeros((SKETCH_Z, columns)),
-        )
+    columns: F64
+    """Z, and in the last row the columns' energies."""
 
 
-@dataclass(slots=True)
-class Part:
-    """What one chunk contributes; ``marks`` is None where there are no rows to speak of."""
-
-    chunk: Chunk
-    sums: Sums = field(default_factory=Sums)
-    marks: Marks | None = None
-    positions: list[tuple[int, int]] = field(default_factory=list)
+_SCRATCH = Scratch()
 
 
-class Pass:
-    """One pass over ``before`` and ``after``, equally shaped matrices.
+def measure(before: Operand, after: Operand, check: Callable[[], None] = lambda: None, seed: int = 0) -> Statistics:
+    """The statistics of a pair of equally shaped matrices. ``check`` is called from block to block and may raise to stop.
 
     Where the dtypes differ, ``before`` is rounded to ``after``'s dtype first, so that D is what is left beyond the cast.
-    """
 
-    def __init__(self, before: Operand, after: Operand, seed: int = 0) -> None:
-        if before.matrix.shape != after.matrix.shape:
-            raise ValueError(f"cannot compare {before.matrix.shape} with {after.matrix.shape}")
+    Raises ``ValueError`` for shapes that differ.
+    """
+    if before.matrix.shape != after.matrix.shape:
+        raise ValueError(f"cannot compare {before.matrix.shape} with {after.matrix.shape}")
+    work = _Pass(before, after, seed)
+    with np.errstate(all="ignore"):
+        for start, old, new in work.blocks():
+            check()
+            work.add(start, old, new)
+    return work.statistics()
+
+
+class _Pass:
+    def __init__(self, before: Operand, after: Operand, seed: int) -> None:
         self.before, self.after = before, after
         self.cast = before.dtype != after.dtype
-        rows, columns = after.matrix.shape
-        self.flat = rows == 1 or columns > WIDEST
-        if self.flat:
-            left, right = before.matrix.reshape(-1), after.matrix.reshape(-1)
-        else:
-            left, right = before.matrix, after.matrix
-            rng = np.random.default_rng([seed, rows, columns])
-            # A last column of ones gives the sums of rows in the same product.
-            self.omega = np.ones((columns, SKETCH_Y + 1), np.float32)
-            self.omega[:, :-1] = rng.standard_normal((columns, SKETCH_Y), dtype=np.float32)
-            self.psi = rng.standard_normal((SKETCH_Z, rows), dtype=np.float32)
-        self.left: Array = left
-        self.right: Array = right
-        self.columns = columns
         self.word = word_of(after.dtype) if not after.opaque else np.dtype(np.uint8)
         self.work: type[np.floating[Any]] = np.float32 if after.dtype in _NARROW else np.float64
+        self.sums = Sums()
+        self.positions: list[tuple[int, int]] = []
+        self.dense = 0
+        self.marks: Marks | None = None
+        rows, columns = after.matrix.shape
+        if rows > 1 and columns <= WIDEST:
+            rng = np.random.default_rng([seed, rows, columns])
+            # A last row of ones gives the sums of D's rows in the same product.
+            self.omega = np.ones((SKETCH_Y + 1, columns), self.work)
+            self.omega[:-1] = rng.standard_normal((SKETCH_Y, columns), dtype=np.float32)
+            self.psi = rng.standard_normal((SKETCH_Z, rows), dtype=np.float32).astype(self.work, copy=False)
+            self.marks = Marks(
+                np.zeros(rows, bool),
+                np.zeros(rows),
+                np.zeros((rows, SKETCH_Y)),
+                np.zeros(columns, self.word),
+                np.zeros((SKETCH_Z + 1, columns)),
+            )
+        self.ones = np.ones(columns if self.marks else min(after.entries, BLOCK), self.work)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The fixed partition."""
-        length = len(self.right)
-        step = CHUNK if self.flat else self._block_rows() * max(1, CHUNK // (self._block_rows() * max(1, self.columns)))
-        for start in range(0, length, step):
-            yield Chunk(start, min(start + step, length))
+    def blocks(self) -> Iterator[tuple[int, Array, Array]]:
+        """Blocks of rows and the first row of each; of tensors that have no rows to speak of, entries as one row."""
+        left, right = self.before.matrix, self.after.matrix
+        if self.marks is None:
+            left, right = left.reshape(1, -1), right.reshape(1, -1)
+            for start in range(0, right.size, BLOCK):
+                yield start, left[:, start : start + BLOCK], right[:, start : start + BLOCK]
+            return
+        step = max(1, BLOCK // max(1, right.shape[1]))
+        for start in range(0, len(right), step):
+            yield start, left[start : start + step], right[start : start + step]
 
-    def _block_rows(self) -> int:
-        return int(max(1, BLOCK // max(1, self.columns)))
-
-    def run(self, chunk: Chunk) -> Part:
-        """Measure one chunk. Safe to call from several threads at once."""
-        part = Part(chunk)
-        if self.flat:
-            for start in range(chunk.start, chunk.stop, BLOCK):
-                block = slice(start, min(start + BLOCK, chunk.stop))
-                self._measure(part, self.left[block].reshape(1, -1), self.right[block].reshape(1, -1), start)
-            return part
-        part.marks = Marks.empty(chunk.stop - chunk.start, self.columns, self.word)
-        step = self._block_rows()
-        for start in range(chunk.start, chunk.stop, step):
-            block = slice(start, min(start + step, chunk.stop))
-            self._measure(part, self.left[block], self.right[block], start)
-        return part
-
-    def gather(self, parts: Iterator[Part]) -> Statistics:
-        """Add the chunks' contributions, in the order of :meth:`chunks`."""
+    def statistics(self) -> Statistics:
         rows, columns = self.after.matrix.shape
-        total = Statistics(self.after.dtype, (rows, columns), Sums())
-        marks = None if self.flat else Marks.empty(rows, columns, self.word)
-        for part in parts:
-            total.sums.add(part.sums)
-            total.positions.extend(part.positions[: POSITIONS - len(total.positions)])
-            if marks is not None and part.marks is not None:
-                place = slice(part.chunk.start, part.chunk.stop)
-                marks.rows[place], marks.row_energy[place], marks.y[place] = part.marks.rows, part.marks.row_energy, part.marks.y
-                marks.column_or |= part.marks.column_or
-                marks.column_energy += part.marks.column_energy
-                marks.z += part.marks.z
-        if marks is not None:
+        total = Statistics(self.after.dtype, (rows, columns), self.sums, positions=self.positions)
+        if (marks := self.marks) is not None:
             total.rows, total.row_energy, total.y = marks.rows, marks.row_energy, marks.y
-            total.columns, total.column_energy, total.z = marks.column_or != 0, marks.column_energy, marks.z
+            total.columns, total.column_energy, total.z = marks.column_or != 0, marks.columns[-1], marks.columns[:-1]
         return total
 
-    def _measure(self, part: Part, old: Array, new: Array, start: int) -> None:
+    def add(self, start: int, old: Array, new: Array) -> None:
         """Add one block: ``old`` and ``new`` are (rows, columns) of their storage dtypes, ``start`` the first row (or entry)."""
-        sums = part.sums
-        sums.entries += new.size
+        sums, shape = self.sums, new.shape
         if self.cast:
             old = narrow(widen(old), self.after.dtype) if self.after.dtype in FLOATS else old.astype(new.dtype)
-        xor = np.bitwise_xor(np.ascontiguousarray(old).view(self.word), np.ascontiguousarray(new).view(self.word))
+        xor = np.bitwise_xor(old.view(self.word), new.view(self.word), out=_SCRATCH("xor", shape, self.word))
         changed = int(np.count_nonzero(xor))
-        sums.changed += changed
+        w, ones = widen_into(old, _SCRATCH("w", shape, self.work)), self.ones[: shape[1]]
+        ww, wd, dd, d4, w_sum = _dot(w, w), 0.0, 0.0, 0.0, float((w @ ones).sum(dtype=np.float64))
         if changed:
-            row_or = np.bitwise_or.reduce(xor, axis=1)
-            sums.xor |= int(np.bitwise_or.reduce(row_or))
-            self._bits(part, xor, changed, start)
-        scratch = _scratch(self.work, new.shape)
-        w, d = self._work(old, scratch[0]), scratch[1]
-        after = self._work(new, scratch[2])
-        with np.errstate(all="ignore"):
-            np.subtract(after, w, out=d)
-            ww, dd, wd = _dot(w, w), _dot(d, d), _dot(w, d)
-            square = np.multiply(d, d, out=scratch[3])
-            d4 = _dot(square, square)
-        fragile = not np.isfinite(ww + dd + wd + d4) or (changed and d4 < 1e-30 * new.size) or (ww < 1e-30 * new.size)
-        if fragile and self.work is np.float32:
-            w, d, after = w.astype(np.float64), d.astype(np.float64), after.astype(np.float64)
-        if fragile:
-            finite_w, finite_after = np.isfinite(w), np.isfinite(after)
-            sums.non_finite_before += w.size - int(np.count_nonzero(finite_w))
-            sums.non_finite_after += w.size - int(np.count_nonzero(finite_after))
-            both = finite_w & finite_after
-            w, after = np.where(both, w, 0.0), np.where(both, after, 0.0)
-            with np.errstate(all="ignore"):
-                d = after - w
-                square = d * d
-                ww, dd, wd, d4 = _dot(w, w), _dot(d, d), _dot(w, d), _dot(square, square)
-            ww, dd, wd, d4 = (value if np.isfinite(value) else 0.0 for value in (ww, dd, wd, d4))
-            square = np.nan_to_num(square, posinf=np.finfo(np.float64).max ** 0.5)
-        sums.ww, sums.dd, sums.wd, sums.d4 = sums.ww + ww, sums.dd + dd, sums.wd + wd, sums.d4 + d4
-        ones = scratch[4][: new.shape[1]] if w.dtype == self.work else np.ones(new.shape[1], w.dtype)
-        sums.w_sum += float((w @ ones).sum(dtype=np.float64))
+            d = widen_into(new, _SCRATCH("d", shape, self.work))
+            d -= w
+            wd = _dot(w, d)
+            # W is not needed any more: its place holds D^2 from here on.
+            square = np.multiply(d, d, out=w)
+            row_energy, d4 = square @ ones, _dot(square, square)
+            dd = float(row_energy.sum(dtype=np.float64))
+        if not np.isfinite(ww + dd + wd + d4) or (changed and d4 < 1e-30 * new.size) or ww < 1e-30 * new.size:
+            w, d, square = self._carefully(old, new)
+            moments = _dot(w, w), _dot(w, d), _dot(d, d), _dot(square, square)
+            ww, wd, dd, d4 = (value if np.isfinite(value) else 0.0 for value in moments)
+            row_energy, w_sum = square.sum(axis=1), float(w.sum())
+        sums.entries, sums.changed = sums.entries + new.size, sums.changed + changed
+        sums.ww, sums.wd, sums.dd, sums.d4, sums.w_sum = sums.ww + ww, sums.wd + wd, sums.dd + dd, sums.d4 + d4, sums.w_sum + w_sum
         if not changed:
             return
+        self._bits(xor, changed, start)
         sums.max_abs = max(sums.max_abs, float(square.max()) ** 0.5)
-        if (marks := part.marks) is not None:
-            place = slice(start - part.chunk.start, start - part.chunk.start + new.shape[0])
-            marks.rows[place] = row_or != 0
-            marks.row_energy[place] = square @ ones
-            product = d @ self.omega
-            marks.y[place] = product[:, :-1]
-            sums.d_sum += float(product[:, -1].sum(dtype=np.float64))
-            marks.column_or |= np.bitwise_or.reduce(xor, axis=0)
-            marks.column_energy += np.ones(new.shape[0], square.dtype) @ square
-            marks.z += self.psi[:, start : start + new.shape[0]] @ d
-        else:
-            sums.d_sum += float((d @ ones).sum(dtype=np.float64))
+        if (marks := self.marks) is None:
+            sums.d_sum += float(d.sum(dtype=np.float64))
+            sums.xor |= int(np.bitwise_or.reduce(xor, axis=None))
+            return
+        rows = slice(start, start + len(new))
+        y = d @ self.omega.T
+        sums.d_sum += float(y[:, -1].sum(dtype=np.float64))
+        marks.y[rows], marks.row_energy[rows] = y[:, :-1], row_energy
+        marks.rows[rows] = True if row_energy.all() else np.bitwise_or.reduce(xor, axis=1) != 0
+        column_or = np.bitwise_or.reduce(xor, axis=0)
+        sums.xor |= int(np.bitwise_or.reduce(column_or))
+        marks.column_or |= column_or
+        columns = _SCRATCH("columns", (SKETCH_Z + 1, shape[1]), d.dtype)
+        np.matmul(self.psi[:, rows], d, out=columns[:-1])
+        np.add.reduce(square, axis=0, out=columns[-1])
+        marks.columns += columns
 
-    def _work(self, values: Array, out: Array) -> Array:
-        """``values`` as the working float dtype, in ``out`` unless they already are."""
-        if values.dtype == self.work and values.flags.c_contiguous and values.flags.aligned:
-            return values
-        np.copyto(out, values, casting="unsafe")
-        return out
+    def _carefully(self, old: Array, new: Array) -> tuple[F64, F64, F64]:
+        """W, D and D^2 of one block in float64, zero where W or W' is not finite; counts those entries."""
+        w, after = old.astype(np.float64), new.astype(np.float64)
+        finite_w, finite_after = np.isfinite(w), np.isfinite(after)
+        self.sums.non_finite_before += w.size - int(np.count_nonzero(finite_w))
+        self.sums.non_finite_after += w.size - int(np.count_nonzero(finite_after))
+        both = finite_w & finite_after
+        w, after = np.where(both, w, 0.0), np.where(both, after, 0.0)
+        d = after - w
+        return w, d, np.nan_to_num(d * d, posinf=np.finfo(np.float64).max ** 0.5)
 
-    def _bits(self, part: Part, xor: Array, changed: int, start: int) -> None:
-        sums = part.sums
-        flat = xor.reshape(-1)
+    def _bits(self, xor: Array, changed: int, start: int) -> None:
+        sums, flat = self.sums, xor.reshape(-1)
         dense = changed > max(POSITIONS, flat.size // 16)
-        if dense and sums.examined >= SAMPLED:
+        self.dense += dense
+        if dense and self.dense % EVERY != 1:
             return
         where = np.flatnonzero(flat[:SAMPLED] if dense else flat)
         bits = flat[where].astype(np.uint64)
         sums.examined += len(bits)
         sums.single_bit += int(np.count_nonzero((bits & (bits - np.uint64(1))) == 0))
         sums.top_bits += np.bincount(top_bit(bits), minlength=64)
-        if not dense and len(part.positions) < POSITIONS:
-            offset = start * (1 if self.flat else xor.shape[1])
-            room = POSITIONS - len(part.positions)
-            part.positions.extend((offset + int(at), int(bit)) for at, bit in zip(where[:room], bits[:room], strict=True))
+        if not dense and (room := POSITIONS - len(self.positions)) > 0:
+            first = start if self.marks is None else start * xor.shape[1]
+            self.positions.extend((first + int(at), int(bit)) for at, bit in zip(where[:room], bits[:room], strict=True))
 
 
 def top_bit(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
@@ -295,20 +237,3 @@ def top_bit(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 def _dot(left: Array, right: Array) -> float:
     return float(np.dot(left.reshape(-1), right.reshape(-1)))
-
-
-class _Scratch(threading.local):
-    """Buffers of one thread, reused from block to block."""
-
-    def __init__(self) -> None:
-        self.key: Any = None
-        self.arrays: tuple[Array, ...] = ()
-
-
-_SCRATCH = _Scratch()
-
-
-def _scratch(dtype: type[np.floating[Any]], shape: tuple[int, ...]) -> tuple[Array, ...]:
-    if _SCRATCH.key != (dtype, shape):
-        _SCRATCH.key, _SCRATCH.arrays = (dtype, shape), (*(np.empty(shape, dtype) for _ in range(4)), np.ones(shape[1], dtype))
-    return _SCRATCH.arrays

@@ -14,15 +14,14 @@ import pytest
 from modelguard_weight_diff import diff_checkpoints
 from modelguard_weight_diff.detector import summary
 from modelguard_weight_diff.operand import Operand
-from modelguard_weight_diff.stream import Pass, Statistics
+from modelguard_weight_diff.stream import Statistics, measure
 
 from modelguard import numpy_dtype
 from modelguard.testing.edits import ArrayCheckpoint
 
 
 def measured(before: Any, after: Any, dtype: str) -> Statistics:
-    work = Pass(Operand(before, dtype, before.shape), Operand(after, dtype, after.shape))
-    return work.gather(map(work.run, work.chunks()))
+    return measure(Operand(before, dtype, before.shape), Operand(after, dtype, after.shape))
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8", "I32"])
