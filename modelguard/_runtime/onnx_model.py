@@ -15,9 +15,9 @@ from torch import fx, nn
 from modelguard._runtime import parity, spec
 from modelguard._runtime.config import artifact_json
 from modelguard._runtime.heads import output_spec
-from modelguard._runtime.onnx import TABLE, ImportedGraph, ValueInfo, import_graph
+from modelguard._runtime.onnx import TABLE, GraphLimits, ImportedGraph, ValueInfo, import_graph
 from modelguard._runtime.onnx.control import LOWERINGS
-from modelguard._runtime.onnx.structure import domain_of
+from modelguard._runtime.onnx.structure import check_size, domain_of
 from modelguard._runtime.onnx_file import OnnxFile
 from modelguard._runtime.onnx_head import Head, take_off
 from modelguard._runtime.ort import PROVIDER, OrtSession
@@ -66,6 +66,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     Raises :class:`ModelError` when the graph is malformed or parity fails.
     """
     file = OnnxFile.load(artifact, checkpoint)
+    check_size(file.model, GraphLimits())
     head = take_off(file.model)
     inputs = _inputs(file.model)
     main = _main_input(inputs)
