@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from modelguard._runtime.onnx.importer import ImportedGraph, SourceNode, import_graph
+from modelguard._runtime.onnx.importer import ImportedGraph, import_graph
 from modelguard._runtime.onnx.limits import GraphLimits
+from modelguard._runtime.onnx.scope import SourceNode
 from modelguard._runtime.onnx.table import NEWEST, TABLE, Operator
 from modelguard._runtime.onnx.types import EXTERNAL_KEY, ValueInfo, Weight
 

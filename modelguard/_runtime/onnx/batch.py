@@ -21,7 +21,8 @@ from modelguard._runtime.onnx.hints import FACTOR, Unknown
 from modelguard._runtime.onnx.table import Operator
 
 if TYPE_CHECKING:
-    from modelguard._runtime.onnx.importer import Builder, ImportedGraph
+    from modelguard._runtime.onnx.builder import Builder
+    from modelguard._runtime.onnx.importer import ImportedGraph
 
 TOLERANCE = 1e-3
 """Largest difference between outputs of a batch and of its parts, relative to the largest output: well over what the order of

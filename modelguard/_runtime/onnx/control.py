@@ -18,7 +18,8 @@ from modelguard._runtime.onnx.values import Const, Ints, Value, to_ints
 from modelguard.errors import LimitError, ModelError
 
 if TYPE_CHECKING:
-    from modelguard._runtime.onnx.importer import Builder, Scope
+    from modelguard._runtime.onnx.builder import Builder
+    from modelguard._runtime.onnx.scope import Scope
 
 Lowering = Callable[..., Sequence[Value | None]]
 Graphs = Mapping[str, onnx.GraphProto]
@@ -159,8 +160,8 @@ class Body:
 
     @classmethod
     def build(cls, builder: Builder, scope: Scope, graph: onnx.GraphProto, inputs: Sequence[Value | None]) -> Body:
-        from modelguard._runtime.onnx.importer import Builder as Inner
-        from modelguard._runtime.onnx.importer import Scope as InnerScope
+        from modelguard._runtime.onnx.builder import Builder as Inner
+        from modelguard._runtime.onnx.scope import Scope as InnerScope
 
         inner = Inner(builder.context, builder)
         inner_scope = InnerScope(inner, scope)
@@ -197,14 +198,14 @@ def _constant_condition(value: Value | None) -> bool | None:
 
 
 def _inline(builder: Builder, scope: Scope, graph: onnx.GraphProto) -> list[Value]:
-    from modelguard._runtime.onnx.importer import Scope as InnerScope
+    from modelguard._runtime.onnx.scope import Scope as InnerScope
 
     return builder.run_graph(graph, InnerScope(builder, scope), {i.name for i in graph.input})
 
 
 def _outputs(builder: Builder, node: onnx.NodeProto, result: fx.Node, body: Body, state: list[int]) -> list[Value]:
     """One fx node for each output; an If's outputs have the shapes of its first branch, a loop's state those it starts with."""
-    from modelguard._runtime.onnx.importer import _item
+    from modelguard._runtime.onnx.builder import _item
 
     outputs: list[Value] = []
     offset = 1 if state else 0

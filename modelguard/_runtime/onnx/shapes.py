@@ -15,7 +15,7 @@ from modelguard._runtime.onnx.types import DTYPES
 from modelguard._runtime.onnx.values import ARITHMETIC, BOOLEAN, Const, Ints, Value, small_ints
 
 if TYPE_CHECKING:
-    from modelguard._runtime.onnx.importer import Builder
+    from modelguard._runtime.onnx.builder import Builder
 
 _INTEGER = (torch.int64, torch.int32, torch.bool)
 
