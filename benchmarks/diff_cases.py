@@ -142,45 +142,66 @@ EDITS: list[tuple[str, str, int | None, Edit]] = [
 ]  # fmt: skip
 
 
-def cases(dtypes: tuple[str, ...], shapes: tuple[tuple[int, int], ...], seeds: range) -> Iterator[Case]:
-    """Every edit for every dtype, shape and seed."""
-    for seed in seeds:
-        for dtype in dtypes:
-            for shape in shapes:
-                for label, kind, rank, edit in EDITS:
-                    rng = np.random.default_rng([seed, *shape, *label.encode()])
-                    reference = weights(rng, shape).astype(numpy_dtype(dtype))
-                    if rank is not None and rank * (sum(shape) - rank) > 0.25 * shape[0] * shape[1]:
-                        continue
-                    yield Case(f"{label}, {dtype} {shape[0]}x{shape[1]} seed {seed}", kind, rank, reference, edit(rng, reference, dtype))
+def cases(dtype: str, shape: tuple[int, int], seed: int) -> Iterator[Case]:
+    """Every edit of one reference."""
+    for label, kind, rank, edit in EDITS:
+        rng = np.random.default_rng([seed, *shape, *label.encode()])
+        reference = weights(rng, shape).astype(numpy_dtype(dtype))
+        if rank is not None and rank * (sum(shape) - rank) > 0.25 * shape[0] * shape[1]:
+            continue
+        yield Case(f"{label}, {dtype} {shape[0]}x{shape[1]} seed {seed}", kind, rank, reference, edit(rng, reference, dtype))
 
 
 def judge(
-    seeds: range, shapes: tuple[tuple[int, int], ...], dtypes: tuple[str, ...] = ("BF16", "F16", "F32"), show: bool = True
+    seeds: range,
+    shapes: tuple[tuple[int, int], ...],
+    dtypes: tuple[str, ...] = ("BF16", "F16", "F32"),
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Share of cases with the right kind, of low-rank ones with the exact rank, and the false rank-1 verdicts."""
+    from modelguard_weight_diff.processes import scatter
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    groups = [(dtype, shape, seed) for seed in seeds for dtype in dtypes for shape in shapes]
+    with threadpool_limits(1, "blas"):
+        found = dict(scatter(lambda group: [_judged(case) for case in cases(*group)], groups, processes, lambda: None))
+    judged = [item for index in range(len(groups)) for item in found[index]]
+    ranked = [item for item in judged if item.rank is not None]
+    return {
+        "cases": len(judged),
+        "kind_right": sum(item.found_kind == item.kind for item in judged) / len(judged),
+        "ranked": len(ranked),
+        "rank_exact": sum(item.found_rank == item.rank for item in ranked) / max(1, len(ranked)),
+        "false_rome": sum(item.verdict in ("rank1-edit", "multi-layer-edit") and item.rank != 1 for item in judged),
+        "wrong": [
+            f"{item.label}: {item.found_kind} {item.found_rank if item.found_rank is not None else ''}".strip()
+            for item in judged
+            if (item.found_kind, item.found_rank) != (item.kind, item.rank)
+        ],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The answer to one case, and what was found."""
+
+    label: str
+    kind: str
+    rank: int | None
+    found_kind: str
+    found_rank: int | None
+    verdict: str
+
+
+def _judged(case: Case) -> Judged:
     from modelguard_weight_diff import diff_checkpoints
 
     from modelguard.testing.edits import ArrayCheckpoint
 
-    total = right = ranked = exact = false_rank_one = 0
-    wrong: list[str] = []
-    for case in cases(dtypes, shapes, seeds):
-        name = "model.layers.3.mlp.down_proj.weight"
-        other = {"model.layers.0.mlp.down_proj.weight": case.reference}
-        diff = diff_checkpoints([ArrayCheckpoint({name: case.reference} | other)], [ArrayCheckpoint({name: case.checkpoint} | other)])
-        found = diff.tensors[0] if diff.tensors else None
-        kind, rank = (found.kind, found.rank) if found else ("identical", None)
-        total, right = total + 1, right + (kind == case.kind)
-        if case.rank is not None:
-            ranked, exact = ranked + 1, exact + (rank == case.rank)
-        if diff.verdict.verdict in ("rank1-edit", "multi-layer-edit") and case.rank != 1:
-            false_rank_one += 1
-        if (kind, rank) != (case.kind, case.rank):
-            wrong.append(f"{case.label}: {kind} {rank if rank is not None else ''}")
-            if show:
-                print("   wrong:", wrong[-1], flush=True)
-    return {
-        "cases": total, "kind_right": right / total, "ranked": ranked, "rank_exact": exact / max(1, ranked),
-        "false_rome": false_rank_one, "wrong": wrong,
-    }  # fmt: skip
+    name = "model.layers.3.mlp.down_proj.weight"
+    other = {"model.layers.0.mlp.down_proj.weight": case.reference}
+    diff = diff_checkpoints([ArrayCheckpoint({name: case.reference} | other)], [ArrayCheckpoint({name: case.checkpoint} | other)])
+    found = diff.tensors[0] if diff.tensors else None
+    return Judged(
+        case.label, case.kind, case.rank, found.kind if found else "identical", found.rank if found else None, diff.verdict.verdict
+    )

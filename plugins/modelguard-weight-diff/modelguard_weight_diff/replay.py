@@ -48,7 +48,7 @@ WITHIN_ULP = 0.95
 """Share of moved entries that must lie within one unit in the last place of the replay."""
 FREEDOM = 0.5
 """r (m + n - r) parameters may be at most this share of the m n entries: more would fit anything."""
-OVERSAMPLE = 8
+OVERSAMPLE = 7
 RESOLVED = 1e-13
 """Singular values under this share of the first are float64 noise."""
 CONVINCED = 0.97
