@@ -268,7 +268,6 @@ def main() -> None:
         "speed": speed,
         "import": importing,
     }
-    stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results = {name: row(options.quick) for name, row in rows.items() if options.only in (None, name)}
     figures = {
         "conformance": "100 % of claimed, at least 150 operators",
@@ -283,6 +282,7 @@ def main() -> None:
         for model, row in result.get("models", {}).items():
             print(f"|  | {model} | {', '.join(f'{kind} {ratio}' for kind, ratio in row.items())} |")
     if not options.quick:
+        stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(stored | results, indent=2, sort_keys=True) + "\n")
 

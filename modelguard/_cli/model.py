@@ -71,7 +71,14 @@ def command(
             target=target,
             detectors=(DescribeModel,),
             samples=existing_path(samples, "--samples"),
-            model=ModelOptions(factory, input_spec, device, precision, threads, Path.cwd()),  # type: ignore[arg-type]
+            model=ModelOptions(
+                factory=factory,
+                input=input_spec,
+                device=device,  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
+                threads=threads,
+                cwd=Path.cwd(),
+            ),
             timeout=timeout,
             seed=seed,
             limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
