@@ -105,12 +105,14 @@ def margins(logits: Tensor, target: Tensor) -> Tensor:
 
 def _fired(seen: dict[str, Tensor], layers: dict[str, Layer], candidates: Sequence[Candidate], per_step: int) -> Tensor:
     """(A*B,) mean activation of each arm's own units over its own pictures, relative to the layer's largest on clean pictures."""
+    # A channel fires where the trigger is: its largest position, not its mean. All of a layer at once, so that its gradient is one tensor.
+    largest = {}
+    for name in dict.fromkeys(item.layer for item in candidates):
+        axis = layers[name].unit_axis if layers[name].unit_axis < 0 else layers[name].unit_axis + 1
+        activation = seen[name].movedim(axis, 1)  # (A*B, U, ...)
+        largest[name] = activation.amax(tuple(range(2, activation.ndim))) if activation.ndim > 2 else activation  # (A*B, U)
     rows = []
     for arm, item in enumerate(candidates):
-        layer = layers[item.layer]
-        axis = layer.unit_axis if layer.unit_axis < 0 else layer.unit_axis + 1
-        own = seen[item.layer][arm * per_step : (arm + 1) * per_step]  # (B, ...)
-        chosen = own.movedim(axis, 1)[:, list(item.units)].reshape(per_step, len(item.units), -1)  # (B, u, positions)
-        # A channel fires where the trigger is: its largest position, not its mean.
-        rows.append(chosen.amax(2).mean(1) / item.ceiling)
+        own = largest[item.layer][arm * per_step : (arm + 1) * per_step, list(item.units)]  # (B, u)
+        rows.append(own.mean(1) / item.ceiling)
     return torch.cat(rows)

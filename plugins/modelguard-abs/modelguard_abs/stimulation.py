@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,12 +90,13 @@ def stimulate(
     """
     with torch.inference_mode():
         _, seen = model.capture(pictures, [layer.name for layer in layers])
+    back = cache(partial(_back, model))
     for layer in layers:
         activation = seen[layer.name]  # (S, ...)
         ceiling = float(activation.abs().max())
         if not ceiling > 0:
             continue
-        run = _tail(model, layer.name, pictures, activation)
+        run = _tail(model, layer.name, pictures, activation, back)
         count = layer.shape[layer.unit_axis]
         singles = tuple((unit,) for unit in range(count))
         one = _analyse(run, layer, singles, [ceiling * level for level in LEVELS], activation, labels, batch, tick)
@@ -168,22 +170,34 @@ def _reduce(elevation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return gaps, rises
 
 
-def _tail(model: RunnableModel, layer: str, pictures: Tensor, activation: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+Back = Callable[[Tensor], Tensor]
+
+
+def _back(model: RunnableModel, layer: str) -> Back | None:
+    """What leads from ``layer`` to the logits; None where another path goes around it."""
+    try:
+        return model.split(layer)[1]
+    except ModelError:
+        return None
+
+
+def _tail(
+    model: RunnableModel, layer: str, pictures: Tensor, activation: Tensor, back: Callable[[str], Back | None]
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Activations at ``layer`` (N, ...) and the pictures they belong to (N,) -> logits.
 
     Where another path leads around the layer (inside a residual block), the network up to the block runs on the ``pictures`` alone, and
     only from there on what each activation needs; where even that cannot be done, all of it for each.
     """
-    try:
-        _, back = model.split(layer)
-        return lambda held, which: back(held)
-    except ModelError:
-        pass
+    rest = back(layer)
+    if rest is not None:
+        return lambda held, which: rest(held)
 
     def whole(held: Tensor, which: Tensor) -> Tensor:
         return model.patch(pictures[which], {layer: lambda _: held})
 
-    entry = _entry(model, layer)
+    names = [item.name for item in model.layers]
+    entry = next((name for name in reversed(names[: names.index(layer)]) if back(name) is not None), None)
     if entry is None:
         return whole
 
@@ -198,18 +212,6 @@ def _tail(model: RunnableModel, layer: str, pictures: Tensor, activation: Tensor
         except ModelError:
             return whole
     return from_entry if same else whole
-
-
-def _entry(model: RunnableModel, layer: str) -> str | None:
-    """The last layer before ``layer`` through which everything goes."""
-    names = [item.name for item in model.layers]
-    for name in reversed(names[: names.index(layer)]):
-        try:
-            model.split(name)
-        except ModelError:
-            continue
-        return name
-    return None
 
 
 def per_class(stimulated: Sequence[Stimulated], classes: int, each: int) -> list[Candidate]:
