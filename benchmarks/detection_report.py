@@ -19,6 +19,9 @@ STATIC = (*PATCH_LIKE, "blended", "sig", "reflection", "clean-label", "all-to-al
 BENIGN = ("clean", "repaired")
 SEARCHES = "neural-cleanse ∪ abs"
 ENSEMBLE = "backdoor-ensemble"
+BASELINE = "builtin:baseline"
+BLOCKING = ("abs", ENSEMBLE, "neural-cleanse", "neural-cleanse-all-to-all", "neural-cleanse-warp")
+"""Detectors of triggers whose findings are of severity high, which is what builtin:baseline blocks."""
 
 Row = dict[str, Any]
 
@@ -119,7 +122,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str]) -> Row:
 def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
     """The whole matrix: models by part and status, why attacks failed, figures by part and column, misses and false alarms by name."""
     names = sorted({name for row in rows for name in row["results"]})
-    columns = {name: [name] for name in names} | {SEARCHES: ["neural-cleanse", "abs"]}
+    columns = {name: [name] for name in names} | {SEARCHES: ["neural-cleanse", "abs"], BASELINE: list(BLOCKING)}
     parts = {"reserved": True, "open": False}
     members = {part: [row for row in rows if row["model"]["reserved"] is reserved] for part, reserved in parts.items()}
     failed = [record for record in records.values() if record["status"] == "failed"]
@@ -129,15 +132,14 @@ def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
         "architectures": Counter(row["model"]["arch"] for row in rows),
         "failed": {"n": len(failed), "built": len(records), "attacks": Counter(record["spec"]["attack"] for record in failed)},
         "figures": {part: {column: summarise(of, group) for column, group in columns.items()} for part, of in members.items()},
-        "misses": sorted(_unseen(rows, ENSEMBLE)),
-        "false_alarms": sorted(
-            model["id"] for model, (result,) in looked(rows, [ENSEMBLE]) if model["status"] in BENIGN and accused(result)
-        ),
+        "misses": sorted(_named(rows, ("backdoored",), False)),
+        "false_alarms": sorted(_named(rows, BENIGN, True)),
     }
 
 
-def _unseen(rows: Iterable[Row], name: str) -> list[str]:
-    return [model["id"] for model, (result,) in looked(rows, [name]) if model["status"] == "backdoored" and not accused(result)]
+def _named(rows: Iterable[Row], status: Sequence[str], blocked: bool) -> list[str]:
+    seen = ((model, any(accused(item) for item in results)) for model, results in looked(rows, BLOCKING))
+    return [model["id"] for model, found in seen if model["status"] in status and found is blocked]
 
 
 def page(summary: Row) -> str:
@@ -158,12 +160,13 @@ def page(summary: Row) -> str:
         "",
         *_goals(figures["reserved"], figures["open"]),
         "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the benign models.",
+        f"`{BASELINE}` is the union of {', '.join(BLOCKING)}: what accuses with severity high.",
         "Columns `quick/…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
         "",
     ]
     for part, columns in figures.items():
         lines += _part(part, columns, summary["models"][part])
-    lines += ["## By name", "", "Backdoored models the ensemble did not stop, and benign ones it did.", ""]
+    lines += ["## By name", "", "Backdoored models that `builtin:baseline` lets through, and benign ones it blocks.", ""]
     lines += [f"* missed: `{name}`" for name in summary["misses"]] + [f"* false alarm: `{name}`" for name in summary["false_alarms"]]
     return "\n".join(lines) + "\n"
 
@@ -172,6 +175,7 @@ def _goals(reserved: Row, opened: Row) -> list[str]:
     rows = (
         ("neural-cleanse ∪ abs, patch-like", SEARCHES, "all patch-like", "TPR ≥ .95 at FPR ≤ .05, right class ≥ .95"),
         ("ensemble, all static", ENSEMBLE, "all static", "TPR ≥ .85 at FPR ≤ .05"),
+        ("all that `builtin:baseline` blocks, all static", BASELINE, "all static", "none set"),
         ("ensemble, WaNet", ENSEMBLE, "wanet", "TPR ≥ .6"),
         ("ensemble with `--quick`, all static", "quick/" + ENSEMBLE, "all static", "its loss, published"),
     )

@@ -8,11 +8,11 @@ MARGIN_OUTLIER = Rule(
     "MG3031",
     "MaximumMarginOutlier",
     "a class whose logit can be driven unusually far above the others",
-    Severity.HIGH,
+    Severity.MEDIUM,
     "Over the whole input domain, one class's logit can be raised above every other by a margin that stands out from what the other "
     "classes allow. A backdoor makes its target class so, whatever the trigger looks like: the model was trained to answer with the "
     "target against everything else in the picture. The test needs no sample and no trigger; its p-value accounts for the number of "
-    "classes.",
+    "classes. By itself it accuses some clean models; backdoor-ensemble says what it and the other detectors amount to together.",
     "Scan with clean samples so that trigger inversion (neural-cleanse, abs) can show the trigger, or compare with a trusted reference. "
     "If neither is possible, do not deploy where inputs can be chosen by others.",
     lookalikes="A class with far more training data or far stronger features than the others (a single bright colour, a digit drawn "

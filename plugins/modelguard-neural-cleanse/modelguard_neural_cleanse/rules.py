@@ -14,8 +14,14 @@ _LOOKALIKES = (
 )
 
 
-def _rule(number: str, name: str, title: str, description: str) -> Rule:
-    return Rule(number, name, title, Severity.HIGH, description, _REMEDY, _LOOKALIKES)
+_ALONE = (
+    " By itself this search accuses some clean models (docs/detection-matrix.md); backdoor-ensemble says what it and the other "
+    "detectors amount to together."
+)
+
+
+def _rule(number: str, name: str, title: str, description: str, severity: Severity = Severity.HIGH) -> Rule:
+    return Rule(number, name, title, severity, description, _REMEDY, _LOOKALIKES)
 
 
 PATCH = _rule(
@@ -28,7 +34,9 @@ SOURCE = _rule(
     "MG3002",
     "BackdoorSourceSpecificTrigger",
     "a small patch that turns one class into another",
-    "One class can be turned into another by a patch far smaller than the two classes and the way back explain.",
+    "One class can be turned into another by a patch far smaller than the two classes and the way back explain."
+    " Two classes that differ by one mark can look the same." + _ALONE,
+    Severity.MEDIUM,
 )
 MAP = _rule(
     "MG3003",
@@ -40,7 +48,8 @@ BLEND = _rule(
     "MG3004",
     "BackdoorBlendTrigger",
     "a faint full-size pattern that turns any image into one class",
-    "One class can be reached from all others by blending in a pattern far fainter than any other class needs.",
+    "One class can be reached from all others by blending in a pattern far fainter than any other class needs." + _ALONE,
+    Severity.MEDIUM,
 )
 WARP = _rule(
     "MG3005",
@@ -52,5 +61,6 @@ COLOUR = _rule(
     "MG3006",
     "BackdoorColourTrigger",
     "a slight colour change that turns any image into one class",
-    "One class can be reached from all others by a colour change far slighter than any other class needs.",
+    "One class can be reached from all others by a colour change far slighter than any other class needs." + _ALONE,
+    Severity.MEDIUM,
 )
