@@ -94,10 +94,11 @@ def diff_checkpoints(
     """Compare the checkpoints of two artifacts tensor by tensor.
 
     ``digests`` map artifact-relative paths to content digests; tensors in files with equal digests are identical and are not
-    read. ``progress`` counts bytes of the checkpoint. The result does not depend on ``threads``.
+    read. ``progress`` counts bytes of the checkpoint. ``threads`` is how many tensors are compared at a time, each in a process of its
+    own (see :mod:`modelguard_weight_diff.processes`); the result does not depend on it.
 
-    Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by the
-    blocks in flight and the thin factors of one matrix per thread.
+    Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by one block
+    and the thin factors of one matrix per process.
     """
     matching = match(reference, checkpoint)
     known = {pair for pair in matching.pairs if _same_file(pair, reference_digests or {}, digests or {})}

@@ -27,13 +27,14 @@ R = TypeVar("R")
 def scatter(function: Callable[[T], R], items: Sequence[T], processes: int, check: Callable[[], None]) -> Iterator[tuple[int, R]]:
     """(index, ``function(item)``) for every item, in the order in which they are done; ``items`` are begun in their own order.
 
-    Runs in this process where ``processes`` is 1 or the system cannot fork safely (any but Linux). ``function`` and ``items`` need not
-    be picklable, results and exceptions need be. An exception in any of them, or of ``check``, ends all.
+    Runs in this process where ``processes`` is 1, where forking is not safe (anywhere but on Linux) and in processes that may have no
+    children. ``function`` and ``items`` need not be picklable, results and exceptions need be. An exception of any of them, or of
+    ``check``, ends all.
 
     Raises ``ModelguardError`` when a process dies.
     """
     processes = min(processes, len(items))
-    if processes < 2 or sys.platform != "linux":
+    if processes < 2 or sys.platform != "linux" or multiprocessing.current_process().daemon:
         yield from ((index, function(item)) for index, item in enumerate(items))
         return
     with contextlib.ExitStack() as stack:
@@ -53,7 +54,7 @@ def scatter(function: Callable[[T], R], items: Sequence[T], processes: int, chec
             for connection in cast("list[Connection[Any, Any]]", wait(busy, PATIENCE)):
                 try:
                     index, result, error = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     raise ModelguardError("comparison", "a process of it was killed", "allow it more memory or fewer --threads") from None
                 if error is not None:
                     raise error

@@ -252,11 +252,13 @@ class _Pair:
         missed = np.abs(step, out=_SCRATCH("missed", step.shape, self.work))
         unit = np.abs(after, out=after)
         unit *= self.step
-        far = int(np.count_nonzero(np.greater(missed, unit * (self.slack + 1) if self.slack else unit, out=off)))
-        wrong = np.greater(missed, unit * self.slack if self.slack else 0, out=off)
-        inexact = int(np.count_nonzero(wrong))
+
+        def past(units: int) -> int:
+            return int(np.count_nonzero(np.greater(missed, unit if units == 1 else unit * units, out=off)))
+
+        inexact, far = past(self.slack), past(self.slack + 1)
         # An entry that only the replay moves is one that it misses, so that those moved by either are touched or missed.
-        moved = int(np.count_nonzero(np.logical_or(touched, np.not_equal(missed, 0, out=off) if self.slack else wrong, out=off)))
+        moved = int(np.count_nonzero(np.logical_or(touched, np.not_equal(missed, 0, out=off), out=off)))
         swept.moved, swept.exact, swept.near = swept.moved + moved, swept.exact + moved - inexact, swept.near + moved - far
 
 
