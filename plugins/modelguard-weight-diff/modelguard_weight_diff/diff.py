@@ -22,8 +22,8 @@ from modelguard_weight_diff.stream import Statistics, Sums, measure
 
 EQUAL_CHUNK = 1 << 24
 """Bytes compared at a time."""
-FORK_FROM = 1 << 26
-"""Bytes from which more than one process pays."""
+SHARE = 1 << 25
+"""Bytes that pay for a process of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def diff_checkpoints(
     work.sort(key=lambda pair: -pair.after.tensor.byte_length)
     total, done, found = sum(pair.after.tensor.byte_length for pair in work), 0, dict[Pairing, TensorDiff]()
     with threadpool_limits(1, "blas"):
-        for index, item in scatter(_Comparison(max_rank, check), work, threads if total >= FORK_FROM else 1, check):
+        for index, item in scatter(_Comparison(max_rank, check), work, min(threads, total // SHARE), check):
             done += work[index].after.tensor.byte_length
             progress(done, total, work[index].name)
             if item is not None:

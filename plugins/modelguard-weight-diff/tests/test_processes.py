@@ -84,7 +84,7 @@ class Unreadable(ArrayCheckpoint):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_tensor_that_cannot_be_read_ends_the_diff(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelguard_weight_diff.diff.FORK_FROM", 0)
+    monkeypatch.setattr("modelguard_weight_diff.diff.SHARE", 1)
     tensors = {f"layers.{index}.w": np.full((8, 8), index, np.float32) for index in range(6)}
     with pytest.raises(ModelguardError, match=r"layers\.3\.w: cannot be read"):
         diff_checkpoints([ArrayCheckpoint(tensors)], [Unreadable({name: value + 1 for name, value in tensors.items()})], threads=threads)

@@ -48,7 +48,7 @@ def test_sums_are_those_of_numpy(dtype: str, shape: tuple[int, int]) -> None:
 
 
 def test_threads_do_not_change_a_single_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelguard_weight_diff.diff.FORK_FROM", 0)
+    monkeypatch.setattr("modelguard_weight_diff.diff.SHARE", 1)
     rng = np.random.default_rng(0)
     reference = {f"layers.{i}.w": (0.02 * rng.standard_normal((1500, 3000))).astype(numpy_dtype("BF16")) for i in range(2)}
     reference |= {f"layers.{i}.b": rng.standard_normal(3000).astype(np.float32) for i in range(40)}
