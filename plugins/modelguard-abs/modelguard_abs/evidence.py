@@ -61,6 +61,11 @@ def prepare(target: Target, context: ScanContext, per_class: int, most: int) -> 
         raise Skip(
             f"the samples the model classifies as labelled show {shown} classes, {MIN_CLASSES_SHOWN} are needed: give one of each class"
         )
+    if labels is not None and 2 * shown < (given := len(np.unique(labels))):
+        raise Skip(
+            f"the model classifies samples of only {shown} of the {given} classes given as labelled: they are not in the form it takes "
+            "(see --input), or not of its task"
+        )
     search, check = _parts(usable, predicted, per_class, most, context.rng("split"))
     classes = torch.from_numpy(predicted).to(pictures.device)
     return Evidence(pictures[search], classes[search], pictures[check], classes[check], accuracy)

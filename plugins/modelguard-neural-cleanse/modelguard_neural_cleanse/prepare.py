@@ -54,6 +54,12 @@ def prepare(target: Target, context: ScanContext, limit: int) -> Evidence:
     labels = class_numbers(model, samples)
     accuracy = None if labels is None else float((predicted == labels).mean())
     usable = np.arange(len(images)) if labels is None else np.flatnonzero(predicted == labels)
+    if labels is not None and 2 * (shown := len(np.unique(labels[usable]))) < (given := len(np.unique(labels))):
+        # A network fed what it was not made for still gets some class right more often than by chance.
+        raise Skip(
+            f"the model classifies samples of only {shown} of the {given} classes given as labelled: they are not in the form it takes "
+            "(see --input), or not of its task"
+        )
     search, check = _halves(usable, predicted, limit, context.rng("split"))
     if len(search) < MIN_SAMPLES // 2 or len(check) < MIN_SAMPLES // 2:
         raise Skip(

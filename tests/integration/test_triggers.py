@@ -1,0 +1,181 @@
+"""Backdoored and clean models through the command line: the same verdict wherever the model comes from, and none where none is possible."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Ran
+
+pytest.importorskip("sklearn")
+pytest.importorskip("modelguard_abs")
+pytest.importorskip("modelguard_ensemble")
+zoo = pytest.importorskip("modelguard_zoo")
+
+from modelguard.testing.hub import LoopbackHub  # noqa: E402
+
+Run = Callable[..., Ran]
+TARGET = 4
+LOOKERS = (
+    "abs",
+    "backdoor-ensemble",
+    "mm-bd",
+    "neural-cleanse",
+    "neural-cleanse-blend",
+    "neural-cleanse-pairs",
+    "neural-cleanse-all-to-all",
+)
+"""Detectors of triggers, all required when named."""
+FACTORY = """
+import torch
+from modelguard_zoo.architectures import ARCHITECTURES, Normalised
+
+def network():
+    return Normalised(ARCHITECTURES["mlp"](1, 8, 10), torch.zeros(1), torch.ones(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """``backdoored`` (BadNets, class 4) and ``clean``, its twin."""
+    folder = tmp_path_factory.mktemp("zoo")
+    options = (("at", (-2, 0)), ("colour", (255,)), ("size", 2), ("target", TARGET))
+    backdoored = zoo.build_model(zoo.Spec("digits", "mlp", 3, "badnets", options), folder)
+    assert backdoored.status == "backdoored"
+    return {"backdoored": backdoored.path, "clean": folder / backdoored.record["twin"]["id"]}
+
+
+def accused(report: dict[str, Any]) -> dict[str, list[int]]:
+    return {item["detector"]: [f["evidence"]["target_class"] for f in item["findings"]] for item in report["outcomes"]}
+
+
+@pytest.mark.parametrize("kind", ["backdoored", "clean"])
+@pytest.mark.parametrize("source", ["onnx", "safetensors", "hub"])
+def test_the_verdict_is_the_same_wherever_the_model_comes_from(
+    models: dict[str, Path], hub: LoopbackHub, tmp_path: Path, kind: str, source: str
+) -> None:
+    """The search starts from other roundings in each; what it concludes may not depend on that."""
+    folder, out = models[kind], tmp_path / "report.json"
+    arguments: list[str] = []
+    if source == "onnx":
+        target = str(folder / "model.onnx")
+    elif source == "safetensors":
+        (tmp_path / "mine_of_triggers.py").write_text(FACTORY)
+        shutil.copyfile(folder / "model.safetensors", tmp_path / "model.safetensors")
+        target = str(tmp_path / "model.safetensors")
+        arguments = ["--model", "mine_of_triggers:network", "--input", "range=0..255"]
+    else:
+        hub.create("org/digits")
+        commit = hub.commit("org/digits", {name: (folder / name).read_bytes() for name in ("model.onnx", "model.safetensors")})
+        target = f"hf://org/digits@{commit}"
+    command = [sys.executable, "-m", "modelguard", "scan", target, *arguments, "--samples", str(folder / "samples.npz"), "--quick", "-q"]
+    for name in ("abs", "backdoor-ensemble", "neural-cleanse"):
+        command += ["--detector", name]
+    ran = subprocess.run(
+        [*command, "--threads", "1", "-o", f"json={out}"],
+        cwd=tmp_path, env={**os.environ, **hub.env(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert {item["status"] for item in report["outcomes"]} == {"completed"}, ran.stdout + ran.stderr
+    assert report["decision"]["verdict"] == {"backdoored": "block", "clean": "pass"}[kind]
+    assert ran.returncode == {"backdoored": 1, "clean": 0}[kind]
+    assert accused(report) == dict.fromkeys(("abs", "backdoor-ensemble", "neural-cleanse"), [TARGET] if kind == "backdoored" else [])
+
+
+def noise(x: Any, y: Any) -> tuple[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, x.shape).astype(np.uint8), y
+
+
+def other_task(x: Any, y: Any) -> tuple[Any, Any]:
+    """Arrows and discs in place of digits, with labels of their own."""
+    rows, columns = np.indices((8, 8))
+    kinds = np.stack([(rows + k * columns) % (k + 3) < 2 for k in range(10)]) * 255
+    labels = np.arange(len(x)) % 10
+    return kinds[labels][:, None].astype(np.uint8), labels
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda x, y: (x.astype(np.float32) / 255, y), id="in 0..1 where the model takes 0..255"),
+        pytest.param(lambda x, y: ((x.astype(np.float32) - 33) / 79, y), id="normalised already"),
+        pytest.param(noise, id="noise"),
+        pytest.param(other_task, id="another task"),
+        pytest.param(lambda x, y: (x, (y + 1) % 10), id="labels of another order"),
+        pytest.param(lambda x, y: (x[:2], y[:2]), id="two samples"),
+        pytest.param(lambda x, y: (x[y == 3], y[y == 3]), id="one class"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["backdoored", "clean"])
+def test_samples_that_show_nothing_give_no_clean_verdict(mg: Run, models: dict[str, Path], tmp_path: Path, kind: str, spoil: Any) -> None:
+    with np.load(models[kind] / "samples.npz") as given:
+        inputs, labels = spoil(given["inputs"], given["labels"])
+    np.savez(tmp_path / "samples.npz", inputs=inputs, labels=labels)
+    named = [part for name in LOOKERS for part in ("--detector", name)]
+    ran = mg("scan", models[kind] / "model.onnx", "--samples", tmp_path / "samples.npz", *named, "--threads", 1, "-q", "-f", "json")
+    report = ran.json
+    assert ran.code == 3 or (ran.code == 1 and kind == "backdoored"), report["decision"]
+    reasons = {item["detector"]: item["reason"] for item in report["outcomes"] if item["status"] != "completed"}
+    assert {"abs", "neural-cleanse", "neural-cleanse-blend", "neural-cleanse-pairs", "neural-cleanse-all-to-all"} <= set(reasons)
+    assert all("sample" in reason for reason in reasons.values()), reasons
+    assert not any("Error" in reason for reason in reasons.values()), reasons
+    # What needs no samples may look, and accuses no class of a clean model.
+    assert [finding for item in report["outcomes"] for finding in item["findings"]] == [] or kind == "backdoored"
+
+
+def export(path: Path, network: Any, classes: int, size: int = 8) -> None:
+    import onnx
+    import torch
+
+    torch.manual_seed(0)
+    torch.onnx.export(
+        network, (torch.zeros(2, 1, size, size),), str(path), dynamo=False, opset_version=17,
+        input_names=["input"], output_names=["output"], dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+    )  # fmt: skip
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"Image.NominalPixelRange": "NominalRange_0_255"})
+    onnx.save(model, path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_regressor_has_no_classes_to_accuse(mg: Run, models: dict[str, Path], tmp_path: Path) -> None:
+    from torch import nn
+
+    export(tmp_path / "model.onnx", nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 1)), 1)
+    with np.load(models["clean"] / "samples.npz") as given:
+        np.savez(tmp_path / "samples.npz", inputs=given["inputs"])
+    named = [part for name in LOOKERS for part in ("--detector", name)]
+    ran = mg("scan", tmp_path / "model.onnx", "--samples", tmp_path / "samples.npz", *named, "--threads", 1, "-q", "-f", "json")
+    assert ran.code == 3
+    assert {item["status"] for item in ran.json["outcomes"]} == {"skipped"}, ran.json["outcomes"]
+    assert all(item["reason"] for item in ran.json["outcomes"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_thousand_classes_end_with_an_outcome_for_every_detector(mg: Run, tmp_path: Path) -> None:
+    """Untrained, labelled by itself: nothing may crash, time out, or accuse a class of what chance gives a thousand of them."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1000)).eval()
+    with torch.no_grad():
+        network[1].weight /= 40
+        inputs = np.random.default_rng(0).integers(0, 256, (600, 1, 8, 8)).astype(np.uint8)
+        labels = network(torch.from_numpy(inputs).float()).argmax(1).numpy()
+    export(tmp_path / "model.onnx", network, 1000)
+    np.savez(tmp_path / "samples.npz", inputs=inputs, labels=labels)
+    ran = mg("scan", tmp_path / "model.onnx", "--samples", tmp_path / "samples.npz", "--quick", "-q", "-f", "json")
+    statuses = {item["detector"]: (item["status"], item["reason"]) for item in ran.json["outcomes"]}
+    assert ran.code in (0, 1, 3)
+    assert {status for status, _ in statuses.values()} <= {"completed", "skipped"}, statuses
+    assert all(reason for status, reason in statuses.values() if status == "skipped")
