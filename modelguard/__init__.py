@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from modelguard.findings import Attachment, Confidence, Finding, Location, Rule, Severity, fingerprint
     from modelguard.hookspecs import hookimpl, hookspec
+    from modelguard.images import exhibit, png
     from modelguard.model import InputSpec, Layer, ModelFactory, ModelOptions, OutputSpec, RunnableModel, Samples
     from modelguard.report import Decision, Outcome, Report, Reporter, Status, Verdict, Violation
 
@@ -47,6 +48,7 @@ _HOME = {
     ),
     "findings": ("Attachment", "Confidence", "Finding", "Location", "Rule", "Severity", "fingerprint"),
     "hookspecs": ("hookimpl", "hookspec"),
+    "images": ("exhibit", "png"),
     "model": ("InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples"),
     "report": ("Decision", "Outcome", "Report", "Reporter", "Status", "Verdict", "Violation"),
 }  # fmt: skip
@@ -106,6 +108,7 @@ __all__ = [
     "agreement",
     "class_numbers",
     "configure",
+    "exhibit",
     "fingerprint",
     "hookimpl",
     "hookspec",
@@ -113,6 +116,7 @@ __all__ = [
     "numpy_dtype",
     "option",
     "option_fields",
+    "png",
     "require_understanding",
     "sha256_file",
 ]

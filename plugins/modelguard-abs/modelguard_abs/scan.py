@@ -11,10 +11,9 @@ import torch
 from modelguard_companions.outlier import over_all
 from torch import Tensor
 
-from modelguard import Attachment, Confidence, Finding, Rule, ScanContext, Target
+from modelguard import Attachment, Confidence, Finding, Rule, ScanContext, Target, exhibit
 from modelguard_abs.decision import Floats, Verdict, best_arms, judge
 from modelguard_abs.evidence import Evidence, at_once, prepare
-from modelguard_abs.images import exhibit
 from modelguard_abs.inversion import attempts, invert
 from modelguard_abs.rules import FILTER, PATCH
 from modelguard_abs.stimulation import Candidate, candidate_layers, per_class, stimulate

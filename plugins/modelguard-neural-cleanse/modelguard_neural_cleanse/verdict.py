@@ -12,9 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modelguard import Attachment, Confidence, Finding, Rule, Skip, Target
+from modelguard import Attachment, Confidence, Finding, Rule, Skip, Target, exhibit
 from modelguard_neural_cleanse.decision import Outliers, anomaly_index, small_outliers
-from modelguard_neural_cleanse.images import exhibit
 from modelguard_neural_cleanse.inversion import Inverted
 from modelguard_neural_cleanse.prepare import Evidence
 from modelguard_neural_cleanse.transforms import Patch, Transform

@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 import pytest
 from modelguard_neural_cleanse.decision import anomaly_index, small_outliers, student_tail
-from modelguard_neural_cleanse.images import png
+
+from modelguard import png
 
 DRAWS = {
     "normal": lambda rng, n: rng.normal(size=n),

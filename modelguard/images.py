@@ -1,4 +1,4 @@
-"""A PNG writer for exhibits: 8-bit grey or RGB, no dependency (ISO/IEC 15948)."""
+"""Pictures that go with findings: a PNG writer, 8-bit grey or RGB, without a dependency (ISO/IEC 15948)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelguard import Attachment
+from modelguard.findings import Attachment
 
 
 def exhibit(name: str, pixels: npt.NDArray[Any], low: float, high: float) -> Attachment:
