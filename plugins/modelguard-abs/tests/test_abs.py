@@ -16,9 +16,10 @@ from modelguard_abs.detector import Abs
 from modelguard_abs.evidence import prepare
 from modelguard_abs.stimulation import GROUP_LEVELS, LEVELS, candidate_layers, per_class, stimulate
 from modelguard_abs.triggers import Filters, project
+from modelguard_zoo import Built
 from torch import nn
 
-from modelguard import Confidence, DeadlineExceeded, ModelError, RunnableModel, Samples, ScanContext, Target, configure
+from modelguard import Confidence, DeadlineExceeded, ModelError, ModelOptions, RunnableModel, Samples, ScanContext, Target, configure
 from modelguard.model import OutputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_safetensors
@@ -349,3 +350,12 @@ def test_the_random_seed_does_not_change_the_accused(target: Make) -> None:
 
 def test_a_quick_search_finds_it_too(target: Make) -> None:
     assert accused(scan(planted(target), quick=True)) == [1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same(built: Callable[..., Built]) -> None:
+    folder = built("checkerboard", seed=0, target=1, size=3, at=(0, 0)).path
+    outcomes = [scan(open_target(folder, samples=folder / "samples.npz", model=ModelOptions(device=device))) for device in ("cpu", "cuda")]
+    assert [accused(outcome) for outcome in outcomes] == [[1], [1]]
+    gaps = [[row["gap"] for row in outcome.summary["classes"]] for outcome in outcomes]
+    assert np.allclose(*gaps, rtol=1e-2)

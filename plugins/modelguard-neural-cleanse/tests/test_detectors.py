@@ -174,6 +174,23 @@ def test_neural_cleanse_misses_a_source_specific_patch(target: Make) -> None:
     assert outcome.findings == ()
 
 
+@pytest.mark.parametrize(("cls", "why"), [
+    (WarpCleanse, "a warp moves pixels and brings none in"),
+    (ColourCleanse, "a colour change knows no place"),
+    (LabelMapCleanse, "one target for all classes is no shift of the classes"),
+    (SourceCleanse, "every pair with that target is as easy as the others, and what a target's pairs share is taken out"),
+])  # fmt: skip
+def test_a_patch_with_one_target_is_missed_by_the_searches_for_something_else(target: Make, cls: type[Detector], why: str) -> None:
+    outcome = scan(cls, target("badnets", seed=1, target=4, size=2, at=(-2, -2)))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.findings == (), why
+
+
+def test_blends_miss_all_to_all(target: Make) -> None:
+    """As for patches: no class is easier to reach than another."""
+    assert scan(BlendCleanse, target("all-to-all", arch="cnn", size=2)).findings == ()
+
+
 # what cannot be judged is skipped, never passed
 
 
