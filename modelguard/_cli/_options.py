@@ -71,13 +71,12 @@ model_options = stack(
     ),
     click.option("--input", "input_spec", metavar="SPEC", help="What the model takes, such as range=0..255,layout=NHWC,mean=0.5,std=0.25."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where models run [auto]."),
-)
-
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    help="What products and convolutions are computed in; the rest stays float32 [float32].",
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="float32",
+        help="What products and convolutions are computed in; the rest stays float32 [float32].",
+    ),
 )
 
 

@@ -18,7 +18,6 @@ from modelguard._cli._options import (
     model_options,
     parse_memory,
     plugin_option,
-    precision_option,
     print_answer,
     run_options,
     thread_count,
@@ -29,7 +28,6 @@ from modelguard._cli._options import (
 @click.argument("target")
 @click.option("--samples", metavar="F", help="Clean inputs to try it on: .npz, .safetensors, .jsonl, or a folder of images.")
 @model_options
-@precision_option
 @run_options
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")

@@ -83,6 +83,7 @@ def prepare(
     factory: str | None = None,
     input_spec: str | None = None,
     device: str = "auto",
+    precision: str = "float32",
     seed: int,
     timeout: float,
     memory: str | None,
@@ -125,7 +126,14 @@ def prepare(
         detectors=chosen,
         reference=reference,
         samples=existing_path(samples, "--samples"),
-        model=ModelOptions(factory=factory, input=input_spec, device=device, threads=threads, cwd=Path.cwd()),  # type: ignore[arg-type]
+        model=ModelOptions(
+            factory=factory,
+            input=input_spec,
+            device=device,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
+            threads=threads,
+            cwd=Path.cwd(),
+        ),
         options=values,
         timeouts={name: float(seconds) for name, seconds in rules.detectors.timeouts.items()},
         timeout=timeout,
