@@ -3,7 +3,7 @@
     python benchmarks/scan.py [--zoo zoo] [MODEL ...]
 
 Every installed detector runs, on two threads and with ``--memory 2G``. A model of the standard zoo that is not built yet is built first.
-Writes benchmarks/results/scan.json.
+Writes benchmarks/results/scan.json; models not named keep their row.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=Path("zoo"))
     parser.add_argument("models", nargs="*", default=list(MODELS))
     arguments = parser.parse_args()
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = json.loads(RESULT.read_text())["models"] if RESULT.is_file() else {}
     print(f"{'model':36s} {'mode':8s} {'time':>8s} {'of':>6s} {'CPU':>8s} {'peak':>10s}  verdict, accused")
     for name in arguments.models:
         folder = built(arguments.zoo, name)
@@ -77,8 +77,8 @@ def main() -> None:
                 f"{row['peak_gib']:6.2f} GiB  {row['verdict']}, {row['accused']}",
                 flush=True,
             )
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"threads": THREADS, "memory_gib": MEMORY, "models": rows}, indent=1, sort_keys=True) + "\n")
+            RESULT.parent.mkdir(exist_ok=True)
+            RESULT.write_text(json.dumps({"threads": THREADS, "memory_gib": MEMORY, "models": rows}, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
