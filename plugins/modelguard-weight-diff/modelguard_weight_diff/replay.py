@@ -49,8 +49,9 @@ WITHIN_ULP = 0.95
 FREEDOM = 0.5
 """r (m + n - r) parameters may be at most this share of the m n entries: more would fit anything."""
 OVERSAMPLE = 7
-RESOLVED = 1e-13
-"""Singular values under this share of the first are float64 noise."""
+RESOLVED = 1e-7
+"""Singular values under this share of the first are lost: a projection in float64 (epsilon 1e-16) leaves an error of epsilon s_1^2 / s_k in
+the direction of s_k, which only from here on is below the last bit of a float32."""
 CONVINCED = 0.97
 """Agreement that is not refined any further."""
 HOPELESS = 0.05
@@ -103,7 +104,7 @@ def replay_rank(
     ``reference`` and ``changed`` are (m, n) arrays in the files' own ``dtype`` (a key of ``DTYPE_BITS`` naming a float dtype);
     they may be memory-mapped, and a ``reference`` of another float dtype is rounded to ``dtype`` first. Entries that are not finite
     on either side are left out. ``hint`` is a rank to try first, say that of a submatrix. ``check`` is called between passes and may
-    raise to stop; ``spread`` maps over chunks of rows, in order and possibly on threads. The result depends on neither.
+    raise to stop.
 
     Raises ``ValueError`` for another dtype, other dimensions, or shapes that differ.
     """

@@ -67,6 +67,15 @@ def test_change_as_large_as_the_weights_keeps_its_rank(dtype: str, rank: int, re
     assert replay_rank(reference, reference + change, dtype).rank == rank
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_directions_that_float64_lost_do_not_spoil_a_small_strong_edit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = (0.1 * rng.standard_normal((10, 64))).astype(np.float32)
+    edit = np.outer(rng.standard_normal(10), np.maximum(rng.standard_normal(64), 0))
+    edit *= 2 * np.linalg.norm(before) / np.linalg.norm(edit)
+    assert replay_rank(before, (before + edit).astype(np.float32), "F32").rank == 1
+
+
 def test_vectors_are_those_that_were_planted() -> None:
     rng = np.random.default_rng(1)
     reference = (0.02 * rng.standard_normal((128, 512))).astype(numpy_dtype("BF16"))
