@@ -6,7 +6,7 @@ PACKAGES := modelguard $(patsubst %/__init__.py,%,$(sort $(wildcard plugins/*/mo
 EXTRAS := runtime,images,transformers,test,lint
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test slow lint format bench bench-diff bench-runtime bench-detection docs clean
+.PHONY: setup demo test slow lint format bench bench-diff bench-runtime bench-detection bench-scan docs clean
 
 setup: .venv/.ready
 
@@ -36,7 +36,7 @@ format: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
-bench: bench-diff bench-runtime bench-detection
+bench: bench-diff bench-runtime bench-scan bench-detection
 	$(BIN)/python benchmarks/startup.py
 
 bench-diff: setup
@@ -44,6 +44,9 @@ bench-diff: setup
 
 bench-runtime: setup
 	$(BIN)/python benchmarks/runtime.py
+
+bench-scan: setup
+	$(BIN)/python benchmarks/scan.py
 
 bench-detection: setup
 	$(BIN)/python benchmarks/detection.py

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,7 +70,7 @@ def share(hits: int, n: int) -> Row:
 
 
 def top_score(results: Iterable[Row]) -> float:
-    return max(item["score"] for item in results)
+    return max(float(item["score"]) for item in results)
 
 
 def detected(rows: Iterable[Row], benign: Sequence[float], names: Sequence[str]) -> Row:
@@ -95,24 +96,25 @@ def summarise(rows: Sequence[Row], names: Sequence[str]) -> Row:
     benign = [row for row in rows if row["model"]["status"] in BENIGN]
     bad = [row for row in rows if row["model"]["status"] == "backdoored"]
     scores = [top_score(results) for _, results in looked(benign, names)]
+    attacks = sorted({row["model"]["attack"] for row in bad})
 
     def alarms(of: Iterable[Row]) -> Row:
         seen = looked(of, names)
         return share(sum(any(accused(item) for item in results) for _, results in seen), len(seen))
 
-    def among(wanted: Callable[[Row], bool]) -> Row:
-        return detected((row for row in bad if wanted(row["model"])), scores, names)
+    def among(wanted: Sequence[str]) -> Row:
+        return detected((row for row in bad if row["model"]["attack"] in wanted), scores, names)
 
     seconds = [sum(item["cpu_seconds"] for item in results) for _, results in looked(rows, names)]
     return {
         "benign": alarms(benign),
         "repaired": alarms(row for row in benign if row["model"]["status"] == "repaired"),
-        "attacks": {attack: among(lambda m, a=attack: m["attack"] == a) for attack in sorted({row["model"]["attack"] for row in bad})},
+        "attacks": {attack: among((attack,)) for attack in attacks},
         "groups": {
-            "all patch-like": among(lambda m: m["attack"] in PATCH_LIKE),
-            "all static": among(lambda m: m["attack"] in STATIC),
-            "everything": among(lambda m: True),
-            "fine-tuned, still backdoored": among(lambda m: m["finetuned"]),
+            "all patch-like": among(PATCH_LIKE),
+            "all static": among(STATIC),
+            "everything": among(attacks),
+            "fine-tuned, still backdoored": detected((row for row in bad if row["model"]["finetuned"]), scores, names),
         },
         "median_cpu_seconds": median(seconds) if seconds else None,
         "not_looked_at": sum(any(name in row["results"] for name in names) for row in rows) - len(looked(rows, names)),
@@ -211,8 +213,8 @@ def _part(part: str, figures: Row, counts: Row) -> list[str]:
         "",
         "| attack | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
-        *(line(attack, lambda column, a=attack: _cell(column["attacks"].get(a))) for attack in attacks),
-        *(line(f"**{group}**", lambda column, g=group: _cell(column["groups"][g])) for group in groups),
+        *(line(attack, partial(_of, "attacks", attack)) for attack in attacks),
+        *(line(f"**{group}**", partial(_of, "groups", group)) for group in groups),
         line("right class, of single-target models accused", lambda column: _share(column["groups"]["everything"]["right_class"])),
         line("**false alarms, benign models**", lambda column: _share(column["benign"])),
         line("of these, repaired by fine-tuning", lambda column: _share(column["repaired"])),
@@ -220,6 +222,10 @@ def _part(part: str, figures: Row, counts: Row) -> list[str]:
         line("median CPU seconds", lambda c: "–" if c["median_cpu_seconds"] is None else f"{c['median_cpu_seconds']:.1f}"),
         "",
     ]
+
+
+def _of(kind: str, name: str, column: Row) -> str:
+    return _cell(column[kind].get(name))
 
 
 def _share(value: Row) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from modelguard import Capability, Detector, Finding, ScanContext, Target, option
+from modelguard import Capability, Detector, Finding, ScanContext, Skip, Target, option
 from modelguard_neural_cleanse.rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
 
 REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
@@ -58,8 +58,11 @@ class WarpCleanse(NeuralCleanse):
 
     # A wider one bends some class of clean vision transformers into another: 0.074 and more on four of five (docs/detection-matrix.md).
     area: float = option(0.07, "largest accused warp: mean displacement as a part of the image's side", gt=0, le=1)
+    quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        if self.quick:
+            raise Skip("a quick look leaves out the search for warps; scan without quick")
         from modelguard_neural_cleanse.transforms import Warp
         from modelguard_neural_cleanse.universal import scan
 
@@ -91,9 +94,11 @@ class LabelMapCleanse(Detector):
     area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
     success: float = option(0.6, "attack success on unseen images from which a label map is accused", ge=0, le=1)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
-    quick: bool = option(False, "half the steps")
+    quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        if self.quick:
+            raise Skip("a quick look leaves out the search for label maps; scan without quick")
         from modelguard_neural_cleanse.labelmaps import scan_label_maps
 
         yield from scan_label_maps(self, target, context)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from modelguard import Confidence, Finding, ScanContext, Skip, Target
-from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Question, invert, refine
+from modelguard_neural_cleanse.inversion import STANDARD, Question, invert, refine
 from modelguard_neural_cleanse.prepare import prepare
 from modelguard_neural_cleanse.rules import MAP
 from modelguard_neural_cleanse.transforms import Patch
@@ -36,16 +36,15 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
         raise Skip("with two classes, all-to-all is the exchange of both, which any universal perturbation does")
     transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
     question = cyclic_shifts(evidence.classes)
-    schedule = QUICK if detector.quick else STANDARD
-    search = f"{detector.id}/{detector.samples}/{detector.quick}/{context.seed}"
-    inverted = target.memo(search, lambda: invert(target, context, evidence, question, transform, schedule))
+    search = f"{detector.id}/{detector.samples}/{context.seed}"
+    inverted = target.memo(search, lambda: invert(target, context, evidence, question, transform, STANDARD))
     outliers = judge(inverted, len(question.wanted))
     rows = table(inverted, outliers, transform)
     context.summary(
         # Unreached maps are no evidence however their last sizes compare.
         score=max((float(s) for s in inverted.success), default=0.0) + (score(inverted, outliers) if inverted.reached.any() else 0.0),
         maps=[{"shift": row.pop("class") + 1, **row} for row in rows],
-        schedule="batched" + ("/quick" if detector.quick else ""),
+        schedule="batched",
         images={"search": len(evidence.search), "check": len(evidence.check)},
         clean_accuracy=evidence.accuracy,
     )

@@ -327,8 +327,9 @@ def test_a_search_is_made_once_a_model_samples_seed_and_options(
     assert steps > before, "other samples are another search"
 
 
-def test_a_quick_look_says_that_it_leaves_the_pairs_out(target: Make) -> None:
-    outcome = scan(SourceCleanse, target(), quick=True)
+@pytest.mark.parametrize("detector", [SourceCleanse, WarpCleanse, LabelMapCleanse])
+def test_a_quick_look_says_what_it_leaves_out(target: Make, detector: type[Detector]) -> None:
+    outcome = scan(detector, target(), quick=True)
     assert outcome.status is Status.SKIPPED
     assert "quick" in outcome.reason
 
