@@ -157,7 +157,8 @@ def page(summary: Row) -> str:
         f"{failed['built']} built are left out because the attack did not take or cost more than two points of accuracy "
         f"({_counts(failed['attacks'])}).",
         "",
-        "Thresholds were chosen on the open part. What no detector here is made for (triggers that depend on the input, such as WaNet's "
+        "Thresholds were chosen on the open part; before they last moved, totals of a smaller reserved part had been seen once. Two gates (the "
+        "warp's size, the pair's success) were tightened after the runs and applied to the evidence that had been stored. What no detector here is made for (triggers that depend on the input, such as WaNet's "
         "warp) is counted all the same. No trigger search proves a model clean.",
         "",
         *_goals(figures["reserved"], figures["open"]),
