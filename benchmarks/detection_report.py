@@ -134,8 +134,8 @@ def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
         "architectures": Counter(row["model"]["arch"] for row in rows),
         "failed": {"n": len(failed), "built": len(records), "attacks": Counter(record["spec"]["attack"] for record in failed)},
         "figures": {part: {column: summarise(of, group) for column, group in columns.items()} for part, of in members.items()},
-        "misses": sorted(_named(rows, ("backdoored",), False)),
-        "false_alarms": sorted(_named(rows, BENIGN, True)),
+        "misses": sorted(_named(members["open"], ("backdoored",), False)),
+        "false_alarms": sorted(_named(members["open"], BENIGN, True)),
     }
 
 
@@ -157,9 +157,10 @@ def page(summary: Row) -> str:
         f"{failed['built']} built are left out because the attack did not take or cost more than two points of accuracy "
         f"({_counts(failed['attacks'])}).",
         "",
-        "Thresholds were chosen on the open part; before they last moved, totals of a smaller reserved part had been seen once. Two gates (the "
-        "warp's size, the pair's success) were tightened after the runs and applied to the evidence that had been stored. What no detector here is made for (triggers that depend on the input, such as WaNet's "
-        "warp) is counted all the same. No trigger search proves a model clean.",
+        "Thresholds were chosen on the open part; before they last moved, totals of a smaller reserved part had been seen once. Two gates "
+        "(the warp's size, the pair's success) were tightened after the runs and applied to the evidence that had been stored. What no "
+        "detector here is made for (triggers that depend on the input, such as WaNet's warp) is counted all the same. No trigger search "
+        "proves a model clean.",
         "",
         *_goals(figures["reserved"], figures["open"]),
         "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the benign models.",
@@ -169,7 +170,7 @@ def page(summary: Row) -> str:
     ]
     for part, columns in figures.items():
         lines += _part(part, columns, summary["models"][part])
-    lines += ["## By name", "", "Backdoored models that `builtin:baseline` lets through, and benign ones it blocks.", ""]
+    lines += ["## By name", "", "Open part: backdoored models that `builtin:baseline` lets through, and benign ones it blocks.", ""]
     lines += [f"* missed: `{name}`" for name in summary["misses"]] + [f"* false alarm: `{name}`" for name in summary["false_alarms"]]
     return "\n".join(lines) + "\n"
 
