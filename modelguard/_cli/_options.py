@@ -16,6 +16,7 @@ from modelguard.errors import UsageError
 if TYPE_CHECKING:
     from modelguard._plugins import Registry
     from modelguard.detector import Detector
+    from modelguard.model import ModelOptions
     from modelguard.report import Decision, Report
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,6 +79,20 @@ model_options = stack(
         help="What products and convolutions are computed in; the rest stays float32 [float32].",
     ),
 )
+
+
+def chosen_model(factory: str | None, input_spec: str | None, device: str, precision: str, threads: int | None) -> ModelOptions:
+    """What ``model_options`` and ``--threads`` ask for; a factory is looked up from the working directory."""
+    from modelguard.model import ModelOptions
+
+    return ModelOptions(
+        factory=factory,
+        input=input_spec,
+        device=device,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        threads=threads,
+        cwd=Path.cwd(),
+    )
 
 
 def load_registry(plugins: Iterable[str], allows: Callable[[str], bool] | None = None) -> Registry:

@@ -7,12 +7,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from modelguard._cli._options import (
+    chosen_model,
     existing_path,
     load_registry,
     model_options,
@@ -58,7 +58,6 @@ def command(
     from modelguard._scanner.job import Limits
     from modelguard._scanner.scan import Request, scan
     from modelguard.artifact import SourceContext
-    from modelguard.model import ModelOptions
     from modelguard.report import PolicyInfo
 
     if input_spec is not None:
@@ -69,14 +68,7 @@ def command(
             target=target,
             detectors=(DescribeModel,),
             samples=existing_path(samples, "--samples"),
-            model=ModelOptions(
-                factory=factory,
-                input=input_spec,
-                device=device,  # type: ignore[arg-type]
-                precision=precision,  # type: ignore[arg-type]
-                threads=threads,
-                cwd=Path.cwd(),
-            ),
+            model=chosen_model(factory, input_spec, device, precision, threads),
             timeout=timeout,
             seed=seed,
             limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),

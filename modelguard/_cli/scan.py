@@ -11,6 +11,7 @@ import click
 
 from modelguard._cli._options import (
     choose_detectors,
+    chosen_model,
     deliver,
     existing_path,
     load_registry,
@@ -101,7 +102,6 @@ def prepare(
     from modelguard._scanner.scan import Request
     from modelguard.artifact import SourceContext
     from modelguard.detector import configure, option_fields
-    from modelguard.model import ModelOptions
     from modelguard.policy import load_policy
 
     rules = load_policy(policy)
@@ -126,14 +126,7 @@ def prepare(
         detectors=chosen,
         reference=reference,
         samples=existing_path(samples, "--samples"),
-        model=ModelOptions(
-            factory=factory,
-            input=input_spec,
-            device=device,  # type: ignore[arg-type]
-            precision=precision,  # type: ignore[arg-type]
-            threads=threads,
-            cwd=Path.cwd(),
-        ),
+        model=chosen_model(factory, input_spec, device, precision, threads),
         options=values,
         timeouts={name: float(seconds) for name, seconds in rules.detectors.timeouts.items()},
         timeout=timeout,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 UNREMARKABLE = 0.5
 """What a member is taken to say of a class it looked at closely and cleared."""
-FAMILIES, MIN_REASR = ("patch", "filter"), 0.6
-"""The kinds of trigger ABS inverts, and the success from which it accuses."""
+FAMILIES = ("patch", "filter")
+"""The kinds of trigger ABS inverts."""
 USUAL_SIZES = Prior(spread=0.25, degrees=4)
 """Spread of log trigger sizes between the classes of clean models: .1 to .4 over the open part of the zoo."""
 
@@ -68,11 +68,13 @@ def _alone(said: Said, classes: int) -> Floats:
 def _stimulated(said: Said, classes: int) -> Floats:
     """ABS: the smaller p-value of its families of triggers. A class whose trigger seldom works is unremarkable, however much more often it
     does than the others': ABS itself would not accuse it (Liu et al. 2019, section 4.4, REASR)."""
+    from modelguard_abs.detector import Abs
+
     p = np.full(classes, np.nan)
     for row in said.numbers["classes"]:
         families = [row[name] for name in FAMILIES if name in row]
         held = [
-            len(families) * item["p_value"] if max(item["success"]) >= MIN_REASR else max(UNREMARKABLE, item["p_value"])
+            len(families) * item["p_value"] if max(item["success"]) >= Abs.reasr else max(UNREMARKABLE, item["p_value"])
             for item in families
         ]
         p[row["class"]] = min([1.0, *held])
