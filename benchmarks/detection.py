@@ -25,15 +25,13 @@ from fnmatch import fnmatch
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from detection_report import ENSEMBLE, PAGE, RESULTS, Row, page, read, summarise_all, thresholds
+from detection_report import ENSEMBLE, PAGE, QUICK, RESULTS, Row, page, read, summarise_all, thresholds
 
 from modelguard import Detector, SamplesError, configure, option_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = RESULTS.with_suffix(".json")
 RECORDS = RESULTS.with_name("zoo.json")
-QUICK = "quick/"
-"""Prefix of a detector's results with its `quick` option."""
 
 
 def detectors() -> list[type[Detector]]:
@@ -137,8 +135,9 @@ def report(zoo: Path) -> None:
         RECORDS.write_text(json.dumps(records(zoo), sort_keys=True, separators=(",", ":")).replace('},"', '},\n"') + "\n")
     summary = summarise_all(read(), json.loads(RECORDS.read_text()))
     SUMMARY.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(summary))
-    print(page(summary))
+    text = page(summary)
+    PAGE.write_text(text)
+    print(text)
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ STATIC = (*PATCH_LIKE, "blended", "sig", "reflection", "clean-label", "all-to-al
 BENIGN = ("clean", "repaired")
 SEARCHES = "neural-cleanse ∪ abs"
 ENSEMBLE = "backdoor-ensemble"
+QUICK = "quick/"
+"""Prefix of a detector's results with its `quick` option."""
 BASELINE = "builtin:baseline"
 BLOCKING = ("abs", ENSEMBLE, "neural-cleanse", "neural-cleanse-all-to-all", "neural-cleanse-warp")
 """Detectors of triggers whose findings are of severity high, which is what builtin:baseline blocks."""
@@ -165,7 +167,7 @@ def page(summary: Row) -> str:
         *_goals(figures["reserved"], figures["open"]),
         "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the benign models.",
         f"`{BASELINE}` is the union of {', '.join(BLOCKING)}: what accuses with severity high.",
-        "Columns `quick/…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
+        f"Columns `{QUICK}…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
         "",
     ]
     for part, columns in figures.items():
@@ -181,7 +183,7 @@ def _goals(reserved: Row, opened: Row) -> list[str]:
         ("ensemble, all static", ENSEMBLE, "all static", "TPR ≥ .85 at FPR ≤ .05"),
         ("all that `builtin:baseline` blocks, all static", BASELINE, "all static", "none set"),
         ("ensemble, WaNet", ENSEMBLE, "wanet", "TPR ≥ .6"),
-        ("ensemble with `--quick`, all static", "quick/" + ENSEMBLE, "all static", "its loss, published"),
+        ("ensemble with `--quick`, all static", QUICK + ENSEMBLE, "all static", "its loss, published"),
     )
     lines = ["| figure | goal | reserved third | open part |", "|---|---|---|---|"]
     for title, column, group, goal in rows:
