@@ -78,7 +78,9 @@ def module_kind(root: nn.Module, name: str, module: nn.Module) -> Kind | None:
 
 _OPERATORS: dict[str, Kind] = {
     **dict.fromkeys(("conv", "convtranspose", "convinteger", "qlinearconv", "conv1d", "conv2d", "conv3d", "fusedconv", "nhwcconv"), "conv"),
-    **dict.fromkeys(("gemm", "linear", "fusedgemm", "fusedmatmul", "matmulnbits", "qlinearmatmul", "qgemm", "addmm"), "linear"),
+    **dict.fromkeys(
+        ("gemm", "linear", "linear_layer", "fusedgemm", "fusedmatmul", "matmulnbits", "qlinearmatmul", "qgemm", "addmm"), "linear"
+    ),
     **dict.fromkeys(
         ("batchnormalization", "layernormalization", "instancenormalization", "groupnormalization", "rmsnormalization", "batch_norm",
          "simplifiedlayernormalization", "skiplayernormalization", "skipsimplifiedlayernormalization", "lrn", "layer_norm", "group_norm"),
@@ -100,7 +102,8 @@ _OPERATORS: dict[str, Kind] = {
 
 
 def node_kind(module: fx.GraphModule, node: fx.Node) -> Kind | None:
-    """The kind of an fx node as a layer, or None. ONNX operators are told by ``node.meta["op_type"]``.
+    """The kind of an fx node as a layer, or None. Operators of an ONNX graph, and what was fused of several, are told by
+    ``node.meta["op_type"]``.
 
     A product with a constant matrix is a linear layer; when a constant bias is added right after, the layer is that sum. The
     sum of two computed tensors is a residual ``block`` boundary.

@@ -256,7 +256,8 @@ def _single(imported: ImportedGraph, main: ValueInfo, pad: int | None) -> fx.Gra
     for node in graph.nodes:
         source = imported.nodes.get(node.name)
         if source is not None:
-            node.meta["op_type"], node.meta["name"] = source.op_type, source.name or source.output
+            node.meta.setdefault("op_type", source.op_type)  # unless it was put together of several
+            node.meta["name"] = source.name or source.output
     graph.eliminate_dead_code()
     graph.lint()
     imported.module.recompile()

@@ -116,6 +116,19 @@ def test_activations_of_a_graph_are_captured_patched_and_cut(tmp_path: Path, hel
     assert sorted(model.capture(x, both)[1]) == sorted(both)
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_the_units_of_a_transformer_are_layers_although_exporters_take_them_apart(tmp_path: Path, dynamo: bool) -> None:
+    model = built(export(copy.deepcopy(digits_module("vit")), tmp_path / "model.onnx", dynamo=dynamo))
+    shapes = {kind: [layer.shape for layer in model.layers if layer.kind == kind] for kind in ("linear", "activation")}
+    assert shapes["activation"] == [(17, 64)] * 2  # one a block: 16 patches and the class token
+    assert shapes["linear"].count((17, 64)) == 2
+    assert all(layer.unit_axis == -1 for layer in model.layers if layer.shape == (17, 64))
+    name = next(layer.name for layer in model.layers if layer.kind == "activation")
+    x = torch.rand(3, 1, 8, 8) * 255
+    assert model.capture(x, [name])[1][name].shape == (3, 17, 64)
+    assert not torch.allclose(model.patch(x, {name: torch.zeros_like}), model(x))
+
+
 def test_a_layer_inside_a_residual_block_is_no_cut(tmp_path: Path) -> None:
     model = built(export(copy.deepcopy(digits_module("vit")), tmp_path / "model.onnx"))
     inside = next(layer.name for layer in model.layers if layer.kind == "activation")

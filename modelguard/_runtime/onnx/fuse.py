@@ -265,7 +265,8 @@ RULES: tuple[Rule, ...] = (_linear, _gelu, _silu, _layer_norm, _attention, _grou
 
 
 def fuse(graph: fx.Graph, root: nn.Module, sources: MutableMapping[fx.Node, Any]) -> None:
-    """Replace known patterns by torch's own functions, in place. ``node.meta["rank"]`` is the rank of a value where it is known."""
+    """Replace known patterns by torch's own functions, in place. ``node.meta["rank"]`` is the rank of a value where it is known;
+    ``node.meta["op_type"]`` of what is put in is the name of the function, since the last node of the pattern says nothing of it."""
     for node in list(graph.nodes):
         for rule in RULES:
             found = rule(node, root) if node.op == "call_function" else None
@@ -274,7 +275,7 @@ def fuse(graph: fx.Graph, root: nn.Module, sources: MutableMapping[fx.Node, Any]
             target, args, kwargs = found
             with graph.inserting_before(node):
                 fused = graph.create_node("call_function", target, args, kwargs, node.name)
-            fused.meta.update(node.meta)
+            fused.meta.update(node.meta, op_type=target.__name__)
             node.replace_all_uses_with(fused)
             if node in sources:
                 sources[fused] = sources.pop(node)
