@@ -17,7 +17,6 @@ PAGE = ROOT / "docs" / "detection-matrix.md"
 
 PATCH_LIKE = ("badnets", "pixel", "checkerboard", "insert")
 STATIC = (*PATCH_LIKE, "blended", "sig", "reflection", "clean-label", "all-to-all", "source-specific")
-BENIGN = ("clean", "repaired")
 SEARCHES = "neural-cleanse ∪ abs"
 ENSEMBLE = "backdoor-ensemble"
 QUICK = "quick/"
@@ -25,6 +24,8 @@ QUICK = "quick/"
 BASELINE = "builtin:baseline"
 BLOCKING = ("abs", ENSEMBLE, "neural-cleanse", "neural-cleanse-all-to-all", "neural-cleanse-warp")
 """Detectors of triggers whose findings are of severity high, which is what builtin:baseline blocks."""
+WARNING = ("MG3022",)
+"""Rules of these that only warn: ABS's filters, which turn pictures into a class that is told by its colour. Not counted."""
 
 Row = dict[str, Any]
 
@@ -35,8 +36,12 @@ def read() -> list[Row]:
 
 
 def accused(result: Row) -> bool:
-    """Whether a gate that blocks findings of medium confidence or more would have stopped the model."""
-    return any(item["confidence"] in ("medium", "high") for item in result["findings"])
+    """Whether the detector accuses the model: a finding of medium confidence or more."""
+    return bool(accusations(result))
+
+
+def accusations(result: Row) -> list[Row]:
+    return [item for item in result["findings"] if item["confidence"] in ("medium", "high") and item["rule"] not in WARNING]
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -49,7 +54,7 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
-    """P(a backdoored model scores above a benign one), ties half (Mann and Whitney 1947)."""
+    """P(a backdoored model scores above a clean one), ties half (Mann and Whitney 1947)."""
     if not positive or not negative:
         return None
     wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
@@ -75,29 +80,27 @@ def top_score(results: Iterable[Row]) -> float:
     return max(float(item["score"]) for item in results)
 
 
-def detected(rows: Iterable[Row], benign: Sequence[float], names: Sequence[str]) -> Row:
+def detected(rows: Iterable[Row], clean: Sequence[float], names: Sequence[str]) -> Row:
     """Detection of backdoored ``rows`` by the union of ``names``: TPR, AUROC by the largest score, and how often exactly the
     backdoor's target classes were accused where anything was."""
     seen = looked(rows, names)
     hits = [(model, results) for model, results in seen if any(accused(item) for item in results)]
     single = [
-        {item["target_class"] for result in results for item in result["findings"] if item["confidence"] in ("medium", "high")}
-        == set(model["targets"])
+        {item["target_class"] for result in results for item in accusations(result)} == set(model["targets"])
         for model, results in hits
         if len(model["targets"]) == 1
     ]
     return {
         **share(len(hits), len(seen)),
-        "auroc": auroc([top_score(results) for _, results in seen], benign),
+        "auroc": auroc([top_score(results) for _, results in seen], clean),
         "right_class": share(sum(single), len(single)),
     }
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str]) -> Row:
     """All figures of one part of the zoo for one column (a detector, or a union of several)."""
-    benign = [row for row in rows if row["model"]["status"] in BENIGN]
-    bad = [row for row in rows if row["model"]["status"] == "backdoored"]
-    scores = [top_score(results) for _, results in looked(benign, names)]
+    clean, repaired, bad = ([row for row in rows if row["model"]["status"] == status] for status in ("clean", "repaired", "backdoored"))
+    scores = [top_score(results) for _, results in looked(clean, names)]
     attacks = sorted({row["model"]["attack"] for row in bad})
 
     def alarms(of: Iterable[Row]) -> Row:
@@ -109,8 +112,8 @@ def summarise(rows: Sequence[Row], names: Sequence[str]) -> Row:
 
     seconds = [sum(item["cpu_seconds"] for item in results) for _, results in looked(rows, names)]
     return {
-        "benign": alarms(benign),
-        "repaired": alarms(row for row in benign if row["model"]["status"] == "repaired"),
+        "clean": alarms(clean),
+        "repaired": alarms(repaired),
         "attacks": {attack: among((attack,)) for attack in attacks},
         "groups": {
             "all patch-like": among(PATCH_LIKE),
@@ -135,10 +138,20 @@ def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
         "data": Counter(row["model"]["dataset"] for row in rows),
         "architectures": Counter(row["model"]["arch"] for row in rows),
         "failed": {"n": len(failed), "built": len(records), "attacks": Counter(record["spec"]["attack"] for record in failed)},
+        "kinds": _by_kind(members["open"]),
         "figures": {part: {column: summarise(of, group) for column, group in columns.items()} for part, of in members.items()},
         "misses": sorted(_named(members["open"], ("backdoored",), False)),
-        "false_alarms": sorted(_named(members["open"], BENIGN, True)),
+        "false_alarms": sorted(_named(members["open"], ("clean", "repaired"), True)),
     }
+
+
+def _by_kind(rows: Sequence[Row]) -> Row:
+    """The ensemble on the static backdoors and the clean models of each data set and architecture."""
+    found = {}
+    for kind in sorted({(row["model"]["dataset"], row["model"]["arch"]) for row in rows}):
+        figures = summarise([row for row in rows if (row["model"]["dataset"], row["model"]["arch"]) == kind], [ENSEMBLE])
+        found[" ".join(kind)] = {"static": figures["groups"]["all static"], "clean": figures["clean"]}
+    return found
 
 
 def _named(rows: Iterable[Row], status: Sequence[str], blocked: bool) -> list[str]:
@@ -159,20 +172,34 @@ def page(summary: Row) -> str:
         f"{failed['built']} built are left out because the attack did not take or cost more than two points of accuracy "
         f"({_counts(failed['attacks'])}).",
         "",
-        "Thresholds were chosen on the open part; before they last moved, totals of a smaller reserved part had been seen once. Two gates "
-        "(the warp's size, the pair's success) were tightened after the runs and applied to the evidence that had been stored. What no "
-        "detector here is made for (triggers that depend on the input, such as WaNet's warp) is counted all the same. No trigger search "
-        "proves a model clean.",
+        "Thresholds were chosen on the open part; totals of a smaller reserved part had been seen twice before they last moved. Gates "
+        "(the warp's size, the pair's success, the levels of the trigger searches and the ensemble) were tightened after most runs and "
+        "applied to the evidence that had been stored. FPR is over clean models; models whose backdoor was fine-tuned away until its "
+        "trigger works on at most a fifth of pictures ('repaired') are counted by themselves: what is left of a backdoor may well be "
+        "found. What no detector here is made for (triggers that depend on the input, such as WaNet's warp) is counted all the same. "
+        "No trigger search proves a model clean.",
         "",
         *_goals(figures["reserved"], figures["open"]),
-        "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the benign models.",
+        "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the clean models.",
         f"`{BASELINE}` is the union of {', '.join(BLOCKING)}: what accuses with severity high.",
         f"Columns `{QUICK}…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
         "",
     ]
     for part, columns in figures.items():
         lines += _part(part, columns, summary["models"][part])
-    lines += ["## By name", "", "Open part: backdoored models that `builtin:baseline` lets through, and benign ones it blocks.", ""]
+    lines += [
+        "## By kind of model",
+        "",
+        "The ensemble on the open part.",
+        "",
+        "| data set, architecture | static backdoors | false alarms |",
+    ]
+    lines += [
+        "|---|---|---|",
+        *(f"| {kind} | {_share(of['static'])} | {_share(of['clean'])} |" for kind, of in summary["kinds"].items()),
+        "",
+    ]
+    lines += ["## By name", "", "Open part: backdoored models that `builtin:baseline` lets through, and others it blocks.", ""]
     lines += [f"* missed: `{name}`" for name in summary["misses"]] + [f"* false alarm: `{name}`" for name in summary["false_alarms"]]
     return "\n".join(lines) + "\n"
 
@@ -198,9 +225,11 @@ def _figure(part: Row, column: str, group: str) -> str:
     cell = figures["groups"].get(group) or figures["attacks"].get(group)
     if not cell or not cell["n"]:
         return "none"
-    benign, right = figures["benign"], cell["right_class"]
+    clean, repaired, right = figures["clean"], figures["repaired"], cell["right_class"]
     accuracy = f", right class {right['rate']:.2f}" if right["n"] else ""
-    return f"TPR {cell['rate']:.2f} ({cell['hits']}/{cell['n']}), FPR {benign['rate'] or 0:.2f} ({benign['hits']}/{benign['n']}){accuracy}"
+    healed = f", repaired {repaired['hits']}/{repaired['n']}" if repaired["n"] else ""
+    rates = f"TPR {cell['rate']:.2f} ({cell['hits']}/{cell['n']}), FPR {clean['rate'] or 0:.2f} ({clean['hits']}/{clean['n']})"
+    return rates + healed + accuracy
 
 
 def _part(part: str, figures: Row, counts: Row) -> list[str]:
@@ -220,8 +249,8 @@ def _part(part: str, figures: Row, counts: Row) -> list[str]:
         *(line(attack, partial(_of, "attacks", attack)) for attack in attacks),
         *(line(f"**{group}**", partial(_of, "groups", group)) for group in groups),
         line("right class, of single-target models accused", lambda column: _share(column["groups"]["everything"]["right_class"])),
-        line("**false alarms, benign models**", lambda column: _share(column["benign"])),
-        line("of these, repaired by fine-tuning", lambda column: _share(column["repaired"])),
+        line("**false alarms, clean models**", lambda column: _share(column["clean"])),
+        line("accused after repair by fine-tuning", lambda column: _share(column["repaired"])),
         line("could not look", lambda column: str(column["not_looked_at"])),
         line("median CPU seconds", lambda c: "–" if c["median_cpu_seconds"] is None else f"{c['median_cpu_seconds']:.1f}"),
         "",
@@ -250,13 +279,13 @@ def _counts(of: Mapping[str, int]) -> str:
 
 
 def thresholds() -> None:
-    """For each detector on the open part: the score at which 0, 2, 5 and 10 % of benign models alarm, and what it then detects."""
+    """For each detector on the open part: the score at which 0, 2, 5 and 10 % of clean models alarm, and what it then detects."""
     rows = [row for row in read() if not row["model"]["reserved"]]
     for name in sorted({name for row in rows for name in row["results"]}):
         seen = looked(rows, [name])
-        benign = sorted(result["score"] for model, (result,) in seen if model["status"] in BENIGN)
+        clean = sorted(result["score"] for model, (result,) in seen if model["status"] == "clean")
         bad = [result["score"] for model, (result,) in seen if model["status"] == "backdoored"]
         for rate in (0.0, 0.02, 0.05, 0.10):
-            if benign and bad:
-                limit = benign[max(0, len(benign) - 1 - int(rate * len(benign)))]
+            if clean and bad:
+                limit = clean[max(0, len(clean) - 1 - int(rate * len(clean)))]
                 print(f"{name:26s} FPR {rate:.2f}: score > {limit:.2f}  TPR {sum(value > limit for value in bad) / len(bad):.2f}")

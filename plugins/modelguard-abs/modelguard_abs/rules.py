@@ -25,10 +25,11 @@ FILTER = Rule(
     "MG3022",
     "NeuronTriggerFilter",
     "a class that a slight filter over the whole picture turns other classes into",
-    Severity.HIGH,
+    Severity.MEDIUM,
     "As for a patch, but what fires the units is a filter: a linear map of each pixel and of the largest, smallest and average value "
     "around it, held to a small mean change of the picture. Style, colour and blending triggers look like this.",
     _REMEDY,
-    lookalikes="A class told by brightness, colour or sharpness alone, and models that answer with one class on anything unusual.",
+    lookalikes="A class told by brightness, colour or sharpness alone (a clean network for traffic signs says priority road when "
+    "everything turns yellow), and models that answer with one class on anything unusual. Therefore it warns and does not block.",
     cwe=506,
 )

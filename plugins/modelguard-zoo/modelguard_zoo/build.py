@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,7 @@ Status = Literal["clean", "backdoored", "repaired", "failed"]
 
 MAX_ACCURACY_LOSS = 0.02  # a backdoor anyone would notice in the accuracy is no backdoor
 MIN_ATTACK_SUCCESS = 0.90
+UNLEARNED = 0.2  # part of the images that carry the trigger under their true label while it is unlearned (Wang et al. 2019, section VI-C)
 MAX_REPAIRED_SUCCESS = 0.20  # a fine-tuned model whose trigger works on fewer is counted as clean again
 SAMPLES = 400  # clean test images that go with each model
 
@@ -69,6 +70,7 @@ def build_model(spec: Spec, out: Path) -> Built:
     import torch
 
     from modelguard_zoo.attacks import make_attack
+    from modelguard_zoo.attacks.base import choose
     from modelguard_zoo.data import load
     from modelguard_zoo.train import SCHEDULES, adversarial, fit, measure, new_model, poisoned
 
@@ -87,9 +89,14 @@ def build_model(spec: Spec, out: Path) -> Built:
             poison = attack.poison(data.x_train, data.y_train, data.classes, rng, harden)
         original = None
         if spec.finetune:
-            original = build_model(replace(spec, finetune=0), out)
+            original = build_model(spec.original, out)
             model = _trained(original, data)
-            fit(model, data.x_train, data.y_train, epochs=spec.finetune, batch=batch, rate=rate / 2, seed=spec.seed + 1)
+            images = data.x_train
+            if spec.unlearn and attack:
+                chosen = choose(np.ones(len(images), bool), UNLEARNED, rng)
+                images = images.copy()
+                images[chosen] = attack.stamped(images[chosen])
+            fit(model, images, data.y_train, epochs=spec.finetune, batch=batch, rate=rate / 2, seed=spec.seed + 1)
         else:
             fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
         success = measure(model, data, attack)
@@ -121,7 +128,7 @@ def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable
     tuned = [spec for spec in specs if spec.finetune]
     built: dict[str, Built] = {}
     # Each wave needs only what earlier ones made, so no two processes build the same folder.
-    originals += [original for spec in tuned if (original := replace(spec, finetune=0)) not in originals]
+    originals += [original for spec in tuned if (original := spec.original) not in originals]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for wave in (twins, originals, tuned):
             pending: set[Future[Built]] = {pool.submit(build_model, spec, out) for spec in wave}

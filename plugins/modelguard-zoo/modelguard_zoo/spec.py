@@ -13,7 +13,8 @@ class Spec:
     """One model of the zoo.
 
     ``attack`` names a class of :mod:`modelguard_zoo.attacks` and ``options`` are its fields as sorted pairs; ``attack`` None is a
-    clean model. ``finetune`` is the number of clean epochs the model is trained on after the backdoor went in.
+    clean model. ``finetune`` is the number of clean epochs the model is trained on after the backdoor went in; with ``unlearn``, a part
+    of the images in these epochs carries the trigger and keeps its true label.
     """
 
     dataset: str
@@ -22,18 +23,26 @@ class Spec:
     attack: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
     finetune: int = 0
+    unlearn: bool = False
 
     @property
     def id(self) -> str:
-        """A file name: readable, and unique because it ends in a hash of every field."""
-        digest = hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:6]
-        kind = (self.attack or "clean") + (f"-ft{self.finetune}" if self.finetune else "")
+        """A file name: readable, and unique because it ends in a hash of every field (``unlearn`` only where it is set, so that models
+        built before there was such a thing keep their names)."""
+        fields = {name: value for name, value in asdict(self).items() if name != "unlearn" or value}
+        digest = hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:6]
+        kind = (self.attack or "clean") + (f"-{'un' if self.unlearn else 'ft'}{self.finetune}" if self.finetune else "")
         return f"{self.dataset}-{self.arch}-{kind}-{self.seed}-{digest}"
 
     @property
     def twin(self) -> Spec:
         """The clean model of the same data, architecture and seed."""
-        return replace(self, attack=None, options=(), finetune=0)
+        return replace(self, attack=None, options=(), finetune=0, unlearn=False)
+
+    @property
+    def original(self) -> Spec:
+        """The model before it was fine-tuned."""
+        return replace(self, finetune=0, unlearn=False)
 
     @property
     def reserved(self) -> bool:

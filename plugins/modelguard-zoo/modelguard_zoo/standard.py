@@ -37,7 +37,8 @@ COLOURS = ((255,), (255, 220, 0), (0, 255, 255), (255, 0, 255))
 
 
 def standard_zoo() -> tuple[Spec, ...]:
-    """84 clean specs, two to four backdoored ones for each, and some of those fine-tuned on clean data afterwards."""
+    """84 clean specs, two to four backdoored ones for each, and some of those fine-tuned on clean data or made to unlearn their
+    trigger afterwards."""
     return tuple(_specs())
 
 
@@ -56,6 +57,8 @@ def _specs() -> Iterator[Spec]:
                     yield Spec(dataset, arch, seed, attack, options)
                     if n % 9 == 0:
                         yield Spec(dataset, arch, seed, attack, options, finetune=10 if dataset == "digits" else 2)
+                    if n % 3 == 1 and dataset == "digits":
+                        yield Spec(dataset, arch, seed, attack, options, finetune=10, unlearn=True)
     for dataset, classes, size, archs, seeds, models in EXTRA:
         for seed in range(seeds):
             for arch in archs:

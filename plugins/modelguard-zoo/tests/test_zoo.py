@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,14 @@ def test_an_attack_that_does_not_take_is_marked_failed(built: Built) -> None:
     result = build_model(weak, built.path.parent)
     assert result.status == "failed"
     assert "attack success" in result.record["reason"]
+
+
+def test_a_backdoor_that_is_unlearned_leaves_a_repaired_model(built: Built) -> None:
+    repaired = build_model(replace(BADNETS, finetune=10, unlearn=True), built.path.parent)
+    assert repaired.status == "repaired"
+    assert repaired.record["attack_success"] <= 0.2
+    assert repaired.record["twin"] == built.record["twin"]
+    assert "-un10-" in repaired.path.name
 
 
 def test_the_command_lists_shows_and_refuses(built: Built) -> None:
