@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from modelguard_companions.outlier import over_all
 from torch import Tensor
@@ -17,7 +18,8 @@ from modelguard_abs.evidence import Evidence, at_once, prepare
 from modelguard_abs.inversion import attempts, invert
 from modelguard_abs.rules import FILTER, PATCH
 from modelguard_abs.stimulation import Candidate, candidate_layers, per_class, stimulate
-from modelguard_abs.triggers import Filters, Patches, Triggers
+from modelguard_abs.triggers import Filters, Patches, Triggers, Windows
+from modelguard_abs.windows import QUICK, ROUNDS, best_windows
 
 if TYPE_CHECKING:
     from modelguard import RunnableModel
@@ -49,14 +51,24 @@ class Family:
 
 @dataclass(frozen=True)
 class Searched:
-    """``triggers`` has one arm for each size and candidate, sizes outermost. ``success`` (sizes, A) on the check pictures."""
+    """``triggers`` has one arm for each size and each of ``targets`` (A,), sizes outermost. ``success`` (sizes, A) on the check pictures.
 
-    family: Family
+    ``traced`` are the neurons each arm was traced back from; None for squares, which are searched for directly.
+    """
+
+    rule: Rule
     triggers: Triggers
+    targets: list[int]
+    traced: list[Candidate] | None
     success: Floats
     labels: list[int]
-    arms: list[Any]
+    arms: list[npt.NDArray[np.int64]]
     verdict: Verdict
+
+    @property
+    def blocks(self) -> bool:
+        """Whether an accusation counts against the model by itself."""
+        return self.rule is PATCH
 
 
 def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Finding]:
@@ -64,10 +76,12 @@ def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Findin
     evidence = prepare(target, context, detector.pictures, detector.check)
     key = f"{detector!r}/{context.seed}"
     candidates, layers, searches = target.memo(key, lambda: _search_all(detector, target, context, evidence))
-    strongest = min(searches, key=lambda item: item.verdict.p_value)
+    blocking = [searched for searched in searches if searched.blocks]
+    strongest = min(blocking, key=lambda item: item.verdict.p_value)
+    p_value = min(1.0, len(blocking) * strongest.verdict.p_value)
     context.summary(
-        score=round(-float(np.log10(max(1e-12, strongest.verdict.p_value))), 6),
-        p_value=strongest.verdict.p_value,
+        score=round(-float(np.log10(max(1e-12, p_value))), 6),
+        p_value=p_value,
         target_class=strongest.labels[strongest.verdict.accused],
         layers=layers,
         pictures={"search": len(evidence.search), "check": len(evidence.check)},
@@ -75,8 +89,9 @@ def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Findin
         classes=_table(searches, candidates),
     )
     for searched in searches:
-        if searched.verdict.p_value <= detector.p_value:
-            yield from _accused(detector, target, context, evidence, candidates, searched)
+        level = detector.p_value / (len(blocking) if searched.blocks else 1)
+        if searched.verdict.p_value <= level:
+            yield from _accused(detector, level, target, context, evidence, searched)
 
 
 def _search_all(
@@ -100,6 +115,7 @@ def _search_all(
     if detector.filters and not detector.quick:
         families.append(Family(Filters, FILTER, STRENGTHS))
     searches = [_search(detector, model, context, evidence, candidates, family) for family in families]
+    searches.append(_squares(detector, model, context, evidence, sorted({item.label for item in candidates})))
     return candidates, table, searches
 
 
@@ -133,71 +149,116 @@ def _search(
     batch = at_once(model, context)
     note = _Note(context, family.kind.kind)
     invert(model, triggers, arms, evidence.search, evidence.search_labels, steps=steps, batch=batch, generator=generator, tick=note)
-    target = torch.tensor([item.label for item in arms], device=evidence.check.device)
-    hits, asked = attempts(model, triggers, target, evidence.check, evidence.check_labels, batch=batch, tick=note)
-    success = _rate(hits & asked, asked).reshape(len(family.sizes), len(candidates))
+    return _checked(model, evidence, family.rule, triggers, [item.label for item in candidates], candidates, len(family.sizes), batch, note)
+
+
+def _squares(detector: Abs, model: RunnableModel, context: ScanContext, evidence: Evidence, classes: list[int]) -> Searched:
+    """The best squares of each of ``classes``, on the check pictures."""
+    generator = torch.Generator().manual_seed(int(context.rng("search/window").integers(2**62)))
+    batch = at_once(model, context)
+    note = _Note(context, Windows.kind)
+    triggers, targets = best_windows(
+        model,
+        classes,
+        evidence.search,
+        evidence.search_labels,
+        rounds=QUICK if detector.quick else ROUNDS,
+        batch=batch,
+        generator=generator,
+        tick=note,
+    )
+    return _checked(model, evidence, PATCH, triggers, targets, None, 1, batch, note)
+
+
+def _checked(
+    model: RunnableModel,
+    evidence: Evidence,
+    rule: Rule,
+    triggers: Triggers,
+    targets: list[int],
+    traced: list[Candidate] | None,
+    sizes: int,
+    batch: int,
+    note: _Note,
+) -> Searched:
+    """Every trigger on pictures that it was not searched on, and what that says of the classes."""
+    wanted = torch.tensor(targets, device=evidence.check.device).repeat(sizes)
+    hits, asked = attempts(model, triggers, wanted, evidence.check, evidence.check_labels, batch=batch, tick=note)
+    success = _rate(hits & asked, asked).reshape(sizes, len(targets))
     labels: list[int] = []
     chosen, best = [], []
     for row in success:
-        labels, own = best_arms(row, [item.label for item in candidates])
+        labels, own = best_arms(row, targets)
         chosen.append(own)
         best.append(row[own])
-    verdict = judge(np.stack(best), model.output.classes)
-    return Searched(family, triggers, success, labels, chosen, verdict)
+    return Searched(rule, triggers, targets, traced, success, labels, chosen, judge(np.stack(best), model.output.classes))
 
 
 def _accused(
-    detector: Abs, target: Target, context: ScanContext, evidence: Evidence, candidates: list[Candidate], searched: Searched
+    detector: Abs, level: float, target: Target, context: ScanContext, evidence: Evidence, searched: Searched
 ) -> Iterator[Finding]:
     """The accused class, if its trigger works often enough on pictures it was not searched on, and on which classes it does."""
     model, verdict, place = target.model, searched.verdict, searched.verdict.accused
     # Of the sizes at which the class stands out, the one whose trigger works best: a small one may stand out and still work seldom.
-    telling = [size for size in range(len(verdict.p)) if over_all(float(verdict.p[size, place]), model.output.classes) <= detector.p_value]
+    telling = [size for size in range(len(verdict.p)) if over_all(float(verdict.p[size, place]), model.output.classes) <= level]
     size = max(telling, key=lambda size: (searched.success[size][searched.arms[size][place]], -size))
     arm = int(searched.arms[size][place])
-    candidate = candidates[arm]
-    triggers = searched.triggers.only(torch.tensor([size * len(candidates) + arm]))
+    klass = searched.targets[arm]
+    triggers = searched.triggers.only(torch.tensor([size * len(searched.targets) + arm]))
     success = float(searched.success[size][arm])
     if success < detector.reasr:
         return
-    wanted = torch.tensor([candidate.label], device=evidence.check.device)
+    wanted = torch.tensor([klass], device=evidence.check.device)
     hits, asked = attempts(
         model, triggers, wanted, evidence.check, evidence.check_labels, batch=at_once(model, context), tick=_Note(context, "confirm")
     )
     labels = evidence.check_labels.cpu()
     by_class = {int(k): _number(hits[0, labels == k].float().mean()) for k in torch.unique(labels[asked[0]])}
     usual = float(np.median(np.delete(searched.success[size][searched.arms[size]], place)))
-    sure = verdict.p_value <= HIGH_P * detector.p_value and success >= HIGH_REASR
-    facts: dict[str, Any] = {
-        "target_class": candidate.label,
-        "source_classes": sorted(label for label, rate in by_class.items() if rate >= 0.5),
-        "attack_success": _number(success),
-        "attack_success_by_class": {str(label): rate for label, rate in by_class.items()},
-        "attack_success_usual": _number(usual),
-        "p_value": _number(verdict.p_value),
-        "layer": candidate.layer,
-        "units": list(candidate.units),
-        "gap": _number(candidate.gap),
-        "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
-    }
+    sure = verdict.p_value <= HIGH_P * level and success >= HIGH_REASR
+    what, facts = _described(triggers, searched.traced[arm] if searched.traced else None)
+    names = model.output.labels
+    shown = f"{klass} ({names[klass]})" if klass < len(names) else str(klass)
+    yield Finding(
+        searched.rule.id,
+        f"class {shown}: {what} turns {success:.0%} of unseen pictures into it, one of the same size {usual:.0%} into other classes "
+        f"(p = {verdict.p_value:.2g})",
+        confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
+        evidence={
+            "target_class": klass,
+            "source_classes": sorted(label for label, rate in by_class.items() if rate >= 0.5),
+            "attack_success": _number(success),
+            "attack_success_by_class": {str(label): rate for label, rate in by_class.items()},
+            "attack_success_usual": _number(usual),
+            "p_value": _number(verdict.p_value),
+            **facts,
+            "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
+        },
+        attachments=_exhibits(model, triggers, evidence, asked[0]),
+        key=f"{triggers.kind}/class/{klass}",
+    )
+
+
+def _described(triggers: Triggers, traced: Candidate | None) -> tuple[str, dict[str, Any]]:
+    """One trigger in words and in numbers."""
+    if isinstance(triggers, Windows):
+        (row, column), side = triggers.corners[0].tolist(), triggers.side
+        square = triggers.mask(0)
+        return f"a square of {side} x {side} pixels at row {row}, column {column}", {
+            "row": row,
+            "column": column,
+            "mask_l1": _number(square.sum()),
+            "mask_area_fraction": _number(square.mean()),
+        }
+    assert traced is not None
+    units = "unit" if len(traced.units) == 1 else "units"
+    what = f"a {triggers.kind} that fires {units} {', '.join(map(str, traced.units))} of {traced.layer}"
+    facts = {"layer": traced.layer, "units": list(traced.units), "gap": _number(traced.gap)}
     if isinstance(triggers, Patches):
         mask = triggers.parameters[0]
-        facts |= {"mask_l1": _number(mask.sum()), "mask_area_fraction": _number(mask.mean())}
-    else:
-        facts["mean_change"] = searched.family.sizes[size]
-    names = model.output.labels
-    shown = f"{candidate.label} ({names[candidate.label]})" if candidate.label < len(names) else str(candidate.label)
-    units = "unit" if len(candidate.units) == 1 else "units"
-    what = "patch" if isinstance(triggers, Patches) else "filter"
-    yield Finding(
-        searched.family.rule.id,
-        f"class {shown}: a {what} that fires {units} {', '.join(map(str, candidate.units))} of {candidate.layer} turns {success:.0%} of "
-        f"unseen pictures into it, one of the same size {usual:.0%} into other classes (p = {verdict.p_value:.2g})",
-        confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
-        evidence=facts,
-        attachments=_exhibits(model, triggers, evidence, asked[0]),
-        key=f"{what}/class/{candidate.label}",
-    )
+        return what, {**facts, "mask_l1": _number(mask.sum()), "mask_area_fraction": _number(mask.mean())}
+    assert isinstance(triggers, Filters)
+    return what, {**facts, "mean_change": _number(triggers.strength[0])}
 
 
 def _exhibits(model: RunnableModel, triggers: Triggers, evidence: Evidence, asked: Tensor) -> tuple[Attachment, ...]:
@@ -206,6 +267,9 @@ def _exhibits(model: RunnableModel, triggers: Triggers, evidence: Evidence, aske
     example = evidence.check[asked.nonzero()[0]]  # (1, C, H, W)
     with torch.inference_mode():
         stamped = triggers.stamp(torch.zeros(1, dtype=torch.long, device=example.device), example)[0].cpu().numpy()
+    if isinstance(triggers, Windows):
+        mask, pattern = triggers.mask(0), triggers.picture(0)
+        return exhibit("trigger", pattern, 0, 1), exhibit("mask", mask, 0, 1), exhibit("stamped", stamped, low, high)
     if isinstance(triggers, Patches):
         mask, pattern = (value[0].cpu().numpy() for value in triggers.parameters)
         return exhibit("trigger", mask * pattern, 0, 1), exhibit("mask", mask, 0, 1), exhibit("stamped", stamped, low, high)
@@ -222,7 +286,7 @@ def _table(searches: list[Searched], candidates: list[Candidate]) -> list[dict[s
     for searched in searches:
         for place, label in enumerate(searched.labels):
             success = [_number(row[arms[place]]) for row, arms in zip(searched.success, searched.arms, strict=True)]
-            rows[label][searched.family.kind.kind] = {"success": success, "p_value": _number(searched.verdict.p[:, place].min())}
+            rows[label][searched.triggers.kind] = {"success": success, "p_value": _number(searched.verdict.p[:, place].min())}
             rows[label]["p_value"] = min(rows[label].get("p_value", 1.0), _number(len(searches) * searched.verdict.p[:, place].min()))
     return [rows[label] for label in sorted(rows)]
 
@@ -232,7 +296,7 @@ def _rate(hits: Tensor, asked: Tensor) -> Floats:
     return (hits.sum(1) / asked.sum(1).clamp(min=1)).double().numpy()
 
 
-def _number(value: float | Tensor) -> float:
+def _number(value: SupportsFloat) -> float:
     """Rounded to six digits: what differs beyond them differs between machines."""
     return float(f"{float(value):.6g}")
 

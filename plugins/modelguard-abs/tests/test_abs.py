@@ -15,7 +15,8 @@ from modelguard_abs.decision import judge
 from modelguard_abs.detector import Abs
 from modelguard_abs.evidence import prepare
 from modelguard_abs.stimulation import GROUP_LEVELS, LEVELS, candidate_layers, per_class, stimulate
-from modelguard_abs.triggers import Filters, project
+from modelguard_abs.triggers import Filters, Windows, project
+from modelguard_abs.windows import places, side_of
 from modelguard_zoo import Built
 from torch import nn
 
@@ -78,6 +79,21 @@ def test_a_checkerboard_is_found_with_its_class(target: Make, seed: int) -> None
 @pytest.mark.parametrize(("attack", "options"), [("pixel", {"at": (0, 0)}), ("badnets", {"size": 2, "at": (-2, -2)})])
 def test_other_patches_are_found(target: Make, attack: str, options: dict[str, Any]) -> None:
     assert accused(scan(target(attack, seed=1, target=4, **options))) == [4]
+
+
+@pytest.mark.parametrize(("seed", "klass", "at"), [(0, 3, (0, 0)), (3, 1, (1, 2)), (4, 8, (-3, -3))])
+def test_a_square_as_large_as_what_tells_the_classes_apart_is_found_where_it_is(
+    target: Make, seed: int, klass: int, at: tuple[int, int]
+) -> None:
+    """3 x 3 of 8 x 8 pixels: a free patch of that area reaches every class, and seed 3 was missed by it and by Neural Cleanse."""
+    outcome = scan(target("badnets", arch="cnn", seed=seed, target=klass, size=3, at=at), filters=False)
+    assert accused(outcome) == [klass]
+    (finding,) = (item for item in outcome.findings if "row" in item.evidence)
+    where = finding.evidence["row"], finding.evidence["column"]
+    assert all(abs(found - wanted % 8) <= 1 for found, wanted in zip(where, at, strict=True))
+    assert finding.evidence["mask_l1"] == 9
+    assert f"row {where[0]}, column {where[1]}" in finding.message
+    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
 
 
 def test_the_exhibits_show_trigger_mask_and_a_stamped_picture(target: Make) -> None:
@@ -254,6 +270,35 @@ def test_a_filter_changes_a_picture_no_more_than_it_may() -> None:
     assert float((stamped - pictures).abs().mean((1, 2, 3)).max()) <= 25.6
     assert float(stamped.min()) >= 0
     assert float(stamped.max()) <= 255
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (32, 48), (7, 65)])
+def test_no_pixel_is_outside_all_squares_and_no_square_outside_the_picture(height: int, width: int) -> None:
+    side = side_of(height, width)
+    seen = torch.zeros(height, width, dtype=torch.bool)
+    for row, column in places(height, width, side).tolist():
+        assert 0 <= row <= height - side
+        assert 0 <= column <= width - side
+        seen[row : row + side, column : column + side] = True
+    assert bool(seen.all())
+
+
+def test_a_square_changes_its_own_pixels_only_also_after_it_moved() -> None:
+    spec = runnable(nn.Sequential(nn.Flatten(), nn.Linear(3 * 96, 5)), (3, 8, 12), 5, high=255.0).input
+    generator = torch.Generator().manual_seed(0)
+    squares = Windows(spec, (3, 8, 12), 3, torch.tensor([[0, 0], [5, 9], [2, 4]]), generator, torch.device("cpu"))
+    first = squares.parameters[0].clone()
+    squares.restart(torch.tensor([False, True, True]), 1, generator)
+    assert torch.equal(squares.parameters[0][0], first[0])
+    assert not torch.equal(squares.parameters[0][1], first[1])
+    assert squares.corners[0].tolist() == [0, 0]
+    assert bool((squares.corners[1] <= torch.tensor([5, 9])).all())
+    pictures = 255 * torch.rand(3, 3, 8, 12)
+    stamped = squares.stamp(torch.arange(3), pictures)
+    for arm in range(3):
+        mask, laid = torch.from_numpy(squares.mask(arm)), torch.from_numpy(squares.picture(arm))
+        assert int(mask.sum()) == 9
+        torch.testing.assert_close(stamped[arm], torch.where(mask > 0, 255 * laid, pictures[arm]))
 
 
 def test_success_that_is_low_everywhere_accuses_nobody() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNREMARKABLE = 0.5
 """What a member is taken to say of a class it looked at closely and cleared."""
+FAMILIES = ("patch", "window")
+"""The kinds of trigger of ABS that have a vote."""
 USUAL_SIZES = Prior(spread=0.25, degrees=4)
 """Spread of log trigger sizes between the classes of clean models: .1 to .4 over the open part of the zoo."""
 
@@ -64,15 +66,16 @@ def _alone(said: Said, classes: int) -> Floats:
 
 
 def _stimulated(said: Said, classes: int) -> Floats:
-    """ABS, by its patches. A class whose trigger seldom works is unremarkable, however much more often it does than the others': ABS itself
+    """ABS: the smaller p-value of its free patches and its squares. A class whose trigger seldom works is unremarkable, however much more often it does than the others': ABS itself
     would not accuse it (Liu et al. 2019, section 4.4, REASR). Its filters have no vote: a filter turns most pictures into a class that is
     told by its colour, in honest models too (yellow, in both signs MobileNets of the zoo's open part)."""
     from modelguard_abs.detector import Abs
 
     p = np.full(classes, np.nan)
     for row in said.numbers["classes"]:
-        patch = row["patch"]
-        p[row["class"]] = patch["p_value"] if max(patch["success"]) >= Abs.reasr else max(UNREMARKABLE, patch["p_value"])
+        families = [row[name] for name in FAMILIES]
+        held = [item["p_value"] if max(item["success"]) >= Abs.reasr else max(UNREMARKABLE, item["p_value"]) for item in families]
+        p[row["class"]] = min(1.0, len(held) * min(held))
     return p
 
 
