@@ -76,7 +76,11 @@ class ColourCleanse(NeuralCleanse):
     id = "neural-cleanse-colour"
     rules = (COLOUR,)
 
+    quick: bool = option(False, "skip it, and say so")
+
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        if self.quick:
+            raise Skip("a quick look leaves out the search for colour changes, which only warns; scan without quick")
         from modelguard_neural_cleanse.transforms import Colour
         from modelguard_neural_cleanse.universal import scan
 

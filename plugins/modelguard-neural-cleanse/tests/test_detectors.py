@@ -327,7 +327,7 @@ def test_a_search_is_made_once_a_model_samples_seed_and_options(
     assert steps > before, "other samples are another search"
 
 
-@pytest.mark.parametrize("detector", [SourceCleanse, WarpCleanse, LabelMapCleanse])
+@pytest.mark.parametrize("detector", [SourceCleanse, WarpCleanse, LabelMapCleanse, ColourCleanse])
 def test_a_quick_look_says_what_it_leaves_out(target: Make, detector: type[Detector]) -> None:
     outcome = scan(detector, target(), quick=True)
     assert outcome.status is Status.SKIPPED
