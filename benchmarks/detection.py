@@ -1,6 +1,6 @@
 """The detection matrix: every backdoor detector over every model of the zoo.
 
-    python benchmarks/detection.py                      # all of it: build the zoo, run what has not run, write the page
+    python benchmarks/detection.py                      # all of it: build the zoo, run what has not run, also quickly, write the page
     python benchmarks/detection.py run --zoo zoo        # resumable: one JSON a model under benchmarks/results/detection/
     python benchmarks/detection.py run --zoo zoo --quick
     python benchmarks/detection.py report --zoo zoo     # benchmarks/results/{zoo,detection}.json and docs/detection-matrix.md
@@ -154,7 +154,8 @@ def main() -> None:
         build = ["zoo", "build", "--out", str(arguments.zoo), "--only", arguments.only, "--workers", str(arguments.workers)]
         subprocess.run([str(script), *build], check=True)
     if arguments.command in ("all", "run"):
-        run(arguments.zoo, arguments.only, arguments.detector or (), arguments.quick)
+        for quick in (False, True) if arguments.command == "all" else (arguments.quick,):
+            run(arguments.zoo, arguments.only, arguments.detector or (), quick)
     if arguments.command in ("all", "report"):
         report(arguments.zoo)
     if arguments.command == "thresholds":
