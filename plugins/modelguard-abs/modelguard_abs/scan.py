@@ -12,14 +12,14 @@ import torch
 from modelguard_companions.outlier import over_all
 from torch import Tensor
 
-from modelguard import Attachment, Confidence, Finding, Rule, ScanContext, Target, exhibit
+from modelguard import Attachment, Confidence, Finding, Rule, ScanContext, Skip, Target, exhibit
 from modelguard_abs.decision import Floats, Verdict, best_arms, judge
 from modelguard_abs.evidence import Evidence, at_once, prepare
 from modelguard_abs.inversion import attempts, invert
 from modelguard_abs.rules import FILTER, PATCH
 from modelguard_abs.stimulation import Candidate, candidate_layers, per_class, stimulate
 from modelguard_abs.triggers import Filters, Patches, Triggers, Windows
-from modelguard_abs.windows import QUICK, ROUNDS, best_windows
+from modelguard_abs.windows import QUICK, ROUNDS, best_windows, side_of
 
 if TYPE_CHECKING:
     from modelguard import RunnableModel
@@ -109,13 +109,16 @@ def _search_all(
         for part in stimulated
         if part.units
     ]
-    pixels = evidence.search[0, 0].numel()
-    areas = tuple(area for area in AREAS if area * pixels >= FEWEST_POSITIONS)
+    height, width = evidence.search.shape[2:]
+    areas = tuple(area for area in AREAS if area * height * width >= FEWEST_POSITIONS)
+    if not areas:
+        raise Skip(f"pictures of {height} x {width} pixels are too small to tell a trigger from what is in them")
     families = [Family(Patches, PATCH, areas[-1::-2] if detector.quick else areas)]
     if detector.filters and not detector.quick:
         families.append(Family(Filters, FILTER, STRENGTHS))
     searches = [_search(detector, model, context, evidence, candidates, family) for family in families]
-    searches.append(_squares(detector, model, context, evidence, sorted({item.label for item in candidates})))
+    if side_of(height, width) <= min(height, width):
+        searches.append(_squares(detector, model, context, evidence, sorted({item.label for item in candidates})))
     return candidates, table, searches
 
 

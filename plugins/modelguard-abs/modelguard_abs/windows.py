@@ -3,8 +3,8 @@
 A patch of free shape gathers the few pixels a class is really told by from all over the picture, and on small pictures does so with as
 few as a true trigger has. A trigger that somebody stamps is compact. Held to one square, the classes of a clean model are reached far
 more seldom, and a trigger's is still always reached (docs/detection-matrix.md). The square is a universal adversarial patch (Brown et al.
-2017, "Adversarial Patch") at a fixed place, every place tried; places are rejected in rounds, the best quarter going on (Karnin, Koren &
-Somekh 2013, "Almost optimal exploration in multi-armed bandits", sequential halving).
+2017, "Adversarial Patch") at a fixed place, every place tried; the worse places are rejected in rounds (Karnin, Koren & Somekh 2013,
+"Almost optimal exploration in multi-armed bandits", sequential halving).
 """
 
 from __future__ import annotations

@@ -354,6 +354,21 @@ def test_no_runnable_model_is_skipped(tmp_path: Path) -> None:
     assert scan(replace(bare, build_model=None)).status is Status.SKIPPED
 
 
+@pytest.mark.parametrize(("size", "kinds"), [((2, 5), set()), ((2, 16), {"patch", "filter"}), ((3, 16), {"patch", "filter", "window"})])
+def test_pictures_too_small_for_a_square_or_for_any_trigger(target: Make, size: tuple[int, int], kinds: set[str]) -> None:
+    torch.manual_seed(0)
+    logits = nn.Linear(size[0] * size[1], 6, bias=False)
+    model = runnable(nn.Sequential(nn.Flatten(), nn.Tanh(), logits), (1, *size), 6, low=-1.0)
+    pictures = np.random.default_rng(0).uniform(-1, 1, (200, 1, *size)).astype(np.float32)
+    outcome = scan(of(model, target(), given(pictures, model.predict(pictures).argmax(1))), steps=5)
+    if kinds:
+        assert outcome.status is Status.COMPLETED, outcome.reason
+        assert kinds == {"patch", "filter", "window"} & set(outcome.summary["classes"][0])
+    else:
+        assert outcome.status is Status.SKIPPED
+        assert f"{size[0]} x {size[1]} pixels are too small" in outcome.reason
+
+
 def test_a_thousand_classes_end_with_an_outcome(target: Make) -> None:
     torch.manual_seed(0)
     model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1000)), (1, 8, 8), 1000)

@@ -76,7 +76,7 @@ def _stimulated(said: Said, classes: int) -> Floats:
 
     p = np.full(classes, np.nan)
     for row in said.numbers["classes"]:
-        families = [row[name] for name in FAMILIES]
+        families = [row[name] for name in FAMILIES if name in row]
         held = [item["p_value"] if max(item["success"]) >= Abs.reasr else max(UNREMARKABLE, item["p_value"]) for item in families]
         p[row["class"]] = min(1.0, len(held) * min(held))
     return p
