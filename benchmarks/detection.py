@@ -26,6 +26,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from detection_report import ENSEMBLE, PAGE, QUICK, RESULTS, Row, page, read, summarise_all, thresholds
+from modelguard_zoo.spec import CONFIRMATION
 
 from modelguard import Detector, SamplesError, configure, option_fields
 
@@ -93,6 +94,7 @@ def _about(record: Row) -> Row:
         "id": record["id"],
         "status": record["status"],
         "reserved": record["reserved"],
+        "confirmation": record["spec"]["seed"] >= CONFIRMATION,
         "dataset": record["spec"]["dataset"],
         "arch": record["spec"]["arch"],
         "finetuned": bool(record["spec"]["finetune"]),

@@ -28,6 +28,14 @@ WARNING = ("MG3022",)
 """Rules of these that only warn: ABS's filters, which turn pictures into a class that is told by its colour. Not counted."""
 
 Row = dict[str, Any]
+PARTS = ("reserved", "confirmation", "open")
+
+
+def part_of(model: Row) -> str:
+    """The part of the zoo a model belongs to."""
+    if model.get("confirmation"):
+        return "confirmation"
+    return "reserved" if model["reserved"] else "open"
 
 
 def read() -> list[Row]:
@@ -130,8 +138,7 @@ def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
     """The whole matrix: models by part and status, why attacks failed, figures by part and column, misses and false alarms by name."""
     names = sorted({name for row in rows for name in row["results"]})
     columns = {name: [name] for name in names} | {SEARCHES: ["neural-cleanse", "abs"], BASELINE: list(BLOCKING)}
-    parts = {"reserved": True, "open": False}
-    members = {part: [row for row in rows if row["model"]["reserved"] is reserved] for part, reserved in parts.items()}
+    members = {part: [row for row in rows if part_of(row["model"]) == part] for part in PARTS}
     failed = [record for record in records.values() if record["status"] == "failed"]
     return {
         "models": {part: Counter(row["model"]["status"] for row in of) for part, of in members.items()},
@@ -172,14 +179,15 @@ def page(summary: Row) -> str:
         f"{failed['built']} built are left out because the attack did not take or cost more than two points of accuracy "
         f"({_counts(failed['attacks'])}).",
         "",
-        "Thresholds were chosen on the open part; totals of a smaller reserved part had been seen twice before they last moved. Gates "
-        "(the warp's size, the pair's success, the levels of the trigger searches and the ensemble) were tightened after most runs and "
-        "applied to the evidence that had been stored. FPR is over clean models; models whose backdoor was fine-tuned away until its "
+        "Thresholds were chosen on the open part. Totals of a smaller reserved part had been seen before they last moved, and moved them: "
+        "so the confirmation part was built afterwards, of small networks, and measured once. Gates (the warp's size, the pair's success, "
+        "the levels of the trigger searches and the ensemble) were tightened after most runs of the other parts and applied to the "
+        "evidence that had been stored. FPR is over clean models; models whose backdoor was fine-tuned away until its "
         "trigger works on at most a fifth of pictures ('repaired') are counted by themselves: what is left of a backdoor may well be "
         "found. What no detector here is made for (triggers that depend on the input, such as WaNet's warp) is counted all the same. "
         "No trigger search proves a model clean.",
         "",
-        *_goals(figures["reserved"], figures["open"]),
+        *_goals(figures),
         "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the clean models.",
         f"`{BASELINE}` is the union of {', '.join(BLOCKING)}: what accuses with severity high.",
         f"Columns `{QUICK}…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
@@ -204,7 +212,7 @@ def page(summary: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _goals(reserved: Row, opened: Row) -> list[str]:
+def _goals(figures: Row) -> list[str]:
     rows = (
         ("neural-cleanse ∪ abs, patch-like", SEARCHES, "all patch-like", "TPR ≥ .95 at FPR ≤ .05, right class ≥ .95"),
         ("ensemble, all static", ENSEMBLE, "all static", "TPR ≥ .85 at FPR ≤ .05"),
@@ -212,9 +220,9 @@ def _goals(reserved: Row, opened: Row) -> list[str]:
         ("ensemble, WaNet", ENSEMBLE, "wanet", "TPR ≥ .6"),
         ("ensemble with `--quick`, all static", QUICK + ENSEMBLE, "all static", "its loss, published"),
     )
-    lines = ["| figure | goal | reserved third | open part |", "|---|---|---|---|"]
+    lines = ["| figure | goal | " + " | ".join(f"{part} part" for part in PARTS) + " |", "|---|---|" + "---|" * len(PARTS)]
     for title, column, group, goal in rows:
-        lines.append(f"| {title} | {goal} | {_figure(reserved, column, group)} | {_figure(opened, column, group)} |")
+        lines.append(f"| {title} | {goal} | " + " | ".join(_figure(figures[part], column, group) for part in PARTS) + " |")
     return [*lines, ""]
 
 

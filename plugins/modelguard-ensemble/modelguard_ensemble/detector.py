@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIN_VOTERS = 2
 AGREES = 0.05
 """A member agrees with the accusation of a class when its own p-value for that class is this or less."""
-HIGH_P, HIGH_AGREEING = 0.1, 2
+HIGH_P, HIGH_AGREEING = 0.25, 2
 """A finding is of high confidence at this part of the p-value asked for, when so many members agree."""
 
 
@@ -32,7 +32,7 @@ class BackdoorEnsemble(Detector):
     requires = frozenset({Capability.GRADIENTS})
     rules = (AGREEMENT, SPECIALIST)
 
-    p_value: float = option(0.05, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
+    p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
     specialists: bool = option(True, "also run the tests for all-to-all and warping backdoors")
     quick: bool = option(False, "members with reduced budgets, no specialists")
 

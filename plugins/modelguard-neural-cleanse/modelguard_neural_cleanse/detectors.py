@@ -20,7 +20,7 @@ class NeuralCleanse(Detector):
     requires = REQUIRES
     rules = (PATCH,)
 
-    alpha: float = option(0.025, "significance below which a class's trigger is too small to be chance", gt=0, le=1)
+    alpha: float = option(0.01, "significance below which a class's trigger is too small to be chance", gt=0, le=1)
     ratio: float = option(0.75, "largest accused trigger, relative to the typical class", gt=0, le=1)
     area: float = option(0.25, "largest accused trigger: the part of the image a patch covers, the opacity of a blend", gt=0, le=1)
     success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+CONFIRMATION = 100
+"""Models with this seed and later ones were built after every threshold had been chosen: all of them are reserved."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -46,8 +49,9 @@ class Spec:
 
     @property
     def reserved(self) -> bool:
-        """Whether this model is judged by, and never looked at while choosing, thresholds: a third, by hash of the id."""
-        return int(hashlib.sha256(f"reserved/{self.id}".encode()).hexdigest(), 16) % 3 == 0
+        """Whether this model is judged by, and never looked at while choosing, thresholds: a third, by hash of the id, and all from
+        :data:`CONFIRMATION` on."""
+        return self.seed >= CONFIRMATION or int(hashlib.sha256(f"reserved/{self.id}".encode()).hexdigest(), 16) % 3 == 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "options": dict(self.options)}
