@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
@@ -88,10 +88,26 @@ def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Findin
         clean_accuracy=evidence.accuracy,
         classes=_table(searches, candidates),
     )
+    accused: dict[int, list[Finding]] = {}
     for searched in searches:
         level = detector.p_value / (len(blocking) if searched.blocks else 1)
-        if searched.verdict.p_value <= level:
-            yield from _accused(detector, level, target, context, evidence, searched)
+        if searched.verdict.p_value > level:
+            continue
+        for finding in _accused(detector, level, target, context, evidence, searched):
+            if searched.blocks:
+                accused.setdefault(finding.evidence["target_class"], []).append(finding)
+            else:
+                yield finding
+    for klass, found in sorted(accused.items()):
+        yield _one(klass, found)
+
+
+def _one(klass: int, found: list[Finding]) -> Finding:
+    """One finding of what several searches accuse: the trigger that works best; of equals the square, which is easier to recognise."""
+    best = min(found, key=lambda item: (-item.evidence["attack_success"], "row" not in item.evidence))
+    kinds = sorted(item.key.partition("/")[0] for item in found)
+    sure = max(item.confidence for item in found)
+    return replace(best, confidence=sure, evidence={**best.evidence, "searches": kinds}, key=f"class/{klass}")
 
 
 def _search_all(

