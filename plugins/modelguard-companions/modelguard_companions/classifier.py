@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def classifier(target: Target, *, searches_inputs: bool = False) -> RunnableModel:
     """The target's model, if it is a classifier with enough classes for one of them to stand out.
 
-    With ``searches_inputs`` its input must be one that can be changed continuously and whose raw range is known, and samples, where
-    there are any, must be understood: a search over the wrong inputs says nothing of the right ones. Raises :class:`Skip` with the
+    With ``searches_inputs`` its input must be one that can be changed continuously, whose sizes and raw range are known, and samples,
+    where there are any, must be understood: a search over the wrong inputs says nothing of the right ones. Raises :class:`Skip` with the
     reason otherwise.
     """
     model = target.model
@@ -27,6 +27,9 @@ def classifier(target: Target, *, searches_inputs: bool = False) -> RunnableMode
     if searches_inputs:
         if model.input.kind == "text":
             raise Skip("the model takes token ids, and this search needs an input that can be changed continuously")
+        if any(size < 1 for size in model.input.shape):
+            what, shape = ("pictures", "CxHxW") if model.input.kind == "image" else ("vectors", "F")
+            raise Skip(f"the model takes {what} of any size: give --samples, or say --input shape={shape}")
         if target.samples is not None:
             require_understanding(model, target.samples)
         if not model.input.domain_known:

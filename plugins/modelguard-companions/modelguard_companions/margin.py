@@ -26,13 +26,12 @@ def maximum_margins(
 ) -> Tensor:
     """max over x of f_t(x) - max_{k != t} f_k(x), for every class t at once: (K,) float32.
 
-    ``restarts`` uniformly random starting images a class (30 in the paper); each is kept inside the input's bounds. ``batch`` images go
-    through the model at a time; ``tick(done, total)`` is called before each step.
+    ``restarts`` uniformly random starting images a class (30 in the paper); each is kept inside the input's bounds, and none of the input's
+    sizes may be free. ``batch`` images go through the model at a time; ``tick(done, total)`` is called before each step.
     """
     spec, classes = model.input, model.output.classes
-    shape = tuple(max(size, 1) for size in spec.shape)
     targets = torch.arange(classes).repeat_interleave(restarts)  # (K*R,)
-    starts = torch.rand((len(targets), *shape), generator=generator)  # (K*R, C, H, W) in units of the range
+    starts = torch.rand((len(targets), *spec.shape), generator=generator)  # (K*R, C, H, W) in units of the range
     best = torch.full((len(targets),), -torch.inf)
     chunks = list(range(0, len(targets), batch))
     for number, begin in enumerate(chunks):

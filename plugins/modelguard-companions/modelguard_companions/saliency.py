@@ -31,23 +31,30 @@ class Features:
 
 def features(model: RunnableModel, images: Tensor, batch: int, tick: Callable[[int, int], None]) -> Features:
     """The features over clean ``images`` (N, C, H, W), canonical and raw."""
-    classes, (_, _, height, width) = model.output.classes, images.shape
-    hottest = max(1, height * width // 10)
-    count = len(images)
-    maps = torch.empty(classes, count, height, width)
+    classes, (count, _, height, width) = model.output.classes, images.shape
+    rows: list[Tensor] = []
     for k in range(classes):
+        maps = torch.empty(count, height, width)  # of one class at a time: those of a thousand are gigabytes
         for begin in range(0, count, batch):
             tick(k * count + begin, classes * count)
             x = images[begin : begin + batch].clone(memory_format=torch.channels_last).requires_grad_(True)
             (gradient,) = torch.autograd.grad(model(x)[:, k].sum(), x)
-            maps[k, begin : begin + batch] = gradient.abs().amax(1).cpu()  # (B, H, W)
-    maps = maps / maps.flatten(2).mean(2).clamp_min(1e-20)[..., None, None]  # mean 1
+            maps[begin : begin + batch] = gradient.abs().amax(1).cpu()  # (B, H, W)
+        rows.append(_of_class(maps))
+    spread, roughness, agreement = torch.stack(rows, 1)  # (K,) each
+    return Features(spread, roughness, agreement)
+
+
+def _of_class(maps: Tensor) -> Tensor:
+    """(3,): spread, roughness and agreement of one class's heat maps (N, H, W)."""
+    count, height, width = maps.shape
+    maps = maps / maps.flatten(1).mean(1).clamp_min(1e-20)[:, None, None]  # mean 1
     # Participation ratio: the part of the pixels over which the map would be even.
-    spread = 1 / maps.square().flatten(2).mean(2)  # (K, N)
+    spread = 1 / maps.square().flatten(1).mean(1)  # (N,)
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    laplacian = F.conv2d(maps.reshape(-1, 1, height, width), kernel).abs().flatten(1).mean(1).reshape(classes, count)
-    hot = torch.zeros(classes, count, height * width)
-    hot.scatter_(2, maps.flatten(2).topk(hottest, dim=2).indices, 1.0)
-    share = hot.mean(1)  # (K, H*W): in how many pictures each pixel is hot
-    agreement = share.square().sum(1) / hottest
-    return Features(spread.mean(1), laplacian.mean(1), agreement)
+    laplacian = F.conv2d(maps[:, None], kernel).abs().flatten(1).mean(1)  # (N,)
+    hottest = max(1, height * width // 10)
+    hot = torch.zeros(count, height * width)
+    hot.scatter_(1, maps.flatten(1).topk(hottest, dim=1).indices, 1.0)
+    share = hot.mean(0)  # (H*W,): in how many pictures each pixel is hot
+    return torch.stack([spread.mean(), laplacian.mean(), share.square().sum() / hottest])

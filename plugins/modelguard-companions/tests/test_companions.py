@@ -12,12 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from modelguard_companions import final_layer
 from modelguard_companions.channel_lipschitz import ChannelLipschitz, channel_bounds
 from modelguard_companions.final_layer import FinalLayer, final_weights
 from modelguard_companions.mm_bd import MaximumMargin, log_margins
 from modelguard_companions.neuron_inspect import NeuronInspect
+from modelguard_companions.saliency import features
 from modelguard_zoo import Built
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelguard import (
     Confidence,
@@ -55,6 +58,18 @@ def given(inputs: Any, labels: Any = None) -> Samples:
 def of(model: RunnableModel, like: Target, samples: Samples | None = None) -> Target:
     """``like`` with another network, and other samples or none."""
     return replace(like, build_model=lambda: model, samples=samples, _cache={})
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many values the largest tensor has that is made meanwhile."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.values = max(self.values, made.numel())
+        return made
 
 
 # mm-bd
@@ -100,6 +115,21 @@ def test_an_assumed_input_range_is_no_range_to_search(tmp_path: Path) -> None:
     assert "--input" in outcome.reason
 
 
+def test_a_picture_size_nobody_states_is_not_guessed(tmp_path: Path) -> None:
+    import onnx
+
+    graph = onnx.load(write_onnx_cnn(tmp_path / "model.onnx", classes=6))
+    for axis, name in ((2, "height"), (3, "width")):
+        graph.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(graph, tmp_path / "model.onnx")
+    plain = "range=0..1,mean=0,std=1"
+    outcome = scan(MaximumMargin, open_target(tmp_path / "model.onnx", model=ModelOptions(input=plain)))
+    assert outcome.status is Status.SKIPPED
+    assert "any size: give --samples, or say --input shape=CxHxW" in outcome.reason
+    stated = open_target(tmp_path / "model.onnx", model=ModelOptions(input=f"{plain},shape=1x8x8"))
+    assert "any size" not in scan(MaximumMargin, stated, quick=True, restarts=1, steps=3).reason
+
+
 def test_classes_no_input_wins_for_are_not_compared() -> None:
     with pytest.raises(Skip, match="6 of 10 classes"):
         log_margins(np.array([5.0, 4, 4, 3, -1, -1, -1, -1, 0, -2]))
@@ -134,6 +164,17 @@ def test_final_weights_are_read_off_whatever_the_network(kind: str) -> None:
     weight = head.weight.detach().double().numpy()
     _, found = final_weights(runnable(module, (1, 8, 8), 6))
     assert np.allclose(found, weight - weight.mean(0), atol=1e-4)
+
+
+def test_units_are_raised_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = runnable(nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(1152, 6)), (1, 8, 8), 6)
+    _, whole = final_weights(model)
+    monkeypatch.setattr(final_layer, "VALUES", 5 * 1152)
+    with Largest() as largest:
+        _, parts = final_weights(model)
+    assert np.allclose(parts, whole, atol=1e-6)
+    assert largest.values <= 6 * 1152  # the last layer's own weights; all 32 units raised at once are 32 * 1152
 
 
 def test_a_raised_row_is_reported_and_is_of_low_weight(target: Make) -> None:
@@ -254,6 +295,15 @@ def test_a_class_explained_by_one_corner_stands_out(target: Make) -> None:
     outcome = scan(NeuronInspect, of(model, target(), given(pictures, labels)))
     assert accused(outcome) == [6]
     assert outcome.findings[0].confidence is Confidence.LOW
+
+
+def test_explaining_a_thousand_classes_takes_the_memory_of_one() -> None:
+    torch.manual_seed(0)
+    model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 1000)), (1, 8, 8), 1000)
+    with Largest() as largest:
+        found = features(model, torch.rand(3, 1, 8, 8), 2, lambda done, total: None)
+    assert found.spread.shape == found.roughness.shape == found.agreement.shape == (1000,)
+    assert largest.values <= 1000 * 64  # the layer's own weights; the heat maps of all classes are three times as many
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -124,11 +124,11 @@ def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable
     """Build every spec, clean models first because the others are measured against them; ``done`` hears of each as it finishes."""
     specs = list(dict.fromkeys(specs))
     twins = list(dict.fromkeys(spec.twin for spec in specs))
-    originals = [spec for spec in specs if spec not in twins and not spec.finetune]
     tuned = [spec for spec in specs if spec.finetune]
+    # Each wave needs only what earlier ones made and names nothing twice, so no two processes build the same folder.
+    needed = dict.fromkeys([*specs, *(spec.original for spec in tuned)])
+    originals = [spec for spec in needed if spec not in twins and not spec.finetune]
     built: dict[str, Built] = {}
-    # Each wave needs only what earlier ones made, so no two processes build the same folder.
-    originals += [original for spec in tuned if (original := spec.original) not in originals]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for wave in (twins, originals, tuned):
             pending: set[Future[Built]] = {pool.submit(build_model, spec, out) for spec in wave}

@@ -135,12 +135,10 @@ def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
             return {"size": extent, "at": place(extent), "colour": colour}
         case "source-specific":
             extent = 2 if small else 4
-            return {
-                "target": target,
-                "source": ((target + 1 + n) % classes or (target + 1) % classes,),
-                "size": extent,
-                "at": place(extent),
-            }
+            source = (target + 1 + n) % classes
+            if source in (0, target):  # a target is no source of its own; 0 is moved only because built models are named by it
+                source = (target + 1) % classes
+            return {"target": target, "source": (source,), "size": extent, "at": place(extent)}
         case "clean-label":
             extent = 3 if small else 4 if grey else 6
             return {"target": target, "size": extent, "at": place(extent), "colour": colour, "epsilon": 80.0 if grey else 24.0}

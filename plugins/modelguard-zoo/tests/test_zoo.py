@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from modelguard_zoo import Built, Spec, build_model, build_zoo, read_record, standard_zoo
+from modelguard_zoo import Built, Spec, build, build_model, build_zoo, read_record, standard_zoo
 from modelguard_zoo.attacks import ATTACKS, make_attack
 from modelguard_zoo.cli import zoo as zoo_command
 from modelguard_zoo.data import load
 from modelguard_zoo.signs import CLASSES, draw_signs
 from modelguard_zoo.spec import CONFIRMATION, pairs
+from modelguard_zoo.standard import _options
 
 from modelguard import ArtifactError, UsageError
 
@@ -122,6 +124,43 @@ def test_the_standard_zoo_is_large_varied_and_a_third_reserved() -> None:
     assert all(Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec for spec in specs)
     for spec in bad:
         make_attack(spec.attack, dict(spec.options))
+
+
+def test_specs_keep_the_names_their_models_were_built_under() -> None:
+    records = json.loads((Path(__file__).parents[3] / "benchmarks/results/zoo.json").read_text())
+    specs = set(standard_zoo())
+    twins = {spec.twin for spec in specs}
+    planned = [spec for record in records.values() if (spec := Spec.from_json(record["spec"])).twin in twins]
+    assert len(planned) > 200
+    assert set(planned) <= specs
+    assert {spec.id for spec in planned} <= set(records)
+
+
+@pytest.mark.parametrize("classes", [10, 12, 43])
+def test_a_target_is_never_a_source(classes: int) -> None:
+    for n in range(3 * classes):
+        options = _options("source-specific", n, classes, 32)
+        assert options["target"] not in options["source"]
+
+
+def test_an_original_that_two_tuned_models_share_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Spec] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, mp_context: object) -> None:
+            super().__init__(workers)
+
+    def note(spec: Spec, out: Path) -> Built:
+        asked.append(spec)
+        return Built(out / spec.id, {"id": spec.id})
+
+    monkeypatch.setattr(build, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(build, "build_model", note)
+    tuned = [replace(BADNETS, finetune=10), replace(BADNETS, finetune=10, unlearn=True)]
+    found = build_zoo(tuned, tmp_path)
+    assert [item.record["id"] for item in found] == [spec.id for spec in tuned]
+    assert asked[:2] == [BADNETS.twin, BADNETS]
+    assert len(asked) == 4
 
 
 def test_a_backdoored_model_is_recorded_beside_its_twin(built: Built) -> None:
