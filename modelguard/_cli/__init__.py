@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
@@ -13,10 +13,13 @@ from typing import Any, NoReturn
 import click
 
 from modelguard import __version__
+from modelguard._cli._streams import complain, let_go, telling
 
 EXIT_NO_VERDICT = 3
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 
 # Command, and the line `modelguard --help` shows for it; the module is imported only when the command is used.
 COMMANDS = {
@@ -43,6 +46,16 @@ class LazyGroup(click.Group):
             command: click.Command = import_module(f"modelguard._cli.{cmd_name}").command
             return command
         return plugin_commands(strict=True).get(cmd_name)
+
+    # click answers a closed pipe with exit code 1, which is "blocked by policy" here: it must not see one.
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        with _pipe_hidden():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _pipe_hidden():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
@@ -82,20 +95,39 @@ def cli() -> None:
     """
 
 
+class _ReaderGone(Exception):
+    """Nobody reads what the command writes."""
+
+
+@contextlib.contextmanager
+def _pipe_hidden() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that no worker and no temporary folder is left behind."""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
-            signal.signal(getattr(signal, name), _terminate)
+    for number in _ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _terminate)
     sys.exit(run(argv))
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
-    raise _Terminated
+    # A second signal would cut short the unwinding that ends the worker and removes its folder. A function that does nothing, not
+    # SIG_IGN: Python complains on standard error about a signal that arrived just before it was ignored.
+    for number in _ENDING:
+        signal.signal(number, _already_ending)
+    raise KeyboardInterrupt if signum == signal.SIGINT else _Terminated
+
+
+def _already_ending(signum: int, frame: object) -> None: ...
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -104,32 +136,31 @@ def run(argv: list[str] | None = None) -> int:
 
     try:
         result: Any = cli.main(args=argv, prog_name="modelguard", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
     except click.UsageError as error:
-        error.show()
+        with telling():
+            error.show()
         return 2
     except click.ClickException as error:
-        error.show()
+        with telling():
+            error.show()
         return EXIT_NO_VERDICT
     except (KeyboardInterrupt, click.Abort) as error:
         terminated = isinstance(error.__cause__ or error, _Terminated)  # click turns every KeyboardInterrupt into Abort
-        print(f"modelguard: {'terminated' if terminated else 'interrupted'}; nothing was decided", file=sys.stderr)
+        with telling():
+            print(f"modelguard: {'terminated' if terminated else 'interrupted'}; nothing was decided", file=sys.stderr)
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except ModelguardError as error:
-        from modelguard._reporters.escape import visible
-
-        print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
+        complain(error)
         return error.exit_code
-    except BrokenPipeError:
+    except (_ReaderGone, BrokenPipeError):
         # Whoever read our output went away; what was decided is not known to have arrived.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go()
         return EXIT_NO_VERDICT
     except Exception as error:
         import traceback
 
-        traceback.print_exc()
-        print(f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
+        with telling():
+            traceback.print_exc()
+            print(f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
         return EXIT_NO_VERDICT
     return result if isinstance(result, int) else 0

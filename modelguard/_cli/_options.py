@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from modelguard._cli._streams import complain, let_go
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def parse_outputs(
     return tuple(files)
 
 
-def print_answer(text: str) -> None:
+def print_answer(text: str, *, nl: bool = True) -> None:
     """Write the command's answer to standard output. A reader that has seen enough changes nothing.
 
     click would exit with 1, which says that something was found. Raises :class:`OutputError` when it cannot be written.
@@ -209,17 +210,16 @@ def print_answer(text: str) -> None:
     from modelguard.errors import OutputError
 
     try:
-        click.echo(text)
-        sys.stdout.flush()
+        click.echo(text, nl=nl)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go()
     except OSError as error:
+        let_go()
         raise OutputError("standard output", f"cannot be written ({error.strerror})", "free some space") from error
 
 
 def deliver(report: Report, decision: Decision, registry: Registry, outputs: Iterable[tuple[str, Path]], stdout_format: str) -> int:
     """Write every file, print one report, and return the exit code: the decision's, or 3 when something could not be written."""
-    from modelguard._reporters.escape import visible
     from modelguard._reporters.output import write_atomically
     from modelguard.errors import OutputError
 
@@ -229,7 +229,7 @@ def deliver(report: Report, decision: Decision, registry: Registry, outputs: Ite
             write_atomically(path, registry.reporters[name]().render(report, decision))
         except OutputError as error:
             lost = True
-            print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
+            complain(error)
     code = decision.exit_code
     try:
         if stdout_format != "console" and isinstance(sys.stdout, io.TextIOWrapper):
@@ -237,9 +237,9 @@ def deliver(report: Report, decision: Decision, registry: Registry, outputs: Ite
         sys.stdout.write(registry.reporters[stdout_format].for_stream(sys.stdout).render(report, decision))
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has seen enough; the verdict stands.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go()  # the reader has seen enough; the verdict stands
     except OSError as error:
         lost = True
-        print(f"modelguard: error: standard output: cannot be written ({error.strerror}); free some space or use -o", file=sys.stderr)
+        let_go()
+        complain(OutputError("standard output", f"cannot be written ({error.strerror})", "free some space or use -o"))
     return 3 if lost and code == 0 else code

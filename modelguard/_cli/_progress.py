@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+from modelguard._cli._streams import telling
 from modelguard._reporters.escape import visible
 from modelguard.report import Outcome, Status
 
@@ -61,7 +62,7 @@ class ProgressDisplay:
                 self._live.remove_task(self._tasks.pop(outcome.detector))
         elif not self._quiet and outcome.status is not Status.SKIPPED:  # what was skipped, and why, is in the report
             count = f", {len(outcome.findings)} findings" if outcome.findings else ""
-            print(f"modelguard: {visible(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}", file=sys.stderr)
+            _line(f"{visible(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}")
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
         note = visible(note)
@@ -72,5 +73,10 @@ class ProgressDisplay:
         elif not self._quiet and time.monotonic() - self._last > LINE_SECONDS:
             if self._last:
                 share = f" {100 * done // total}%" if total else ""
-                print(f"modelguard: {visible(name)}{share} {note}".rstrip(), file=sys.stderr)
+                _line(f"{visible(name)}{share} {note}".rstrip())
             self._last = time.monotonic()
+
+
+def _line(text: str) -> None:
+    with telling():
+        print(f"modelguard: {text}", file=sys.stderr)

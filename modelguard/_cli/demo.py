@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from modelguard._cli._options import print_answer
+
 
 @click.command("demo", short_help="Train small models, tamper with one, poison another, and scan them.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"), metavar="DIR", help="Where to write [demo].")
@@ -20,25 +22,25 @@ def command(out: Path) -> int:
     from modelguard._cli._demo_models import make_backdoored, make_models
 
     for line in make_models(out):
-        click.echo(line)
+        print_answer(line)
     right = [_scan(out, name, expected, "--reference", str(out / "reference")) for name, expected in (("clean", 0), ("tampered", 1))]
-    click.echo()
+    print_answer("")
     made = make_backdoored(out)
     if made is None:
-        click.echo("left out: the backdoored model, which needs modelguard-zoo and torch (`make demo` in a clone has both)")
+        print_answer("left out: the backdoored model, which needs modelguard-zoo and torch (`make demo` in a clone has both)")
     else:
         for line in made.story:
-            click.echo(line)
+            print_answer(line)
         samples = ("--samples", str(out / "images.npz"))
         right += [_scan(out, name, expected, *samples) for name, expected in (("twin", 0), ("backdoored", 1))]
         found = _recovered(out / "backdoored.json")
         for finding in found:
-            click.echo(_described(finding, out / "backdoored.html"))
+            print_answer(_described(finding, out / "backdoored.html"))
         right.append(bool(found) and all(finding["evidence"]["target_class"] == made.target for finding in found))
-    click.echo()
+    print_answer("")
     both = "the honest models passed, the tampered and the backdoored one were blocked"
     one = "the clean copy passed and the tampered one was blocked"
-    click.echo("demo: " + ("a verdict is WRONG" if not all(right) else one if made is None else both))
+    print_answer("demo: " + ("a verdict is WRONG" if not all(right) else one if made is None else both))
     return 0 if all(right) else 1
 
 
@@ -48,8 +50,8 @@ def _scan(out: Path, name: str, expected: int, *arguments: str) -> bool:
 
     argv = ["scan", str(out / name), *arguments, "--policy", "builtin:baseline", "-q"]
     argv += ["-o", f"json={out / name}.json", "-o", f"sarif={out / name}.sarif", "-o", f"html={out / name}.html"]
-    click.echo()
-    click.echo("$ modelguard " + " ".join(argv))
+    print_answer("")
+    print_answer("$ modelguard " + " ".join(argv))
     return run(argv) == expected
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from modelguard._cli._options import load_registry, plugin_option
+from modelguard._cli._options import load_registry, plugin_option, print_answer
 
 
 @click.group("plugins", short_help="List installed plugins and what they register.")
@@ -37,21 +37,21 @@ def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
                 {"name": failure.name, "distribution": failure.distribution, "reason": failure.reason} for failure in registry.failures
             ],
         }
-        click.echo(json.dumps(data, indent=2))
+        print_answer(json.dumps(data, indent=2))
     else:
         width = max(map(len, registry.detectors))
         for info in registry.plugins:
-            click.echo(f"{visible(info.name)} {visible(info.version)}")
+            print_answer(f"{visible(info.name)} {visible(info.version)}")
             for name in info.detectors:
                 needs = ", ".join(sorted(item.value for item in registry.detectors[name].requires))
-                click.echo(f"  {name:<{width}}  needs {needs}")
+                print_answer(f"  {name:<{width}}  needs {needs}")
             others = sorted(
                 f"{kind.rstrip('s')} {name or 'local'}"
                 for (kind, name), owner in registry.owners.items()
                 if owner == info.name and kind != "detectors"
             )
             if others:
-                click.echo("  also: " + ", ".join(map(visible, others)))
+                print_answer("  also: " + ", ".join(map(visible, others)))
         for failure in registry.failures:
-            click.echo(f"NOT LOADED {visible(failure.distribution)} ({visible(failure.name)}): {visible(failure.reason)}")
+            print_answer(f"NOT LOADED {visible(failure.distribution)} ({visible(failure.name)}): {visible(failure.reason)}")
     return 3 if registry.failures else 0

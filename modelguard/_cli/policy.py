@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import load_registry, plugin_option
+from modelguard._cli._options import load_registry, plugin_option, print_answer
 from modelguard._cli._stored import judge_again, read_report, today_option
+from modelguard._cli._streams import complain
+
+if TYPE_CHECKING:
+    from modelguard.report import Decision, Report
 
 
 @click.group("policy", short_help="Validate, show and evaluate policy files.")
@@ -32,10 +37,10 @@ def validate(policies: tuple[str, ...], plugins: tuple[str, ...]) -> int:
             policy = load_policy(name)
             policy.check(rules, registry.detectors)
         except PolicyError as error:
-            print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
+            complain(error)
             failed = True
         else:
-            click.echo(f"{visible(name)}: valid, {policy.name}, sha256 {policy.sha256}")
+            print_answer(f"{visible(name)}: valid, {policy.name}, sha256 {policy.sha256}")
     return 2 if failed else 0
 
 
@@ -48,7 +53,7 @@ def show(policy: str, resolved: bool) -> int:
     from modelguard._policies.show import render_resolved
 
     merged = resolve(policy)
-    click.echo(render_resolved(merged) if resolved else read_text(policy), nl=False)
+    print_answer(render_resolved(merged) if resolved else read_text(policy), nl=False)
     return 0
 
 
@@ -60,26 +65,35 @@ def show(policy: str, resolved: bool) -> int:
 @plugin_option
 def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.datetime | None, plugins: tuple[str, ...]) -> int:
     """Judge a stored report: print the decision, every line with its reason, and exit with its code."""
-    from modelguard._reporters.escape import visible
     from modelguard._reporters.json import dump, report_document
+    from modelguard.errors import OutputError
 
     stored, _ = read_report(report)
     judged, decision = judge_again(stored, policy, load_registry(plugins), today)
     if as_json:
         document = report_document(judged, decision)
-        click.echo(dump({"policy": document["policy"], "decision": document["decision"]}), nl=False)
-        return decision.exit_code
+        answer = dump({"policy": document["policy"], "decision": document["decision"]})
+    else:
+        answer = "".join(f"{line}\n" for line in _lines(judged, decision))
+    try:
+        print_answer(answer, nl=False)
+    except OutputError as error:
+        complain(error)
+        return decision.exit_code or error.exit_code  # that nobody was told is no pass, and hides no violation
+    return decision.exit_code
+
+
+def _lines(judged: Report, decision: Decision) -> Iterator[str]:
+    from modelguard._reporters.escape import visible
+
     enforced = "" if decision.enforced else " (policy in report mode: not enforced)"
-    click.echo(
-        f"{decision.verdict.value}: {visible(judged.target.uri)}, policy {judged.policy.name}, sha256 {judged.policy.sha256}{enforced}"
-    )
+    yield f"{decision.verdict.value}: {visible(judged.target.uri)}, policy {judged.policy.name}, sha256 {judged.policy.sha256}{enforced}"
     for violation in decision.violations:
-        click.echo(f"  {'blocks' if violation.blocks else 'incomplete'}  {violation.rule}  {visible(violation.message)}")
+        yield f"  {'blocks' if violation.blocks else 'incomplete'}  {violation.rule}  {visible(violation.message)}"
     messages = {finding.fingerprint: finding for _, finding in judged.findings()}
     for name in decision.warnings:
-        click.echo(f"  warns  {messages[name].rule}  {visible(messages[name].message)}")
+        yield f"  warns  {messages[name].rule}  {visible(messages[name].message)}"
     for waiver in decision.waived:
-        click.echo(f"  waived  {waiver.rule}  {visible(waiver.reason)} ({visible(waiver.owner)}, until {waiver.expires})")
+        yield f"  waived  {waiver.rule}  {visible(waiver.reason)} ({visible(waiver.owner)}, until {waiver.expires})"
     for note in decision.notes:
-        click.echo(f"  note  {visible(note)}")
-    return decision.exit_code
+        yield f"  note  {visible(note)}"

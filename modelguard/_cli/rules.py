@@ -7,7 +7,7 @@ import json
 
 import click
 
-from modelguard._cli._options import load_registry, plugin_option
+from modelguard._cli._options import load_registry, plugin_option, print_answer
 from modelguard.errors import UsageError
 
 
@@ -25,10 +25,10 @@ def command(rule: str | None, as_json: bool, plugins: tuple[str, ...]) -> int:
     if rule is None:
         if as_json:
             listing = [{"id": item.id, "name": item.name, "title": item.title, "severity": item.severity.label} for item in rules.values()]
-            click.echo(json.dumps(listing, indent=2))
+            print_answer(json.dumps(listing, indent=2))
         else:
             for item in rules.values():
-                click.echo(f"{item.id}  {item.severity.label:<8}  {item.title}")
+                print_answer(f"{item.id}  {item.severity.label:<8}  {item.title}")
         return 0
     found = rules.get(rule.upper())
     if found is None:
@@ -47,14 +47,14 @@ def command(rule: str | None, as_json: bool, plugins: tuple[str, ...]) -> int:
             "cwe": found.cwe,
             "detectors": detectors,
         }
-        click.echo(json.dumps(data, indent=2))
+        print_answer(json.dumps(data, indent=2))
         return 0
-    click.echo(f"{found.id} {found.name}: {found.title}\nseverity {found.severity.label}; reported by {', '.join(detectors)}\n")
+    print_answer(f"{found.id} {found.name}: {found.title}\nseverity {found.severity.label}; reported by {', '.join(detectors)}\n")
     for heading, text in (
         ("What it means", found.description),
         ("What else looks like it", found.lookalikes),
         ("What to do", found.remedy),
     ):
         if text:
-            click.echo(f"{heading}\n{click.wrap_text(text, width=90, initial_indent='  ', subsequent_indent='  ')}\n")
+            print_answer(f"{heading}\n{click.wrap_text(text, width=90, initial_indent='  ', subsequent_indent='  ')}\n")
     return 0

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from modelguard._cli._options import print_answer
+
 
 @click.command("schema", short_help="Print the JSON Schema of a report or policy file.")
 @click.argument("document", type=click.Choice(["policy", "report"]))
@@ -13,5 +15,5 @@ def command(document: str) -> int:
     """Print the JSON Schema (2020-12) of a policy file or of a JSON report."""
     from modelguard._schemas import policy_schema, report_schema
 
-    click.echo(json.dumps(policy_schema() if document == "policy" else report_schema(), indent=2, sort_keys=True))
+    print_answer(json.dumps(policy_schema() if document == "policy" else report_schema(), indent=2, sort_keys=True))
     return 0

@@ -1,0 +1,37 @@
+"""Standard output and error that nobody reads, or that are full: neither may change an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """For what is said on standard error beside the answer. That it cannot be written is no reason to end."""
+    try:
+        yield
+    except OSError:
+        let_go()
+
+
+def complain(error: Exception) -> None:
+    """The one line a user gets of an error."""
+    from modelguard._reporters.escape import visible
+
+    with telling():
+        print(f"modelguard: error: {visible(str(error))}", file=sys.stderr)
+
+
+def let_go() -> None:
+    """Send what a stream could not write nowhere: Python would try again at exit, and exit with a code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
