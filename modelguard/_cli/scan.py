@@ -21,6 +21,7 @@ from modelguard._cli._options import (
     parse_memory,
     parse_outputs,
     plugin_option,
+    print_answer,
     run_options,
     thread_count,
 )
@@ -154,7 +155,7 @@ def perform(prepared: Prepared) -> tuple[Report, Decision]:
 
 
 def _show_plan(prepared: Prepared) -> int:
-    """Print the plan; exit 3 when something the policy requires cannot run."""
+    """Print the plan; exit 3 when the scan could not end in a pass: something the policy requires cannot run, or nothing is there."""
     from modelguard._reporters.escape import visible
     from modelguard._scanner.run import Silent
     from modelguard._scanner.scan import describe
@@ -166,13 +167,22 @@ def _show_plan(prepared: Prepared) -> int:
             {"detector": step.detector, "runnable": step.runnable, "required": step.detector in required, "reason": step.reason}
             for step in described.steps
         ]
-        click.echo(json.dumps({"target": described.artifact.uri, "formats": list(described.facts["formats"]), "steps": steps}, indent=2))
+        document = {
+            "target": described.artifact.uri,
+            "formats": list(described.facts["formats"]),
+            "steps": steps,
+            "failure": described.failure,
+        }
+        print_answer(json.dumps(document, indent=2))
     else:
         running = sum(step.runnable for step in described.steps)
-        click.echo(f"{visible(described.artifact.uri)}: {running} of {len(described.steps)} detectors would run")
+        lines = [f"{visible(described.artifact.uri)}: {running} of {len(described.steps)} detectors would run"]
+        if described.failure:
+            lines.append(f"the scan would end without a verdict: {visible(described.failure)}")
         width = max((len(step.detector) for step in described.steps), default=0)
         for step in described.steps:
             mark = "required" if step.detector in required else ""
-            click.echo(f"  {step.detector:<{width}}  {'run' if step.runnable else 'skip':<4}  {mark:<8}  {visible(step.reason)}".rstrip())
+            lines.append(f"  {step.detector:<{width}}  {'run' if step.runnable else 'skip':<4}  {mark:<8}  {visible(step.reason)}".rstrip())
+        print_answer("\n".join(lines))
     known = {step.detector for step in described.steps if step.runnable}
-    return 0 if required <= known else 3
+    return 0 if required <= known and not described.failure else 3

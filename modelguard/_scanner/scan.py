@@ -47,12 +47,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """An artifact that has been fetched and opened, and the plan made for it."""
+    """An artifact that has been fetched and opened, and the plan made for it. ``failure`` is what a scan would end with, if anything."""
 
     artifact: Artifact
     reference: Artifact | None
     facts: Mapping[str, Any]
     steps: tuple[Step, ...]
+    failure: str = ""
 
 
 def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Progress) -> Report:
@@ -103,7 +104,7 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
     """Fetch, open and plan, and stop there. Raises :class:`ModelguardError`."""
     with brought(request, registry) as (artifact, reference), Scan(_job(request, registry, artifact, reference), progress) as running:
         facts = running.describe(request.timeout)
-    return Described(artifact, reference, facts, _plan(request, facts))
+    return Described(artifact, reference, facts, _plan(request, facts), _nothing_scannable(artifact, reference, facts))
 
 
 @contextmanager

@@ -114,6 +114,18 @@ def test_a_plan_that_cannot_do_what_is_required_is_no_success(mg: Run, tiny_mode
     assert mg("scan", tiny_model, "--plan", "--detector", "weight-diff").code == 3
 
 
+def test_a_plan_for_nothing_ends_as_the_scan_would(mg: Run, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("weights elsewhere")
+    for argv, empty in (((tmp_path,), tmp_path), ((tiny_model, "--reference", tmp_path), tmp_path)):
+        ran = mg("scan", *argv, "--plan")
+        assert ran.code == 3
+        assert f"the scan would end without a verdict: {empty.name}: holds nothing that can be scanned; point at" in ran.out
+        same = mg("scan", *argv, "--plan", "-f", "json")
+        assert same.code == 3
+        assert same.json["failure"].startswith(f"{empty.name}: holds nothing")
+    assert mg("scan", tiny_model, "--plan", "-f", "json").json["failure"] == ""
+
+
 def test_a_chosen_detector_that_cannot_look_is_no_pass(mg: Run, tiny_model: Path) -> None:
     ran = mg("scan", tiny_model, "--detector", "weight-diff", "-q")
     assert ran.code == 3
