@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from modelguard_weight_diff import probe
+from modelguard_weight_diff import levels, probe
 from modelguard_weight_diff.grid import FLOATS
 from modelguard_weight_diff.operand import Operand
 from modelguard_weight_diff.replay import Replay, replay_rank
@@ -73,7 +73,7 @@ def classify(
         return rows
     if (scale := probe.scaling(before, after)) is not None:
         return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
-    if relative_norm(sums) < 1 and (grid := probe.quantisation(before, after)) is not None:
+    if relative_norm(sums) < 1 and (grid := levels.quantisation(before, after)) is not None:
         return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})
     if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
         return Class("unrelated", evidence={"correlation": correlation(sums)})

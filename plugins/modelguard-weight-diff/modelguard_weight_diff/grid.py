@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -79,3 +80,9 @@ def narrow(values: F64, dtype: str) -> Array:
                 rounded[special] = 0x7FC0
             return rounded.astype(np.uint16).view(BF16)
         return values.astype(numpy_dtype(dtype))
+
+
+def spacing(values: F64, dtype: str) -> F64:
+    """At least the distance from each of ``values`` to the next number that ``dtype`` has, in float64."""
+    tiny = float(ml_dtypes.finfo(numpy_dtype(dtype)).smallest_subnormal)  # type: ignore[no-untyped-call]
+    return np.asarray(np.abs(values) * 2.0 ** -FLOATS[dtype].mantissa + tiny)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelguard import DTYPE_BITS
-from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, widen
+from modelguard_weight_diff.grid import F64, FLOATS, Array, narrow, spacing, widen
 from modelguard_weight_diff.operand import Operand
 from modelguard_weight_diff.replay import F64_SLACK, Replay, replay_rank
 from modelguard_weight_diff.stream import Statistics
@@ -42,7 +42,7 @@ def reference_in(before: Operand, after: Operand, rows: slice | npt.NDArray[np.i
     return narrow(widen(np.ascontiguousarray(part)), after.dtype) if after.dtype in FLOATS else part.astype(after.matrix.dtype)
 
 
-def _same(played: F64, target: F64, dtype: str) -> npt.NDArray[np.bool_]:
+def same(played: F64, target: F64, dtype: str) -> npt.NDArray[np.bool_]:
     """Which entries a replay reproduces: bit for bit, and to float64's own arithmetic where the file is float64."""
     if dtype == "F64":
         return np.asarray(np.abs(played - target) <= F64_SLACK * 2.0**-52 * np.abs(target))
@@ -95,138 +95,74 @@ class Scaling:
 
 
 def scaling(before: Operand, after: Operand) -> Scaling | None:
-    """Whether W' is the reference times a factor, or one factor per row or column: replayed bit for bit on a sample."""
+    """Whether W' is the reference times a factor, or one factor per row or column: found on a sample, replayed on every entry."""
     if after.dtype not in FLOATS:
         return None
-    found = None
+    axis = None
     for entries in (FIRST, SECOND):
-        found = _scaled(before, after, entries)
-        if found is None:
+        axis = _scaled_along(before, after, entries)
+        if axis is None:
             return None
-    return found
+    return None if axis is None else _scaled(before, after, axis)
 
 
-def _scaled(before: Operand, after: Operand, entries: int) -> Scaling | None:
+def _scaled_along(before: Operand, after: Operand, entries: int) -> str | None:
+    """The axis whose factors replay on a sample: ``tensor``, ``row`` or ``column``."""
     sides = [("tensor", before, after), ("row", before, after)]
     if after.matrix.shape[0] >= LINE:
-        sides.append(("column", Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())))
+        sides.append(("column", *_turned(before, after)))
     for axis, old, new in sides:
         rows = sample(new.matrix.shape, entries)
-        w, target = widen(reference_in(old, new, rows)), widen(np.ascontiguousarray(new.matrix[rows]))
+        w, target, usable = _usable(old, new, rows)
         if w.shape[1] < LINE:
             continue
-        usable = np.isfinite(w) & np.isfinite(target)
-        w, target = np.where(usable, w, 0.0), np.where(usable, target, 0.0)
         over = None if axis == "tensor" else 1
-        energy: Any = (w * w).sum(axis=over, keepdims=True)
-        factor: Any = (w * target).sum(axis=over, keepdims=True) / np.where(energy > 0, energy, 1.0)
+        factor = _factors((w * target).sum(axis=over, keepdims=True), (w * w).sum(axis=over, keepdims=True))
         moved = usable & (target != w)
-        share = int(np.count_nonzero(_same(w * factor, target, after.dtype) & moved)) / max(1, int(np.count_nonzero(moved)))
+        share = int(np.count_nonzero(same(w * factor, target, after.dtype) & moved)) / max(1, int(np.count_nonzero(moved)))
         if share >= SCALED:
-            return Scaling(axis, (float(factor.min()), float(factor.max())), share)
+            return axis
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Quantisation:
-    """A round trip through ``bits`` bits with one scale per ``group`` (tensor, row, column, or entries per group)."""
-
-    bits: int
-    group: str
-    scheme: str
-    agreement: float
-
-
-_LEVELS = (
-    ("symmetric", 8, 127),
-    ("symmetric", 8, 128),
-    ("symmetric", 4, 7),
-    ("symmetric", 4, 8),
-    ("asymmetric", 8, 255),
-    ("asymmetric", 4, 15),
-)
-
-
-def quantisation(before: Operand, after: Operand) -> Quantisation | None:
-    """Whether W' is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left."""
-    if after.dtype not in FLOATS or after.entries < 64:
-        return None
-    found = None
-    for entries, least in ((FIRST, 0.5), (SECOND, 0.9)):
-        found = _quantised(before, after, entries, least)
-        if found is None:
+def _scaled(before: Operand, after: Operand, axis: str) -> Scaling | None:
+    """The factors of the whole tensor, if every entry is the reference times its own to two units of the last place."""
+    old, new = _turned(before, after) if axis == "column" else (before, after)
+    common = None
+    if axis == "tensor":
+        products, energies = np.zeros((1, 1)), np.zeros((1, 1))
+        for part in blocks(new):
+            w, target, _ = _usable(old, new, part)
+            products, energies = products + np.vdot(w, target), energies + np.vdot(w, w)
+        common = _factors(products, energies)
+    low, high, changed, exact = np.inf, -np.inf, 0, 0
+    for part in blocks(new):
+        w, target, usable = _usable(old, new, part)
+        factor = common if common is not None else _factors((w * target).sum(1, keepdims=True), (w * w).sum(1, keepdims=True))
+        if not np.all(np.abs(target - w * factor) <= 2 * spacing(target, after.dtype)):
             return None
-    return found
+        moved = usable & (target != w)
+        changed, exact = (
+            changed + int(np.count_nonzero(moved)),
+            exact + int(np.count_nonzero(same(w * factor, target, after.dtype) & moved)),
+        )
+        low, high = min(low, float(factor.min())), max(high, float(factor.max()))
+    return Scaling(axis, (low, high), exact / changed) if exact >= SCALED * changed > 0 else None
 
 
-def _quantised(before: Operand, after: Operand, entries: int, least: float) -> Quantisation | None:
-    sides = [("row", before, after)]
-    if after.matrix.shape[0] > 1:
-        sides.append(("column", Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())))
-    for axis, old, new in sides:
-        rows = sample(new.matrix.shape, entries)
-        w, target = widen(reference_in(old, new, rows)), widen(np.ascontiguousarray(new.matrix[rows]))
-        if not (np.isfinite(w).all() and np.isfinite(target).all()):
-            return None
-        n = w.shape[1]
-        for group, size in [(axis, n)] + [(str(g), g) for g in (256, 128, 64, 32) if axis == "row" and n % g == 0 and n > g]:
-            found = _replayed(w.reshape(-1, size), target.reshape(-1, size), after.dtype, group, least)
-            if found is not None:
-                return found
-        if axis == "row" and new.matrix.flags.c_contiguous and old.matrix.flags.c_contiguous:
-            # Groups that run on over the ends of rows.
-            for size in (g for g in (256, 128, 64, 32) if n % g and new.matrix.size % g == 0):
-                taken = slice(0, min(new.matrix.size, entries) // size * size)
-                lines = [Operand(side.matrix.reshape(-1, size)[: taken.stop // size], side.dtype, ()) for side in (old, new)]
-                grouped = widen(reference_in(lines[0], lines[1], slice(None))), widen(lines[1].matrix)
-                if (found := _replayed(*grouped, after.dtype, str(size), least)) is not None:
-                    return found
-        if axis == "row" and len(sides) > 1 and (found := _few_values(w, target)) is not None:
-            return found
-    return None
+def _turned(before: Operand, after: Operand) -> tuple[Operand, Operand]:
+    return Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())
 
 
-def _replayed(w: F64, target: F64, dtype: str, group: str, least: float) -> Quantisation | None:
-    moved = w != target
-    if not moved.any():
-        return None
-    low, high = w.min(axis=1, keepdims=True), w.max(axis=1, keepdims=True)
-    peak = np.maximum(np.abs(low), np.abs(high))
-    for scheme, bits, levels in _LEVELS:
-        if scheme == "symmetric":
-            step = np.where(peak > 0, peak / levels, 1.0)
-            played = np.clip(np.rint(w / step), -levels - 1, levels) * step
-        else:
-            step = np.where(high > low, (high - low) / levels, 1.0)
-            zero = np.rint(-low / step)
-            played = (np.clip(np.rint(w / step) + zero, 0, levels) - zero) * step
-        share = float(np.mean(_same(played, target, dtype)[moved]))
-        # Scales kept in half precision move the lattice a little: the same nearest level then, to a fiftieth of a step.
-        near = float(np.mean((np.abs(played - target) <= np.minimum(0.02 * step, 2.0**-8 * np.abs(target)))[moved]))
-        if share >= least or near >= least:
-            return Quantisation(bits, group, scheme, share)
-    return None
+def _usable(before: Operand, after: Operand, rows: slice | npt.NDArray[np.int64]) -> tuple[F64, F64, npt.NDArray[np.bool_]]:
+    """W, W' and where both are finite; elsewhere they are zero, and the statistics have counted them."""
+    w, target = widen(reference_in(before, after, rows)), widen(np.ascontiguousarray(after.matrix[rows]))
+    usable = np.isfinite(w) & np.isfinite(target)
+    return np.where(usable, w, 0.0), np.where(usable, target, 0.0), usable
 
 
-def _few_values(w: F64, target: F64) -> Quantisation | None:
-    """Fewer distinct values than any float tensor has: 2^bits per tensor, row or group, where the reference has many more."""
-    n = target.shape[1]
-    before, after = (int(_distinct(side.reshape(1, -1))[0]) for side in (w, target))
-    if target.size >= 1024 and after <= 256 and before >= 2 * after:
-        return Quantisation(8 if after > 16 else 4, "tensor", "values", 1.0)
-    for size, bits in [(n, 8), (n, 4)] + [(g, 4) for g in (256, 128, 64, 32) if n % g == 0 and n > g]:
-        if size < 2 * 2**bits:
-            continue
-        most = int(_distinct(target.reshape(-1, size)[:64]).max())
-        if most <= 2**bits and float(_distinct(w.reshape(-1, size)[:64]).mean()) >= 1.3 * most:
-            return Quantisation(bits, "row" if size == n else str(size), "values", 1.0)
-    return None
-
-
-def _distinct(rows: F64) -> npt.NDArray[np.int64]:
-    """How many different values each row holds."""
-    ordered = np.sort(rows, axis=1)
-    return np.asarray(1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1))
+def _factors(products: F64, energies: F64) -> F64:
+    return np.asarray(products / np.where(energies > 0, energies, 1.0))
 
 
 def pruning(before: Operand, after: Operand) -> tuple[int, int] | None:
@@ -242,21 +178,30 @@ def pruning(before: Operand, after: Operand) -> tuple[int, int] | None:
 
 
 def permutation(before: Operand, after: Operand) -> bool:
-    """Whether the rows and columns hold the same energies in another order (so rows, columns or both were permuted)."""
+    """Whether the rows and columns hold the same energies and sums in another order (so rows, columns or both were permuted)."""
     if after.matrix.shape[0] == 1:
         return False
-    sides = [_energies(operand) for operand in (before, after)]
-    return all(bool(np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=0)) for old, new in zip(*sides, strict=True))
+    sides = [_marginals(operand) for operand in (before, after)]
+    for (old, old_sum), (new, new_sum) in zip(*sides, strict=True):
+        # Sums cancel, so they agree to what the energies leave of float64; energies alone do not see a sign.
+        room = 1e-9 * float(np.sqrt(old.max(initial=0.0) * max(before.matrix.shape)))
+        if not np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=0):
+            return False
+        if not np.allclose(np.sort(old_sum), np.sort(new_sum), rtol=1e-6, atol=room):
+            return False
+    return True
 
 
-def _energies(operand: Operand) -> tuple[F64, F64]:
+def _marginals(operand: Operand) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
+    """Energies and sums of the rows, then of the columns."""
     rows, columns = operand.matrix.shape
-    by_row, by_column = np.zeros(rows), np.zeros(columns)
+    by_row, by_column = np.zeros((2, rows)), np.zeros((2, columns))
     for part in blocks(operand):
-        square = widen(np.ascontiguousarray(operand.matrix[part])) ** 2
-        by_row[part] = square.sum(axis=1)
-        by_column += square.sum(axis=0)
-    return by_row, by_column
+        values = widen(np.ascontiguousarray(operand.matrix[part]))
+        for at, each in enumerate((values**2, values)):
+            by_row[at, part] = each.sum(axis=1)
+            by_column[at] += each.sum(axis=0)
+    return (by_row[0], by_row[1]), (by_column[0], by_column[1])
 
 
 def spiked(statistics: Statistics) -> float:
