@@ -20,6 +20,9 @@ MIN_CLASSES = 5
 """With fewer classes none can be told from the others (see :mod:`modelguard_abs.decision`)."""
 MIN_CLASSES_SHOWN = 4
 """Classes the pictures must show: a trigger has to be searched on some and checked on others."""
+MIN_CHECKED, MIN_CHECKED_CLASSES = 4, 2
+"""Pictures, and classes among them, to check on: of one picture a trigger turns all or none, and half of clean models have a class that
+gets all (8 of 15 scans of clean digits models that checked on one)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ def prepare(target: Target, context: ScanContext, per_class: int, most: int) -> 
             "(see --input), or not of its task"
         )
     search, check = _parts(usable, predicted, per_class, most, context.rng("split"))
+    if len(check) < MIN_CHECKED or len(np.unique(predicted[check])) < MIN_CHECKED_CLASSES:
+        raise Skip(
+            f"of {len(usable)} samples classified as labelled, {len(check)} are left to check triggers on; {MIN_CHECKED} of "
+            f"{MIN_CHECKED_CLASSES} classes are needed: give more samples"
+        )
     classes = torch.from_numpy(predicted).to(pictures.device)
     return Evidence(pictures[search], classes[search], pictures[check], classes[check], accuracy)
 
@@ -84,9 +92,10 @@ def _parts(
     counts = np.bincount(own)
     # Never more than half of a class's pictures, so that what is checked on shows it too; a single picture is searched on.
     several = turn < np.minimum(per_class, np.maximum(counts[own] // 2, 1))
-    first = several if counts[present].max() > 1 else np.isin(own, present[::2])
+    # Where most classes have a single one, half of the classes are searched on: a spare picture or two are too few to check on.
+    first = several if 2 * (counts[present] > 1).sum() >= len(present) else np.isin(own, present[::2])
     check = shuffled[~first]
-    order = np.lexsort((own[~first], turn[~first]))[:most]
+    order = np.argsort(turn[~first], kind="stable")[:most]  # in every turn of one picture a class, the classes in random order
     return np.sort(shuffled[first]), np.sort(check[order])
 
 

@@ -50,8 +50,7 @@ def invert(
     device = pictures.device
     target = torch.tensor([item.label for item in candidates], device=device)
     layers = {layer.name: layer for layer in model.layers if layer.name in {item.layer for item in candidates}}
-    with torch.inference_mode():
-        usual = float(margins(model(pictures), labels).clamp_min(0).mean().clamp_min(1e-3))  # how clearly clean pictures are told
+    usual = usual_margin(model, pictures, labels, batch)
     allowed = (labels[None] != target[:, None]).float().cpu()  # (A, S)
     for value in triggers.parameters:
         value.requires_grad_(True)
@@ -95,6 +94,13 @@ def attempts(
             x = model.input.low + ((x - model.input.low) / grey).round() * grey
             found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == target[index // count])
     return torch.cat(found).reshape(arms, count).cpu(), (labels[None] != target[:, None]).cpu()
+
+
+def usual_margin(model: RunnableModel, pictures: Tensor, labels: Tensor, batch: int) -> float:
+    """How clearly clean ``pictures`` (S, C, H, W) are told: the mean margin of their class, ``batch`` of them at a time."""
+    with torch.inference_mode():
+        logits = torch.cat([model(part) for part in torch.split(pictures, batch)])
+        return float(margins(logits, labels).clamp_min(0).mean().clamp_min(1e-3))
 
 
 def margins(logits: Tensor, target: Tensor) -> Tensor:

@@ -132,9 +132,12 @@ def _search_all(
     families = [Family(Patches, PATCH, areas[-1::-2] if detector.quick else areas)]
     if detector.filters and not detector.quick:
         families.append(Family(Filters, FILTER, STRENGTHS))
-    searches = [_search(detector, model, context, evidence, candidates, family) for family in families]
+    searches = [_search(detector, model, context, evidence, candidates, family) for family in families if candidates]
     if side_of(height, width) <= min(height, width):
-        searches.append(_squares(detector, model, context, evidence, sorted({item.label for item in candidates})))
+        classes = {item.label for item in candidates} or _some_classes(model.output.classes, context)
+        searches.append(_squares(detector, model, context, evidence, sorted(classes)))
+    if not searches:
+        raise Skip("the model has no hidden layer whose neurons could be stimulated, and its pictures are too small for squares")
     return candidates, table, searches
 
 
@@ -154,6 +157,11 @@ def _of_some(candidates: list[Candidate], classes: int, context: ScanContext) ->
     order = np.argsort(-gap, kind="stable")
     kept = {*order[:CANDIDATES].tolist(), *context.rng("references").choice(order[CANDIDATES:], REFERENCES, replace=False).tolist()}
     return [item for item in candidates if item.label in kept]
+
+
+def _some_classes(classes: int, context: ScanContext) -> set[int]:
+    """As many as are searched, for a model without neurons that could say which."""
+    return set(context.rng("references").choice(classes, min(classes, CANDIDATES + REFERENCES), replace=False).tolist())
 
 
 def _search(
@@ -216,17 +224,22 @@ def _checked(
 def _accused(
     detector: Abs, level: float, target: Target, context: ScanContext, evidence: Evidence, searched: Searched
 ) -> Iterator[Finding]:
-    """The accused class, if its trigger works often enough on pictures it was not searched on, and on which classes it does."""
-    model, verdict, place = target.model, searched.verdict, searched.verdict.accused
-    # Of the sizes at which the class stands out, the one whose trigger works best: a small one may stand out and still work seldom.
-    telling = [size for size in range(len(verdict.p)) if over_all(float(verdict.p[size, place]), model.output.classes) <= level]
-    size = max(telling, key=lambda size: (searched.success[size][searched.arms[size][place]], -size))
-    arm = int(searched.arms[size][place])
-    klass = searched.targets[arm]
-    triggers = searched.triggers.only(torch.tensor([size * len(searched.targets) + arm]))
-    success = float(searched.success[size][arm])
-    if success < detector.reasr:
+    """The class that stands out most of those whose trigger works often enough on pictures it was not searched on."""
+    model, verdict, classes = target.model, searched.verdict, target.model.output.classes
+    for place in np.lexsort((-verdict.t.max(0), verdict.p.min(0))).tolist():
+        # Of the sizes at which the class stands out, the one whose trigger works best: a small one may stand out and still work seldom.
+        telling = [size for size in range(len(verdict.p)) if over_all(float(verdict.p[size, place]), classes) <= level]
+        if not telling:
+            return
+        size = max(telling, key=lambda size: (searched.success[size][searched.arms[size][place]], -size))
+        arm = int(searched.arms[size][place])
+        success = float(searched.success[size][arm])
+        if success >= detector.reasr:
+            break
+    else:
         return
+    klass, p_value = searched.targets[arm], over_all(float(verdict.p[:, place].min()), classes)
+    triggers = searched.triggers.only(torch.tensor([size * len(searched.targets) + arm]))
     wanted = torch.tensor([klass], device=evidence.check.device)
     hits, asked = attempts(
         model, triggers, wanted, evidence.check, evidence.check_labels, batch=at_once(model, context), tick=_Note(context, "confirm")
@@ -234,14 +247,14 @@ def _accused(
     labels = evidence.check_labels.cpu()
     by_class = {int(k): _number(hits[0, labels == k].float().mean()) for k in torch.unique(labels[asked[0]])}
     usual = float(np.median(np.delete(searched.success[size][searched.arms[size]], place)))
-    sure = verdict.p_value <= HIGH_P * level and success >= HIGH_REASR
+    sure = p_value <= HIGH_P * level and success >= HIGH_REASR
     what, facts = _described(triggers, searched.traced[arm] if searched.traced else None)
     names = model.output.labels
     shown = f"{klass} ({names[klass]})" if klass < len(names) else str(klass)
     yield Finding(
         searched.rule.id,
         f"class {shown}: {what} turns {success:.0%} of unseen pictures into it, one of the same size {usual:.0%} into other classes "
-        f"(p = {verdict.p_value:.2g})",
+        f"(p = {p_value:.2g})",
         confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
         evidence={
             "target_class": klass,
@@ -249,7 +262,7 @@ def _accused(
             "attack_success": _number(success),
             "attack_success_by_class": {str(label): rate for label, rate in by_class.items()},
             "attack_success_usual": _number(usual),
-            "p_value": _number(verdict.p_value),
+            "p_value": _number(p_value),
             **facts,
             "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
         },
@@ -304,9 +317,11 @@ def _table(searches: list[Searched], candidates: list[Candidate]) -> list[dict[s
             rows[item.label] = {"class": item.label, "layer": item.layer, "units": list(item.units), "gap": _number(item.gap)}
     for searched in searches:
         for place, label in enumerate(searched.labels):
-            success = [_number(row[arms[place]]) for row, arms in zip(searched.success, searched.arms, strict=True)]
-            rows[label][searched.triggers.kind] = {"success": success, "p_value": _number(searched.verdict.p[:, place].min())}
-            rows[label]["p_value"] = min(rows[label].get("p_value", 1.0), _number(len(searches) * searched.verdict.p[:, place].min()))
+            success = [_number(rates[arms[place]]) for rates, arms in zip(searched.success, searched.arms, strict=True)]
+            p = searched.verdict.p[:, place].min()
+            row = rows.setdefault(label, {"class": label})
+            row[searched.triggers.kind] = {"success": success, "p_value": _number(p)}
+            row["p_value"] = min(row.get("p_value", 1.0), _number(len(searches) * p))
     return [rows[label] for label in sorted(rows)]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from modelguard_abs.inversion import ENOUGH, margins
+from modelguard_abs.inversion import ENOUGH, margins, usual_margin
 from modelguard_abs.triggers import Windows
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def best_windows(
     corners = places(height, width, side)  # (P, 2)
     target = torch.tensor(classes).repeat_interleave(len(corners))  # (A,) every class at every place, side by side
     windows = Windows(model.input, shape, side, corners.repeat(len(classes), 1), generator, pictures.device)
-    with torch.inference_mode():
-        usual = float(margins(model(pictures), labels).clamp_min(0).mean().clamp_min(1e-3))  # how clearly clean pictures are told
+    usual = usual_margin(model, pictures, labels, batch)
     work = sum(item.steps for item in rounds)
     done, aside = 0, stride_of(height, width, side) // 2
     for item in rounds:

@@ -372,6 +372,36 @@ def test_pictures_too_small_for_a_square_or_for_any_trigger(target: Make, size: 
         assert f"{size[0]} x {size[1]} pixels are too small" in outcome.reason
 
 
+def test_one_spare_picture_is_not_all_that_triggers_are_checked_on(target: Make) -> None:
+    """Half of clean models have a class that a trigger moves one given picture into."""
+    clean = target()
+    assert clean.samples is not None
+    first = [int(np.flatnonzero(clean.samples.labels == label)[0]) for label in range(10)]
+    spare = int(np.flatnonzero(clean.samples.labels == 3)[1])
+    outcome = scan(some(clean, [*first, spare]), filters=False)
+    assert outcome.findings == ()
+    assert outcome.summary["pictures"]["check"] >= 4
+
+
+def test_too_few_pictures_to_check_on_are_said(target: Make) -> None:
+    clean = target()
+    assert clean.samples is not None
+    few = [int(np.flatnonzero(clean.samples.labels == label)[0]) for label in range(5)]
+    outcome = scan(some(clean, few))
+    assert outcome.status is Status.SKIPPED
+    assert "give more samples" in outcome.reason
+
+
+def test_a_linear_classifier_has_no_neurons_but_squares(target: Make) -> None:
+    torch.manual_seed(0)
+    model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)), (1, 8, 8), 10, low=-1.0)
+    pictures = np.random.default_rng(0).uniform(-1, 1, (200, 1, 8, 8)).astype(np.float32)
+    outcome = scan(of(model, target(), given(pictures, model.predict(pictures).argmax(1))))
+    assert outcome.status is Status.COMPLETED, outcome.reason
+    assert outcome.summary["layers"] == []
+    assert set(outcome.summary["classes"][0]) == {"class", "window", "p_value"}
+
+
 def test_a_thousand_classes_end_with_an_outcome(target: Make) -> None:
     torch.manual_seed(0)
     model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1000)), (1, 8, 8), 1000)
