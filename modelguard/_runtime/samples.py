@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
@@ -102,7 +103,7 @@ def _npz(path: Path) -> dict[str, Any]:
                         raise SamplesError(path.name, f"{name} holds Python objects, which are never unpickled", "save plain arrays")
                 with archive.open(member) as handle:
                     arrays[name] = npy.read_array(handle, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as error:  # RuntimeError: it is encrypted
         raise SamplesError(
             path.name, f"is no valid .npz file ({error})", "write it with numpy.savez(path, inputs=..., labels=...)"
         ) from error
@@ -215,7 +216,7 @@ def _image_folder(folder: Path, digest: str) -> Samples:
 def _decode(source: Path | io.BytesIO, name: str) -> Any:
     """An image in mode L or RGB. Raises :class:`SamplesError` when Pillow is missing, cannot read it, or finds it a bomb."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise SamplesError(name, "is an image, and Pillow is not installed", "pip install modelguard[images]") from None
     try:
@@ -223,7 +224,9 @@ def _decode(source: Path | io.BytesIO, name: str) -> Any:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
                 return image.convert("L" if image.mode in ("1", "L", "I;16", "I", "F") else "RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to: SyntaxError, struct.error, IndexError
         raise SamplesError(name, f"is no image that can be read ({type(error).__name__})", "remove it from the samples") from error
 
 

@@ -20,9 +20,11 @@ from modelguard._scanner.events import NotJsonSafe, encode_finding, finite, json
 from modelguard._scanner.isolation import confine
 from modelguard._scanner.job import Job, Task, parse_tasks, resolve
 from modelguard.detector import Capability, DeadlineExceeded, ScanContext, Skip, Target, configure
-from modelguard.errors import ModelguardError, without_paths
+from modelguard.errors import ModelguardError, SamplesError, without_paths
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from modelguard.artifact import Artifact
     from modelguard.checkpoint import Format
     from modelguard.model import ModelFactory, Samples
@@ -70,13 +72,23 @@ def open_target(job: Job) -> Target:
     """Open artifact, reference and samples as the job says. Headers are parsed; no tensor is read."""
     formats = [resolve(ref)() for ref in job.formats]
     factories = [resolve(ref)() for ref in job.models]
-    samples = None
-    if job.samples is not None:
-        from modelguard._runtime.samples import load_samples
-
-        samples = load_samples(job.samples)
+    samples = _samples(job.samples) if job.samples is not None else None
     reference = _open(job.reference, formats, factories, None, job, None) if job.reference is not None else None
     return _open(job.artifact, formats, factories, samples, job, reference)
+
+
+def _samples(path: Path) -> Samples:
+    """What :func:`load_samples` returns. Whatever it meets is said of the samples: the artifact has no part in it."""
+    from modelguard._runtime.samples import load_samples
+
+    try:
+        return load_samples(path)
+    except ModelguardError:
+        raise
+    except MemoryError:
+        raise SamplesError(path.name, "need more memory than the limit", "give fewer samples, or raise --memory") from None
+    except Exception as error:
+        raise SamplesError(path.name, f"cannot be read ({_blame(error)})", "check the file, or scan without --samples") from error
 
 
 def _open(

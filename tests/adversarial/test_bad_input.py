@@ -61,6 +61,15 @@ def zipped() -> bytes:
     return data.getvalue()
 
 
+def damaged() -> bytes:
+    """A compressed .npz whose first array does not decompress."""
+    data = io.BytesIO()
+    np.savez_compressed(data, inputs=np.random.default_rng(0).random((40, 3)))
+    body = bytearray(data.getvalue())
+    body[64:84] = b"\xff" * 20
+    return bytes(body)
+
+
 def truncated(path: Path) -> None:
     save_file(WEIGHTS, path)
     path.write_bytes(path.read_bytes()[:-5])
@@ -284,6 +293,7 @@ def test_a_huge_sparse_file_is_scanned_without_being_held(tmp_path: Path, count:
     ("name", "data", "cause"),
     [
         ("s.npz", b"no zip", "s.npz: is no valid .npz file (File is not a zip file); write it"),
+        ("s.npz", damaged(), "s.npz: is no valid .npz file (Error -3 while decompressing data"),
         ("s.jsonl", b"{}", "s.jsonl:1: has no text; write one"),
         ("s.txt", b"", "s.txt: is no known kind of samples; give .npz"),
     ],
@@ -294,6 +304,24 @@ def test_samples_that_are_none_are_no_verdict(mg: Run, tiny_model: Path, tmp_pat
     assert ran.code == 3
     assert report["failure"].startswith(cause)
     assert ran.out.splitlines()[1] == "  not opened, 1 file, policy baseline"
+
+
+def test_samples_that_no_reader_expects_are_blamed_and_not_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modelguard import SamplesError
+    from modelguard._runtime import samples
+    from modelguard._scanner.worker import _samples
+
+    for error, said in (
+        (KeyError("x"), r"^s\.npz: cannot be read \(KeyError at "),
+        (MemoryError(), r"^s\.npz: need more memory than the limit"),
+    ):
+
+        def fail(path: Path, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(samples, "load_samples", fail)
+        with pytest.raises(SamplesError, match=said):
+            _samples(tmp_path / "s.npz")
 
 
 # Files that change under the scanner

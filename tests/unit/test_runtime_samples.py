@@ -44,6 +44,31 @@ def test_npz_and_safetensors_hold_inputs_and_labels(tmp_path: Path) -> None:
         assert samples.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
+def test_an_encrypted_archive_and_one_that_does_not_decompress_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, inputs=np.random.default_rng(0).random((40, 3)))
+    whole = path.read_bytes()
+    encrypted = bytearray(whole)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[whole.index(signature) + flags] |= 1
+    path.write_bytes(encrypted)
+    with pytest.raises(SamplesError, match=r"^a\.npz: is no valid \.npz file \(.*encrypted"):
+        load_samples(path)
+    path.write_bytes(whole[:64] + b"\xff" * 20 + whole[84:])
+    with pytest.raises(SamplesError, match=r"^a\.npz: is no valid \.npz file \(Error -3 while decompressing"):
+        load_samples(path)
+
+
+def test_an_image_that_is_broken_inside_is_refused(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "broken.png"
+    image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(path)
+    first, second, *rest = path.read_bytes().split(b"IDAT")
+    path.write_bytes(b"IDAT".join((first, second + b"\xff" * 4 + rest[0], *rest[1:])))
+    with pytest.raises(SamplesError, match=r"^broken\.png: is no image that can be read \(SyntaxError\)"):
+        load_samples(tmp_path)
+
+
 def test_labels_are_optional(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", inputs=np.zeros((2, 3)))
     assert load_samples(tmp_path / "a.npz").labels is None
