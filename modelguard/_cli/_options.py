@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,13 @@ def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def _finite(context: click.Context, option: click.Parameter, seconds: float) -> float:
+    """A range has room for inf, and lets nan through: no comparison with it holds."""
+    if not math.isfinite(seconds):
+        raise UsageError(f"--timeout {seconds:g}", "is no finite number of seconds", "write for example --timeout 86400")
+    return seconds
+
+
 plugin_option = click.option(
     "-p", "plugins", multiple=True, metavar="no:NAME", help="Do not load plugin NAME (entry point or distribution). Repeatable."
 )
@@ -56,7 +64,12 @@ output_options = stack(
 run_options = stack(
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Seed of every random choice [0]."),
     click.option(
-        "--timeout", type=click.FloatRange(0, min_open=True), default=900.0, metavar="S", help="Seconds each detector may run [900]."
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        callback=_finite,
+        default=900.0,
+        metavar="S",
+        help="Seconds each detector may run [900].",
     ),
     click.option("--memory", metavar="SIZE", help="Memory a worker may hold, such as 8G, or 'none' [3/4 of the machine's]."),
     click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads a detector may use [all cores]."),
@@ -83,9 +96,19 @@ model_options = stack(
 
 
 def chosen_model(factory: str | None, input_spec: str | None, device: str, precision: str, threads: int | None) -> ModelOptions:
-    """What ``model_options`` and ``--threads`` ask for; a factory is looked up from the working directory."""
+    """What ``model_options`` and ``--threads`` ask for; a factory is looked up from the working directory.
+
+    Raises :class:`UsageError` for what is wrong whatever the model is: in the worker it would only be the detectors' failure to look.
+    """
+    from modelguard._runtime.spec import parse_option
     from modelguard.model import ModelOptions
 
+    if input_spec is not None:
+        parse_option(input_spec)
+    if factory is not None:
+        module, colon, function = factory.partition(":")
+        if not (colon and all(module.split(".")) and all(part.isidentifier() for part in function.split("."))):
+            raise UsageError(f"--model {factory}", "is not module:factory", "write for example --model mypackage.models:resnet")
     return ModelOptions(
         factory=factory,
         input=input_spec,

@@ -54,14 +54,11 @@ def command(
     from modelguard._cli._progress import ProgressDisplay
     from modelguard._reporters.escape import visible
     from modelguard._runtime.describe import DescribeModel
-    from modelguard._runtime.spec import parse_option
     from modelguard._scanner.job import Limits
     from modelguard._scanner.scan import Request, scan
     from modelguard.artifact import SourceContext
     from modelguard.report import PolicyInfo
 
-    if input_spec is not None:
-        parse_option(input_spec)
     registry = load_registry(plugins)
     with ProgressDisplay(quiet or as_json) as display:
         request = Request(
