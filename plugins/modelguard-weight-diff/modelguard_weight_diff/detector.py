@@ -22,13 +22,15 @@ from modelguard import (
 )
 from modelguard_weight_diff import rules
 from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
+from modelguard_weight_diff.model_level import ABOUT
 from modelguard_weight_diff.names import is_embedding, is_head
 from modelguard_weight_diff.pairing import Pairing, Place
 from modelguard_weight_diff.tokens import token_names
 
 TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
-"""Kinds that say something about the one tensor; the others become findings of their own only while they are few."""
+"""Kinds that say something about the one tensor and raise the score whatever the verdict."""
 FEW = 3
+"""Tensors of a kind that the verdict is about up to which each is a finding of its own."""
 
 
 @dataclass(frozen=True)
@@ -113,24 +115,9 @@ class WeightDiff(Detector):
         by_kind: dict[str, list[TensorDiff]] = {}
         for item in diff.tensors:
             by_kind.setdefault(item.kind, []).append(item)
-            if not item.comparable:
-                message = f"{item.name} is {item.dtype}, in the reference {item.reference_dtype}: their values could not be compared"
-                yield Finding("MG1105", message, Confidence.HIGH, location=_place(item))
-            elif item.kind != "cast" and item.dtype != item.reference_dtype:
-                message = f"{item.name} is {item.dtype}, in the reference {item.reference_dtype}, and not the reference rounded to that"
-                yield Finding(
-                    "MG1104",
-                    message,
-                    Confidence.HIGH,
-                    location=_place(item),
-                    evidence={"dtype": item.dtype, "reference_dtype": item.reference_dtype},
-                )
-            if item.non_finite:
-                message = f"{item.non_finite} values of {item.name} are not finite, but are in the reference"
-                yield Finding("MG1108", message, Confidence.HIGH, location=_place(item), evidence={"count": item.non_finite})
+        yield from self._dtypes(diff)
         for kind, items in sorted(by_kind.items()):
-            folded = kind not in TELLING or (kind == "low-rank" and diff.verdict.verdict == "lora-merge")
-            if folded and len(items) > FEW:
+            if len(items) > FEW and (kind == "cast" or kind in ABOUT.get(diff.verdict.verdict, ())):
                 continue
             for item in self._capped(items):
                 tokens = _tokens(item, artifact)
@@ -141,6 +128,23 @@ class WeightDiff(Detector):
                     location=_place(item),
                     evidence={**numbers(item), **item.evidence, **_named(tokens), **_more(items, self.max_findings)},
                 )
+
+    def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
+        unknown = [item for item in diff.tensors if not item.comparable]
+        retyped = [item for item in diff.tensors if item.comparable and item.kind != "cast" and item.dtype != item.reference_dtype]
+        broken = [item for item in diff.tensors if item.non_finite]
+        for rule, items, phrase in (
+            ("MG1105", unknown, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}: their values could not be compared"),
+            ("MG1104", retyped, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}, and not the reference rounded to that"),
+            ("MG1108", broken, "{0.non_finite} values of {0.name} are not finite, but are in the reference"),
+        ):
+            for item in self._capped(items):
+                told: dict[str, dict[str, Any]] = {
+                    "MG1104": {"dtype": item.dtype, "reference_dtype": item.reference_dtype},
+                    "MG1108": {"count": item.non_finite},
+                }
+                evidence = {**told.get(rule, {}), **_more(items, self.max_findings)}
+                yield Finding(rule, phrase.format(item), Confidence.HIGH, location=_place(item), evidence=evidence)
 
     def _capped(self, items: Any) -> Any:
         return items[: self.max_findings]

@@ -20,6 +20,12 @@ VERDICTS = (
     "lone-change", "row-edit", "bit-flips", "low-bit-payload", "merge", "unrelated", "mixed",
 )  # fmt: skip
 
+ABOUT = {
+    "quantized": {"quantized"}, "pruned": {"pruned"}, "scaled": {"scaled"}, "lora-merge": {"low-rank"}, "fine-tune": {"dense"},
+    "partial-fine-tune": {"dense"}, "merge": {"dense", "unrelated"}, "unrelated": {"dense", "unrelated"},
+}  # fmt: skip
+"""Kinds of which a verdict says all there is to say, and which therefore need no finding for every tensor."""
+
 MOST = 0.9
 """Share of the matrices from which a change counts as one of the whole model."""
 SAME_TARGET = 0.8
@@ -91,18 +97,25 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | N
         tolerated = {kind, "cast"}
         if kind in kinds and kinds <= tolerated:
             return Verdict(kind, f"{len(real)} tensors {phrase}; nothing else changed")
-    # Vectors too short to betray how they were made do not change what was done to the matrices.
+    # Vectors too short to betray how they were made do not change what was done to the matrices, if they moved no further than those.
     wide = {item.kind for item in real if item.is_matrix}
+    vectors = [item for item in real if not item.is_matrix]
     if (
         len(wide) == 1
         and (kind := next(iter(wide))) in ("quantized", "pruned", "scaled")
-        and _entries([i for i in real if not i.is_matrix]) * 20 < _entries(real)
+        and _entries(vectors) * 20 < _entries(real)
+        and all(item.kind == kind or _within(item, max(each.relative_norm for each in real if each.is_matrix)) for item in vectors)
     ):
         return Verdict(kind, f"every changed matrix is of this kind ({sum(1 for item in real if item.is_matrix)} of {len(matrices)})")
     if kinds == {"row-edit"}:
         places = sum(int(item.evidence.get("count", 0)) for item in real)
         return Verdict("row-edit", f"only {places} rows, columns or entries in {len(real)} tensors changed; all others are bit-equal")
     return None
+
+
+def _within(item: TensorDiff, worst: float) -> bool:
+    """Whether all that was done to a tensor is known and smaller than ``worst``, and than the tensor itself."""
+    return item.comparable and not item.non_finite and item.relative_norm <= min(worst, 1.0)
 
 
 def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | None:

@@ -181,27 +181,24 @@ def permutation(before: Operand, after: Operand) -> bool:
     """Whether the rows and columns hold the same energies and sums in another order (so rows, columns or both were permuted)."""
     if after.matrix.shape[0] == 1:
         return False
-    sides = [_marginals(operand) for operand in (before, after)]
-    for (old, old_sum), (new, new_sum) in zip(*sides, strict=True):
-        # Sums cancel, so they agree to what the energies leave of float64; energies alone do not see a sign.
-        room = 1e-9 * float(np.sqrt(old.max(initial=0.0) * max(before.matrix.shape)))
-        if not np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=0):
-            return False
-        if not np.allclose(np.sort(old_sum), np.sort(new_sum), rtol=1e-6, atol=room):
-            return False
-    return True
+    energies = [_marginals(operand, 2) for operand in (before, after)]
+    if not all(np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=0) for old, new in zip(*energies, strict=True)):
+        return False
+    # Energies do not see a sign. Sums cancel, so they agree to what the energies leave of float64.
+    sums = [_marginals(operand, 1) for operand in (before, after)]
+    room = 1e-9 * float(max(energy.max(initial=0.0) for energy in energies[0]) * max(before.matrix.shape)) ** 0.5
+    return all(np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=room) for old, new in zip(*sums, strict=True))
 
 
-def _marginals(operand: Operand) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
-    """Energies and sums of the rows, then of the columns."""
+def _marginals(operand: Operand, power: int) -> tuple[F64, F64]:
+    """Sums of the entries' powers over each row, and over each column."""
     rows, columns = operand.matrix.shape
-    by_row, by_column = np.zeros((2, rows)), np.zeros((2, columns))
+    by_row, by_column = np.zeros(rows), np.zeros(columns)
     for part in blocks(operand):
-        values = widen(np.ascontiguousarray(operand.matrix[part]))
-        for at, each in enumerate((values**2, values)):
-            by_row[at, part] = each.sum(axis=1)
-            by_column[at] += each.sum(axis=0)
-    return (by_row[0], by_row[1]), (by_column[0], by_column[1])
+        values = widen(np.ascontiguousarray(operand.matrix[part])) ** power
+        by_row[part] = values.sum(axis=1)
+        by_column += values.sum(axis=0)
+    return by_row, by_column
 
 
 def spiked(statistics: Statistics) -> float:

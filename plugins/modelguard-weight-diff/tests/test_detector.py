@@ -110,3 +110,42 @@ def test_two_runs_and_any_thread_count_agree() -> None:
         context = ScanContext(detector="weight-diff", threads=threads)
         results.append((list(WeightDiff().detect(target, context)), context._summary))
     assert results[0] == results[1] == results[2]
+
+
+def int8(weight: Any) -> Any:
+    step = np.abs(weight).max(axis=1, keepdims=True) / 127
+    return (np.rint(weight / step) * step).astype(np.float32)
+
+
+def layered(count: int = 6) -> Tensors:
+    rng = np.random.default_rng(0)
+    shapes = {f"layers.{index}.{name}": shape for index in range(count) for name, shape in (("w.weight", (64, 96)), ("w.bias", (64,)))}
+    return {name: (0.1 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(("moved", "verdict"), [(1e-4, "quantized"), (1.0, "mixed")])
+def test_vectors_beside_quantised_matrices_may_not_move_further_than_those(moved: float, verdict: str) -> None:
+    rng = np.random.default_rng(1)
+    changed = {
+        k: int8(v) if v.ndim == 2 else v + np.float32(moved * 0.1) * rng.standard_normal(64, np.float32) for k, v in layered().items()
+    }
+    findings, summary = run(layered(), changed)
+    assert summary["verdict"] == verdict, summary["reason"]
+    # The verdict speaks for the matrices; the vectors are more than it says, and get findings of their own.
+    assert sum(finding.rule == "MG1120" for finding in findings) == 6
+    assert ("MG1112" in {finding.rule for finding in findings}) == (verdict == "mixed")
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("MG1105", lambda v: np.rint(100 * v).astype(np.int8)),
+        ("MG1104", lambda v: (v + 0.01 * np.random.default_rng(2).standard_normal(v.shape)).astype(np.float16)),
+        ("MG1108", lambda v: np.where(v > v.mean(), np.float32(np.nan), v)),
+    ],
+)
+def test_dtype_and_value_findings_are_capped_too(rule: str, change: Any) -> None:
+    findings, _ = run(layered(), {name: change(value) for name, value in layered().items()}, max_findings=5)
+    found = [finding for finding in findings if finding.rule == rule]
+    assert len(found) == 5
+    assert found[0].evidence["not_listed"] == 7
