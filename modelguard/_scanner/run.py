@@ -10,13 +10,18 @@ from typing import Any, Protocol
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
 from modelguard._scanner.events import MAX_FINDINGS, decode_finding, is_description
 from modelguard._scanner.job import Job, Task
-from modelguard.detector import Detector
+from modelguard.detector import Capability, Detector
 from modelguard.errors import ModelguardError, PluginError
 from modelguard.findings import Finding
 from modelguard.report import Outcome, Status
 
 GRACE = 5.0
 """Seconds a detector gets past its time limit to notice it by itself and keep its summary, before its worker is killed."""
+
+
+BUILD_SHARE = 0.9
+"""A model whose build did not end in this share of a detector's time limit is not built again for it."""
+_RUNS_MODEL = frozenset({Capability.FORWARD, Capability.GRADIENTS})
 
 
 class Progress(Protocol):
@@ -36,9 +41,23 @@ class _Running:
     task: Task
     began: float
     findings: list[Finding] = field(default_factory=list)
+    building: float | None = None
+    """Since when it has been building the model."""
 
     def outcome(self, status: Status, reason: str = "", summary: Mapping[str, Any] | None = None) -> Outcome:
         return Outcome(self.task.detector, status, reason, summary or {}, tuple(self.findings))
+
+
+@dataclass(frozen=True)
+class _Unbuilt:
+    """A build of the model that its worker did not survive: how it ended, and how long it had if it was stopped for its time."""
+
+    outcome: Outcome
+    had: float
+
+    def repeats(self, task: Task, detector: type[Detector]) -> bool:
+        """Whether ``task`` would only meet it again. One with much more time may live to see the model."""
+        return bool(detector.requires & _RUNS_MODEL) and self.had >= BUILD_SHARE * task.timeout
 
 
 class Scan:
@@ -53,6 +72,7 @@ class Scan:
             raise ModelguardError("the isolated worker", str(error), "free memory, processes or temporary space (TMPDIR)") from None
         self.seconds: dict[str, float] = {}
         self.model: Mapping[str, Any] | None = None
+        self._unbuilt: _Unbuilt | None = None
 
     def __enter__(self) -> Scan:
         return self
@@ -85,28 +105,40 @@ class Scan:
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
         """One outcome per task, in order."""
-        outcomes: list[Outcome] = []
-        while len(outcomes) < len(tasks):
-            left = tasks[len(outcomes) :]
+        outcomes: dict[str, Outcome] = {}
+        while left := self._spared([task for task in tasks if task.detector not in outcomes], detectors, outcomes):
+            first = left[0]
             if self._child is None:
                 try:
                     self._child = Child(self._job)
                 except WorkerError as error:
-                    running = _Running(left[0], time.monotonic())
-                    outcomes.append(self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker {error}")))
+                    running = _Running(first, time.monotonic())
+                    outcomes[first.detector] = self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker {error}"))
                     continue
-                if (failed := self._reopen(self._child, left[0])) is not None:
-                    outcomes.append(failed)
+                if (failed := self._reopen(self._child, first)) is not None:
+                    outcomes[first.detector] = failed
                     self._drop()
                     continue
             self._child.start(left)
             for task in left:
-                outcome, usable = self._one(self._child, task, detectors[task.detector])
-                outcomes.append(outcome)
+                outcomes[task.detector], usable = self._one(self._child, task, detectors[task.detector])
                 if not usable:
                     self._drop()
                     break
-        return outcomes
+        return [outcomes[task.detector] for task in tasks]
+
+    def _spared(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], outcomes: dict[str, Outcome]) -> list[Task]:
+        """The tasks worth starting; the others get the outcome of the one whose worker ended while it built the model."""
+        left = []
+        for task in tasks:
+            if self._unbuilt is None or not self._unbuilt.repeats(task, detectors[task.detector]):
+                left.append(task)
+                continue
+            before = self._unbuilt.outcome
+            running = _Running(task, time.monotonic())
+            reason = f"not started, because {before.detector} ended so: {before.reason}"
+            outcomes[task.detector] = self._ended(running, running.outcome(before.status, reason))
+        return left
 
     def _reopen(self, child: Child, task: Task) -> Outcome | None:
         """Wait until a fresh worker has opened the artifact again; the outcome of ``task`` when it cannot."""
@@ -154,13 +186,26 @@ class Scan:
                     if isinstance(event.get("model"), dict):
                         self.model = event["model"]
                     return self._ended(running, _outcome(running, event, fault)), True
+                elif kind == "building":
+                    running.building = time.monotonic()
+                elif kind == "built":
+                    running.building = None
                 elif kind != "start":
                     raise WorkerError(f"sent the unknown event {kind!r}")
         except WorkerTimeout:
             reason = f"still busy {GRACE:g} s after its limit of {task.timeout:g} s, and was stopped; raise --timeout"
-            return self._ended(running, running.outcome(Status.TIMED_OUT, reason)), False
+            return self._lost(running, Status.TIMED_OUT, reason), False
         except WorkerError as error:
-            return self._ended(running, running.outcome(Status.ERRORED, f"its worker {error}")), False
+            return self._lost(running, Status.ERRORED, f"its worker {error}"), False
+
+    def _lost(self, running: _Running, status: Status, reason: str) -> Outcome:
+        """The outcome of a detector whose worker died or was killed. If it was building the model, the next one would build it again."""
+        if running.building is None:
+            return self._ended(running, running.outcome(status, reason))
+        outcome = running.outcome(status, f"building the model did not end: {reason}")
+        had = time.monotonic() - running.building if status is Status.TIMED_OUT else float("inf")
+        self._unbuilt = _Unbuilt(outcome, had)
+        return self._ended(running, outcome)
 
     def _ended(self, running: _Running, outcome: Outcome) -> Outcome:
         seconds = time.monotonic() - running.began

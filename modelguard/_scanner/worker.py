@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelguard._scanner.events import NotJsonSafe, encode_finding, finite, json_safe
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from modelguard.artifact import Artifact
     from modelguard.checkpoint import Format
-    from modelguard.model import ModelFactory, Samples
+    from modelguard.model import ModelFactory, RunnableModel, Samples
 
 PROGRESS_SECONDS = 0.2
 
@@ -154,7 +155,7 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) ->
     status, reason = "completed", ""
     try:
         detector = configure(resolve(task.ref), task.options)
-        for finding in detector.detect(target, context):
+        for finding in detector.detect(_announced(target, task.detector, emit), context):
             event, problem = encode_finding(finding)
             emit("finding", detector=task.detector, finding=event)
             if problem:
@@ -179,6 +180,24 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) ->
         elif problem:
             status, reason = "errored", problem
     emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary, model=_model(target))
+
+
+def _announced(target: Target, detector: str, emit: Callable[..., None]) -> Target:
+    """``target``, whose model is built between two events: a parent that sees no second one does not have it built again."""
+    if (build := target.build_model) is None:
+        return target
+
+    def announced() -> RunnableModel:
+        emit("building", detector=detector)
+        try:
+            built = build()
+        except Exception:  # kept by the target, and raised again for the next detector; anything else ends the worker
+            emit("built", detector=detector)
+            raise
+        emit("built", detector=detector)
+        return built
+
+    return replace(target, build_model=announced)  # it shares the cache of what was built
 
 
 def _model(target: Target) -> Any:

@@ -690,6 +690,36 @@ def test_a_worker_that_cannot_be_replaced_costs_what_it_had_to_do(
 
 
 @pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL, perhaps by the system for want of memory"),
+        ("raise SystemExit", "exited with status 0 before it was done"),
+        ("raise ValueError('no')", ""),
+    ],
+)
+def test_a_model_that_ends_its_worker_is_built_once(
+    mg: Run, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, line: str, cause: str
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("modelguard_companions")
+    built = tmp_path / "built"
+    (tmp_path / "mine.py").write_text(f"import os\ndef net():\n    open({str(built)!r}, 'a').write('x')\n    {line}\n")
+    monkeypatch.chdir(tmp_path)
+    chosen = [word for name in ("final-layer", "mm-bd", "remote-code") for word in ("--detector", name)]
+    ran, report = judged(mg, tmp_path, tiny_model, *chosen, "--model", "mine:net")
+    assert ran.code == 3
+    found = {item["detector"]: (item["status"], item["reason"]) for item in report["outcomes"]}
+    reason = f"building the model did not end: its worker {cause}"
+    if cause:
+        assert found["final-layer"] == ("errored", reason)
+        assert found["mm-bd"] == ("errored", f"not started, because final-layer ended so: {reason}")
+    else:
+        assert found["mm-bd"] == found["final-layer"]
+    assert found["remote-code"][0] == "completed"
+    assert built.read_text() == "x"
+
+
+@pytest.mark.parametrize(
     "event",
     [{"event": "described"}, {"event": "outcome", "detector": "format-integrity"}, {"event": "described", "capabilities": [["x"]]}],
     ids=["empty", "outcome", "wrong types"],
