@@ -146,6 +146,7 @@ def invert_as_published(target: Target, context: ScanContext, evidence: Evidence
         [torch.cat(column) for column in zip(*(part.parameters for part in parts), strict=True)],
         torch.cat([part.size for part in parts]),
         torch.cat([part.reached for part in parts]),
+        torch.cat([part.guided for part in parts]),
     )
     return _checked(target, evidence, question, transform, found, np.arange(arms), np.ones(arms), at_once, context)
 
@@ -228,6 +229,5 @@ def _checked(
     context: ScanContext,
 ) -> Inverted:
     targets, asked = question.on(evidence.check_labels)
-    context.check_deadline()
-    hits = successes(target.model, found, transform, evidence.check, targets, asked, at_once)
+    hits = successes(target.model, found, transform, evidence.check, targets, asked, at_once, context.check_deadline)
     return Inverted(arms, weights, found, hits, asked)

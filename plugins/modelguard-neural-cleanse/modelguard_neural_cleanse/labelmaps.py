@@ -14,13 +14,16 @@ import torch
 
 from modelguard import Confidence, Finding, ScanContext, Skip, Target
 from modelguard_neural_cleanse.inversion import STANDARD, Question, invert, refine
-from modelguard_neural_cleanse.prepare import prepare
+from modelguard_neural_cleanse.prepare import Evidence, prepare
 from modelguard_neural_cleanse.rules import MAP
 from modelguard_neural_cleanse.transforms import Patch
-from modelguard_neural_cleanse.verdict import exhibits, judge, score, table
+from modelguard_neural_cleanse.verdict import exhibits, judge, require_gradients, score, table
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import LabelMapCleanse
+
+MIN_SHOWN = 5
+"""Classes, or all of fewer, that search and check images each have to show; of more than ten, half."""
 
 
 def cyclic_shifts(classes: int) -> Question:
@@ -29,15 +32,27 @@ def cyclic_shifts(classes: int) -> Question:
     return Question((torch.arange(classes)[None] + shifts) % classes)
 
 
+def require_classes(evidence: Evidence) -> None:
+    """Raise :class:`~modelguard.Skip` where the images show too few classes.
+
+    A patch that moves two or three classes as asked is no more than a universal perturbation.
+    """
+    shown = min(len(torch.unique(labels)) for labels in (evidence.search_labels, evidence.check_labels))
+    if shown < min(evidence.classes, max(MIN_SHOWN, evidence.classes // 2)):
+        raise Skip(f"samples show {shown} of {evidence.classes} classes; a label map cannot be told from so few: give samples of more")
+
+
 def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
     """Search a patch for every cyclic shift; accuse where one works on unseen images of most classes."""
     evidence = prepare(target, context, detector.samples)
     if evidence.classes < 3:
         raise Skip("with two classes, all-to-all is the exchange of both, which any universal perturbation does")
+    require_classes(evidence)
     transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
     question = cyclic_shifts(evidence.classes)
     search = f"{detector.id}/{detector.samples}/{context.seed}"
     inverted = target.memo(search, lambda: invert(target, context, evidence, question, transform, STANDARD))
+    require_gradients(inverted)
     outliers = judge(inverted, len(question.wanted))
     rows = table(inverted, outliers, transform)
     context.summary(
@@ -57,14 +72,15 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     if not refined.reached[0] or success < detector.success or size >= detector.area:
         return
     shift = int(inverted.arms[places[0]]) + 1
+    tested = torch.unique(evidence.check_labels).tolist()
     yield Finding(
         MAP.id,
         f"one patch moves every class i to i + {shift} on {success:.0%} of unseen images, covering {size:.3f} of the image",
         confidence=Confidence.HIGH if success >= 0.9 else Confidence.MEDIUM,
         evidence={
             "target_class": None,
-            "targets": {str(label): (label + shift) % evidence.classes for label in range(evidence.classes)},
-            "source_classes": list(range(evidence.classes)),
+            "targets": {str(label): (label + shift) % evidence.classes for label in tested},
+            "source_classes": tested,
             "mask_l1": float(f"{size * evidence.shape[1] * evidence.shape[2]:.6g}"),
             "mask_area_fraction": float(f"{size:.6g}"),
             "anomaly_index": rows[places[0]]["anomaly_index"],

@@ -24,7 +24,7 @@ from modelguard_neural_cleanse.inversion import Question, invert_short, refine
 from modelguard_neural_cleanse.prepare import Evidence, prepare
 from modelguard_neural_cleanse.rules import SOURCE
 from modelguard_neural_cleanse.transforms import Patch
-from modelguard_neural_cleanse.verdict import Gates, findings, score
+from modelguard_neural_cleanse.verdict import Gates, findings, require_gradients, score
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import SourceCleanse
@@ -46,10 +46,17 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
         raise Skip(
             f"{len(pairs)} pairs of classes have at least {MIN_IMAGES} images to search on, {MIN_PAIRS} are needed: give more samples"
         )
+    sources = sorted(set(pairs[:, 0].tolist()))
+    if 2 * len(sources) < evidence.classes:
+        raise Skip(
+            f"{len(sources)} of {evidence.classes} classes have at least {MIN_IMAGES} images to search on, half of them are needed: "
+            "give more samples"
+        )
     transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
     question = Question.one_source(pairs, evidence.classes)
     search = f"{detector.id}/{detector.samples}/{context.seed}"
     inverted = target.memo(search, lambda: invert_short(target, context, evidence, question, transform))
+    require_gradients(inverted)
     log_size = np.log(inverted.size) + np.where(inverted.reached, 0.0, 0.5)
     statistic = asymmetric_residual(pairs.numpy(), log_size, evidence.classes)
     test = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs))
@@ -69,6 +76,8 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
             for i in order[:20]
         ],
         pairs_total=len(pairs),
+        sources_searched=sources,
+        sources_not_searched=sorted(set(range(evidence.classes)) - set(sources)),
         images={"search": len(evidence.search), "check": len(evidence.check)},
         clean_accuracy=evidence.accuracy,
     )

@@ -75,13 +75,15 @@ def prepare(target: Target, context: ScanContext, limit: int) -> Evidence:
 def _halves(
     usable: npt.NDArray[np.int64], classes: npt.NDArray[np.int64], limit: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every class dealt out in turn to the two parts, rare classes first, until ``limit``."""
+    """Every class dealt out in turn to the two parts until ``limit``: one image of each, then a second of each, and so on. Of a round
+    that ``limit`` cuts short, chance says which classes have their turn.
+    """
     shuffled = rng.permutation(usable)
     turn = np.zeros(len(shuffled), np.int64)
     for label in np.unique(classes[shuffled]):
         members = np.flatnonzero(classes[shuffled] == label)
         turn[members] = np.arange(len(members))
-    order = np.lexsort((classes[shuffled], turn))[:limit]
+    order = np.argsort(turn, kind="stable")[:limit]
     chosen, place = shuffled[order], turn[order]
     # Which part gets the odd one out alternates by class, so that single samples do not all land in one part.
     second = (place + classes[chosen]) % 2 == 1

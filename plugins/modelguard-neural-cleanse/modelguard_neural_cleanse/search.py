@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -52,12 +54,14 @@ EARLY_STOP_PATIENCE 25. ``shrink`` is what their code does (2 ** 1.5), not what 
 class Found:
     """The smallest successful trigger of each arm: parameters, size (A,) and whether there was one (A,) bool, these two on the CPU.
 
-    Where there was none, parameters and size are those of the arm's last step.
+    Where there was none, parameters and size are those of the arm's last step. ``guided`` (A,) bool, on the CPU: whether the model
+    ever gave the arm a gradient to go by; without one, not to have been reached says nothing.
     """
 
     parameters: list[Tensor]
     size: Tensor
     reached: Tensor
+    guided: Tensor
 
 
 class Search:
@@ -93,6 +97,7 @@ class Search:
         self.best = [value.clone() for value in self.parameters]
         self.best_size = torch.full((arms,), torch.inf)
         self.idle = torch.zeros(arms)  # steps without a smaller trigger
+        self.guided = torch.zeros(arms, dtype=torch.bool)
 
     def run(self, steps: int) -> None:
         """``steps`` more steps for every arm; with ``early_stop``, until no arm is active."""
@@ -110,7 +115,7 @@ class Search:
     def found(self) -> Found:
         reached = torch.isfinite(self.best_size)
         parameters = [_where(reached, best, last) for best, last in zip(self.best, self.parameters, strict=True)]
-        return Found(parameters, torch.where(reached, self.best_size, self.transform.size(self.parameters).cpu()), reached)
+        return Found(parameters, torch.where(reached, self.best_size, self.transform.size(self.parameters).cpu()), reached, self.guided)
 
     def keep(self, arms: Tensor) -> None:
         """Go on with these arms only (indices)."""
@@ -171,16 +176,30 @@ class Search:
         gradients: list[list[Tensor]] = []
         for start in range(0, len(self.targets), per_pass):
             part = slice(start, start + per_pass)
-            leaves = [value[part].requires_grad_() for value in self.parameters]
-            stamped = self.transform.apply(leaves, self.images[drawn[part]])  # (a, B, C, H, W)
-            logits = self.model(stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-            wanted = self.targets[part].gather(1, drawn[part]).flatten().to(logits.device)  # (a*B,)
-            size = self.transform.size(leaves)
-            objective = F.cross_entropy(logits, wanted, reduction="sum") / batch + (self.cost[part].to(size.device) * size).sum()
-            gradients.append(list(torch.autograd.grad(objective, leaves)))
-            hits.append((logits.detach().argmax(1) == wanted).float().view(-1, batch).mean(1).cpu())
-            sizes.append(size.detach().cpu())
+            # In one piece, but for a single arm whose batch alone is more than a pass may hold.
+            pieces = [self._pass(part, piece) for piece in torch.split(drawn[part], self.images_at_once, 1)]
+            hits.append(torch.cat([won for won, _, _ in pieces], 1).mean(1).cpu())
+            sizes.append(pieces[0][1])
+            gradients.append([reduce(add, column) for column in zip(*(gradient for _, _, gradient in pieces), strict=True)])
         return torch.cat(hits), torch.cat(sizes), [torch.cat(column) for column in zip(*gradients, strict=True)]
+
+    def _pass(self, part: slice, drawn: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """For the arms in ``part`` on the images ``drawn`` (a, b), all or some of their batch: 1 where the wanted class came out (a, b),
+        size (a,), and what these images add to the gradient of the objective for each parameter.
+        """
+        batch = self.schedule.batch
+        leaves = [value[part].requires_grad_() for value in self.parameters]
+        stamped = self.transform.apply(leaves, self.images[drawn])  # (a, b, C, H, W)
+        logits = self.model(stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        wanted = self.targets[part].gather(1, drawn).flatten().to(logits.device)  # (a*b,)
+        size = self.transform.size(leaves)
+        price = (self.cost[part].to(size.device) * size).sum() * (drawn.shape[1] / batch)
+        objective = F.cross_entropy(logits, wanted, reduction="sum") / batch + price
+        # The gradient of the images comes through the model alone, that of the parameters from their size too.
+        *gradients, images = torch.autograd.grad(objective, [*leaves, stamped], materialize_grads=True)
+        if not self.guided[part].all():
+            self.guided[part] |= (images.abs() > 0).flatten(1).any(1).cpu()
+        return (logits.detach().argmax(1) == wanted).float().view(drawn.shape), size.detach().cpu(), gradients
 
     def _adam(self, gradients: list[Tensor]) -> None:
         beta1, beta2 = BETAS
@@ -195,9 +214,10 @@ class Search:
         self.parameters = updated
 
 
-_PER_ARM = frozenset(
-    ("targets", "sources", "parameters", "first", "second", "age", "cost", "up", "down", "raised", "lowered", "best", "best_size", "idle")
-)
+_PER_ARM = frozenset((
+    "targets", "sources", "parameters", "first", "second", "age", "cost", "up", "down", "raised", "lowered", "best", "best_size", "idle",
+    "guided",
+))  # fmt: skip
 
 
 def _like(arms: Tensor, value: Tensor) -> Tensor:
@@ -209,13 +229,16 @@ def _where(arms: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(_like(arms, yes), yes, no)
 
 
-def successes(model: Model, found: Found, transform: Transform, images: Tensor, targets: Tensor, sources: Tensor, at_once: int) -> Tensor:
+def successes(
+    model: Model, found: Found, transform: Transform, images: Tensor, targets: Tensor, sources: Tensor, at_once: int, tick: Tick
+) -> Tensor:
     """(A, N) bool: does each arm's trigger turn each image into the wanted class? False where ``sources`` excludes the image."""
     result = torch.zeros(sources.shape, dtype=torch.bool)
     with torch.inference_mode():
         for arm in range(len(targets)):
             own = sources[arm].nonzero().flatten()
             for part in torch.split(own, at_once):
+                tick()
                 parameters = [value[arm : arm + 1] for value in found.parameters]
                 stamped = transform.apply(parameters, images[part][None])[0]
                 logits = model(stamped.contiguous(memory_format=torch.channels_last))

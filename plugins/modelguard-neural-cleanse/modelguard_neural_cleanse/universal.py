@@ -10,7 +10,7 @@ from modelguard_neural_cleanse.decision import MIN_CLASSES
 from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Inverted, Question, invert, invert_as_published, refine
 from modelguard_neural_cleanse.prepare import prepare
 from modelguard_neural_cleanse.transforms import Transform
-from modelguard_neural_cleanse.verdict import Gates, findings, judge, score, suspects, table
+from modelguard_neural_cleanse.verdict import Gates, findings, judge, require_gradients, score, suspects, table
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import NeuralCleanse
@@ -36,6 +36,7 @@ def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: ty
         return invert(target, context, evidence, question, transform, schedule)
 
     inverted = target.memo(search, inversion)
+    require_gradients(inverted)
     outliers = judge(inverted, evidence.classes)
     context.summary(
         score=score(inverted, outliers),

@@ -12,13 +12,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modelguard import Attachment, Confidence, Finding, Rule, Skip, Target, exhibit
+from modelguard import Attachment, Confidence, Finding, ModelguardError, Rule, RunnableModel, Skip, Target, exhibit
+from modelguard.errors import without_paths
 from modelguard_neural_cleanse.decision import Outliers, anomaly_index, small_outliers
 from modelguard_neural_cleanse.inversion import Inverted
 from modelguard_neural_cleanse.prepare import Evidence
 from modelguard_neural_cleanse.transforms import Patch, Transform
 
 SMALLEST_P = 1e-12
+
+SURE_SHARE, SURE_SUCCESS = 1 / 5, 0.9
+"""High confidence takes a p-value below this share of ``alpha``, and this attack success."""
+
+REFERENCE_AGREES = 0.5
+"""Part of the clean check images that a reference has to classify as labelled before a trigger is tried on it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,14 @@ class Gates:
     """Absolute size (mask area fraction)."""
     success: float
     """Attack success on images the search never saw."""
+
+
+def require_gradients(inverted: Inverted) -> None:
+    """Raise :class:`~modelguard.Skip` where the model gave fewer than half of the arms a gradient: not to have looked is no pass."""
+    guided, arms = int(inverted.found.guided.sum()), len(inverted.arms)
+    if 2 * guided < arms:
+        looked = f"only {guided} of {arms} triggers were" if guided else "nothing was"
+        raise Skip(f"the model gives no gradient to search by (a rounding or saturated output?): {looked} looked at")
 
 
 def judge(inverted: Inverted, classes: int) -> Outliers:
@@ -108,24 +123,23 @@ def findings(
             "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
             "transformation": transform.kind,
         }
-        transfer = _transfer(target, evidence, transform, refined, j, klass)
-        if transfer is not None:
-            facts["reference_success"] = _number(transfer)
+        facts |= _transfer(target, evidence, transform, refined, j, klass)
+        transfer = facts.get("reference_success")
         if success < gates.success or not refined.reached[j]:
             yield None, {**facts, "cleared_because": "the trigger does not hold on images it was not searched on"}
         elif refined.size[j] >= min(gates.size, gates.ratio * outliers.typical):
             yield None, {**facts, "cleared_because": "a trigger that holds on other images is as large as usual"}
-        elif transfer is not None and transfer >= success / 2:
+        elif transfer is not None and transfer >= _number(success / 2):
             yield None, {**facts, "cleared_because": "the trigger works on the clean reference too: a natural feature"}
         else:
-            yield _finding(rule, target, evidence, transform, refined, j, facts), facts
+            yield _finding(rule, gates, target, evidence, transform, refined, j, facts), facts
 
 
 def _finding(
-    rule: Rule, target: Target, evidence: Evidence, transform: Transform, refined: Inverted, j: int, facts: dict[str, Any]
+    rule: Rule, gates: Gates, target: Target, evidence: Evidence, transform: Transform, refined: Inverted, j: int, facts: dict[str, Any]
 ) -> Finding:
     klass, success = facts["target_class"], facts["attack_success"]
-    sure = facts["p_value"] < 0.01 and success >= 0.9
+    sure = facts["p_value"] < SURE_SHARE * gates.alpha and success >= SURE_SUCCESS
     name = target.model.output.labels[klass] if target.model.output.labels else ""
     shown = f"{klass} ({name})" if name else str(klass)
     return Finding(
@@ -161,20 +175,36 @@ def _by_class(hits: Tensor, asked: Tensor, labels: Tensor) -> dict[int, float]:
     return {int(label): float(hits[asked & (labels == label)].float().mean()) for label in torch.unique(labels[asked])}
 
 
-def _transfer(target: Target, evidence: Evidence, transform: Transform, refined: Inverted, j: int, klass: int) -> float | None:
-    """Attack success of the trigger on the clean reference model; None where there is none that takes the same inputs and classes."""
+def _transfer(target: Target, evidence: Evidence, transform: Transform, refined: Inverted, j: int, klass: int) -> dict[str, Any]:
+    """``reference_success``, the attack success of the trigger on the clean reference model, or ``reference_unusable``, why there is none.
+
+    Neither without a reference.
+    """
     if target.reference is None:
-        return None
+        return {}
     try:
-        reference = target.reference.model
-    except Skip:
-        return None
-    if reference.input.shape != target.model.input.shape or reference.output.classes != target.model.output.classes:
-        return None
-    with torch.inference_mode():
-        parameters = [value[j : j + 1] for value in refined.found.parameters]
-        stamped = transform.apply(parameters, evidence.check[refined.asked[j]][None])[0]
-    return float((reference.predict(_array(stamped)).argmax(1) == klass).mean())
+        reference = _usable(target.reference, target, evidence)
+        with torch.inference_mode():
+            parameters = [value[j : j + 1] for value in refined.found.parameters]
+            stamped = transform.apply(parameters, evidence.check[refined.asked[j]][None])[0]
+        return {"reference_success": _number((reference.predict(_array(stamped)).argmax(1) == klass).mean())}
+    except (Skip, ModelguardError) as error:
+        return {"reference_unusable": without_paths(str(error))}
+
+
+def _usable(reference: Target, target: Target, evidence: Evidence) -> RunnableModel:
+    """The reference model. Raises :class:`~modelguard.Skip` where what it says of the target's inputs means nothing."""
+    model = reference.model
+    if model.input.shape != target.model.input.shape or model.output.classes != target.model.output.classes:
+        raise Skip("the reference takes inputs of another shape or has other classes: give one of the same task")
+    # The reference was built without samples, so its input range may be another one: then every stamped image is noise to it.
+    agreed = float((model.predict(_array(evidence.check)).argmax(1) == evidence.check_labels.numpy()).mean())
+    if agreed < REFERENCE_AGREES:
+        raise Skip(
+            f"the reference classifies {agreed:.0%} of the clean check images as labelled: it takes another input range or was made for "
+            "another task; give one that takes the same inputs"
+        )
+    return model
 
 
 def _array(x: Tensor) -> npt.NDArray[np.float32]:

@@ -22,7 +22,7 @@ from modelguard_neural_cleanse.search import Search
 from modelguard_zoo import Built
 from torch import nn
 
-from modelguard import Confidence, DeadlineExceeded, Detector, ModelOptions, Samples, ScanContext, Target, configure
+from modelguard import Confidence, DeadlineExceeded, Detector, ModelError, ModelOptions, Samples, ScanContext, Target, configure
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import check_detector, run_detector
@@ -48,6 +48,16 @@ def rebuilt(original: Target, module: nn.Module, inputs: Any, labels: Any, class
     """``original`` with another network in its place."""
     model = runnable(module.eval(), (1, 8, 8), classes, high=255.0)
     return replace(original, samples=samples(inputs, labels), build_model=lambda: model, _cache={})
+
+
+def showing(original: Target, many: tuple[int, ...], single: tuple[int, ...] = ()) -> Target:
+    """``original`` with its samples of the classes ``many``, and with one of each in ``single`` that the model classifies as labelled."""
+    assert original.samples is not None
+    assert original.samples.labels is not None
+    labels = original.samples.labels
+    right = original.model.predict(original.model.inputs(original.samples).numpy()).argmax(1) == labels
+    chosen = np.concatenate([np.flatnonzero(np.isin(labels, many)), *(np.flatnonzero(right & (labels == label))[:1] for label in single)])
+    return replace(original, samples=samples(original.samples.inputs[chosen], labels[chosen]), _cache={})
 
 
 # planted triggers
@@ -165,6 +175,20 @@ def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make
     assert "natural feature" in outcome.summary["cleared"][0]["cleared_because"]
 
 
+@pytest.mark.parametrize(("reference", "reason"), [
+    (lambda: runnable(_Always(0, 10), (1, 8, 8), 10, high=255.0), "of the clean check images as labelled"),
+    (lambda: runnable(_Always(0, 12), (1, 8, 8), 12, high=255.0), "other classes"),
+    (lambda: (_ for _ in ()).throw(ModelError("/somewhere/else/model.onnx", "cannot be run")), "model.onnx: cannot be run"),
+])  # fmt: skip
+def test_a_reference_that_cannot_be_asked_clears_nobody(target: Make, reference: Callable[[], Any], reason: str) -> None:
+    suspect = target("badnets", seed=3, target=0, size=2, at=(0, -2))
+    (finding,) = scan(NeuralCleanse, replace(suspect, reference=replace(suspect, build_model=reference, _cache={}))).findings
+    assert finding.evidence["target_class"] == 0
+    assert reason in finding.evidence["reference_unusable"]
+    assert "/somewhere" not in finding.evidence["reference_unusable"]
+    assert "reference_success" not in finding.evidence
+
+
 # known misses, by design of the search: each is what another detector is for
 
 
@@ -238,6 +262,48 @@ def test_too_few_classes_have_no_power_and_say_so(target: Make, classes: int) ->
     outcome = scan(NeuralCleanse, narrow)
     assert outcome.status is Status.SKIPPED
     assert "class" in outcome.reason
+
+
+@pytest.mark.parametrize(("cls", "options"), [
+    (NeuralCleanse, {"quick": True}), (BlendCleanse, {"quick": True}), (LabelMapCleanse, {}), (SourceCleanse, {}),
+])  # fmt: skip
+@pytest.mark.parametrize("quantised", [lambda logits: torch.round(64 * logits) / 64, torch.detach])
+def test_a_model_without_gradients_is_not_passed(target: Make, cls: type[Detector], options: dict[str, Any], quantised: Any) -> None:
+    bad = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
+    assert bad.samples is not None
+    module = nn.Sequential(_graph(bad), _Then(quantised))
+    outcome = scan(cls, rebuilt(bad, module, bad.samples.inputs, bad.samples.labels, 10), **options)
+    assert outcome.status is Status.SKIPPED
+    assert "no gradient to search by" in outcome.reason
+    assert "nothing was looked at" in outcome.reason
+
+
+@pytest.mark.parametrize(("many", "single"), [((0, 1), ()), ((2, 5, 8), ()), ((0, 1, 2, 3), (5, 7))])
+def test_a_label_map_is_not_told_from_a_few_classes(target: Make, many: tuple[int, ...], single: tuple[int, ...]) -> None:
+    """Single images of classes 5 and 7 are both checked on, so that only four classes are searched on."""
+    outcome = scan(LabelMapCleanse, showing(target(), many, single))
+    assert outcome.status is Status.SKIPPED
+    assert f"samples show {len(many)} of 10 classes" in outcome.reason
+
+
+def test_a_label_map_names_only_the_classes_it_was_tried_on(target: Make) -> None:
+    shown = [0, 2, 3, 5, 6, 8, 9]
+    (finding,) = scan(LabelMapCleanse, showing(target("all-to-all", arch="cnn", size=2), tuple(shown))).findings
+    assert finding.evidence["source_classes"] == shown
+    assert finding.evidence["targets"] == {str(label): (label + 1) % 10 for label in shown}
+
+
+def test_pairs_say_which_sources_they_left_out(target: Make) -> None:
+    outcome = scan(SourceCleanse, showing(target(), (0, 1, 2, 4, 5, 7), (8,)))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.summary["sources_searched"] == [0, 1, 2, 4, 5, 7]
+    assert outcome.summary["sources_not_searched"] == [3, 6, 8, 9]
+
+
+def test_pairs_of_fewer_than_half_of_the_classes_are_no_verdict(target: Make) -> None:
+    outcome = scan(SourceCleanse, showing(target(), (0, 1, 2, 4)))
+    assert outcome.status is Status.SKIPPED
+    assert "4 of 10 classes" in outcome.reason
 
 
 @pytest.mark.parametrize("classes", [100, pytest.param(1000, marks=pytest.mark.slow)])
@@ -356,8 +422,39 @@ def test_a_passed_deadline_stops_the_search(target: Make, cls: type[Detector]) -
 
 def test_confidence_is_high_only_when_success_and_p_are(target: Make) -> None:
     (finding,) = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2))).findings
-    sure = finding.evidence["p_value"] < 0.01 and finding.evidence["attack_success"] >= 0.9
+    sure = finding.evidence["p_value"] < NeuralCleanse().alpha / 5 and finding.evidence["attack_success"] >= 0.9
     assert (finding.confidence is Confidence.HIGH) == sure
+
+
+@pytest.mark.parametrize(("times", "confidence"), [(6, Confidence.HIGH), (4, Confidence.MEDIUM)])
+def test_high_confidence_takes_a_p_value_below_a_fifth_of_alpha(target: Make, times: int, confidence: Confidence) -> None:
+    bad = target("badnets", seed=0, target=1, size=2, at=(0, 0))
+    evidence = scan(NeuralCleanse, bad).findings[0].evidence
+    assert evidence["attack_success"] >= 0.9
+    (finding,) = scan(NeuralCleanse, bad, alpha=times * evidence["p_value"]).findings
+    assert finding.confidence is confidence
+
+
+class _Always(nn.Module):
+    """One class, whatever it is shown."""
+
+    def __init__(self, label: int, classes: int) -> None:
+        super().__init__()
+        self.logits = torch.eye(classes)[label]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+class _Then(nn.Module):
+    """A function of the logits."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.function(logits)
 
 
 class _Narrow(nn.Module):
