@@ -24,6 +24,8 @@ Places = dict[str, Place]
 def affinity(before: Operand, after: Operand) -> float:
     """Correlation of two equally shaped operands on a sample of rows and columns."""
     rows, columns = after.matrix.shape
+    if not (before.viewable and after.viewable):
+        return 0.0
     picked = np.ix_(_few(rows), _few(columns, 1024))
     left, right = _flat(before.matrix[picked]), _flat(after.matrix[picked])
     usable = np.isfinite(left) & np.isfinite(right)
@@ -40,8 +42,6 @@ def affinity(before: Operand, after: Operand) -> float:
 def rather_transposed(before: Place, after: Place) -> bool:
     """Whether a square matrix matches the transpose of its counterpart better than the counterpart itself."""
     left, right = open_operand(before.checkpoint, before.tensor), open_operand(after.checkpoint, after.tensor)
-    if left.opaque or right.opaque:
-        return False
     turned = Operand(left.matrix.T, left.dtype, left.shape)
     return affinity(turned, right) > affinity(left, right) + 0.2
 
@@ -51,13 +51,13 @@ def by_bytes(old: Places, new: Places) -> Iterator[Pairing]:
     heads: dict[tuple[object, ...], list[tuple[str, bool]]] = {}
     for name, place in old.items():
         operand = open_operand(place.checkpoint, place.tensor)
-        heads.setdefault(_head(operand.matrix, place), []).append((name, False))
-        if len(place.shape) == 2:
-            heads.setdefault(_head(operand.matrix.T, place), []).append((name, True))
+        heads.setdefault(_head(operand.matrix, operand, place), []).append((name, False))
+        if len(place.shape) == 2 and operand.viewable:
+            heads.setdefault(_head(operand.matrix.T, operand, place), []).append((name, True))
     for name in list(new):
         place = new[name]
         right = open_operand(place.checkpoint, place.tensor)
-        for other, turned in heads.get(_head(right.matrix, place), []):
+        for other, turned in heads.get(_head(right.matrix, right, place), []):
             if other not in old:
                 continue
             left = open_operand(old[other].checkpoint, old[other].tensor)
@@ -80,7 +80,7 @@ def by_similarity(old: Places, new: Places) -> Iterator[Pairing]:
                 left = open_operand(old[theirs].checkpoint, old[theirs].tensor)
                 for turned in (False, True):
                     matrix = left.matrix.T if turned else left.matrix
-                    if matrix.shape == right.matrix.shape and not (left.opaque or right.opaque) and (not turned or len(shape) == 2):
+                    if matrix.shape == right.matrix.shape and left.viewable and right.viewable and (not turned or len(shape) == 2):
                         scored.append((affinity(Operand(matrix, left.dtype, left.shape), right), mine, theirs, turned))
     for score, mine, theirs, turned in sorted(scored, key=lambda item: (-item[0], item[1:])):
         if score >= SIMILAR and mine in new and theirs in old:
@@ -99,6 +99,8 @@ def copies(left_over: Mapping[str, Place], paired: Mapping[str, Place]) -> dict[
         mine = open_operand(place.checkpoint, place.tensor)
         for other in heads.get((place.tensor.dtype, place.tensor.byte_length), []):
             theirs = open_operand(paired[other].checkpoint, paired[other].tensor)
+            if not mine.viewable and place.shape != paired[other].shape:
+                continue
             views = [view for view in (theirs.matrix, theirs.matrix.T) if view.shape == mine.matrix.shape]
             if any(same_bytes(mine.matrix[:1], view[:1]) and same_bytes(mine.matrix, view) for view in views):
                 found[name] = other
@@ -114,5 +116,5 @@ def _flat(values: Array) -> F64:
     return widen(np.ascontiguousarray(values)).reshape(-1)
 
 
-def _head(matrix: Array, place: Place) -> tuple[object, ...]:
-    return place.tensor.dtype, matrix.shape, matrix[:1, :HEAD].tobytes(), matrix[:HEAD, :1].tobytes()
+def _head(matrix: Array, operand: Operand, place: Place) -> tuple[object, ...]:
+    return place.tensor.dtype, matrix.shape if operand.viewable else place.shape, matrix[:1, :HEAD].tobytes(), matrix[:HEAD, :1].tobytes()

@@ -91,6 +91,16 @@ class WeightDiff(Detector):
                 pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
                 evidence = {"renamed": pairs, **_more(renamed, self.max_findings)}
                 yield Finding(rule, f"{len(renamed)} tensors {phrase}", Confidence.HIGH, evidence=evidence)
+        for place in self._capped(diff.matching.buffers):
+            tensor = place.tensor
+            message = f"{tensor.name} {list(tensor.shape)} {tensor.dtype} has no counterpart in this format: nothing was compared with it"
+            yield Finding(
+                "MG1105",
+                message,
+                Confidence.HIGH,
+                location=Location(tensor=tensor.name),
+                evidence=_more(diff.matching.buffers, self.max_findings),
+            )
         for before, after in self._capped(diff.matching.resized):
             old, new = before.tensor, after.tensor
             shared = next((item for item in diff.tensors if item.name == after.name), None)
@@ -99,7 +109,7 @@ class WeightDiff(Detector):
                 "the common rows are equal"
                 if grown and shared is None
                 else "the common rows changed too"
-                if grown
+                if grown and shared is not None and shared.comparable
                 else "the values were not compared"
             )
             yield Finding(
@@ -280,6 +290,7 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "renamed": {pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied")},
         "tied": dict(matching.tied),
         "constants": list(matching.constants),
+        "buffers": _names(matching.buffers),
         "score": score(diff),
     }
 

@@ -113,7 +113,7 @@ def diff_checkpoints(
             if item is not None:
                 found[work[index]] = item
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
-    structure = len(matching.missing) + len(matching.added) + len(matching.resized) + len(matching.unpaired)
+    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers)))
     return ModelDiff(
         _gravest(tensors, matching.pairs, structure),
         tensors,
@@ -146,9 +146,11 @@ def _same_file(pair: Pairing, before: Mapping[str, str], after: Mapping[str, str
     old, new = pair.before.tensor, pair.after.tensor
     digest = after.get(new.file)
     same = digest is not None and digest == before.get(old.file)
+    # Equal bytes are equal tensors only where both sides read them alike.
     return (
         same
-        and (old.byte_offset, old.byte_length, old.dtype) == (new.byte_offset, new.byte_length, new.dtype)
+        and pair.whole
+        and (old.byte_offset, old.byte_length, old.dtype, old.shape) == (new.byte_offset, new.byte_length, new.dtype, new.shape)
         and old.byte_offset is not None
     )
 
@@ -161,7 +163,7 @@ class _Comparison:
         """What was done to one tensor, or None where nothing was."""
         self.check()
         before, after = pair.open()
-        if not comparable(before, after):
+        if not comparable(before, after, pair.whole):
             unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
             return describe(pair, before, after, unknown, Class("dense"))
         if before.dtype == after.dtype and self._equal(before, after):
@@ -182,10 +184,15 @@ class _Comparison:
         return True
 
 
-def comparable(before: Operand, after: Operand) -> bool:
-    """Whether both sides hold numbers of the same sort: floats, integers, or elements of one opaque dtype."""
-    if before.opaque or after.opaque:
-        return before.opaque and after.opaque and before.stored == after.stored and before.matrix.shape == after.matrix.shape
+def comparable(before: Operand, after: Operand, whole: bool = True) -> bool:
+    """Whether both sides hold numbers of the same sort: floats, integers, or elements of one opaque dtype.
+
+    Elements that are no entries of the operand's matrix (opaque ones, complex ones) are compared in their place only: as ``whole``
+    tensors of one shape.
+    """
+    if not (before.viewable and after.viewable):
+        alike = before.stored == after.stored or (not before.opaque and not after.opaque and bool(before.stored and after.stored))
+        return whole and alike and before.shape == after.shape
     return (before.dtype in FLOATS) == (after.dtype in FLOATS)
 
 
@@ -211,7 +218,7 @@ def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statist
         cosine=cosine(sums),
         correlation=correlation(sums),
         kurtosis=kurtosis(sums),
-        comparable=comparable(before, after) and not after.opaque,
+        comparable=comparable(before, after, pair.whole) and not after.opaque,
         non_finite=max(0, sums.non_finite_after - sums.non_finite_before),
         evidence=found.evidence,
         replay=found.replay,

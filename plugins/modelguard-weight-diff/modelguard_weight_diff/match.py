@@ -28,7 +28,9 @@ _FUSED = (
     (r"\b(w13|gate_up)\b", ("w1", "w3")),
 )
 CONSTANT = 16
-"""Entries up to which a float tensor that only one of two formats stores is an exporter's constant."""
+INTEGER_CONSTANT = 64
+"""Entries up to which a float or integer tensor that only one of two formats stores is an exporter's constant: shapes and axes are as
+short as this, weights stored as integers are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Matching:
 
     ``missing`` are only in the reference, ``added`` only in the checkpoint; ``resized`` exist on both sides with different
     shapes. ``unpaired`` names checkpoints without a counterpart. ``tied`` maps a tensor that one side stores once to the tensor it
-    shares; ``constants`` lists what only one of two different formats stores: integers and a few numbers.
+    shares; ``constants`` lists what only one of two different formats stores: a few numbers. ``buffers`` are integer tensors of a
+    reference in another format that the checkpoint lacks, such as masks and position ids, which exporters compute instead.
     """
 
     pairs: tuple[Pairing, ...] = ()
@@ -48,6 +51,7 @@ class Matching:
     unpaired_reference: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
+    buffers: tuple[Place, ...] = ()
 
 
 Group = tuple[str, str]
@@ -132,6 +136,7 @@ class _Result:
     unpaired_reference: list[str] = field(default_factory=list)
     tied: dict[str, str] = field(default_factory=dict)
     constants: list[str] = field(default_factory=list)
+    buffers: list[Place] = field(default_factory=list)
 
     def freeze(self) -> Matching:
         return Matching(
@@ -143,6 +148,7 @@ class _Result:
             tuple(sorted(self.unpaired_reference)),
             dict(sorted(self.tied.items())),
             tuple(sorted(self.constants)),
+            tuple(sorted(self.buffers, key=lambda place: place.name)),
         )
 
 
@@ -164,6 +170,8 @@ class _Match:
             for place in places.values():
                 if self.other_format and _is_constant(place):
                     self.result.constants.append(place.name)
+                elif self.other_format and places is self.old and _is_integer(place):
+                    self.result.buffers.append(place)
                 else:
                     left.append(place)
 
@@ -263,7 +271,11 @@ def _spans(sizes: Sequence[int], axis: str, transpose: bool) -> list[View]:
 
 
 def _is_constant(place: Place) -> bool:
-    return (place.tensor.dtype[0] in "IUB" and not place.tensor.dtype.startswith("BF")) or place.tensor.size <= CONSTANT
+    return place.tensor.size <= (INTEGER_CONSTANT if _is_integer(place) else CONSTANT)
+
+
+def _is_integer(place: Place) -> bool:
+    return place.tensor.dtype[0] in "IUB" and not place.tensor.dtype.startswith("BF")
 
 
 def _stem(name: str) -> str:

@@ -22,7 +22,7 @@ class Operand:
     """``matrix`` is a 2-D view, possibly strided, of elements of ``dtype``; a vector is one row.
 
     ``shape`` is the logical shape it stands for. Complex numbers are pairs of reals in the last axis; dtypes whose elements are
-    narrower than a byte (or have no sign) are opaque: bytes, compared but not measured, ``stored`` being their dtype.
+    narrower than a byte (or have no sign) are opaque: bytes, compared but not measured. ``stored`` is the dtype of both, else empty.
     """
 
     matrix: Array
@@ -33,6 +33,11 @@ class Operand:
     @property
     def opaque(self) -> bool:
         return self.dtype == "OPAQUE"
+
+    @property
+    def viewable(self) -> bool:
+        """Whether every element is one entry of the matrix, so that it can be sliced and turned."""
+        return not self.stored
 
     @property
     def entries(self) -> int:
@@ -52,7 +57,8 @@ def open_operand(checkpoint: Checkpoint, tensor: TensorInfo) -> Operand:
     if dtype == "BOOL":
         flat, dtype = flat.view(np.uint8), "U8"
     rows = shape[0] if len(shape) > 1 else 1
-    return Operand(flat.reshape(rows, prod(shape[1:]) if len(shape) > 1 else flat.size), dtype, shape)
+    stored = tensor.dtype if tensor.dtype in _COMPLEX else ""
+    return Operand(flat.reshape(rows, prod(shape[1:]) if len(shape) > 1 else flat.size), dtype, shape, stored)
 
 
 def same_bytes(left: Array, right: Array) -> bool:

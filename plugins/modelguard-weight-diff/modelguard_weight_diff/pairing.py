@@ -44,7 +44,8 @@ class View:
         operand = open_operand(place.checkpoint, place.tensor)
         if self.whole:
             return operand
-        if operand.opaque:
+        if not operand.viewable:
+            # Its elements are not entries of its matrix: `comparable` refuses the pair.
             return operand
         matrix = operand.matrix if self.shape is None else operand.matrix.reshape(self.shape)
         matrix = matrix[slice(*(self.rows or (None, None))), slice(*(self.columns or (None, None)))]

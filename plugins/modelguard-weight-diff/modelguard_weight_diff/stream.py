@@ -160,8 +160,10 @@ class _Pass:
         """Add one block: ``old`` and ``new`` are (rows, columns) of their storage dtypes, ``start`` the first row (or entry)."""
         sums, shape = self.sums, new.shape
         if self.cast:
-            old = narrow(widen(old), self.after.dtype) if self.after.dtype in FLOATS else old.astype(new.dtype)
+            raw, old = old, narrow(widen(old), self.after.dtype) if self.after.dtype in FLOATS else old.astype(new.dtype)
         xor = np.bitwise_xor(old.view(self.word), new.view(self.word), out=_SCRATCH("xor", shape, self.word))
+        if self.cast:
+            old = self._lost(raw, old, xor)
         changed = int(np.count_nonzero(xor))
         w, ones = widen_into(old, _SCRATCH("w", shape, self.work)), self.ones[: shape[1]]
         ww, wd, dd, d4, w_sum = _dot(w, w), 0.0, 0.0, 0.0, float((w @ ones).sum(dtype=np.float64))
@@ -201,6 +203,21 @@ class _Pass:
         np.add.reduce(square, axis=0, out=columns[-1])
         marks.columns += columns
 
+    def _lost(self, raw: Array, cast: Array, xor: Array) -> Array:
+        """The reference that D is measured against, once what the cast itself destroyed is counted.
+
+        A float that overflows was finite before; an integer that wraps around is another number, whatever its bits say.
+        """
+        if self.after.dtype in FLOATS:
+            if not np.isfinite(cast).all():
+                self.sums.non_finite_before -= int(np.count_nonzero(np.isfinite(raw) & ~np.isfinite(cast)))
+            return cast
+        wrapped = raw != cast
+        if not wrapped.any():
+            return cast
+        xor[wrapped] = np.iinfo(self.word).max
+        return raw
+
     def _carefully(self, old: Array, new: Array) -> tuple[F64, F64, F64]:
         """W, D and D^2 of one block in float64, zero where W or W' is not finite; counts those entries."""
         w, after = old.astype(np.float64), new.astype(np.float64)
@@ -223,7 +240,7 @@ class _Pass:
         sums.examined += len(bits)
         sums.single_bit += int(np.count_nonzero((bits & (bits - np.uint64(1))) == 0))
         sums.top_bits += np.bincount(top_bit(bits), minlength=64)
-        if not dense and (room := POSITIONS - len(self.positions)) > 0:
+        if len(bits) == changed and (room := POSITIONS - len(self.positions)) > 0:
             first = start if self.marks is None else start * xor.shape[1]
             self.positions.extend((first + int(at), int(bit)) for at, bit in zip(where[:room], bits[:room], strict=True))
 

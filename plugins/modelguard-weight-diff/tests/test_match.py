@@ -167,3 +167,19 @@ def test_files_with_equal_digests_are_not_read() -> None:
     diff = diff_checkpoints([Unreadable(model())], [Unreadable(model())], reference_digests=digest, digests=digest)
     assert_identical(diff)
     assert len(diff.by_digest) == len(model())
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+def test_integer_weights_that_one_format_adds_are_no_constants(dtype: Any) -> None:
+    branch = np.random.default_rng(3).integers(0, 100, (24, 24)).astype(dtype)
+    diff = compare(model(), model() | {"branch": branch, "axes": np.arange(4)}, Onnx)
+    assert [place.name for place in diff.matching.added] == ["branch"]
+    assert diff.matching.constants == ("axes",)
+    assert diff.verdict.verdict != "identical"
+
+
+def test_integer_buffers_that_an_export_leaves_out_are_not_passed_over() -> None:
+    diff = compare(model() | {"position_ids": np.arange(512)}, model(), Onnx)
+    assert [place.name for place in diff.matching.buffers] == ["position_ids"]
+    assert diff.matching.missing == ()
+    assert diff.verdict.verdict != "identical"
