@@ -59,6 +59,7 @@ class WeightDiff(Detector):
         )
         context.summary(**summary(diff))
         yield from self._structure(diff)
+        yield from self._graphs(diff)
         yield from self._tensors(diff, target.artifact)
         if (found := _verdict(diff)) is not None:
             yield found
@@ -120,6 +121,18 @@ class WeightDiff(Detector):
                 _location(new),
                 {"shape": list(new.shape), "reference_shape": list(old.shape), "common_rows_equal": grown and shared is None},
             )
+
+    def _graphs(self, diff: ModelDiff) -> Iterator[Finding]:
+        for item in self._capped(diff.graphs):
+            counts = [
+                f"{sum(nodes.values())} operators {word} ({', '.join(f'{count} {name}' for name, count in list(nodes.items())[:8])})"
+                for nodes, word in ((item.added, "more"), (item.removed, "fewer"))
+                if nodes
+            ]
+            how = " and ".join(counts) or "the same operators with other constants, attributes or edges"
+            evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64]}
+            message = f"the graph of {item.name} is not the reference's: {how}"
+            yield Finding("MG1122", message, Confidence.HIGH, location=Location(item.file), evidence=evidence)
 
     def _tensors(self, diff: ModelDiff, artifact: Artifact) -> Iterator[Finding]:
         by_kind: dict[str, list[TensorDiff]] = {}
@@ -291,6 +304,7 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "tied": dict(matching.tied),
         "constants": list(matching.constants),
         "buffers": _names(matching.buffers),
+        "graphs": [item.name for item in diff.graphs],
         "score": score(diff),
     }
 
@@ -305,6 +319,7 @@ _SCORE = {Severity.INFO: 0.1, Severity.LOW: 0.25, Severity.MEDIUM: 0.5, Severity
 def score(diff: ModelDiff) -> float:
     """0 for identical checkpoints, else by the severity of the worst thing that was found, up to 1."""
     found = [rules.SEVERITY[rules.KIND_RULES[item.kind]] for item in diff.tensors if item.kind in TELLING]
+    found += [rules.SEVERITY["MG1122"]] * bool(diff.graphs)
     if diff.verdict.verdict in rules.VERDICT_RULES:
         found.append(rules.SEVERITY[rules.VERDICT_RULES[diff.verdict.verdict]])
     return max((_SCORE[severity] for severity in found), default=0.0)

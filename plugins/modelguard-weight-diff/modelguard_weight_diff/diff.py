@@ -9,7 +9,9 @@ from typing import Any
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard import Checkpoint
+from modelguard_weight_diff import graph
 from modelguard_weight_diff.classify import Class, classify, correlation, cosine, kurtosis, relative_norm
+from modelguard_weight_diff.graph import GraphDiff
 from modelguard_weight_diff.grid import FLOATS
 from modelguard_weight_diff.match import Matching, match
 from modelguard_weight_diff.model_level import Verdict, judge
@@ -78,6 +80,8 @@ class ModelDiff:
     identical: int
     by_digest: tuple[str, ...]
     compared_bytes: int
+    graphs: tuple[GraphDiff, ...] = ()
+    """The ONNX files that compute something else than their reference from the same weights."""
 
 
 def diff_checkpoints(
@@ -113,7 +117,8 @@ def diff_checkpoints(
             if item is not None:
                 found[work[index]] = item
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
-    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers)))
+    graphs = graph.compare(matching.pairs, reference, checkpoint, check)
+    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers, graphs)))
     return ModelDiff(
         _gravest(tensors, matching.pairs, structure),
         tensors,
@@ -121,6 +126,7 @@ def diff_checkpoints(
         len(matching.pairs) - len(tensors),
         tuple(sorted(pair.name for pair in known)),
         total,
+        graphs,
     )
 
 

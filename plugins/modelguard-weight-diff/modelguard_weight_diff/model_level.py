@@ -42,14 +42,14 @@ class Verdict:
 
 
 def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int) -> Verdict:
-    """The verdict for ``changed`` tensors out of all ``compared`` ones (name, shape); ``structure`` counts those without a counterpart."""
+    """The verdict for ``changed`` tensors out of all ``compared`` ones (name, shape); ``structure`` counts what else differs."""
     matrices = [name for name, shape in compared if len(shape) > 1]
     counted = Counter(item.kind for item in changed)
     if not changed:
         if not compared and structure:
             return Verdict("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
         return (
-            Verdict("mixed", "tensors are missing, added or resized; the others are identical")
+            Verdict("mixed", "the graph differs, or tensors are missing, added or resized; the others are identical")
             if structure
             else Verdict("identical", "every tensor is identical")
         )

@@ -149,6 +149,15 @@ TENSOR_RULES = (
         " ask why.",
         "A classification head that was initialised anew for fine-tuning, or an unknown permutation of the reference.",
     ),
+    Rule(
+        "MG1122", "GraphChanged", "ONNX graph that computes something else than the reference's", Severity.HIGH,
+        "Both sides are ONNX, and an output is not computed from inputs, weights and constants as in the reference: operators, "
+        "attributes, constants, edges or operator sets differ. Names and the order of nodes do not count. A few operators behind "
+        "the logits are enough for a backdoor, whatever the weights are.",
+        "Export the reference with the tool and settings that made the checkpoint and compare again; explain every operator that "
+        "is left.",
+        "Another version of the exporter, constant folding and fusing, a cast to float16, quantisation with operators of its own.",
+    ),
 )  # fmt: skip
 
 MODEL_RULES = (
