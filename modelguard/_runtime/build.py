@@ -80,6 +80,9 @@ def build_model(
         _note_choice(model, checkpoint, checkpoints)
         if samples is not None:
             _fit_samples(model, samples)
+        from modelguard._runtime.gradient import check
+
+        check(model, samples)
     return model
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 NUMPY_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
-MAIN_INPUTS = ("input_ids", "pixel_values", "input", "inputs", "x", "image", "images", "data")
 
 INDEX_DTYPES = ("I64", "I32", "U64", "U32", "BOOL")
 """Of initializers, the element types of shapes and indices rather than weights."""
@@ -154,7 +153,7 @@ def _forward_only(
         raise Skip(f"{reason}; {error.thing} {error.cause}") from error
     facts |= {"provider": PROVIDER, "forward_only": reason, "parity": None, **_coverage(file.model)}
     return TorchModel(
-        _OnOrt(session, described.dtype, reason),
+        _OnOrt(session, described.dtype),
         described,
         lambda width, kind: output_spec(width, kind, samples, config),
         head=head.head,
@@ -182,15 +181,13 @@ def _coverage(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 class _OnOrt(nn.Module):
-    """onnxruntime as a module. A differentiation through it would silently be zero, so it refuses."""
+    """onnxruntime as a module. A differentiation through it would silently be zero: :class:`TorchModel` refuses it."""
 
-    def __init__(self, session: OrtSession, dtype: str, reason: str) -> None:
+    def __init__(self, session: OrtSession, dtype: str) -> None:
         super().__init__()
-        self._session, self._dtype, self._reason = session, np.dtype(dtype), reason
+        self._session, self._dtype = session, np.dtype(dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.requires_grad and torch.is_grad_enabled():
-            raise Skip(f"the model runs forward only: {self._reason}")
         array = np.ascontiguousarray(x.detach().cpu().numpy().astype(self._dtype))
         return torch.from_numpy(self._session(array).astype(np.float32)).to(x.device)
 
@@ -216,11 +213,9 @@ def _inputs(model: onnx.ModelProto) -> tuple[ValueInfo, ...]:
 def _main_input(inputs: tuple[ValueInfo, ...]) -> ValueInfo:
     """The input samples go to: the only one, or the only one that is not filled from it."""
     left = [info for info in inputs if info.name not in FILLED]
-    if len(left) > 1:
-        left = [info for info in left if info.name in MAIN_INPUTS][:1] if all(i.name in MAIN_INPUTS for i in left) else left
     if len(left) != 1:
         names = ", ".join(repr(info.name[:40]) for info in left[:5]) or "none"
-        raise ModelError("graph", f"has {len(left)} inputs ({names})", "export the model with one input, or with the usual names")
+        raise ModelError("graph", f"has {len(left)} inputs ({names})", "export the model with one input")
     if left[0].dtype not in NUMPY_DTYPES:
         raise ModelError(f"input {left[0].name[:80]!r}", f"has element type {left[0].dtype or 'unknown'}", "export it with a float32 input")
     return left[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from modelguard._runtime.torch_model import TorchModel
+from modelguard._runtime.torch_model import TorchModel, running
 from modelguard.errors import ModelError
 
 if TYPE_CHECKING:
@@ -84,10 +84,11 @@ def move(model: TorchModel, device: str, precision: str) -> None:
     """
     x = model.raw_random(RANDOM, seed=0)
     logits, gradient = _differentiated(model, x)
-    model.to(device, getattr(torch, precision))
+    with running():  # where moving fills the GPU, that is said as it is when running does
+        model.to(device, getattr(torch, precision))
     moved, slope = _differentiated(model, x)
     deviation = float((moved - logits).abs().max() / logits.abs().max().clamp_min(1e-30))
-    cosine = None if gradient is None or slope is None else float(torch.cosine_similarity(gradient, slope, 0))
+    cosine = None if gradient is None or slope is None else _cosine(gradient, slope)
     # A GPU computes float32 convolutions with 11 bits (TF32) unless it is told otherwise.
     tolerance = max(TOLERANCES[precision], TOLERANCES["float16"] if device == "cuda" else 0.0)
     model.facts["precision"] = {"computed_in": precision, "max_rel": deviation, "tolerance": tolerance, "gradient_cosine": cosine}
@@ -103,9 +104,18 @@ def _differentiated(model: TorchModel, x: torch.Tensor) -> tuple[torch.Tensor, t
             return model(x).cpu(), None
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
+    if not logits.requires_grad:  # nothing that can be differentiated leads from the input to them
+        return logits.cpu(), None
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits.device)
     (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
     return logits.detach().cpu(), gradient.flatten()
+
+
+def _cosine(gradient: torch.Tensor, slope: torch.Tensor) -> float:
+    """Two that are zero throughout agree, though no angle lies between them. In double, where the square of a small one is not zero."""
+    if not gradient.any() and not slope.any():
+        return 1.0
+    return float(torch.cosine_similarity(gradient.double(), slope.double(), 0, eps=1e-200))
 
 
 def _disagreement(what: str) -> ModelError:

@@ -125,6 +125,15 @@ class TorchModel(RunnableModel):
         self.input = input
         self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
 
+    def forward_only(self, reason: str) -> None:
+        """From now on refuse, with ``reason``, whatever promises a gradient; layers can still be captured and patched. In place."""
+        self.facts["forward_only"] = reason
+
+    def _require_gradient(self) -> None:
+        """Raise :class:`Skip` when the model runs forward only."""
+        if self.facts.get("forward_only"):
+            raise Skip(f"the model runs forward only: {self.facts['forward_only']}")
+
     @contextmanager
     def _running(self) -> Iterator[None]:
         with running():
@@ -152,6 +161,7 @@ class TorchModel(RunnableModel):
             return self._leave(self.engine.patch(self._enter(x), edits))
 
     def split(self, layer: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        self._require_gradient()  # the back half takes an activation, of which it cannot be told what it will be used for
         with self._running():
             front, back = self.engine.split(layer)
 
@@ -219,6 +229,8 @@ class TorchModel(RunnableModel):
 
     def _enter(self, x: Tensor) -> Tensor:
         """Canonical raw (N, ...) -> what the graph takes."""
+        if x.requires_grad and torch.is_grad_enabled():
+            self._require_gradient()
         spec = self.input
         x = x.to(self.device)
         if spec.kind == "text":

@@ -398,6 +398,14 @@ def test_an_operator_we_lack_leaves_the_forward_path(tmp_path: Path, monkeypatch
         model(x.requires_grad_())
 
 
+def test_two_inputs_that_do_not_follow_from_one_another_are_named(tmp_path: Path) -> None:
+    inputs = [value("input_ids", TensorProto.INT64, ["N", 5]), value("pixel_values", TensorProto.FLOAT, ["N", 5])]
+    nodes = [helper.make_node("Cast", ["input_ids"], ["z"], to=TensorProto.FLOAT), helper.make_node("Add", ["z", "pixel_values"], ["y"])]
+    path = graph(nodes, inputs, [value("y", TensorProto.FLOAT, ["N", 5])], {}, tmp_path / "clip.onnx")
+    with pytest.raises(ModelError, match=r"has 2 inputs \('input_ids', 'pixel_values'\); export the model with one input"):
+        built(path)
+
+
 def test_external_data_is_read_from_the_artifact_only(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = mlp(40, 10).eval()

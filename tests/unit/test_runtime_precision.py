@@ -132,3 +132,34 @@ def test_a_file_goes_to_the_gpu_and_is_held_against_the_cpu_there(tmp_path: Path
     assert model.describe()["precision"]["computed_in"] == "float32"
     x = torch.rand(2, 6)
     torch.testing.assert_close(model(x).cpu(), source(x), atol=1e-2, rtol=1e-2)
+
+
+def test_a_gpu_that_is_full_is_said_so_when_the_model_moves_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model = model_of(copy.deepcopy(digits_module("mlp")))
+    monkeypatch.setattr(model, "to", full)
+    with pytest.raises(ModelError, match="needs more memory than the GPU has left; use --device cpu"):
+        parity.move(model, "cuda", "float32")
+
+
+class Lookup(nn.Module):
+    """No gradient leads back from it, whatever it computes in."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.eye(10)[x.flatten(1)[:, 0].long()]
+
+
+class Flat(nn.Module):
+    """A gradient of zero throughout."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(x), 10) + 0 * x.flatten(1)[:, :10]
+
+
+@pytest.mark.parametrize(("module", "cosine"), [(Lookup, None), (Flat, 1.0)])
+def test_models_without_a_gradient_move_all_the_same(module: type[nn.Module], cosine: float | None) -> None:
+    model = model_of(module())
+    parity.move(model, "cpu", "bfloat16")
+    assert model.facts["precision"]["gradient_cosine"] == cosine

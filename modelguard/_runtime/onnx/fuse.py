@@ -12,10 +12,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
 from torch import Tensor, fx, nn
 
 from modelguard._runtime.onnx.ops import activation, elementwise, linear, movement, norm
 from modelguard._runtime.onnx.table import TABLE
+
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+INTEGERS = (
+    TensorProto.INT4, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+    TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+)  # fmt: skip
 
 Rule = Callable[[fx.Node, nn.Module], Any]
 """What replaces the node, as (function, args, kwargs), or None."""
@@ -261,7 +268,17 @@ def _rsqrt(node: fx.Node, root: nn.Module) -> Any:
     return None
 
 
-RULES: tuple[Rule, ...] = (_linear, _gelu, _silu, _layer_norm, _attention, _group_norm, _rsqrt)
+def _through_integers(node: fx.Node, root: nn.Module) -> Any:
+    """A cast to integers and back: how whole numbers are made without an operator for it. The integers stay for whoever else uses them."""
+    if not _is(node, elementwise.cast) or not _is(whole := _args(node)[0], elementwise.cast):
+        return None
+    to, through = node.kwargs.get("to"), whole.kwargs.get("to")
+    if to not in FLOATS or through not in INTEGERS:
+        return None
+    return elementwise.cast_through, (_args(whole)[0], through, to), {}
+
+
+RULES: tuple[Rule, ...] = (_linear, _gelu, _silu, _layer_norm, _attention, _group_norm, _rsqrt, _through_integers)
 
 
 def fuse(graph: fx.Graph, root: nn.Module, sources: MutableMapping[fx.Node, Any]) -> None:

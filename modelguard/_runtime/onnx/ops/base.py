@@ -17,6 +17,34 @@ WIDE = (torch.uint16, torch.uint32, torch.uint64)
 Number = Tensor | float | int
 
 
+class _Through(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].to(ctx.dtype), None
+
+
+def straight_through(x: Tensor, value: Tensor) -> Tensor:
+    """``value``, to the bit, whose gradient goes to ``x`` of the same shape unchanged: the straight-through estimator of Bengio, Léonard
+    and Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation", 2013, section 4.
+
+    The usual sum x + (value - x).detach() is not used: it is NaN where ``x`` is infinite.
+    """
+    if not torch.is_grad_enabled():
+        return value
+    through: Tensor = _Through.apply(x, value.detach())  # type: ignore[no-untyped-call]
+    return through
+
+
 def as_type(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor as ``dtype``, itself if it is so already."""
     return x if x.dtype is dtype else x.to(dtype)

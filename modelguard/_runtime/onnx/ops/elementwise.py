@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelguard._runtime.onnx.ops.base import WIDE, Number, widening
+from modelguard._runtime.onnx.ops.base import WIDE, Number, straight_through, widening
 from modelguard._runtime.onnx.table import op
 from modelguard._runtime.onnx.types import DTYPES, torch_dtype
 
@@ -112,12 +112,26 @@ def _unary(name: str, function: Any, since: int = 1) -> None:
 
 for _name, _function, _since in (
     ("Acos", torch.acos, 7), ("Acosh", torch.acosh, 9), ("Asin", torch.asin, 7), ("Asinh", torch.asinh, 9), ("Atan", torch.atan, 7),
-    ("Atanh", torch.atanh, 9), ("Ceil", torch.ceil, 6), ("Cos", torch.cos, 7), ("Cosh", torch.cosh, 9), ("Erf", torch.erf, 9),
-    ("Exp", torch.exp, 6), ("Floor", torch.floor, 6), ("Log", torch.log, 6), ("Reciprocal", torch.reciprocal, 6),
-    ("Round", torch.round, 11), ("Sin", torch.sin, 7), ("Sinh", torch.sinh, 9), ("Sqrt", torch.sqrt, 6), ("Tan", torch.tan, 7),
+    ("Atanh", torch.atanh, 9), ("Cos", torch.cos, 7), ("Cosh", torch.cosh, 9), ("Erf", torch.erf, 9),
+    ("Exp", torch.exp, 6), ("Log", torch.log, 6), ("Reciprocal", torch.reciprocal, 6),
+    ("Sin", torch.sin, 7), ("Sinh", torch.sinh, 9), ("Sqrt", torch.sqrt, 6), ("Tan", torch.tan, 7),
     ("IsNaN", torch.isnan, 9), ("Not", torch.logical_not, 1), ("Det", torch.linalg.det, 11),
 ):  # fmt: skip
     _unary(_name, _function, _since)
+
+
+def _stepped(function: Any) -> Any:
+    """A step function with the gradient of the ramp it follows: its own is zero everywhere, and one such node would hide all that lies
+    before it from whoever searches by gradient."""
+
+    def run(x: Tensor) -> Tensor:
+        return straight_through(x, function(x))
+
+    return run
+
+
+for _name, _function, _since in (("Ceil", torch.ceil, 6), ("Floor", torch.floor, 6), ("Round", torch.round, 11)):
+    _unary(_name, _stepped(_function), _since)
 
 
 @op("IsInf", since=10)
@@ -241,6 +255,12 @@ def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Te
     if x.is_floating_point() and not dtype.is_floating_point and dtype is not torch.bool and not dtype.is_complex:
         return x.to(torch.int64).to(dtype) if dtype is not torch.uint64 else x.to(dtype)
     return x.to(dtype)
+
+
+def cast_through(x: Tensor, through: int, to: int) -> Tensor:
+    """Two casts in a row, to the integers ``through`` and back to the floats ``to``. Integers carry no gradient; the pair can."""
+    value = cast(cast(x, to=through), to=to)
+    return straight_through(x, value) if x.is_floating_point() else value
 
 
 def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:

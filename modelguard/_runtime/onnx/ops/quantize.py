@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelguard._runtime.onnx.ops.base import straight_through
 from modelguard._runtime.onnx.ops.conv import conv
 from modelguard._runtime.onnx.ops.elementwise import cast
 from modelguard._runtime.onnx.ops.pool import average_pool
@@ -28,7 +29,7 @@ _NUMBER = {torch.int8: 3, torch.uint8: 2, torch.int16: 5, torch.uint16: 4}
 
 def round_through(x: Tensor) -> Tensor:
     """Round half to even; the gradient passes unchanged."""
-    return x + (x.round() - x).detach() if x.requires_grad or torch.is_grad_enabled() else x.round()
+    return straight_through(x, x.round())
 
 
 def _per_axis(parameter: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:
