@@ -71,9 +71,9 @@ def classify(
         return Class("permuted")
     if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:
         return rows
-    if (scale := probe.scaling(before, after)) is not None:
+    if (scale := probe.scaling(before, after, check)) is not None:
         return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
-    if relative_norm(sums) < 1 and (grid := levels.quantisation(before, after)) is not None:
+    if relative_norm(sums) < 1 and (grid := levels.quantisation(before, after, check)) is not None:
         return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})
     if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
         return Class("unrelated", evidence={"correlation": correlation(sums)})

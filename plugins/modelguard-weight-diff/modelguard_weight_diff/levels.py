@@ -6,7 +6,7 @@ to bear it out: a sample says nothing about the rows between its own, and those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,23 +50,28 @@ class _Found:
     before: Operand
     after: Operand
     size: int
-    levels: int = 0
+    levels: int
+    check: Callable[[], None]
 
     def lines(self) -> Iterator[tuple[F64, F64]]:
         """Reference and checkpoint block by block, (groups, size) each."""
         for part in blocks(self.after):
+            self.check()
             w, target = reference_in(self.before, self.after, part), np.ascontiguousarray(self.after.matrix[part])
             size = self.size or w.shape[1]
             yield widen(w).reshape(-1, size), widen(target).reshape(-1, size)
 
 
-def quantisation(before: Operand, after: Operand) -> Quantisation | None:
-    """Whether W' is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left."""
+def quantisation(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> Quantisation | None:
+    """Whether W' is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left.
+
+    ``check`` is called from block to block and may raise to stop.
+    """
     if after.dtype not in FLOATS or after.entries < 64:
         return None
     found = None
     for entries, least in ((FIRST, 0.5), (SECOND, LEAST)):
-        found = _suspected(before, after, entries, least)
+        found = _suspected(before, after, entries, least, check)
         if found is None:
             return None
     if found is None:
@@ -76,7 +81,7 @@ def quantisation(before: Operand, after: Operand) -> Quantisation | None:
     return found.result if (_rounds_lines(found) if found.size else _rounds_tensor(found)) else None
 
 
-def _suspected(before: Operand, after: Operand, entries: int, least: float) -> _Found | None:
+def _suspected(before: Operand, after: Operand, entries: int, least: float, check: Callable[[], None]) -> _Found | None:
     sides = [("row", before, after)]
     if after.matrix.shape[0] > 1:
         sides.append(("column", Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())))
@@ -88,7 +93,7 @@ def _suspected(before: Operand, after: Operand, entries: int, least: float) -> _
         n = w.shape[1]
         for group, size in [(axis, n)] + [(str(g), g) for g in (256, 128, 64, 32) if axis == "row" and n % g == 0 and n > g]:
             if (scheme := _scheme(w.reshape(-1, size), target.reshape(-1, size), after.dtype, group, least)) is not None:
-                return _Found(scheme[0], old, new, size, scheme[1])
+                return _Found(scheme[0], old, new, size, scheme[1], check)
         if axis == "row" and new.matrix.flags.c_contiguous and old.matrix.flags.c_contiguous:
             # Groups that run on over the ends of rows.
             for size in (g for g in (256, 128, 64, 32) if n % g and new.matrix.size % g == 0):
@@ -96,9 +101,9 @@ def _suspected(before: Operand, after: Operand, entries: int, least: float) -> _
                 head = slice(0, max(1, entries // size))
                 grouped = widen(reference_in(whole[0], whole[1], head)), widen(whole[1].matrix[head])
                 if (scheme := _scheme(*grouped, after.dtype, str(size), least)) is not None:
-                    return _Found(scheme[0], whole[0], whole[1], size, scheme[1])
+                    return _Found(scheme[0], whole[0], whole[1], size, scheme[1], check)
         if axis == "row" and len(sides) > 1 and (few := _few_values(w, target)) is not None:
-            return _Found(few[0], old, new, few[1])
+            return _Found(few[0], old, new, few[1], 0, check)
     return None
 
 

@@ -94,8 +94,11 @@ class Scaling:
     agreement: float
 
 
-def scaling(before: Operand, after: Operand) -> Scaling | None:
-    """Whether W' is the reference times a factor, or one factor per row or column: found on a sample, replayed on every entry."""
+def scaling(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> Scaling | None:
+    """Whether W' is the reference times a factor, or one factor per row or column: found on a sample, replayed on every entry.
+
+    ``check`` is called from block to block and may raise to stop.
+    """
     if after.dtype not in FLOATS:
         return None
     axis = None
@@ -103,7 +106,7 @@ def scaling(before: Operand, after: Operand) -> Scaling | None:
         axis = _scaled_along(before, after, entries)
         if axis is None:
             return None
-    return None if axis is None else _scaled(before, after, axis)
+    return None if axis is None else _scaled(before, after, axis, check)
 
 
 def _scaled_along(before: Operand, after: Operand, entries: int) -> str | None:
@@ -125,18 +128,20 @@ def _scaled_along(before: Operand, after: Operand, entries: int) -> str | None:
     return None
 
 
-def _scaled(before: Operand, after: Operand, axis: str) -> Scaling | None:
+def _scaled(before: Operand, after: Operand, axis: str, check: Callable[[], None]) -> Scaling | None:
     """The factors of the whole tensor, if every entry is the reference times its own to two units of the last place."""
     old, new = _turned(before, after) if axis == "column" else (before, after)
     common = None
     if axis == "tensor":
         products, energies = np.zeros((1, 1)), np.zeros((1, 1))
         for part in blocks(new):
+            check()
             w, target, _ = _usable(old, new, part)
             products, energies = products + np.vdot(w, target), energies + np.vdot(w, w)
         common = _factors(products, energies)
     low, high, changed, exact = np.inf, -np.inf, 0, 0
     for part in blocks(new):
+        check()
         w, target, usable = _usable(old, new, part)
         factor = common if common is not None else _factors((w * target).sum(1, keepdims=True), (w * w).sum(1, keepdims=True))
         if not np.all(np.abs(target - w * factor) <= 2 * spacing(target, after.dtype)):
@@ -158,6 +163,8 @@ def _usable(before: Operand, after: Operand, rows: slice | npt.NDArray[np.int64]
     """W, W' and where both are finite; elsewhere they are zero, and the statistics have counted them."""
     w, target = widen(reference_in(before, after, rows)), widen(np.ascontiguousarray(after.matrix[rows]))
     usable = np.isfinite(w) & np.isfinite(target)
+    if usable.all():
+        return w, target, usable
     return np.where(usable, w, 0.0), np.where(usable, target, 0.0), usable
 
 

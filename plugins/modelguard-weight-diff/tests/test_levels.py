@@ -121,3 +121,15 @@ def test_negated_rows_are_not_permuted(rows: slice) -> None:
     assert kind(w, changed) != "permuted"
     rng = np.random.default_rng(3)
     assert kind(w, w[rng.permutation(64)][:, rng.permutation(96)]) == "permuted"
+
+
+@pytest.mark.parametrize("change", [symmetric, per_tensor, codebook, lambda w: 0.98 * w])
+def test_a_deadline_stops_the_look_at_every_entry(change: Any) -> None:
+    def stop() -> None:
+        raise TimeoutError
+
+    w = weights()
+    sides = [Operand(side.astype(np.float32), "F32", side.shape) for side in (w, change(w.astype(np.float32)))]
+    statistics = measure(*sides)
+    with pytest.raises(TimeoutError):
+        classify(*sides, statistics, check=stop)
