@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,7 +74,7 @@ def candidate_layers(model: RunnableModel) -> list[Layer]:
     """
     layers = [layer for layer in model.layers if layer.kind in KINDS and min(layer.shape, default=0) > 0]
     kept = []
-    for layer, after in zip(layers, [*layers[1:], None], strict=True):
+    for layer, after in zip_longest(layers, layers[1:]):
         same = after is not None and after.kind == "activation" and after.shape == layer.shape
         logits = layer.shape == (model.output.classes,) and after is None
         if not same and not logits:

@@ -399,6 +399,7 @@ def test_a_linear_classifier_has_no_neurons_but_squares(target: Make) -> None:
     outcome = scan(of(model, target(), given(pictures, model.predict(pictures).argmax(1))))
     assert outcome.status is Status.COMPLETED, outcome.reason
     assert outcome.summary["layers"] == []
+    assert candidate_layers(runnable(nn.Flatten(), (1, 1, 5), 5)) == []
     assert set(outcome.summary["classes"][0]) == {"class", "window", "p_value"}
 
 
