@@ -30,6 +30,8 @@ _NOT_COMPARED = (
     ("resized", "of another shape than in the reference"),
     ("unpaired", "checkpoints without a counterpart in the reference"),
     ("unpaired_reference", "checkpoints of the reference without a counterpart"),
+    ("buffers", "integers that only the reference's format stores"),
+    ("graphs", "whose graph is not the reference's"),
 )
 
 

@@ -50,6 +50,12 @@ def test_what_was_not_compared_is_shown() -> None:
     assert "not compared: too slow" in drawn({}, status=Status.TIMED_OUT, reason="too slow")
 
 
+def test_changed_graphs_and_buffers_are_shown() -> None:
+    text = drawn(summary(graphs=["model"], buffers=["position_ids"]))
+    assert "whose graph is not the reference's" in text
+    assert "position_ids" in text
+
+
 def test_hostile_names_do_not_reach_the_terminal() -> None:
     text = drawn(summary(entry("evil\x1b[2J\u202e.weight"), missing=["\x1b]0;x\x07"]))
     assert "\x1b" not in text
