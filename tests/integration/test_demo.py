@@ -75,7 +75,7 @@ def test_the_trigger_is_recovered_with_its_class_and_shown_where_it_was_put(demo
         assert finding["evidence"]["target_class"] == 4
         pictures = {item["name"]: item["data"] for item in finding["attachments"]}
         mask = np.asarray(image.open(io.BytesIO(base64.b64decode(pictures["mask"]))), float)
-        assert mask[5:, :3].sum() > mask.sum() / 2, "abs's square is 3 x 3"
+        assert mask[5:, :3].sum() > mask.sum() / 2, "abs's window is 3 x 3"
         assert f"data:image/png;base64,{pictures['trigger']}" in (folder / "backdoored.html").read_text(encoding="utf-8")
     assert "recovered by neural-cleanse: a trigger for class 4" in shown
     assert "recovered by abs: a trigger for class 4" in shown

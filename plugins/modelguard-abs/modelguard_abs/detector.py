@@ -28,7 +28,7 @@ class Abs(Detector):
     candidates: int = option(2, "neurons or groups of neurons followed for each class", ge=1, le=100)
     steps: int = option(100, "optimisation steps", ge=1, le=10_000)
     filters: bool = option(True, "search for filter triggers too")
-    quick: bool = option(False, "half the steps, half the sizes, one candidate a class, fewer rounds for squares, no filters")
+    quick: bool = option(False, "half the steps, half the sizes, one candidate a class, fewer rounds for windows, no filters")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_abs.scan import scan

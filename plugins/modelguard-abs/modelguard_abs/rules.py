@@ -12,11 +12,12 @@ _REMEDY = (
 PATCH = Rule(
     "MG3021",
     "NeuronTriggerPatch",
-    "a class that a small patch, found through the neurons that decide for it, turns other classes into",
+    "a class that a small patch or window turns other classes into",
     Severity.HIGH,
     "Units of the network that, stimulated, decide for one class whatever is in the picture were traced back to the input: a patch of "
     "fixed area that fires them turns unseen pictures of other classes into this class, and does so far better than patches of the same "
-    "area do for the other classes.",
+    "area do for the other classes. Or the best fixed window, a square of an eighth of the picture's side that was searched for at every "
+    "place, does.",
     _REMEDY,
     lookalikes="A class that is told by one small mark, such as a stroke or a colour, which others lack.",
     cwe=506,

@@ -53,7 +53,7 @@ class Family:
 class Searched:
     """``triggers`` has one arm for each size and each of ``targets`` (A,), sizes outermost. ``success`` (sizes, A) on the check pictures.
 
-    ``traced`` are the neurons each arm was traced back from; None for squares, which are searched for directly.
+    ``traced`` are the neurons each arm was traced back from; None for windows, which are searched for directly.
     """
 
     rule: Rule
@@ -103,7 +103,7 @@ def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Findin
 
 
 def _one(klass: int, found: list[Finding]) -> Finding:
-    """One finding of what several searches accuse: the trigger that works best; of equals the square, which is easier to recognise."""
+    """One finding of what several searches accuse: the trigger that works best; of equals the window, which is easier to recognise."""
     best = min(found, key=lambda item: (-item.evidence["attack_success"], "row" not in item.evidence))
     kinds = sorted(item.key.partition("/")[0] for item in found)
     sure = max(item.confidence for item in found)
@@ -135,9 +135,9 @@ def _search_all(
     searches = [_search(detector, model, context, evidence, candidates, family) for family in families if candidates]
     if side_of(height, width) <= min(height, width):
         classes = {item.label for item in candidates} or _some_classes(model.output.classes, context)
-        searches.append(_squares(detector, model, context, evidence, sorted(classes)))
+        searches.append(_windows(detector, model, context, evidence, sorted(classes)))
     if not searches:
-        raise Skip("the model has no hidden layer whose neurons could be stimulated, and its pictures are too small for squares")
+        raise Skip("the model has no hidden layer whose neurons could be stimulated, and its pictures are too small for windows")
     return candidates, table, searches
 
 
@@ -179,8 +179,8 @@ def _search(
     return _checked(model, evidence, family.rule, triggers, [item.label for item in candidates], candidates, len(family.sizes), batch, note)
 
 
-def _squares(detector: Abs, model: RunnableModel, context: ScanContext, evidence: Evidence, classes: list[int]) -> Searched:
-    """The best squares of each of ``classes``, on the check pictures."""
+def _windows(detector: Abs, model: RunnableModel, context: ScanContext, evidence: Evidence, classes: list[int]) -> Searched:
+    """The best windows of each of ``classes``, on the check pictures."""
     generator = torch.Generator().manual_seed(int(context.rng("search/window").integers(2**62)))
     batch = at_once(model, context)
     note = _Note(context, Windows.kind)
@@ -275,12 +275,12 @@ def _described(triggers: Triggers, traced: Candidate | None) -> tuple[str, dict[
     """One trigger in words and in numbers."""
     if isinstance(triggers, Windows):
         (row, column), side = triggers.corners[0].tolist(), triggers.side
-        square = triggers.mask(0)
-        return f"a square of {side} x {side} pixels at row {row}, column {column}", {
+        window = triggers.mask(0)
+        return f"a window of {side} x {side} pixels at row {row}, column {column}", {
             "row": row,
             "column": column,
-            "mask_l1": _number(square.sum()),
-            "mask_area_fraction": _number(square.mean()),
+            "mask_l1": _number(window.sum()),
+            "mask_area_fraction": _number(window.mean()),
         }
     assert traced is not None
     units = "unit" if len(traced.units) == 1 else "units"

@@ -71,7 +71,7 @@ class Patches(Triggers):
 
 
 class Windows(Triggers):
-    """A square of the picture replaced by a pattern (A, C, side * side) in 0..1. ``corners`` (A, 2): row and column it begins at."""
+    """A window of the picture replaced by a pattern (A, C, side * side) in 0..1. ``corners`` (A, 2): row and column it begins at."""
 
     kind = "window"
 
@@ -83,7 +83,7 @@ class Windows(Triggers):
         self.parameters = [torch.rand((len(corners), shape[0], side * side), generator=generator).to(device)]
 
     def move(self, corners: Tensor, device: torch.device) -> None:
-        """Put the squares elsewhere."""
+        """Put the windows elsewhere."""
         rows = corners[:, 0, None] + torch.arange(self.side)  # (A, side)
         columns = corners[:, 1, None] + torch.arange(self.side)
         self.corners = corners
@@ -107,11 +107,11 @@ class Windows(Triggers):
         return chosen
 
     def mask(self, arm: int) -> npt.NDArray[np.float32]:
-        """(1, H, W) 1 where the square of ``arm`` is."""
+        """(1, H, W) 1 where the window of ``arm`` is."""
         return self._laid(arm, torch.ones_like(self.parameters[0][arm, :1]))
 
     def picture(self, arm: int) -> npt.NDArray[np.float32]:
-        """(C, H, W) in 0..1: the square of ``arm`` on black."""
+        """(C, H, W) in 0..1: the window of ``arm`` on black."""
         return self._laid(arm, self.parameters[0][arm])
 
     def _laid(self, arm: int, pattern: Tensor) -> npt.NDArray[np.float32]:

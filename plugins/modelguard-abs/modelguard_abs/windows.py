@@ -1,8 +1,8 @@
-"""The best square for every class: where in the picture, and with what in it, does one fixed square turn most pictures into the class?
+"""The best square window for every class: where in the picture, and with what in it, does it turn most pictures into the class?
 
 A patch of free shape gathers the few pixels a class is really told by from all over the picture, and on small pictures does so with as
-few as a true trigger has. A trigger that somebody stamps is compact. Held to one square, the classes of a clean model are reached far
-more seldom, and a trigger's is still always reached (docs/detection-matrix.md). The square is a universal adversarial patch (Brown et al.
+few as a true trigger has. A trigger that somebody stamps is compact. Held to one window, the classes of a clean model are reached far
+more seldom, and a trigger's is still always reached (docs/detection-matrix.md). The window is a universal adversarial patch (Brown et al.
 2017, "Adversarial Patch") at a fixed place, every place tried; the worse places are rejected in rounds (Karnin, Koren & Somekh 2013,
 "Almost optimal exploration in multi-armed bandits", sequential halving).
 """
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from modelguard import RunnableModel
 
 SIDE = 1 / 8
-"""Side of the square as a part of the picture's: 4 of 28 and of 32 pixels."""
+"""Side of the window as a part of the picture's: 4 of 28 and of 32 pixels."""
 SMALLEST = 3
 """Smallest side in pixels. On pictures of 8 x 8 it is 14 % of them, and the classes of clean models are reached more easily."""
 FEW = 64
-"""Up to this many places all are tried, of more those a side less a pixel apart: a trigger's square is never missed by more than half."""
+"""Up to this many places all are tried, of more those a side less a pixel apart: a trigger's window is never missed by more than half."""
 
 
 @dataclass(frozen=True)
 class Round:
     """``steps`` of gradient ascent on ``pictures`` each, by at first ``rate`` of the picture's range and a tenth of it in the end; then the
-    best ``keep`` squares of a class go on, each from ``starts`` patterns: its own, and random ones as far aside as places were left out."""
+    best ``keep`` windows of a class go on, each from ``starts`` patterns: its own, and random ones as far aside as places were left out."""
 
     steps: int
     pictures: int
@@ -51,7 +51,7 @@ Tick = Callable[[int, int], None]
 
 
 def side_of(height: int, width: int) -> int:
-    """Side of the square for pictures of this size, in pixels."""
+    """Side of the window for pictures of this size, in pixels."""
     return max(SMALLEST, round(SIDE * min(height, width)))
 
 
@@ -78,7 +78,7 @@ def best_windows(
     generator: torch.Generator,
     tick: Tick,
 ) -> tuple[Windows, list[int]]:
-    """The finalists among the squares of every class of ``classes``, and the class of each.
+    """The finalists among the windows of every class of ``classes``, and the class of each.
 
     ``pictures`` (S, C, H, W) raw with ``labels`` (S,); ``batch`` of them go through the model at a time.
     """

@@ -82,7 +82,7 @@ def test_other_patches_are_found(target: Make, attack: str, options: dict[str, A
 
 
 @pytest.mark.parametrize(("seed", "klass", "at"), [(0, 3, (0, 0)), (3, 1, (1, 2)), (4, 8, (-3, -3))])
-def test_a_square_as_large_as_what_tells_the_classes_apart_is_found_where_it_is(
+def test_a_window_as_large_as_what_tells_the_classes_apart_is_found_where_it_is(
     target: Make, seed: int, klass: int, at: tuple[int, int]
 ) -> None:
     """3 x 3 of 8 x 8 pixels: a free patch of that area reaches every class, and seed 3 was missed by it and by Neural Cleanse."""
@@ -276,7 +276,7 @@ def test_a_filter_changes_a_picture_no_more_than_it_may() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (32, 48), (7, 65)])
-def test_no_pixel_is_outside_all_squares_and_no_square_outside_the_picture(height: int, width: int) -> None:
+def test_no_pixel_is_outside_all_windows_and_no_window_outside_the_picture(height: int, width: int) -> None:
     side = side_of(height, width)
     seen = torch.zeros(height, width, dtype=torch.bool)
     for row, column in places(height, width, side).tolist():
@@ -286,20 +286,20 @@ def test_no_pixel_is_outside_all_squares_and_no_square_outside_the_picture(heigh
     assert bool(seen.all())
 
 
-def test_a_square_changes_its_own_pixels_only_also_after_it_moved() -> None:
+def test_a_window_changes_its_own_pixels_only_also_after_it_moved() -> None:
     spec = runnable(nn.Sequential(nn.Flatten(), nn.Linear(3 * 96, 5)), (3, 8, 12), 5, high=255.0).input
     generator = torch.Generator().manual_seed(0)
-    squares = Windows(spec, (3, 8, 12), 3, torch.tensor([[0, 0], [5, 9], [2, 4]]), generator, torch.device("cpu"))
-    first = squares.parameters[0].clone()
-    squares.restart(torch.tensor([False, True, True]), 1, generator)
-    assert torch.equal(squares.parameters[0][0], first[0])
-    assert not torch.equal(squares.parameters[0][1], first[1])
-    assert squares.corners[0].tolist() == [0, 0]
-    assert bool((squares.corners[1] <= torch.tensor([5, 9])).all())
+    windows = Windows(spec, (3, 8, 12), 3, torch.tensor([[0, 0], [5, 9], [2, 4]]), generator, torch.device("cpu"))
+    first = windows.parameters[0].clone()
+    windows.restart(torch.tensor([False, True, True]), 1, generator)
+    assert torch.equal(windows.parameters[0][0], first[0])
+    assert not torch.equal(windows.parameters[0][1], first[1])
+    assert windows.corners[0].tolist() == [0, 0]
+    assert bool((windows.corners[1] <= torch.tensor([5, 9])).all())
     pictures = 255 * torch.rand(3, 3, 8, 12)
-    stamped = squares.stamp(torch.arange(3), pictures)
+    stamped = windows.stamp(torch.arange(3), pictures)
     for arm in range(3):
-        mask, laid = torch.from_numpy(squares.mask(arm)), torch.from_numpy(squares.picture(arm))
+        mask, laid = torch.from_numpy(windows.mask(arm)), torch.from_numpy(windows.picture(arm))
         assert int(mask.sum()) == 9
         torch.testing.assert_close(stamped[arm], torch.where(mask > 0, 255 * laid, pictures[arm]))
 
@@ -358,7 +358,7 @@ def test_no_runnable_model_is_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "kinds"), [((2, 5), set()), ((2, 16), {"patch", "filter"}), ((3, 16), {"patch", "filter", "window"})])
-def test_pictures_too_small_for_a_square_or_for_any_trigger(target: Make, size: tuple[int, int], kinds: set[str]) -> None:
+def test_pictures_too_small_for_a_window_or_for_any_trigger(target: Make, size: tuple[int, int], kinds: set[str]) -> None:
     torch.manual_seed(0)
     logits = nn.Linear(size[0] * size[1], 6, bias=False)
     model = runnable(nn.Sequential(nn.Flatten(), nn.Tanh(), logits), (1, *size), 6, low=-1.0)
@@ -392,7 +392,7 @@ def test_too_few_pictures_to_check_on_are_said(target: Make) -> None:
     assert "give more samples" in outcome.reason
 
 
-def test_a_linear_classifier_has_no_neurons_but_squares(target: Make) -> None:
+def test_a_linear_classifier_has_no_neurons_but_windows(target: Make) -> None:
     torch.manual_seed(0)
     model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)), (1, 8, 8), 10, low=-1.0)
     pictures = np.random.default_rng(0).uniform(-1, 1, (200, 1, 8, 8)).astype(np.float32)

@@ -66,7 +66,7 @@ def _alone(said: Said, classes: int) -> Floats:
 
 
 def _stimulated(said: Said, classes: int) -> Floats:
-    """ABS: the smaller p-value of its free patches and its squares.
+    """ABS: the smaller p-value of its free patches and its windows.
 
     A class whose trigger seldom works is unremarkable, however much more often it does than the others': ABS itself would not accuse it
     (Liu et al. 2019, section 4.4, REASR). Its filters have no vote: a filter turns most pictures into a class that is told by its colour,
