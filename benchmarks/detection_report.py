@@ -145,6 +145,7 @@ def summarise_all(rows: Sequence[Row], records: Mapping[str, Row]) -> Row:
         "data": Counter(row["model"]["dataset"] for row in rows),
         "architectures": Counter(row["model"]["arch"] for row in rows),
         "failed": {"n": len(failed), "built": len(records), "attacks": Counter(record["spec"]["attack"] for record in failed)},
+        "judged": {column: summarise(members["reserved"] + members["confirmation"], group) for column, group in columns.items()},
         "kinds": _by_kind(members["open"]),
         "figures": {part: {column: summarise(of, group) for column, group in columns.items()} for part, of in members.items()},
         "misses": sorted(_named(members["open"], ("backdoored",), False)),
@@ -187,7 +188,7 @@ def page(summary: Row) -> str:
         "found. What no detector here is made for (triggers that depend on the input, such as WaNet's warp) is counted all the same. "
         "No trigger search proves a model clean.",
         "",
-        *_goals(figures),
+        *_goals({"reserved and confirmation": summary["judged"], **figures}),
         "Cells below: models detected at the shipped defaults / models, [95 % Wilson interval], AUROC against the clean models.",
         f"`{BASELINE}` is the union of {', '.join(BLOCKING)}: what accuses with severity high.",
         f"Columns `{QUICK}…` ran with `--quick`. The ensemble's seconds are what it adds where its members are scanned with too.",
@@ -220,9 +221,9 @@ def _goals(figures: Row) -> list[str]:
         ("ensemble, WaNet", ENSEMBLE, "wanet", "TPR ≥ .6"),
         ("ensemble with `--quick`, all static", QUICK + ENSEMBLE, "all static", "its loss, published"),
     )
-    lines = ["| figure | goal | " + " | ".join(f"{part} part" for part in PARTS) + " |", "|---|---|" + "---|" * len(PARTS)]
+    lines = ["| figure | goal | " + " | ".join(figures) + " |", "|---|---|" + "---|" * len(figures)]
     for title, column, group, goal in rows:
-        lines.append(f"| {title} | {goal} | " + " | ".join(_figure(figures[part], column, group) for part in PARTS) + " |")
+        lines.append(f"| {title} | {goal} | " + " | ".join(_figure(of, column, group) for of in figures.values()) + " |")
     return [*lines, ""]
 
 
