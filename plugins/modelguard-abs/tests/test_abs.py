@@ -178,9 +178,12 @@ def test_all_to_all_is_missed(target: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "arch"), [(2, "cnn"), (2, "resnet8"), (3, "cnn"), (3, "resnet8")])
 def test_most_warps_are_missed(target: Make, seed: int, arch: str) -> None:
-    """Neither a patch nor a filter of one pixel's surroundings moves pixels about; on seeds 0 and 1 a patch stood in for two of four."""
+    """Neither a patch nor a filter of one pixel's surroundings moves pixels about; on seeds 0 and 1 a patch stood in for two of four.
+
+    Another class may be accused: the hole a window makes in the middle says 0 to the CNN of seed 2.
+    """
     wanted = {2: 6, 3: 8}[seed]
-    assert scan(target("wanet", seed=seed, arch=arch, target=wanted, strength=0.7, fraction=0.2)).findings == ()
+    assert wanted not in accused(scan(target("wanet", seed=seed, arch=arch, target=wanted, strength=0.7, fraction=0.2)))
 
 
 # stimulation
