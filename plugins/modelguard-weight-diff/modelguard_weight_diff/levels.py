@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from modelguard_weight_diff.grid import F64, FLOATS, spacing, widen
 from modelguard_weight_diff.operand import Operand
-from modelguard_weight_diff.probe import FIRST, SECOND, blocks, reference_in, same, sample
+from modelguard_weight_diff.probe import FIRST, SECOND, blocks, reference_in, same, sample, turned
 
 ONE_STEP = 1.02
 """Steps that an entry may be away from the reference: rounding either way, and scales kept in half precision."""
@@ -84,7 +84,7 @@ def quantisation(before: Operand, after: Operand, check: Callable[[], None] = la
 def _suspected(before: Operand, after: Operand, entries: int, least: float, check: Callable[[], None]) -> _Found | None:
     sides = [("row", before, after)]
     if after.matrix.shape[0] > 1:
-        sides.append(("column", Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())))
+        sides.append(("column", *turned(before, after)))
     for axis, old, new in sides:
         rows = sample(new.matrix.shape, entries)
         w, target = widen(reference_in(old, new, rows)), widen(np.ascontiguousarray(new.matrix[rows]))

@@ -113,7 +113,7 @@ def _scaled_along(before: Operand, after: Operand, entries: int) -> str | None:
     """The axis whose factors replay on a sample: ``tensor``, ``row`` or ``column``."""
     sides = [("tensor", before, after), ("row", before, after)]
     if after.matrix.shape[0] >= LINE:
-        sides.append(("column", *_turned(before, after)))
+        sides.append(("column", *turned(before, after)))
     for axis, old, new in sides:
         rows = sample(new.matrix.shape, entries)
         w, target, usable = _usable(old, new, rows)
@@ -130,7 +130,7 @@ def _scaled_along(before: Operand, after: Operand, entries: int) -> str | None:
 
 def _scaled(before: Operand, after: Operand, axis: str, check: Callable[[], None]) -> Scaling | None:
     """The factors of the whole tensor, if every entry is the reference times its own to two units of the last place."""
-    old, new = _turned(before, after) if axis == "column" else (before, after)
+    old, new = turned(before, after) if axis == "column" else (before, after)
     common = None
     if axis == "tensor":
         products, energies = np.zeros((1, 1)), np.zeros((1, 1))
@@ -155,7 +155,7 @@ def _scaled(before: Operand, after: Operand, axis: str, check: Callable[[], None
     return Scaling(axis, (low, high), exact / changed) if exact >= SCALED * changed > 0 else None
 
 
-def _turned(before: Operand, after: Operand) -> tuple[Operand, Operand]:
+def turned(before: Operand, after: Operand) -> tuple[Operand, Operand]:
     return Operand(before.matrix.T, before.dtype, ()), Operand(after.matrix.T, after.dtype, ())
 
 

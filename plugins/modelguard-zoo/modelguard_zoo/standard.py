@@ -54,6 +54,11 @@ def standard_zoo() -> tuple[Spec, ...]:
 def _specs() -> Iterator[Spec]:
     deal = cycle(DEAL)
     number = count()
+
+    def backdoored(dataset: str, classes: int, size: int, arch: str, seed: int) -> Spec:
+        attack = next(deal)
+        return Spec(dataset, arch, seed, attack, pairs(_options(attack, next(number), classes, size)))
+
     for dataset, classes, size, archs, seeds in PLAN:
         for seed in range(seeds):
             for arch in archs:
@@ -72,21 +77,18 @@ def _specs() -> Iterator[Spec]:
         for seed in range(seeds):
             for arch in archs:
                 for _ in range(models):
-                    attack = next(deal)
-                    yield Spec(dataset, arch, seed, attack, pairs(_options(attack, next(number), classes, size)))
+                    yield backdoored(dataset, classes, size, arch, seed)
     for dataset, classes, size, seeds in DENSE:
         for seed in range(10, 10 + seeds):
             yield Spec(dataset, "mlp", seed)
             for _ in range(2):
-                attack = next(deal)
-                yield Spec(dataset, "mlp", seed, attack, pairs(_options(attack, next(number), classes, size)))
+                yield backdoored(dataset, classes, size, "mlp", seed)
     for dataset, classes, size, archs, seeds in AFTERWARDS:
         for seed in range(CONFIRMATION, CONFIRMATION + seeds):
             for arch in archs:
                 yield Spec(dataset, arch, seed)
                 for _ in range(2):
-                    attack = next(deal)
-                    yield Spec(dataset, arch, seed, attack, pairs(_options(attack, next(number), classes, size)))
+                    yield backdoored(dataset, classes, size, arch, seed)
 
 
 def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
