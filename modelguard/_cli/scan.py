@@ -161,7 +161,7 @@ def _show_plan(prepared: Prepared) -> int:
     from modelguard._scanner.scan import describe
 
     described = describe(prepared.request, prepared.registry, Silent())
-    required = set(prepared.policy.required_for(reference=described.reference is not None))
+    required = set(prepared.policy.required_for(reference=described.reference is not None, samples=prepared.request.samples is not None))
     if prepared.stdout_format == "json":
         steps = [
             {"detector": step.detector, "runnable": step.runnable, "required": step.detector in required, "reason": step.reason}

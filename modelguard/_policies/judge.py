@@ -130,7 +130,7 @@ def _plugins(report: Report, policy: Policy, ledger: _Ledger) -> None:
 
 
 def _completeness(report: Report, policy: Policy, ledger: _Ledger) -> None:
-    required = policy.required_for(reference=report.reference is not None)
+    required = policy.required_for(reference=report.reference is not None, samples=report.samples is not None)
     for name in required:
         outcomes = [outcome for outcome in report.outcomes if outcome.detector == name]
         if not outcomes and not report.failure:

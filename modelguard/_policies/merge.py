@@ -9,7 +9,8 @@ sources.remote_code             the child's                              deny ->
 sources.formats                 the child's                              a format the parent does not list
 sources.allow, plugins.allow    the child's                              a glob that no glob of the parent covers
 detectors.required,             both                                     impossible
-  .required_with_reference
+  .required_with_reference,
+  .required_with_samples
 detectors.options, .timeouts    the child's, one by one                  any other value, or one the parent leaves alone
 rules                           the child's, then the parent's           a rule whose action is not ``block``
 default                         the child's                              towards allow < warn < incomplete < block
@@ -30,7 +31,7 @@ from typing import Any
 from modelguard._policies.model import STRICTNESS, Detectors, Policy, PolicyRule, Waiver, glob_matches
 from modelguard.errors import PolicyError
 
-_UNIONS = ("detectors.required", "detectors.required_with_reference")
+_UNIONS = ("detectors.required", "detectors.required_with_reference", "detectors.required_with_samples")
 _TABLES = ("detectors.options", "detectors.timeouts")
 
 

@@ -36,8 +36,8 @@ STRICTNESS: Mapping[Action, int] = {"allow": 0, "warn": 1, "incomplete": 2, "blo
 
 LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
-    "detectors", "detectors.required", "detectors.required_with_reference", "detectors.options", "detectors.timeouts",
-    "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
+    "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
+    "detectors.options", "detectors.timeouts", "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
 )  # fmt: skip
 
 
@@ -167,6 +167,7 @@ class Detectors(_Model):
 
     required: Detectors_ | None = Field(default=None, description="Not completed, for whatever reason: incomplete.")
     required_with_reference: Detectors_ | None = Field(default=None, description="Required as well whenever the scan has a reference.")
+    required_with_samples: Detectors_ | None = Field(default=None, description="Required as well whenever the scan has samples.")
     options: dict[DetectorId, dict[str, OptionValue]] = Field(default={}, description="Detector options, by detector and name.")
     timeouts: dict[DetectorId, Duration] = Field(default={}, description="Wall-clock limit by detector: 90s, 15m, 2h.")
 
@@ -250,10 +251,11 @@ class Policy(_Model):
         """Ids that must complete whatever is scanned, sorted."""
         return tuple(sorted(self.detectors.required or ()))
 
-    def required_for(self, *, reference: bool) -> tuple[str, ...]:
-        """Ids that must complete in a scan with or without a reference, sorted."""
-        extra = self.detectors.required_with_reference or () if reference else ()
-        return tuple(sorted({*self.required, *extra}))
+    def required_for(self, *, reference: bool, samples: bool) -> tuple[str, ...]:
+        """Ids that must complete in a scan with or without a reference and samples, sorted."""
+        compared = self.detectors.required_with_reference or () if reference else ()
+        searched = self.detectors.required_with_samples or () if samples else ()
+        return tuple(sorted({*self.required, *compared, *searched}))
 
     @property
     def sha256(self) -> str:
@@ -276,7 +278,8 @@ class Policy(_Model):
 
         The digest differs from the file's, so a report never passes a narrowed policy off as the whole one.
         """
-        changed = self.detectors.model_copy(update={"required": tuple(sorted(detectors)), "required_with_reference": None})
+        named = {"required": tuple(sorted(detectors)), "required_with_reference": None, "required_with_samples": None}
+        changed = self.detectors.model_copy(update=named)
         return self.model_copy(update={"detectors": changed})
 
     def check(self, known_rules: Collection[str], known_detectors: Collection[str]) -> None:
@@ -315,6 +318,8 @@ class Policy(_Model):
             yield "detectors.required", name
         for name in self.detectors.required_with_reference or ():
             yield "detectors.required_with_reference", name
+        for name in self.detectors.required_with_samples or ():
+            yield "detectors.required_with_samples", name
         for name in self.detectors.options:
             yield "detectors.options", name
         for name in self.detectors.timeouts:

@@ -41,7 +41,7 @@ def _section(name: str, section: dict[str, Any], resolved: Resolved) -> Iterator
 
 def _detectors(section: dict[str, Any], resolved: Resolved) -> Iterator[str]:
     yield "detectors:"
-    for key in ("required", "required_with_reference"):
+    for key in ("required", "required_with_reference", "required_with_samples"):
         if section[key]:
             yield f"  {key}:"
             for name in section[key]:

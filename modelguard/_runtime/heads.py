@@ -89,6 +89,11 @@ def require_understanding(model: RunnableModel, samples: Samples) -> dict[str, A
     known = model.describe().get("agreement") or {}
     same = samples.sha256 and (known.get("samples_sha256"), known.get("of")) == (samples.sha256, len(samples.inputs))
     result = known if same else agreement(model, samples)
+    if result["ok"] is not True and result["count"] < ENOUGH and result.get("accuracy", 0.0) >= 0.5:
+        raise Skip(
+            f"{result['count']} samples of {samples.origin} are too few to tell whether the model understands them: "
+            f"{result['reason']}; give more samples, of several classes"
+        )
     if result["ok"] is not True:
         raise Skip(
             f"the model does not understand the samples in {samples.origin}: {result['reason']}; "

@@ -131,6 +131,16 @@ def test_samples_that_show_nothing_give_no_clean_verdict(mg: Run, models: dict[s
     assert [finding for item in report["outcomes"] for finding in item["findings"]] == [] or kind == "backdoored"
 
 
+def test_under_the_default_policy_samples_nobody_could_use_leave_no_verdict(mg: Run, models: dict[str, Path], tmp_path: Path) -> None:
+    with np.load(models["clean"] / "samples.npz") as given:
+        np.savez(tmp_path / "samples.npz", inputs=given["inputs"][:2], labels=given["labels"][:2])
+    without = mg("scan", models["clean"] / "model.onnx", "--quick", "--threads", 1, "-q", "-f", "json")
+    assert (without.code, without.json["decision"]["verdict"]) == (0, "pass")
+    ran = mg("scan", models["clean"] / "model.onnx", "--samples", tmp_path / "samples.npz", "--quick", "--threads", 1, "-q", "-f", "json")
+    assert (ran.code, ran.json["decision"]["verdict"]) == (3, "incomplete")
+    assert [item["subject"] for item in ran.json["decision"]["violations"]] == ["backdoor-ensemble"]
+
+
 def export(path: Path, network: Any, classes: int, size: int = 8) -> None:
     import onnx
     import torch

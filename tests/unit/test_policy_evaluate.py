@@ -23,6 +23,7 @@ from modelguard.report import (
     PluginInfo,
     PolicyInfo,
     Report,
+    SamplesInfo,
     Status,
     TargetInfo,
     Verdict,
@@ -53,13 +54,13 @@ def completed(detector: str, *findings: Finding) -> Outcome:
     return Outcome(detector, Status.COMPLETED, "", {"score": 0.0}, findings)
 
 
-def report(*outcomes: Outcome, reference: bool = False, **more: Any) -> Report:
+def report(*outcomes: Outcome, reference: bool = False, samples: bool = False, **more: Any) -> Report:
     target = TargetInfo("m", "local:m", None, ("safetensors",), (FileInfo("model.safetensors", 8, "a" * 64),))
     given: dict[str, Any] = {
         "tool_version": "0.1.0",
         "target": target,
         "reference": replace(target, uri="ref", identity="local:ref") if reference else None,
-        "samples": None,
+        "samples": SamplesInfo("clean.npz", "0" * 64, 400, True) if samples else None,
         "policy": PolicyInfo("x", "0" * 64),
         "plugins": (CORE,),
         "plugin_failures": (),
@@ -129,6 +130,18 @@ def test_weight_diff_is_required_exactly_when_there_is_a_reference() -> None:
     assert judge(report()).verdict is Verdict.PASS
     assert judge(report(reference=True)).verdict is Verdict.INCOMPLETE
     assert judge(report(completed("format-integrity"), completed("weight-diff"), reference=True)).verdict is Verdict.PASS
+
+
+def test_samples_that_no_trigger_search_used_leave_no_verdict() -> None:
+    looked = report(completed("format-integrity"), completed("backdoor-ensemble"), samples=True)
+    assert judge(looked).verdict is Verdict.PASS
+    skipped = Outcome("backdoor-ensemble", Status.SKIPPED, "none of the trigger searches could use the samples")
+    assert judge(report(completed("format-integrity"), skipped)).verdict is Verdict.PASS
+    decision = judge(report(completed("format-integrity"), skipped, samples=True))
+    assert decision.verdict is Verdict.INCOMPLETE
+    assert "none of the trigger searches could use the samples" in decision.violations[0].message
+    (violation,) = judge(report(samples=True)).violations
+    assert "pip install modelguard-ensemble" in violation.message
 
 
 def test_strict_wants_a_reference() -> None:
@@ -420,15 +433,18 @@ _OUTCOMES = st.lists(
 )
 _ONE_OUTCOME_EACH = _OUTCOMES.map(lambda outcomes: list({item.detector: item for item in outcomes}.values()))
 _POLICIES = st.builds(
-    lambda required, extra, rules, default, mode, waivers: policy(
-        detectors={"required": required} | ({"required_with_reference": extra} if extra else {}),
+    lambda required, compared, searched, rules, default, mode, waivers: policy(
+        detectors={"required": required}
+        | ({"required_with_reference": compared} if compared else {})
+        | ({"required_with_samples": searched} if searched else {}),
         rules=rules,
         default=default,
         mode=mode,
         waivers=waivers,
     ),
     required=st.lists(st.sampled_from(_DETECTORS), min_size=1, unique=True),
-    extra=st.lists(st.sampled_from(_DETECTORS), unique=True),
+    compared=st.lists(st.sampled_from(_DETECTORS), unique=True),
+    searched=st.lists(st.sampled_from(_DETECTORS), unique=True),
     rules=st.lists(
         st.builds(
             lambda match, action: {"match": match, "action": action},
@@ -451,11 +467,19 @@ _POLICIES = st.builds(
 
 
 @settings(deadline=None)
-@given(outcomes=_OUTCOMES, rules=_POLICIES, reference=st.booleans(), failure=st.sampled_from(["", "x: broke; repair it"]))
-def test_a_pass_means_that_everything_required_completed(outcomes: list[Outcome], rules: Policy, reference: bool, failure: str) -> None:
-    subject = report(reference=reference, failure=failure)
+@given(
+    outcomes=_OUTCOMES,
+    rules=_POLICIES,
+    reference=st.booleans(),
+    samples=st.booleans(),
+    failure=st.sampled_from(["", "x: broke; repair it"]),
+)
+def test_a_pass_means_that_everything_required_completed(
+    outcomes: list[Outcome], rules: Policy, reference: bool, samples: bool, failure: str
+) -> None:
+    subject = report(reference=reference, samples=samples, failure=failure)
     decision = evaluate(replace(subject, outcomes=tuple(outcomes)), rules, TODAY)
-    required = rules.required_for(reference=reference)
+    required = rules.required_for(reference=reference, samples=samples)
     complete = not failure and all(
         [item.status for item in outcomes if item.detector == name]
         and all(item.status is Status.COMPLETED for item in outcomes if item.detector == name)

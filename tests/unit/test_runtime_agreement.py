@@ -41,6 +41,12 @@ def test_a_few_samples_are_enough(model: RunnableModel, held_out: Samples) -> No
     assert agreement(model, few)["ok"]
 
 
+def test_two_that_agree_are_called_too_few_and_not_misunderstood(model: RunnableModel, held_out: Samples) -> None:
+    two = replace(held_out, inputs=held_out.inputs[:2], labels=held_out.labels[:2])  # type: ignore[index]
+    with pytest.raises(Skip, match=r"2 samples of .* are too few to tell .*give more samples"):
+        require_understanding(model, two)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_with_labels_is_not_understood(model: RunnableModel, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MIN_VOTERS = 2
 AGREES = 0.05
 """A member agrees with the accusation of a class when its own p-value for that class is this or less."""
+NOTHING_SAID = "says nothing of any class"
 HIGH_P, HIGH_AGREEING = 0.25, 2
 """A finding is of high confidence at this part of the p-value asked for, when so many members agree."""
 
@@ -38,7 +39,7 @@ class BackdoorEnsemble(Detector):
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_ensemble.combine import combine
-        from modelguard_ensemble.members import SPECIALISTS, VOTERS, make, p_values, run
+        from modelguard_ensemble.members import SEARCHES, SPECIALISTS, VOTERS, make, p_values, run
 
         model = target.model
         if model.output.kind != "classifier":
@@ -54,6 +55,9 @@ class BackdoorEnsemble(Detector):
         if len(votes) < MIN_VOTERS:
             reasons = "; ".join(f"{name}: {said[name].reason}" for name in VOTERS if said[name].reason)
             raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({reasons})")
+        if target.samples is not None and not votes.keys() & SEARCHES:
+            reasons = "; ".join(f"{name}: {said[name].reason or NOTHING_SAID}" for name in sorted(SEARCHES))
+            raise Skip(f"none of the trigger searches could use the samples ({reasons})")
         combined = combine(votes)
         agreeing = sorted(name for name, values in votes.items() if values[combined.accused] <= AGREES)
         specialised = [

@@ -127,6 +127,8 @@ _MEMBERS: Mapping[str, tuple[Callable[[bool], Detector], Callable[[Said, int], A
 NAMES = tuple(_MEMBERS)
 VOTERS = ("abs", "final-layer", "mm-bd", "neural-cleanse", "neural-cleanse-blend")
 """Members with a p-value for every class, which are combined."""
+SEARCHES = frozenset({"abs", "neural-cleanse", "neural-cleanse-blend"})
+"""The voters that look for a trigger with the samples; where samples are given and none of these could use them, nobody looked."""
 SPECIALISTS = ("neural-cleanse-all-to-all", "neural-cleanse-warp")
 """Members that look for what the vote is blind to, no single target or no patch: their findings count by themselves.
 

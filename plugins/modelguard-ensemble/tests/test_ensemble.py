@@ -169,6 +169,17 @@ def test_samples_the_model_does_not_understand_leave_too_few_members(target: Mak
     assert "1 of its members" in outcome.reason
 
 
+def test_samples_too_few_for_any_trigger_search_are_no_look(target: Make) -> None:
+    """The members that need no samples are two, and would have decided: but a trigger was to be searched for, and nobody did."""
+    clean = target()
+    assert clean.samples is not None
+    assert clean.samples.labels is not None
+    few = Samples(clean.samples.inputs[:5], clean.samples.labels[:5], "test", "0" * 64)
+    outcome = scan(replace(clean, samples=few, _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert outcome.reason.startswith("none of the trigger searches could use the samples (abs: ")
+
+
 def test_every_member_can_be_made_in_both_lengths() -> None:
     assert [make(name, quick).id for name in NAMES for quick in (True, False)] == [name for name in NAMES for _ in (True, False)]
 
