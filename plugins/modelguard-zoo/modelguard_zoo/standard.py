@@ -37,6 +37,16 @@ AFTERWARDS: tuple[tuple[str, int, int, tuple[str, ...], int], ...] = (
     ("cifar10", 10, 32, ("mlp",), 3),
 )
 
+# Clean models only, likewise afterwards, from seed CONFIRMATION + 10 on: a false-alarm rate of a few percent takes many to measure.
+CLEAN: tuple[tuple[str, tuple[str, ...], int], ...] = (
+    ("digits", ("mlp", "cnn", "vgg", "resnet8"), 4),
+    ("signs", ("mlp",), 6),
+    ("signs", ("cnn",), 2),
+    ("mnist", ("mlp", "cnn"), 3),
+    ("gtsrb", ("mlp",), 4),
+    ("cifar10", ("mlp",), 6),
+)
+
 # Attacks in the order they are dealt out; the patch-like ones come up twice as often.
 DEAL = (
     "badnets", "checkerboard", "blended", "all-to-all", "insert", "pixel", "source-specific", "wanet",
@@ -46,7 +56,7 @@ COLOURS = ((255,), (255, 220, 0), (0, 255, 255), (255, 0, 255))
 
 
 def standard_zoo() -> tuple[Spec, ...]:
-    """111 clean specs, two to four backdoored ones for each, and some of those fine-tuned on clean data or made to unlearn their
+    """The clean specs, two to four backdoored ones for most of them, and some of those fine-tuned on clean data or made to unlearn their
     trigger afterwards."""
     return tuple(_specs())
 
@@ -89,6 +99,12 @@ def _specs() -> Iterator[Spec]:
                 yield Spec(dataset, arch, seed)
                 for _ in range(2):
                     yield backdoored(dataset, classes, size, arch, seed)
+
+
+    for dataset, archs, seeds in CLEAN:
+        for seed in range(CONFIRMATION + 10, CONFIRMATION + 10 + seeds):
+            for arch in archs:
+                yield Spec(dataset, arch, seed)
 
 
 def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:
