@@ -129,10 +129,15 @@ class WeightDiff(Detector):
                 for nodes, word in ((item.added, "more"), (item.removed, "fewer"))
                 if nodes
             ]
+            if item.moved:
+                counts.append(f"inputs or outputs in another order ({', '.join(item.moved[:8])})")
             how = " and ".join(counts) or "the same operators with other constants, attributes or edges"
-            evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64]}
+            evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64], "moved": list(item.moved)[:64]}
             message = f"the graph of {item.name} is not the reference's: {how}"
             yield Finding("MG1122", message, Confidence.HIGH, location=Location(item.file), evidence=evidence)
+        for name in self._capped(diff.graphs_not_compared):
+            message = f"the graph of {name} was compared with nothing: its weights stand against a checkpoint without one"
+            yield Finding("MG1123", message, Confidence.HIGH, key=name, evidence=_more(diff.graphs_not_compared, self.max_findings))
 
     def _tensors(self, diff: ModelDiff, artifact: Artifact) -> Iterator[Finding]:
         by_kind: dict[str, list[TensorDiff]] = {}
@@ -305,6 +310,7 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "constants": list(matching.constants),
         "buffers": _names(matching.buffers),
         "graphs": [item.name for item in diff.graphs],
+        "graphs_not_compared": list(diff.graphs_not_compared),
         "score": score(diff),
     }
 

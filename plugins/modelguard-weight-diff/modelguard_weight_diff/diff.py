@@ -82,6 +82,8 @@ class ModelDiff:
     compared_bytes: int
     graphs: tuple[GraphDiff, ...] = ()
     """The ONNX files that compute something else than their reference from the same weights."""
+    graphs_not_compared: tuple[str, ...] = ()
+    """The ONNX checkpoints whose counterpart is of a format without graphs."""
 
 
 def diff_checkpoints(
@@ -117,20 +119,21 @@ def diff_checkpoints(
             if item is not None:
                 found[work[index]] = item
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
-    graphs = graph.compare(matching.pairs, reference, checkpoint, check)
-    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers, graphs)))
+    graphs, alone = graph.compare(matching, check)
+    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers)))
     return ModelDiff(
-        _gravest(tensors, matching.pairs, structure),
+        _gravest(tensors, matching.pairs, structure, len(graphs)),
         tensors,
         matching,
         len(matching.pairs) - len(tensors),
         tuple(sorted(pair.name for pair in known)),
         total,
         graphs,
+        alone,
     )
 
 
-def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int) -> Verdict:
+def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int) -> Verdict:
     """The gravest of the checkpoints' verdicts.
 
     Each checkpoint is judged alone: a model stored in two formats is one model changed in one way, not two modules changed alike.
@@ -139,12 +142,12 @@ def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: i
     for pair in pairs:
         checkpoints.setdefault((pair.after.checkpoint.name, pair.after.checkpoint.format), []).append(pair)
     if len(checkpoints) < 2 or not found:
-        return judge(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure)
+        return judge(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs)
     verdicts = []
     for _, members in sorted(checkpoints.items()):
         compared = [(pair.name, pair.after.tensor.shape) for pair in members]
         names = {name for name, _ in compared}
-        verdicts.append(judge([item for item in found if item.name in names], compared, structure))
+        verdicts.append(judge([item for item in found if item.name in names], compared, structure, graphs))
     return max(verdicts, key=lambda verdict: severity_of(verdict.verdict))
 
 

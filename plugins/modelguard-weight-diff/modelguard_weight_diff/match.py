@@ -41,6 +41,7 @@ class Matching:
     shapes. ``unpaired`` names checkpoints without a counterpart. ``tied`` maps a tensor that one side stores once to the tensor it
     shares; ``constants`` lists what only one of two different formats stores: a few numbers. ``buffers`` are integer tensors of a
     reference in another format that the checkpoint lacks, such as masks and position ids, which exporters compute instead.
+    ``groups`` are the checkpoints of the reference and of the artifact that were set against each other.
     """
 
     pairs: tuple[Pairing, ...] = ()
@@ -52,6 +53,7 @@ class Matching:
     tied: Mapping[str, str] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
     buffers: tuple[Place, ...] = ()
+    groups: tuple[tuple[tuple[Checkpoint, ...], tuple[Checkpoint, ...]], ...] = ()
 
 
 Group = tuple[str, str]
@@ -65,6 +67,7 @@ def match(reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoint]) -> 
     several = len(new_groups) > 1
     result = _Result()
     for key, other in counterparts.items():
+        result.groups.append((tuple(old_groups[other]), tuple(new_groups[key])))
         label = (key[0] if sum(name == key[0] for name, _ in new_groups) == 1 else f"{key[0]}.{key[1]}") if several else ""
         _Match(result, _places(old_groups[other], label), _places(new_groups[key], label), key[1] != other[1]).run()
     for key in new_groups.keys() - counterparts.keys():
@@ -137,6 +140,7 @@ class _Result:
     tied: dict[str, str] = field(default_factory=dict)
     constants: list[str] = field(default_factory=list)
     buffers: list[Place] = field(default_factory=list)
+    groups: list[tuple[tuple[Checkpoint, ...], tuple[Checkpoint, ...]]] = field(default_factory=list)
 
     def freeze(self) -> Matching:
         return Matching(
@@ -149,6 +153,7 @@ class _Result:
             dict(sorted(self.tied.items())),
             tuple(sorted(self.constants)),
             tuple(sorted(self.buffers, key=lambda place: place.name)),
+            tuple(self.groups),
         )
 
 

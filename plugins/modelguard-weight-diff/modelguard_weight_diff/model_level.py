@@ -41,8 +41,11 @@ class Verdict:
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int) -> Verdict:
-    """The verdict for ``changed`` tensors out of all ``compared`` ones (name, shape); ``structure`` counts what else differs."""
+def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int, graphs: int = 0) -> Verdict:
+    """The verdict for ``changed`` tensors out of all ``compared`` ones (name, shape).
+
+    ``structure`` counts tensors and checkpoints that could not be compared so, ``graphs`` the graphs that differ.
+    """
     matrices = [name for name, shape in compared if len(shape) > 1]
     counted = Counter(item.kind for item in changed)
     if not changed:
@@ -50,7 +53,7 @@ def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int
             return Verdict("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
         return (
             Verdict("mixed", "the graph differs, or tensors are missing, added or resized; the others are identical")
-            if structure
+            if structure or graphs
             else Verdict("identical", "every tensor is identical")
         )
     real = [item for item in changed if item.kind != "cast"]

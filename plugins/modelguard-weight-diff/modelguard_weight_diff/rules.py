@@ -158,6 +158,13 @@ TENSOR_RULES = (
         "is left.",
         "Another version of the exporter, constant folding and fusing, a cast to float16, quantisation with operators of its own.",
     ),
+    Rule(
+        "MG1123", "GraphNotCompared", "ONNX graph without a counterpart", Severity.LOW,
+        "The checkpoint is ONNX and its weights were compared with a checkpoint of a format that holds no graph. What the graph does "
+        "with these weights was not looked at: a few operators behind the logits are enough for a backdoor.",
+        "Compare with an ONNX export of the reference, made with the same tool and settings.",
+        "A repository that publishes ONNX beside, or instead of, the reference's safetensors.",
+    ),
 )  # fmt: skip
 
 MODEL_RULES = (

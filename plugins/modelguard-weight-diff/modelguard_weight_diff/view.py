@@ -32,6 +32,7 @@ _NOT_COMPARED = (
     ("unpaired_reference", "checkpoints of the reference without a counterpart"),
     ("buffers", "integers that only the reference's format stores"),
     ("graphs", "whose graph is not the reference's"),
+    ("graphs_not_compared", "whose graph was compared with nothing"),
 )
 
 
