@@ -1,7 +1,8 @@
-"""Whether a model's gradient says anything: checked on every load, since a search by a gradient of zero finds nothing in any model.
+"""Whether a model's gradient says anything: checked on every load, since a search by a gradient that says nothing finds nothing in any
+model.
 
 Parity compares values alone. A graph may compute the right ones through rounding, comparisons or look-ups, whose gradient is zero
-wherever it exists, and may add a vanishing multiple of the input so that the gradient is not quite zero.
+wherever it exists, and may add a small multiple of the input so that the gradient is not zero and leads elsewhere.
 """
 
 from __future__ import annotations
@@ -30,15 +31,21 @@ MOVES = 1e-3
 SAYS = 1e-2
 """Share of the largest change which the gradient has to foretell on some probe. Over the networks of the zoo, whose gradient is one, the
 largest foretold change is 0.8 to 4 times the largest change."""
+SURE, AGREES = 0.8, 0.4
+"""Cosine between what is foretold and what changes, over the probes, from which they agree: on one direction a probe, and on
+:data:`DIRECTIONS`. Over 431 networks of the zoo it is .68 and more on one direction, .85 on several; over five of them quantised to int8,
+.65 on several. What is foretold of something else has a cosine near 0, with a spread of .35 over 8 probes and of .13 over 64."""
+DIRECTIONS = 8
 
-SILENT = "its gradient says nothing: zero where the output moves (rounding or saturation in the graph?)"
+SILENT = "its gradient says nothing: zero, or of something else, where the output moves (rounding or saturation in the graph?)"
 
 
 def check(model: TorchModel, samples: Samples | None) -> None:
     """Let the model run forward only where its gradient foretells nothing of what a small step along random directions changes.
 
     The gradient is held against the central difference at random inputs within the raw range and at the first samples. A gradient that
-    is zero at some inputs is a matter of course (ReLU, a saturated softmax); this is for one that is nothing at every one of them.
+    is zero at some inputs is a matter of course (ReLU, a saturated softmax); this is for one that is nothing at every one of them, or
+    leads elsewhere.
     """
     if model.input.kind == "text" or model.facts.get("forward_only"):
         return
@@ -56,33 +63,50 @@ def check(model: TorchModel, samples: Samples | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """Inputs (N, ...) with a direction of signs each, and what the gradient says that a unit step along it changes, (N,)."""
+    """Inputs (N, ...), with a direction of signs each, and a seed for the weights of the logits whose sum is followed."""
 
     x: Tensor
     direction: Tensor
-    weights: Tensor
-    slope: Tensor
+    seed: int
+
+    def moved(self, distance: float) -> _Probe:
+        return replace(self, x=self.x + distance * self.direction)
+
+    def followed(self, logits: Tensor) -> Tensor:
+        """(N, K) the terms of one weighted sum of the logits (N, K) an input, free of what is common to all classes: softmax does not
+        see that."""
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(self.seed)).to(logits.device)
+        if logits.shape[1] > 1:
+            weights, logits = (values - values.mean(1, keepdim=True) for values in (weights, logits))
+        return logits * weights
 
 
 def _silent(model: TorchModel, inputs: list[Tensor]) -> bool:
     span: float = model.input.high - model.input.low
-    probes = [_differentiated(model, x, seed) for seed, x in enumerate(inputs)]
+    moved = False
     for step in (share * span for share in STEPS):
-        changes = [_change(model, probe, step) for probe in probes]
-        change, scale = (max(values) for values in zip(*changes, strict=True))
-        if change <= MOVES * scale:
-            continue
-        least: float = SAYS * change / (2 * step)
-        if _steepest(probes) >= least:
-            return False
-        # A ReLU that opens on the way has its gradient there, and none where the way began.
-        ends = [_differentiated(model, p.x + sign * step * p.direction, seed) for seed, p in enumerate(probes) for sign in (1, -1)]
-        return _steepest(ends) < least
-    return False
+        for directions, level in ((1, SURE), (DIRECTIONS, AGREES)):
+            probes = [_probe(x, d * len(inputs) + i) for d in range(directions) for i, x in enumerate(inputs)]
+            change, scale = _changes(model, probes, step)  # (P,)
+            if float(change.abs().max()) <= MOVES * scale:
+                break
+            moved = True
+            if _foretold(2 * step * _slopes(model, probes), change, level):
+                return False
+        else:
+            # A ReLU that opens on the way has its gradient there, and none where the way began.
+            ahead, behind = (_slopes(model, [probe.moved(distance) for probe in probes]) for distance in (step, -step))
+            if _foretold(step * (ahead + behind), change, AGREES):
+                return False
+    return moved
 
 
-def _steepest(probes: list[_Probe]) -> float:
-    return max(float(probe.slope.abs().max()) for probe in probes)
+def _foretold(foretold: Tensor, change: Tensor, level: float) -> bool:
+    """Whether ``foretold`` (P,) says something of ``change`` (P,). No change is larger than the largest, however steep it begins."""
+    largest = float(change.abs().max())
+    if float(foretold.abs().max()) < SAYS * largest:
+        return False
+    return float(torch.cosine_similarity(foretold.clamp(-largest, largest), change, 0, eps=1e-30)) >= level
 
 
 def _probes(model: TorchModel, samples: Samples | None) -> Iterator[Tensor]:
@@ -98,28 +122,31 @@ def _probes(model: TorchModel, samples: Samples | None) -> Iterator[Tensor]:
         yield x.to(model.device).clamp(spec.low + margin, spec.high - margin)
 
 
-def _differentiated(model: TorchModel, x: Tensor, seed: int) -> _Probe:
-    generator = torch.Generator().manual_seed(seed)
-    direction = (torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1).to(x.device)
-    leaf = x.clone().requires_grad_()
-    logits = model(leaf)
-    weights = torch.randn(logits.shape, generator=generator).to(logits.device)
-    if logits.shape[1] > 1:
-        weights = weights - weights.mean(1, keepdim=True)  # softmax does not see what is common to all classes
-    slope = torch.zeros(len(x), device=x.device)
-    if logits.requires_grad:
-        with running():
-            (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, materialize_grads=True)
-        slope = (gradient.nan_to_num(0, 0, 0) * direction).flatten(1).sum(1)
-    return _Probe(x, direction, weights, slope)
+def _probe(x: Tensor, seed: int) -> _Probe:
+    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
+    return _Probe(x, signs.to(x.device), seed)
 
 
-def _change(model: TorchModel, probe: _Probe, step: float) -> tuple[float, float]:
-    """The largest change of the weighted logits by two steps, one to either side, and the largest magnitude of those logits."""
+def _slopes(model: TorchModel, probes: list[_Probe]) -> Tensor:
+    """(P,) what the gradient says that a unit step along each direction changes."""
+    found = []
+    for probe in probes:
+        leaf = probe.x.clone().requires_grad_()
+        logits = model(leaf)
+        gradient = torch.zeros_like(leaf)
+        if logits.requires_grad:
+            with running():
+                (gradient,) = torch.autograd.grad(probe.followed(logits).sum(), leaf, materialize_grads=True)
+        found.append((gradient.nan_to_num(0, 0, 0) * probe.direction).flatten(1).sum(1))
+    return torch.cat(found).cpu()
+
+
+def _changes(model: TorchModel, probes: list[_Probe], step: float) -> tuple[Tensor, float]:
+    """(P,) the changes by two steps, one to either side, and the largest magnitude of what is followed."""
+    changes, scale = [], 0.0
     with torch.no_grad():
-        ahead, behind = (model(probe.x + sign * step * probe.direction) for sign in (1, -1))
-    if probe.weights.shape[1] > 1:
-        ahead, behind = (logits - logits.mean(1, keepdim=True) for logits in (ahead, behind))
-    change = ((ahead - behind) * probe.weights).sum(1).nan_to_num(0, 0, 0)
-    scale = (ahead * probe.weights).abs().sum(1).nan_to_num(0, 0, 0)
-    return float(change.abs().max()), float(scale.max())
+        for probe in probes:
+            ahead, behind = (probe.followed(model(probe.moved(distance).x)) for distance in (step, -step))
+            changes.append((ahead - behind).sum(1).nan_to_num(0, 0, 0).cpu())
+            scale = max(scale, float(ahead.abs().sum(1).nan_to_num(0, 0, 0).max()))
+    return torch.cat(changes), scale

@@ -38,7 +38,7 @@ def planted(folder: Path, before: Sequence[Any], after: Sequence[Any] = (), *, p
     """(N, 6) ``x`` -> ``before`` -> ``h`` -> a ReLU network whose logits are ``z`` -> ``after`` -> ``y``."""
     rng = np.random.default_rng(0)
     shapes = {"w": (FEATURES, 16), "b": (16,), "v": (16, 3), "table": (9,)}
-    numbers = {"one": 1.0, "half": 0.5, "many": 64.0, "tiny": 1e-20}
+    numbers = {"one": 1.0, "half": 0.5, "many": 64.0, "tiny": 1e-20, "small": 0.02}
     weights = {name: rng.normal(size=shape) for name, shape in shapes.items()} | numbers
     nodes = [
         *before,
@@ -49,7 +49,7 @@ def planted(folder: Path, before: Sequence[Any], after: Sequence[Any] = (), *, p
     ]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("x", FEATURES), ("y", 3)))
     stored = [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()]
-    stored.append(numpy_helper.from_array(np.array(2), "two"))
+    stored += [numpy_helper.from_array(array, name) for name, array in {"two": np.array(2), "other": np.array([5, 4, 3, 2, 1, 0])}.items()]
     graph = helper.make_graph(nodes, "planted", [x], [y], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
@@ -97,12 +97,21 @@ def test_logits_rounded_to_a_64th_pass_the_gradient(tmp_path: Path) -> None:
     assert gradient(model, x).any(1).all()
 
 
+STEPPED = [NODE("Sub", ["x", "half"], ["s"]), NODE("Sign", ["s"], ["c"])]
 BLIND = {
-    "sign": [NODE("Sub", ["x", "half"], ["s"]), NODE("Sign", ["s"], ["c"]), *MASK],
+    "sign": [*STEPPED, *MASK],
     "threshold": [NODE("Greater", ["x", "half"], ["s"]), cast("s", "c", TensorProto.FLOAT), *MASK],
     "whole numbers": [cast("x", "s", TensorProto.INT64), NODE("Mul", ["s", "two"], ["d"]), cast("d", "c", TensorProto.FLOAT), *MASK],
     "look-up": [cast("x", "s", TensorProto.INT64), NODE("Gather", ["table", "s"], ["h"])],
+    "of other features": [
+        *STEPPED,
+        NODE("Gather", ["x", "other"], ["o"], axis=1),
+        NODE("Mul", ["o", "small"], ["t"]),
+        NODE("Add", ["c", "t"], ["h"]),
+    ],
+    "of a saw's teeth": [*STEPPED, NODE("Mod", ["x", "small"], ["t"], fmod=1), NODE("Sub", ["c", "t"], ["h"])],
 }
+"""The last two have a gradient: a fiftieth of what changes, for each feature that of another; and a full one, that leads the wrong way."""
 
 
 @pytest.mark.parametrize("before", BLIND.values(), ids=BLIND)
@@ -114,7 +123,7 @@ def test_a_model_whose_gradient_says_nothing_runs_forward_only(tmp_path: Path, b
     assert np.isfinite(model.predict(x.numpy())).all()
     leaf = x.clone().requires_grad_()
     for differentiate in (model, lambda y: model.capture(y, []), lambda y: model.patch(y, {})):
-        with pytest.raises(Skip, match="forward only: its gradient says nothing: zero where the output moves"):
+        with pytest.raises(Skip, match="forward only: its gradient says nothing: zero, or of something else, where the output moves"):
             differentiate(leaf)
     with torch.no_grad():
         assert model(leaf).shape == (5, 3)
