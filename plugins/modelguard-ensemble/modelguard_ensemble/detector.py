@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,11 @@ class BackdoorEnsemble(Detector):
             said[name] = run(make(name, self.quick), target, context)
         votes = {name: p_values(name, said[name], classes) for name in VOTERS if not said[name].reason}
         votes = {name: values for name, values in votes.items() if not np.isnan(values).all()}
-        if len(votes) < MIN_VOTERS:
-            reasons = "; ".join(f"{name}: {said[name].reason}" for name in VOTERS if said[name].reason)
-            raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({reasons})")
         if target.samples is not None and not votes.keys() & SEARCHES:
-            reasons = "; ".join(f"{name}: {said[name].reason or NOTHING_SAID}" for name in sorted(SEARCHES))
-            raise Skip(f"none of the trigger searches could use the samples ({reasons})")
+            raise Skip(f"none of the trigger searches could use the samples ({_reasons(said, SEARCHES)})")
+        if len(votes) < MIN_VOTERS:
+            silent = [name for name in VOTERS if name not in votes]
+            raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({_reasons(said, silent)})")
         combined = combine(votes)
         agreeing = sorted(name for name, values in votes.items() if values[combined.accused] <= AGREES)
         specialised = [
@@ -116,6 +115,14 @@ class BackdoorEnsemble(Detector):
             attachments=shows[0].attachments if shows else (),
             key=f"class {accused}",
         )
+
+
+def _reasons(said: Mapping[str, Said], names: Collection[str]) -> str:
+    """Why each of ``names`` has no vote, each reason once."""
+    grouped: dict[str, list[str]] = {}
+    for name in sorted(names):
+        grouped.setdefault(said[name].reason or NOTHING_SAID, []).append(name)
+    return "; ".join(f"{', '.join(members)}: {reason}" for reason, members in grouped.items())
 
 
 def _number(value: float) -> float:

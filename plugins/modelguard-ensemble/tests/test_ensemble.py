@@ -155,7 +155,8 @@ def test_what_has_no_classes_to_compare_is_skipped(target: Make, tmp_path: Path)
     three = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 3)
     outcome = scan(replace(clean, build_model=lambda: three, _cache={}))
     assert outcome.status is Status.SKIPPED
-    assert "0 of its members" in outcome.reason
+    assert "the model has 3 classes" in outcome.reason
+    assert "0 of its members" in scan(replace(clean, build_model=lambda: three, samples=None, _cache={})).reason
     bare = open_target(write_safetensors(tmp_path / "model.safetensors", {"a": np.ones((2, 2), np.float32)}))
     assert scan(replace(bare, build_model=None)).status is Status.SKIPPED
 
@@ -166,7 +167,7 @@ def test_samples_the_model_does_not_understand_leave_too_few_members(target: Mak
     noise = np.random.default_rng(0).integers(0, 256, clean.samples.inputs.shape).astype(np.uint8)
     outcome = scan(replace(clean, samples=Samples(noise, clean.samples.labels, "test", "0" * 64), _cache={}))
     assert outcome.status is Status.SKIPPED
-    assert "1 of its members" in outcome.reason
+    assert outcome.reason.count("does not understand the samples") == 1
 
 
 def test_samples_too_few_for_any_trigger_search_are_no_look(target: Make) -> None:
@@ -177,7 +178,8 @@ def test_samples_too_few_for_any_trigger_search_are_no_look(target: Make) -> Non
     few = Samples(clean.samples.inputs[:5], clean.samples.labels[:5], "test", "0" * 64)
     outcome = scan(replace(clean, samples=few, _cache={}))
     assert outcome.status is Status.SKIPPED
-    assert outcome.reason.startswith("none of the trigger searches could use the samples (abs: ")
+    assert outcome.reason.startswith("none of the trigger searches could use the samples (abs: of 5 samples ")
+    assert "; neural-cleanse, neural-cleanse-blend: 5 of 5 samples are classified as labelled, 10 are needed" in outcome.reason
 
 
 def test_every_member_can_be_made_in_both_lengths() -> None:
