@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from modelguard_companions.windows import ENOUGH, margins, usual_margin
 from torch import Tensor
 
 from modelguard_abs.stimulation import Candidate
-from modelguard_abs.triggers import Triggers
 
 if TYPE_CHECKING:
+    from modelguard_companions.triggers import Triggers
+
     from modelguard import Layer, RunnableModel
 
 RATE = 0.1
 """Adam's rate in units of the mask's and the picture's range: the authors' 0.1."""
 BETAS = (0.5, 0.9)
-ENOUGH = 2.0
-"""Margins and activations beyond this many times the usual ones earn nothing more."""
 PICTURES = 8
 """Pictures an arm sees in one step."""
 
@@ -94,19 +94,6 @@ def attempts(
             x = model.input.low + ((x - model.input.low) / grey).round() * grey
             found.append(model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == target[index // count])
     return torch.cat(found).reshape(arms, count).cpu(), (labels[None] != target[:, None]).cpu()
-
-
-def usual_margin(model: RunnableModel, pictures: Tensor, labels: Tensor, batch: int) -> float:
-    """How clearly clean ``pictures`` (S, C, H, W) are told: the mean margin of their class, ``batch`` of them at a time."""
-    with torch.inference_mode():
-        logits = torch.cat([model(part) for part in torch.split(pictures, batch)])
-        return float(margins(logits, labels).clamp_min(0).mean().clamp_min(1e-3))
-
-
-def margins(logits: Tensor, target: Tensor) -> Tensor:
-    """(N,) f_t - max_{k != t} f_k."""
-    own = logits.gather(1, target[:, None])
-    return (own - logits.scatter(1, target[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]
 
 
 def _fired(seen: dict[str, Tensor], layers: dict[str, Layer], candidates: Sequence[Candidate], per_step: int) -> Tensor:

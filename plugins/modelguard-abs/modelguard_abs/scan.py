@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from modelguard_companions.outlier import over_all
+from modelguard_companions.triggers import Triggers, Windows
 from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, Rule, ScanContext, Skip, Target, exhibit
@@ -18,7 +19,7 @@ from modelguard_abs.evidence import Evidence, at_once, prepare
 from modelguard_abs.inversion import attempts, invert
 from modelguard_abs.rules import FILTER, PATCH
 from modelguard_abs.stimulation import Candidate, candidate_layers, per_class, stimulate
-from modelguard_abs.triggers import Filters, Patches, Triggers, Windows
+from modelguard_abs.triggers import Filters, Patches
 from modelguard_abs.windows import QUICK, ROUNDS, best_windows, side_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from modelguard_abs.decision import judge
 from modelguard_abs.detector import Abs
 from modelguard_abs.evidence import prepare
 from modelguard_abs.stimulation import GROUP_LEVELS, LEVELS, candidate_layers, per_class, stimulate
-from modelguard_abs.triggers import Filters, Windows, project
-from modelguard_abs.windows import places, side_of
+from modelguard_abs.triggers import Filters, project
+from modelguard_abs.windows import side_of
+from modelguard_companions.triggers import Windows
+from modelguard_companions.windows import places
 from modelguard_zoo import Built
 from torch import nn
 
