@@ -31,6 +31,10 @@ UNRELATED = 0.25
 """Correlation of W and W' under which W' does not come from W: independently trained weights of real models reach 0.16."""
 
 
+ERASED = 0.5
+"""What rounding may lose, of the norm or of the entries, and still be a cast or a quantisation: beyond that most of W is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Class:
     """One of :data:`KINDS`, the exact rank when it is ``low-rank``, and the numbers that support it (JSON-safe)."""
@@ -51,29 +55,28 @@ def classify(
     """The class of a pair whose statistics have been taken. ``check`` as for :func:`replay_rank`."""
     sums = statistics.sums
     if sums.changed == 0:
-        return Class(
-            "identical" if before.dtype == after.dtype else "cast",
-            evidence={"from": before.dtype, "to": after.dtype} if before.dtype != after.dtype else {},
-        )
+        return Class("identical") if before.dtype == after.dtype else _cast(before, after, "", check)
     if after.opaque:
         return Class("dense", evidence={"note": "elements of this dtype are compared as bytes only"})
     for rule in (_bit_flips, _low_bits):
         if (found := rule(after, statistics)) is not None:
-            # A round trip through a narrower dtype also stays in the low bits.
-            through = probe.cast_round_trip(before, after) if found.kind == "low-bit-payload" else None
-            return found if through is None else Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
-    if through := probe.cast_round_trip(before, after):
-        return Class("cast", evidence={"from": before.dtype, "to": after.dtype, "through": through})
+            # A round trip through a narrower dtype also stays in the low bits, and so does a vector of ones times a factor.
+            payload = found.kind == "low-bit-payload"
+            through = probe.cast_round_trip(before, after, check) if payload else None
+            scale = probe.scaling(before, after, check) if payload and through is None else None
+            return _scaled(scale) if scale is not None else found if through is None else _cast(before, after, through, check)
+    if through := probe.cast_round_trip(before, after, check):
+        return _cast(before, after, through, check)
     # Where every changed entry became zero D is -W there, so W.D + D.D vanishes.
-    if abs(sums.wd + sums.dd) <= 1e-4 * sums.dd and (zeros := probe.pruning(before, after)) is not None:
+    if abs(sums.wd + sums.dd) <= 1e-4 * sums.dd and (zeros := probe.pruning(before, after, check)) is not None:
         return Class("pruned", evidence={"zeros_before": zeros[0], "zeros_after": zeros[1]})
-    if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after):
+    if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after, check):
         return Class("permuted")
     if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:
         return rows
     if (scale := probe.scaling(before, after, check)) is not None:
-        return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
-    if relative_norm(sums) < 1 and (grid := levels.quantisation(before, after, check)) is not None:
+        return _scaled(scale)
+    if relative_norm(sums) <= ERASED and (grid := levels.quantisation(before, after, check)) is not None:
         return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})
     if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
         return Class("unrelated", evidence={"correlation": correlation(sums)})
@@ -114,6 +117,21 @@ def correlation(sums: Sums) -> float:
 def kurtosis(sums: Sums) -> float:
     """Fourth moment of the changed entries over their squared second: 1.8 for uniform rounding errors, 3 for Gaussian ones."""
     return float(sums.changed * (sums.d4 / sums.dd) / sums.dd) if 1e-150 < sums.dd < 1e150 else 0.0
+
+
+def _cast(before: Operand, after: Operand, through: str, check: Callable[[], None]) -> Class:
+    """The class of a tensor that is the reference rounded to its own dtype, or ``through`` a narrower one and back."""
+    evidence = {"from": before.dtype, "to": after.dtype} | ({"through": through} if through else {})
+    old, new = FLOATS.get(before.dtype), FLOATS[through or after.dtype] if after.dtype in FLOATS else None
+    if old is None or new is None or old.exponent <= new.exponent or (lost := probe.erased(before, after, check)) <= ERASED:
+        return Class("cast", evidence=evidence)
+    if (zeros := probe.pruning(before, after, check)) is not None:
+        return Class("pruned", evidence={"zeros_before": zeros[0], "zeros_after": zeros[1]})
+    return Class("dense", evidence=evidence | {"lost": lost})
+
+
+def _scaled(scale: probe.Scaling) -> Class:
+    return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
 
 
 def _ranked(replay: Replay) -> Class:

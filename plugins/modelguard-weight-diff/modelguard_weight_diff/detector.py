@@ -22,6 +22,7 @@ from modelguard import (
 )
 from modelguard_weight_diff import rules
 from modelguard_weight_diff.diff import ModelDiff, TensorDiff, diff_checkpoints
+from modelguard_weight_diff.match import strays_of
 from modelguard_weight_diff.model_level import ABOUT
 from modelguard_weight_diff.names import is_embedding, is_head
 from modelguard_weight_diff.pairing import Pairing, Place
@@ -85,13 +86,17 @@ class WeightDiff(Detector):
                 yield Finding("MG1107", f"checkpoint {name} has no counterpart in the {side}", Confidence.HIGH, key=f"{side}/{name}")
         for rule, how, phrase in (
             ("MG1106", "similar", "have no counterpart by name and were paired with what they resemble most"),
-            ("MG1109", "content", "stand under other names than in the reference, with the same bytes"),
+            ("MG1109", "content", "stand under other names than in the reference, with the same bytes or these transposed"),
         ):
             renamed = [pair for pair in diff.matching.pairs if pair.how == how and (how == "similar" or _same_format(pair))]
             if renamed:
                 pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
                 evidence = {"renamed": pairs, **_more(renamed, self.max_findings)}
                 yield Finding(rule, f"{len(renamed)} tensors {phrase}", Confidence.HIGH, evidence=evidence)
+        if strays := [pair for pair in strays_of(diff.matching.pairs) if _same_format(pair)]:
+            message = f"{len(strays)} tensors stand under another prefix than the others that share theirs in the reference"
+            pairs = {pair.after.name: pair.before.name for pair in strays[: self.max_findings]}
+            yield Finding("MG1109", message, Confidence.HIGH, key="prefix", evidence={"renamed": pairs, **_more(strays, self.max_findings)})
         for place in self._capped(diff.matching.buffers):
             tensor = place.tensor
             message = f"{tensor.name} {list(tensor.shape)} {tensor.dtype} has no counterpart in this format: nothing was compared with it"
@@ -160,6 +165,7 @@ class WeightDiff(Detector):
     def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
         unknown = [item for item in diff.tensors if not item.comparable]
         retyped = [item for item in diff.tensors if item.comparable and item.kind != "cast" and item.dtype != item.reference_dtype]
+        retyped = [item for item in retyped if "lost" not in item.evidence]
         broken = [item for item in diff.tensors if item.non_finite]
         for rule, items, phrase in (
             ("MG1105", unknown, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}: their values could not be compared"),
@@ -260,6 +266,9 @@ def _sentence(item: TensorDiff) -> str:
             return f"{item.name} holds the rows or columns of the reference in another order"
         case "unrelated":
             return f"{item.name} is uncorrelated with the reference (correlation {item.correlation:.2f})"
+    if "lost" in evidence:
+        dtype, lost = evidence.get("through", evidence["to"]), evidence["lost"]
+        return f"{item.name} is the reference rounded to {dtype}, for which its values are too small: {lost:.0%} of them are lost"
     return f"{item.name} changed densely ({size})"
 
 

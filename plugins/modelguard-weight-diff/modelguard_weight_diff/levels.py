@@ -120,10 +120,14 @@ def _play(w: F64, scheme: str, levels: int) -> tuple[F64, F64]:
     return (np.clip(np.rint(w / unit) + zero, 0, levels) - zero) * unit, step
 
 
-def _agreement(played: F64, target: F64, step: F64, dtype: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which entries replay exactly; and which nearly, as they do when scales kept in half precision move the lattice a little."""
-    near = np.abs(played - target) <= np.minimum(0.02 * step, 2.0**-8 * np.abs(target))
-    return same(played, target, dtype), np.asarray(near)
+def _agreement(w: F64, played: F64, target: F64, step: F64, dtype: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which entries replay exactly; and which nearly, as they do when scales kept in half precision move the lattice a little.
+
+    Nearly is nearer than the reference is: where that lies on the lattice itself, any small change would be near.
+    """
+    off = np.abs(played - target)
+    near = (off <= np.minimum(0.02 * step, 2.0**-8 * np.abs(target))) & (off < np.abs(played - w))
+    return same(played, target, dtype), near
 
 
 def _scheme(w: F64, target: F64, dtype: str, group: str, least: float) -> tuple[Quantisation, int] | None:
@@ -132,7 +136,7 @@ def _scheme(w: F64, target: F64, dtype: str, group: str, least: float) -> tuple[
         return None
     for scheme, bits, levels in _LEVELS:
         played, step = _play(w, scheme, levels)
-        exact, near = (float(np.mean(hits[moved])) for hits in _agreement(played, target, step, dtype))
+        exact, near = (float(np.mean(hits[moved])) for hits in _agreement(w, played, target, step, dtype))
         if exact >= least or near >= least:
             return Quantisation(bits, group, scheme, exact), levels
     return None
@@ -147,7 +151,7 @@ def _replays(found: _Found) -> Quantisation | None:
         if not np.all(np.abs(target - w) <= ONE_STEP * step + spacing(target, dtype)):
             return None
         moved = w != target
-        counts += [np.count_nonzero(hits & moved) for hits in (moved, *_agreement(played, target, step, dtype))]
+        counts += [np.count_nonzero(hits & moved) for hits in (moved, *_agreement(w, played, target, step, dtype))]
     changed, exact, near = (int(count) for count in counts)
     return replace(found.result, agreement=exact / max(1, changed)) if max(exact, near) >= LEAST * changed else None
 

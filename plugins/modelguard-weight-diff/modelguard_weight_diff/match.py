@@ -7,6 +7,7 @@ is listed, never dropped.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -81,6 +82,16 @@ def match(reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoint]) -> 
         if not stems or len(stems & used) < 0.5 * len(stems):
             result.missing.extend(_places(old_groups[key], key[0]).values())
     return result.freeze()
+
+
+def strays_of(pairs: Sequence[Pairing]) -> list[Pairing]:
+    """Those of one prefix in the reference that have another prefix than most others of it: no wrapper renames a few tensors."""
+    sides = [(pair, _prefix(pair.before.tensor.name), _prefix(pair.after.tensor.name)) for pair in pairs if pair.how in ("name", "prefix")]
+    counts = Counter((pair.after.group, old, new) for pair, old, new in sides)
+    usual: dict[tuple[str, str], str] = {}
+    for (group, old, new), _ in counts.most_common():
+        usual.setdefault((group, old), new)
+    return [pair for pair, old, new in sides if old != new and usual[pair.after.group, old] != new]
 
 
 def _groups(checkpoints: Sequence[Checkpoint]) -> dict[Group, list[Checkpoint]]:
@@ -281,6 +292,10 @@ def _is_constant(place: Place) -> bool:
 
 def _is_integer(place: Place) -> bool:
     return place.tensor.dtype[0] in "IUB" and not place.tensor.dtype.startswith("BF")
+
+
+def _prefix(name: str) -> str:
+    return name.removesuffix(_stem(name))
 
 
 def _stem(name: str) -> str:

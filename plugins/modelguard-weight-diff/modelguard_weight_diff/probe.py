@@ -66,7 +66,7 @@ def spread(count: int, most: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
-def cast_round_trip(before: Operand, after: Operand) -> str | None:
+def cast_round_trip(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> str | None:
     """The narrower dtype through which W' is W, bit for bit, or None."""
     if after.dtype not in FLOATS:
         return None
@@ -75,14 +75,29 @@ def cast_round_trip(before: Operand, after: Operand) -> str | None:
             continue
         samples = (sample(after.matrix.shape, size) for size in (FIRST, SECOND))
         parts: Iterator[slice | npt.NDArray[np.int64]] = chain(samples, blocks(after))
-        if all(_rounded_equal(before, after, name, rows) for rows in parts):
+        if all(_rounded_equal(before, after, name, rows, check) for rows in parts):
             return name
     return None
 
 
-def _rounded_equal(before: Operand, after: Operand, name: str, rows: slice | npt.NDArray[np.int64]) -> bool:
+def _rounded_equal(before: Operand, after: Operand, name: str, rows: slice | npt.NDArray[np.int64], check: Callable[[], None]) -> bool:
+    check()
     played = narrow(widen(narrow(widen(reference_in(before, after, rows)), name)), after.dtype)
     return bool(np.array_equal(widen(played), widen(np.ascontiguousarray(after.matrix[rows])), equal_nan=True))
+
+
+def erased(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> float:
+    """What a cast left nothing of: the error over the norm of W, or the share of its entries that became zero, whichever is more."""
+    lost = energy = 0.0
+    zeroed = filled = 0
+    for part in blocks(after):
+        check()
+        w, target = widen(np.ascontiguousarray(before.matrix[part])), widen(np.ascontiguousarray(after.matrix[part]))
+        usable = np.isfinite(w) & np.isfinite(target) & (w != 0)
+        w, target = w[usable], target[usable]
+        energy, lost = energy + float((w**2).sum()), lost + float(((w - target) ** 2).sum())
+        zeroed, filled = zeroed + int(np.count_nonzero(target == 0)), filled + len(w)
+    return max((lost / energy) ** 0.5 if energy > 0 else 0.0, zeroed / max(1, filled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +187,11 @@ def _factors(products: F64, energies: F64) -> F64:
     return np.asarray(products / np.where(energies > 0, energies, 1.0))
 
 
-def pruning(before: Operand, after: Operand) -> tuple[int, int] | None:
+def pruning(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> tuple[int, int] | None:
     """Zeros before and after, when every entry whose value changed is zero now; else None."""
     zeros_before = zeros_after = 0
     for part in blocks(after):
+        check()
         old, new = reference_in(before, after, part), np.ascontiguousarray(after.matrix[part])
         if np.any((old != new) & (new != 0)):
             return None
@@ -184,24 +200,25 @@ def pruning(before: Operand, after: Operand) -> tuple[int, int] | None:
     return (zeros_before, zeros_after) if zeros_after > zeros_before else None
 
 
-def permutation(before: Operand, after: Operand) -> bool:
+def permutation(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> bool:
     """Whether the rows and columns hold the same energies and sums in another order (so rows, columns or both were permuted)."""
     if after.matrix.shape[0] == 1:
         return False
-    energies = [_marginals(operand, 2) for operand in (before, after)]
+    energies = [_marginals(operand, 2, check) for operand in (before, after)]
     if not all(np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=0) for old, new in zip(*energies, strict=True)):
         return False
     # Energies do not see a sign. Sums cancel, so they agree to what the energies leave of float64.
-    sums = [_marginals(operand, 1) for operand in (before, after)]
+    sums = [_marginals(operand, 1, check) for operand in (before, after)]
     room = 1e-9 * float(max(energy.max(initial=0.0) for energy in energies[0]) * max(before.matrix.shape)) ** 0.5
     return all(np.allclose(np.sort(old), np.sort(new), rtol=1e-6, atol=room) for old, new in zip(*sums, strict=True))
 
 
-def _marginals(operand: Operand, power: int) -> tuple[F64, F64]:
+def _marginals(operand: Operand, power: int, check: Callable[[], None]) -> tuple[F64, F64]:
     """Sums of the entries' powers over each row, and over each column."""
     rows, columns = operand.matrix.shape
     by_row, by_column = np.zeros(rows), np.zeros(columns)
     for part in blocks(operand):
+        check()
         values = widen(np.ascontiguousarray(operand.matrix[part])) ** power
         by_row[part] = values.sum(axis=1)
         by_column += values.sum(axis=0)

@@ -47,7 +47,8 @@ ROUNDED_SUMS = 0.3
 WITHIN_ULP = 0.95
 """Share of moved entries that must lie within one unit in the last place of the replay."""
 FREEDOM = 0.5
-"""r (m + n - r) parameters may be at most this share of the m n entries: more would fit anything."""
+"""r (m + n - r) parameters may be at most this share of the m n entries, and no more than the entries that moved: more fit anything.
+The second bound is for training steps so small that few 16-bit entries move."""
 OVERSAMPLE = 7
 RESOLVED = 1e-7
 """Singular values under this share of the first are lost: a projection in float64 (epsilon 1e-16) leaves an error of epsilon s_1^2 / s_k in
@@ -116,18 +117,19 @@ def replay_rank(
     try:
         # One BLAS thread: these products are thin, and their sums must not depend on how many there are.
         with threadpool_limits(1, "blas"):
-            return search.run(_rank_limit(reference.shape, max_rank), hint)
+            return search.run(_rank_limit(reference.shape, max_rank, FREEDOM * reference.size), hint)
     except _OutOfRange:
         m, n = reference.shape
         return Replay(None, 0, 0.0, 0.0, 0.0, 0.0, 0, np.zeros((m, 0)), np.zeros(0), np.zeros((n, 0)))
 
 
-def _rank_limit(shape: tuple[int, ...], max_rank: int) -> int:
+def _rank_limit(shape: tuple[int, ...], max_rank: int, parameters: float) -> int:
+    """The largest rank up to ``max_rank`` that has no more than ``parameters``."""
     m, n = shape
     if m * n == 0:
         return 0
     limit = min(max_rank, m, n)
-    while limit > 0 and limit * (m + n - limit) > FREEDOM * m * n:
+    while limit > 0 and limit * (m + n - limit) > parameters:
         limit -= 1
     return limit
 
@@ -290,13 +292,12 @@ class _Search:
         m, n = self.pair.shape
         if hint is not None and 0 < hint <= limit:
             start, moved = self._start(min(hint + OVERSAMPLE, m, n))
-            claim = self._claim(hint, start)
-            if claim.holds:
+            if _rank_limit((m, n), hint, moved) == hint and (claim := self._claim(hint, start)).holds:
                 return self._result(hint, claim.fit, moved, claim.below)
             self.fits.clear()
         columns = min(limit + OVERSAMPLE, m, n)
         start, moved = self._start(columns)
-        limit = min(limit, len(start.s))
+        limit = _rank_limit((m, n), min(limit, len(start.s)), moved)
         if limit == 0 or moved == 0:
             return self._result(None, _Fit(0, 0.0, 0.0, start), moved)
         best = _Claim(_Fit(0, 0.0, 0.0, start), 0.0, False)

@@ -64,15 +64,16 @@ TENSOR_RULES = (
     ),
     Rule(
         "MG1109", "TensorRenamed", "tensors under other names than in the reference", Severity.LOW,
-        "Tensors without a counterpart of their name were paired with reference tensors that hold the same bytes or nearly the "
-        "same values. Code that loads the checkpoint by the reference's names does not find them.",
+        "Tensors without a counterpart of their name were paired with reference tensors that hold the same bytes, as they are or "
+        "transposed, or whose name differs in a prefix that the others keep. Code that loads the checkpoint by the reference's names "
+        "does not find them, and may initialise them at random.",
         "Load the checkpoint strictly with the code that will run it.",
         "A converter with naming rules of its own.",
     ),
     Rule(
         "MG1111", "TensorCast", "tensor rounded to another dtype", Severity.INFO,
         "Every value is the reference rounded to the dtype named in the evidence, bit for bit, possibly by way of a narrower "
-        "dtype and back.",
+        "dtype and back. A cast that loses more than half of a tensor, because its values are too small for the dtype, is MG1120.",
         "Nothing, if the dtype is the one you expect.",
     ),
     Rule(
