@@ -51,11 +51,10 @@ def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int
     if not changed:
         if not compared and structure:
             return Verdict("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
-        return (
-            Verdict("mixed", "the graph differs, or tensors are missing, added or resized; the others are identical")
-            if structure or graphs
-            else Verdict("identical", "every tensor is identical")
-        )
+        differs = ["the graph differs"] * bool(graphs) + ["tensors are missing, added or resized"] * bool(structure)
+        if differs:
+            return Verdict("mixed", f"{' and '.join(differs)}; the tensors that could be compared are identical")
+        return Verdict("identical", "every tensor is identical")
     real = [item for item in changed if item.kind != "cast"]
     if not real:
         return Verdict("cast", "every changed tensor is the reference rounded to another dtype")

@@ -224,7 +224,9 @@ def test_file_without_weights_is_compared_beside_one_with_weights(tmp_path: Path
     for folder, kind in (("before", "Relu"), ("after", "Neg")):
         model, step = net([node("MatMul", "x w", "y")], [tensor("w", SQUARE)]), net([node(kind, "x", "y")])
         sides.append([opened(tmp_path / folder / "model.onnx", model), opened(tmp_path / folder / "post.onnx", step)])
-    assert [item.name for item in diff_checkpoints(*sides).graphs] == ["post"]
+    diff = diff_checkpoints(*sides)
+    assert [item.name for item in diff.graphs] == ["post"]
+    assert diff.verdict.reason.startswith("the graph differs;")
 
 
 def target(checkpoint: Checkpoint, reference: Target | None = None) -> Target:
