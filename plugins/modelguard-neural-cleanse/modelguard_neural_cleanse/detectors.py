@@ -110,18 +110,18 @@ class LabelMapCleanse(Detector):
 
 @dataclass(frozen=True)
 class SourceCleanse(Detector):
-    """For every pair of classes the smallest patch that turns one into the other; pairs far too easy in one direction are accused."""
+    """For every pair of classes the window that best turns one into the other; one that leaves all other classes alone is accused."""
 
     id = "neural-cleanse-pairs"
     requires = REQUIRES
     rules = (SOURCE,)
 
-    alpha: float = option(0.001, "significance below which a pair's trigger is too small to be chance", gt=0, le=1)
-    ratio: float = option(0.67, "largest accused trigger, relative to the median pair", gt=0, le=1)
-    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
-    success: float = option(0.9, "attack success on unseen images from which a pair is accused", ge=0, le=1)
+    alpha: float = option(0.03, "significance below which what a pair's window does is too much to be chance", gt=0, le=1)
+    success: float = option(0.9, "share of unseen images of the source it turns, from which a pair is accused", ge=0, le=1)
+    margin: float = option(0.4, "how clearly they are told as the target, relative to clean images, from which a pair is accused", ge=0)
+    others: float = option(0.1, "largest share of unseen images of other classes it disturbs, for each unit of `margin` it has", ge=0)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
-    quick: bool = option(False, "skip it, and say so: with half the steps the search no longer finds what it finds with all")
+    quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_neural_cleanse.pairs import scan_pairs

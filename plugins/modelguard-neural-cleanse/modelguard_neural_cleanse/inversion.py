@@ -19,8 +19,6 @@ QUICK = Schedule(steps=60, batches=2, batch=8, rate=0.3, patience=3, grow=1.5, s
 """Against the authors' at most 992,000 image passes a class: 1,920 and 960, the two starts not counted. Twice or three times their
 learning rate reaches the same mask sizes in a quarter of the steps (benchmarks/nc_speed.py)."""
 
-SHORT = Schedule(steps=30, batches=2, batch=8, rate=0.2, patience=2, grow=1.5, shrink=1.5**1.5)
-"""For questions with so many arms that only their order matters."""
 REFINE = Schedule(steps=30, batches=2, batch=64, rate=0.1, patience=2, grow=1.5, shrink=1.5**1.5)
 
 STARTS = (0.0, -2.0)
@@ -75,13 +73,6 @@ class Question:
         wanted.fill_diagonal_(-1)
         return cls(wanted)
 
-    @classmethod
-    def one_source(cls, pairs: Tensor, classes: int) -> Question:
-        """One arm a row (source, target) of ``pairs``: images of the source into the target; the others are not used."""
-        wanted = torch.full((len(pairs), classes), -1)
-        wanted[torch.arange(len(pairs)), pairs[:, 0]] = pairs[:, 1]
-        return cls(wanted)
-
     def on(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """For images of these classes: ``targets`` (A, N), and ``sources`` (A, N) bool, which images each arm uses."""
         wanted = self.wanted[:, labels]
@@ -120,16 +111,6 @@ def invert(
     # (4) to the end, and the check
     _run(search, context, schedule.steps - schedule.steps // 2, "search")
     return _checked(target, evidence, question[kept], transform, search.found, kept.numpy(), weights, at_once, context)
-
-
-def invert_short(target: Target, context: ScanContext, evidence: Evidence, question: Question, transform: Transform) -> Inverted:
-    """Search all arms of ``question`` side by side for a short while, from one start between the usual two."""
-    at_once = images_at_once(target, context)
-    arms = len(question.wanted)
-    bias = torch.full((arms,), sum(STARTS) / len(STARTS))
-    search = _search(target, context, evidence, question, transform, SHORT, bias, at_once)
-    _run(search, context, SHORT.steps, "pairs")
-    return _checked(target, evidence, question, transform, search.found, np.arange(arms), np.ones(arms), at_once, context)
 
 
 def invert_as_published(target: Target, context: ScanContext, evidence: Evidence, question: Question, transform: Transform) -> Inverted:

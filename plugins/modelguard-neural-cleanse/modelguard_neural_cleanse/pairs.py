@@ -1,16 +1,17 @@
-"""Source-specific triggers: is there a class that one other class reaches far too easily? One search arm a (source, target) pair.
+"""Source-specific triggers: is there a class that one other class reaches far too easily, and it alone?
 
-Sizes differ between pairs for natural reasons: some classes are easy targets, some are fragile sources, some resemble each other.
-The first two are the row and column effects of the matrix of log sizes and are removed by median polish (Tukey 1977, chapter 10);
-resemblance works both ways, a backdoor does not (the symmetry test of K-Arm, Shen et al. 2021, section 3.4). So the statistic of a
-pair is its residual r(s, t) plus how much further out it is than the way back, r(s, t) - r(t, s), and outliers among the pairs
-are found by the same test as outliers among classes.
+One window a (source, target) pair, and for each its statistic: the log odds of turning the source and of leaving third classes alone
+(:mod:`~modelguard_neural_cleanse.pair_windows`). Pairs differ for natural reasons: some classes are easy targets, some are fragile sources,
+some resemble each other. The first two are the row and column effects of the matrix of statistics and are removed by median polish (Tukey
+1977, chapter 10); resemblance works both ways, a backdoor does not (the symmetry test of K-Arm, Shen et al. 2021, section 3.4). So a pair
+is judged by its residual r(s, t) plus how much further out it is than the way back, r(s, t) - r(t, s), and outliers among the pairs are
+found by the same test as outliers among classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modelguard import Finding, ScanContext, Skip, Target
-from modelguard_neural_cleanse.decision import Outliers, small_outliers
-from modelguard_neural_cleanse.inversion import Question, invert_short, refine
+from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target, exhibit
+from modelguard_neural_cleanse.decision import small_outliers
+from modelguard_neural_cleanse.pair_windows import PairWindows, affordable, refine_pairs, search_pairs, stamped
 from modelguard_neural_cleanse.prepare import Evidence, prepare
 from modelguard_neural_cleanse.rules import SOURCE
-from modelguard_neural_cleanse.transforms import Patch
-from modelguard_neural_cleanse.verdict import Gates, findings, require_gradients, score
+from modelguard_neural_cleanse.verdict import SMALLEST_P, SURE_SHARE, success_on_reference
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import SourceCleanse
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 MIN_IMAGES = 4
 """Search images of a source class below which nothing can be said about it."""
 MIN_PAIRS = 20
-ALL_PAIRS = 240
-"""Up to this many pairs (16 classes) all are searched; with more, the likeliest targets of each source, as K-Arm screens them."""
+SUSPECTS = 4
+"""Pairs that are looked at more closely, at most."""
 
 
 def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
-    """Search a patch for every pair, compare the sizes, check the outliers on unseen images."""
+    """Search a window for every pair, compare what they do, look at the outliers once more."""
     if detector.quick:
         raise Skip("a quick look leaves out the search over all pairs of classes, which has no shorter form; scan without quick")
     evidence = prepare(target, context, detector.samples)
@@ -52,56 +52,143 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
             f"{len(sources)} of {evidence.classes} classes have at least {MIN_IMAGES} images to search on, half of them are needed: "
             "give more samples"
         )
-    transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
-    question = Question.one_source(pairs, evidence.classes)
     search = f"{detector.id}/{detector.samples}/{context.seed}"
-    inverted = target.memo(search, lambda: invert_short(target, context, evidence, question, transform))
-    require_gradients(inverted)
-    log_size = np.log(inverted.size) + np.where(inverted.reached, 0.0, 0.5)
-    statistic = asymmetric_residual(pairs.numpy(), log_size, evidence.classes)
-    test = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs))
-    outliers = Outliers(test.p, float(np.median(inverted.size)))
-    order = np.lexsort((statistic, test.p))
+    found = target.memo(search, lambda: search_pairs(target, context, evidence, pairs))
+    _require_gradients(found)
+    statistic = asymmetric_residual(pairs.numpy(), -found.statistic, evidence.classes)
+    p = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs)).p
+    order = np.lexsort((statistic, p))
     context.summary(
-        score=score(inverted, outliers),
+        score=_score(p),
         pairs=[
             {
                 "source": int(pairs[i, 0]),
                 "target": int(pairs[i, 1]),
-                "size": float(f"{inverted.size[i]:.6g}"),
-                "reached": bool(inverted.reached[i]),
-                "statistic": float(f"{statistic[i]:.6g}"),
-                "p_value": float(f"{test.p[i]:.6g}"),
+                "turned": _number(found.turned[i]),
+                "others_kept": _number(found.kept[i]),
+                "statistic": _number(statistic[i]),
+                "p_value": _number(p[i]),
             }
             for i in order[:20]
         ],
-        pairs_total=len(pairs),
+        pairs_searched=len(pairs),
+        pairs_total=len(sources) * (evidence.classes - 1),
         sources_searched=sources,
         sources_not_searched=sorted(set(range(evidence.classes)) - set(sources)),
+        window=found.windows.side,
         images={"search": len(evidence.search), "check": len(evidence.check)},
         clean_accuracy=evidence.accuracy,
+        cleared=[],
     )
-    places = [int(i) for i in order if test.p[i] < detector.alpha and inverted.reached[i]][:4]
-    if not places:
+    chosen = [int(i) for i in order if p[i] < detector.alpha][:SUSPECTS]
+    if not chosen:
         return
-    gates = Gates(detector.alpha, detector.ratio, detector.area, detector.success)
-    refined = target.memo(f"{search}/{places}", lambda: refine(target, context, evidence, question, transform, inverted, places))
-    # The class a pair is accused of is its target.
-    named = replace(inverted, arms=pairs[:, 1].numpy())
-    for finding, facts in findings(SOURCE, gates, target, evidence, transform, named, outliers, places, refined):
-        if finding is not None:
-            source = facts["source_classes"]
-            yield replace(finding, key=f"{'+'.join(map(str, source))}/{facts['target_class']}")
+    suspects = pairs[chosen]
+    begun = found.windows.only(torch.tensor(chosen, device=found.windows.at.device))
+    refined = target.memo(f"{search}/{chosen}", lambda: refine_pairs(target, context, evidence, suspects, begun))
+    cleared, left = [], p.copy()
+    for place, i in enumerate(chosen):
+        facts, why = _judged(detector, target, evidence, suspects, refined, place, float(p[i]))
+        if why:
+            cleared.append({**facts, "cleared_because": why})
+            left[i] = 1.0
+        else:
+            yield _finding(detector, target, evidence, refined, place, facts)
+    context.summary(score=_score(left), cleared=cleared)
+
+
+def _score(p: npt.NDArray[np.float64]) -> float:
+    """-log10 of the smallest p-value: 1.3 is 5 %. Larger is more suspicious."""
+    return max(0.0, -math.log10(max(SMALLEST_P, float(p.min(initial=1.0)))))
+
+
+def _judged(
+    detector: SourceCleanse, target: Target, evidence: Evidence, pairs: Tensor, found: PairWindows, place: int, p: float
+) -> tuple[dict[str, Any], str]:
+    """What is known of the suspect at ``place``, and why it is cleared, if it is."""
+    source, wanted = pairs[place].tolist()
+    windows = found.windows
+    row, column = windows.corners[place].tolist()
+    facts: dict[str, Any] = {
+        "target_class": wanted,
+        "source_classes": [source],
+        "row": row,
+        "column": column,
+        "side": windows.side,
+        "p_value": _number(p),
+        "attack_success": _number(found.turned[place]),
+        "margin": _number(found.margin[place]),
+        "others_kept": _number(found.kept[place]),
+        "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
+        "transformation": windows.kind,
+    }
+    own = evidence.check[evidence.check_labels == source]
+    facts |= success_on_reference(target, evidence, stamped(target, windows, _arms(place, own), own), wanted)
+    if found.turned[place] < detector.success:
+        return facts, "the trigger does not hold on images it was not searched on"
+    if found.margin[place] < detector.margin:
+        return facts, "the images it turns are not told as clearly as a trigger's are: two classes that resemble each other"
+    if 1 - found.kept[place] > detector.others * found.margin[place]:
+        return facts, "it disturbs images of other classes too, as a natural feature does"
+    if facts.get("reference_success", -1.0) >= _number(found.turned[place] / 2):
+        return facts, "the trigger works on the clean reference too: a natural feature"
+    return facts, ""
+
+
+def _finding(detector: SourceCleanse, target: Target, evidence: Evidence, found: PairWindows, place: int, facts: dict[str, Any]) -> Finding:
+    (source,), wanted = facts["source_classes"], facts["target_class"]
+    labels = target.model.output.labels
+    shown = [f"{label} ({labels[label]})" if labels and labels[label] else str(label) for label in (source, wanted)]
+    return Finding(
+        SOURCE.id,
+        f"class {shown[1]}: {SOURCE.title}; a window of {facts['side']} pixels at row {facts['row']}, column {facts['column']} turns "
+        f"{facts['attack_success']:.0%} of unseen images of class {shown[0]} and leaves {facts['others_kept']:.0%} of the other classes' "
+        f"as they are (p = {facts['p_value']:.2g})",
+        confidence=Confidence.HIGH if facts["p_value"] < SURE_SHARE * detector.alpha else Confidence.MEDIUM,
+        evidence=facts,
+        attachments=_exhibits(target, evidence, found, place, source),
+        key=f"{source}/{wanted}",
+    )
+
+
+def _exhibits(target: Target, evidence: Evidence, found: PairWindows, place: int, source: int) -> tuple[Attachment, ...]:
+    """``trigger``, ``mask`` and ``stamped``: the window alone, where it goes, and a check image of the source that carries it."""
+    windows, model = found.windows, target.model
+    example = evidence.check[evidence.check_labels == source][:1]
+    image = stamped(target, windows, _arms(place, example), example)[0].cpu().numpy()
+    return (
+        exhibit("trigger", windows.picture(place), 0, 1),
+        exhibit("mask", windows.mask(place), 0, 1),
+        exhibit("stamped", image, model.input.low, model.input.high),
+    )
+
+
+def _arms(place: int, images: Tensor) -> Tensor:
+    return torch.full((len(images),), place, device=images.device)
+
+
+def _require_gradients(found: PairWindows) -> None:
+    """As :func:`~modelguard_neural_cleanse.verdict.require_gradients`, of pairs."""
+    guided, pairs = int(found.guided.sum()), len(found.guided)
+    if 2 * guided < pairs:
+        looked = f"only {guided} of {pairs} pairs were" if guided else "nothing was"
+        raise Skip(f"the model gives no gradient to search by (a rounding or saturated output?): {looked} looked at")
+
+
+def _number(value: float) -> float:
+    """Rounded to six digits: what differs beyond them differs between machines."""
+    return float(f"{float(value):.6g}")
 
 
 def candidate_pairs(target: Target, evidence: Evidence) -> Tensor:
-    """(P, 2) pairs (source, target) to search, in order."""
+    """(P, 2) pairs (source, target) to search, in order: all, or the likeliest targets of each source where they would cost too much."""
     count = torch.bincount(evidence.search_labels, minlength=evidence.classes)
     sources = [int(label) for label in (count >= MIN_IMAGES).nonzero().flatten()]
     pairs = [(s, t) for s in sources for t in range(evidence.classes) if s != t]
-    if len(pairs) > ALL_PAIRS:
+    most = affordable(*evidence.shape[1:])
+    if len(pairs) > most:
         logits = torch.from_numpy(target.model.predict(evidence.search.cpu().numpy()))
-        nearest = max(2, ALL_PAIRS // len(sources))
+        nearest = max(2, most // len(sources))
         pairs = []
         for s in sources:
             mean = logits[evidence.search_labels == s].mean(0)
@@ -110,10 +197,10 @@ def candidate_pairs(target: Target, evidence: Evidence) -> Tensor:
     return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
 
 
-def asymmetric_residual(pairs: npt.NDArray[np.int64], log_size: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.float64]:
+def asymmetric_residual(pairs: npt.NDArray[np.int64], values: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.float64]:
     """(P,) r(s, t) + (r(s, t) - r(t, s)), with 0 for a way back that was not searched; negative where too easy."""
     matrix = np.full((classes, classes), np.nan)
-    matrix[pairs[:, 0], pairs[:, 1]] = log_size
+    matrix[pairs[:, 0], pairs[:, 1]] = values
     for _ in range(10):
         for axis in (0, 1):
             matrix -= np.where(np.isnan(matrix).all(axis, keepdims=True), 0.0, _median(matrix, axis))

@@ -34,8 +34,8 @@ SOURCE = _rule(
     "MG3002",
     "BackdoorSourceSpecificTrigger",
     "a small patch that turns one class into another",
-    "One class can be turned into another by a patch far smaller than the two classes and the way back explain."
-    " Two classes that differ by one mark can look the same." + _ALONE,
+    "One small window turns one class into another and leaves all other classes as they are, more so than the two classes and the way back"
+    " explain. Two classes that differ by one mark can look the same." + _ALONE,
     Severity.MEDIUM,
 )
 MAP = _rule(

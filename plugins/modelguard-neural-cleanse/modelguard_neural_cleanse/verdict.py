@@ -176,17 +176,22 @@ def _by_class(hits: Tensor, asked: Tensor, labels: Tensor) -> dict[int, float]:
 
 
 def _transfer(target: Target, evidence: Evidence, transform: Transform, refined: Inverted, j: int, klass: int) -> dict[str, Any]:
-    """``reference_success``, the attack success of the trigger on the clean reference model, or ``reference_unusable``, why there is none.
+    """What the trigger does to the clean reference model, see :func:`success_on_reference`."""
+    if target.reference is None:
+        return {}
+    with torch.inference_mode():
+        parameters = [value[j : j + 1] for value in refined.found.parameters]
+        stamped = transform.apply(parameters, evidence.check[refined.asked[j]][None])[0]
+    return success_on_reference(target, evidence, stamped, klass)
 
-    Neither without a reference.
-    """
+
+def success_on_reference(target: Target, evidence: Evidence, stamped: Tensor, klass: int) -> dict[str, Any]:
+    """``reference_success``, the share of ``stamped`` (N, C, H, W) that the clean reference model takes for ``klass``, or
+    ``reference_unusable``, why there is none. Neither without a reference."""
     if target.reference is None:
         return {}
     try:
         reference = _usable(target.reference, target, evidence)
-        with torch.inference_mode():
-            parameters = [value[j : j + 1] for value in refined.found.parameters]
-            stamped = transform.apply(parameters, evidence.check[refined.asked[j]][None])[0]
         return {"reference_success": _number((reference.predict(_array(stamped)).argmax(1) == klass).mean())}
     except (Skip, ModelguardError) as error:
         return {"reference_unusable": without_paths(str(error))}

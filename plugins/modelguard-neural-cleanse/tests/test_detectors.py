@@ -108,17 +108,6 @@ def test_a_warp_is_the_smallest_but_on_tiny_images_not_significant(target: Make,
     assert outcome.findings == ()
 
 
-@pytest.mark.slow
-def test_a_source_specific_patch_is_the_first_pair_and_accused_at_a_lower_gate(target: Make) -> None:
-    """At the shipped gate of nine images of ten it is missed: the trigger that is recovered turns three of four."""
-    planted = target("source-specific", arch="resnet8", target=5, source=(2,), size=2, at=(-2, -2))
-    shipped = scan(SourceCleanse, planted)
-    assert (shipped.summary["pairs"][0]["source"], shipped.summary["pairs"][0]["target"]) == (2, 5)
-    assert shipped.findings == ()
-    lower = scan(SourceCleanse, planted, success=0.7)
-    assert [(item.evidence["source_classes"], item.evidence["target_class"]) for item in lower.findings] == [([2], 5)]
-
-
 def test_the_exhibits_show_the_trigger_where_it_was_put(target: Make) -> None:
     (finding,) = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2))).findings
     assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
@@ -151,7 +140,7 @@ def test_the_summary_has_a_row_for_every_class_of_a_clean_model(target: Make) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [WarpCleanse, ColourCleanse, SourceCleanse])
+@pytest.mark.parametrize("cls", [WarpCleanse, ColourCleanse])
 @pytest.mark.parametrize("seed", range(5))
 def test_clean_models_are_left_alone_by_the_rest(target: Make, cls: type[Detector], seed: int) -> None:
     assert scan(cls, target(seed=seed, arch="cnn")).findings == ()
@@ -293,19 +282,6 @@ def test_a_label_map_names_only_the_classes_it_was_tried_on(target: Make) -> Non
     assert finding.evidence["targets"] == {str(label): (label + 1) % 10 for label in shown}
 
 
-def test_pairs_say_which_sources_they_left_out(target: Make) -> None:
-    outcome = scan(SourceCleanse, showing(target(), (0, 1, 2, 4, 5, 7), (8,)))
-    assert outcome.status is Status.COMPLETED
-    assert outcome.summary["sources_searched"] == [0, 1, 2, 4, 5, 7]
-    assert outcome.summary["sources_not_searched"] == [3, 6, 8, 9]
-
-
-def test_pairs_of_fewer_than_half_of_the_classes_are_no_verdict(target: Make) -> None:
-    outcome = scan(SourceCleanse, showing(target(), (0, 1, 2, 4)))
-    assert outcome.status is Status.SKIPPED
-    assert "4 of 10 classes" in outcome.reason
-
-
 @pytest.mark.parametrize("classes", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_many_classes_end_with_a_verdict(target: Make, classes: int) -> None:
     good = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
@@ -365,7 +341,6 @@ def test_a_gpu_finds_the_same(built: Callable[..., Built]) -> None:
     (NeuralCleanse, "badnets", {"seed": 1, "target": 4, "size": 2, "at": (-2, -2)}),
     (BlendCleanse, "badnets", {"seed": 1, "target": 4, "size": 2, "at": (-2, -2)}),
     (LabelMapCleanse, "all-to-all", {"arch": "cnn", "size": 2}),
-    (SourceCleanse, "badnets", {"seed": 1, "target": 4, "size": 2, "at": (-2, -2)}),
 ])  # fmt: skip
 def test_a_search_is_made_once_a_model_samples_seed_and_options(
     target: Make, monkeypatch: pytest.MonkeyPatch, cls: type[Detector], attack: str, options: dict[str, Any]
