@@ -31,7 +31,7 @@ _FUSED = (
 CONSTANT = 16
 INTEGER_CONSTANT = 64
 """Entries up to which a float or integer tensor that only one of two formats stores is an exporter's constant: shapes and axes are as
-short as this, weights stored as integers are not."""
+short as this, weights stored as integers are not. Floats are one only in ONNX: elsewhere even one number is a weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,9 @@ class Matching:
 
     ``missing`` are only in the reference, ``added`` only in the checkpoint; ``resized`` exist on both sides with different
     shapes. ``unpaired`` names checkpoints without a counterpart. ``tied`` maps a tensor that one side stores once to the tensor it
-    shares; ``constants`` lists what only one of two different formats stores: a few numbers. ``buffers`` are integer tensors of a
-    reference in another format that the checkpoint lacks, such as masks and position ids, which exporters compute instead.
+    shares; ``constants`` lists what only one of two different formats stores: a few integers, or a few floats that only an ONNX
+    file does. ``buffers`` are those of a reference in another format that the checkpoint lacks and that exporters compute or fold:
+    integers such as masks and position ids, and a few floats.
     ``groups`` are the checkpoints of the reference and of the artifact that were set against each other.
     """
 
@@ -184,9 +185,10 @@ class _Match:
         self._tied()
         for places, left in ((self.old, self.result.missing), (self.new, self.result.added)):
             for place in places.values():
-                if self.other_format and _is_constant(place):
+                small = _is_constant(place)
+                if self.other_format and small and (_is_integer(place) or place.checkpoint.format == "onnx"):
                     self.result.constants.append(place.name)
-                elif self.other_format and places is self.old and _is_integer(place):
+                elif self.other_format and places is self.old and (small or _is_integer(place)):
                     self.result.buffers.append(place)
                 else:
                     left.append(place)

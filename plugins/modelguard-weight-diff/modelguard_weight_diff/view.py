@@ -30,7 +30,7 @@ _NOT_COMPARED = (
     ("resized", "of another shape than in the reference"),
     ("unpaired", "checkpoints without a counterpart in the reference"),
     ("unpaired_reference", "checkpoints of the reference without a counterpart"),
-    ("buffers", "integers that only the reference's format stores"),
+    ("buffers", "integers and a few numbers that the reference stores and this format lacks"),
     ("graphs", "whose graph is not the reference's"),
     ("graphs_not_compared", "whose graph was compared with nothing"),
 )

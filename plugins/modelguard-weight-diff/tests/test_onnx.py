@@ -10,6 +10,7 @@ import pytest
 from modelguard_weight_diff import diff_checkpoints
 
 from modelguard import Artifact, ArtifactFile, Checkpoint
+from modelguard._formats.onnx import OnnxFormat
 
 Tensors = dict[str, Any]
 
@@ -72,6 +73,26 @@ def test_same_model_in_two_formats_is_identical(tmp_path: Path, matmul: bool, on
     assert diff.verdict.verdict == "identical"
     assert (diff.tensors, diff.matching.missing, diff.matching.added) == ((), (), ())
     assert diff.identical == 6
+
+
+@pytest.mark.parametrize("onnx_is_reference", [False, True])
+def test_short_bias_that_lost_its_name_and_values_is_not_an_exporters_constant(tmp_path: Path, onnx_is_reference: bool) -> None:
+    import onnx
+
+    as_onnx(tmp_path / "model.onnx", weights(), matmul=False)
+    model = onnx.load(tmp_path / "model.onnx")
+    (bias,) = (each for each in model.graph.initializer if each.name == "out.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.eye(10, dtype=np.float32)[3], "onnx::Add_9"))
+    model.graph.node[2].input[2] = bias.name
+    onnx.save(model, tmp_path / "model.onnx")
+    file = ArtifactFile("model.onnx", tmp_path / "model.onnx", (tmp_path / "model.onnx").stat().st_size)
+    changed = OnnxFormat().open(file, Artifact("model.onnx", "local:test", tmp_path, (file,)))[0]
+    sides = [as_safetensors(tmp_path / "model.safetensors", weights()), changed]
+    reference, checkpoint = reversed(sides) if onnx_is_reference else sides
+    diff = diff_checkpoints([reference], [checkpoint])
+    told = diff.matching.added if onnx_is_reference else diff.matching.buffers
+    assert [place.name for place in told] == ["out.bias"]
+    assert diff.verdict.verdict == "mixed"
 
 
 @pytest.mark.parametrize("layer", ["fc1", "fc2"])
