@@ -39,8 +39,8 @@ TENSOR_RULES = (
     Rule(
         "MG1105", "NotCompared", "tensor whose values could not be set against the reference's", Severity.MEDIUM,
         "The tensor has a counterpart, but one side stores numbers and the other stores integers or elements narrower than a "
-        "byte, whose scale is not known here; or it is of the kind that exporters to the checkpoint's format compute or fold, integers and a "
-        "few floats, and has none. Not having looked is never a pass.",
+        "byte, whose scale is not known here; or it is of the kind that exporters to the checkpoint's format compute or fold, integers and "
+        "a few floats, and has none. Not having looked is never a pass.",
         "Dequantise the checkpoint, or quantise the reference with the same tool, and compare again.",
         "Weights quantised to integers with their scales in tensors of their own.",
     ),
