@@ -198,6 +198,7 @@ def test_the_baseline(finding: Finding, verdict: Verdict, warns: int) -> None:
         (found("MG1101", severity=Severity.HIGH), 1),
         (found("MG1111"), 0),
         (found("MG1107", severity=Severity.MEDIUM), 3),
+        (found("MG1123", severity=Severity.LOW), 3),
     ],
 )
 def test_the_baseline_against_a_reference(finding: Finding, code: int) -> None:
