@@ -116,7 +116,7 @@ class SourceCleanse(Detector):
     requires = REQUIRES
     rules = (SOURCE,)
 
-    alpha: float = option(0.03, "significance below which what a pair's window does is too much to be chance", gt=0, le=1)
+    alpha: float = option(0.05, "significance below which what a pair's window does is too much to be chance", gt=0, le=1)
     success: float = option(0.9, "share of unseen images of the source it turns, from which a pair is accused", ge=0, le=1)
     margin: float = option(0.4, "how clearly they are told as the target, relative to clean images, from which a pair is accused", ge=0)
     others: float = option(0.1, "largest share of unseen images of other classes it disturbs, for each unit of `margin` it has", ge=0)

@@ -8,7 +8,7 @@ all other classes: nothing. The attacker trains for that with cover samples, sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,14 @@ SIDE = 1 / 8
 """Side of the window as a part of the picture's: 4 of 28 and of 32 pixels."""
 SMALLEST = 2
 """Smallest side in pixels. On pictures of 8 x 8 a window of 3 already turns many pairs of clean models."""
-ROUNDS = (Round(3, 3, 0.5, keep=4, starts=2), Round(8, 4, 0.5, keep=3), Round(16, 8, 0.25, keep=1))
+ROUNDS = (Round(4, 4, 0.5, keep=6, starts=3), Round(8, 4, 0.5, keep=4), Round(16, 8, 0.25, keep=1))
+SHORTER = (Round(3, 3, 0.5, keep=4, starts=2), Round(8, 4, 0.5, keep=3), Round(16, 8, 0.25, keep=1))
+"""Where the budget does not allow :data:`ROUNDS` for all pairs. It misses a trigger's place more often."""
 REFINE = (Round(8, 8, 0.25, keep=3), Round(24, 16, 0.1, keep=1))
 ASIDE = 2
 """Pixels that the window of a suspect is moved by: on pictures of 32 x 32 places were three apart."""
 BUDGET = 240_000
-"""Pictures that go forward and backward through the model at most: 138 pairs on pictures of 32 x 32, 222 on 8 x 8."""
+"""Pictures that go forward and backward through the model at most: by :data:`SHORTER` 138 pairs on pictures of 32 x 32, 222 on 8 x 8."""
 ODDS = 0.05
 """Added to both sides of the odds of a share, one picture of the twenty or so there are of a class: all of them is not infinitely many."""
 
@@ -68,20 +70,28 @@ def side_of(height: int, width: int) -> int:
     return max(SMALLEST, round(SIDE * min(height, width)))
 
 
-def affordable(height: int, width: int) -> int:
+def affordable(height: int, width: int, rounds: Sequence[Round] = SHORTER) -> int:
     """Pairs that :data:`BUDGET` allows on pictures of this size."""
     arms, passes = len(places(height, width, side_of(height, width))), 0
-    for item in ROUNDS:
+    for item in rounds:
         passes += arms * item.steps * item.pictures
         arms = min(item.keep, arms) * item.starts
     return BUDGET // passes
 
 
+def schedule(evidence: Evidence, pairs: Tensor) -> tuple[str, tuple[Round, ...]]:
+    """The rounds that are made for ``pairs`` (P, 2), and their name."""
+    return ("full", ROUNDS) if len(pairs) <= affordable(*evidence.shape[1:], ROUNDS) else ("short", SHORTER)
+
+
 def search_pairs(target: Target, context: ScanContext, evidence: Evidence, pairs: Tensor) -> PairWindows:
     """The best window for each of ``pairs`` (P, 2), searched on images of its source and tried on the check images."""
 
+    size = evidence.shape[1:]
+    rounds = schedule(evidence, pairs)[1]
+
     def search(**how: Any) -> Finalists:
-        return search_windows(target.model, side=side_of(*evidence.shape[1:]), rounds=ROUNDS, **how)
+        return search_windows(target.model, side=side_of(*size), rounds=rounds, **how)
 
     return _tried(target, context, evidence, pairs, search)
 

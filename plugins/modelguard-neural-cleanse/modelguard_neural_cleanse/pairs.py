@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target, exhibit
 from modelguard_neural_cleanse.decision import small_outliers
-from modelguard_neural_cleanse.pair_windows import PairWindows, affordable, refine_pairs, search_pairs, stamped
+from modelguard_neural_cleanse.pair_windows import PairWindows, affordable, refine_pairs, schedule, search_pairs, stamped
 from modelguard_neural_cleanse.prepare import Evidence, prepare
 from modelguard_neural_cleanse.rules import SOURCE
 from modelguard_neural_cleanse.verdict import SMALLEST_P, SURE_SHARE, success_on_reference
@@ -75,6 +75,7 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
         pairs_total=len(sources) * (evidence.classes - 1),
         sources_searched=sources,
         sources_not_searched=sorted(set(range(evidence.classes)) - set(sources)),
+        schedule=schedule(evidence, pairs)[0],
         window=found.windows.side,
         images={"search": len(evidence.search), "check": len(evidence.check)},
         clean_accuracy=evidence.accuracy,

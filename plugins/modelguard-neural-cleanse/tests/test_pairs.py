@@ -59,7 +59,7 @@ def test_the_pair_is_found_with_the_place_of_its_trigger(target: Make, seed: int
     assert evidence["others_kept"] >= 0.9
     assert (abs(evidence["row"] - row % 8), abs(evidence["column"] - column % 8)) <= (1, 1)
     assert [item.name for item in outcome.findings[0].attachments] == ["trigger", "mask", "stamped"]
-    assert outcome.summary["score"] > 1.5
+    assert outcome.summary["score"] > 1.3
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -76,6 +76,7 @@ def test_clean_models_are_left_alone_and_still_scored(target: Make, arch: str, s
     assert outcome.findings == ()
     assert outcome.summary["score"] < 1.6
     assert outcome.summary["pairs_searched"] == outcome.summary["pairs_total"] == 90
+    assert outcome.summary["schedule"] == "full"
 
 
 def test_a_pair_that_resembles_another_is_cleared_because_its_window_disturbs_other_classes(target: Make) -> None:
@@ -125,7 +126,7 @@ def test_the_search_is_made_once_a_model_samples_and_seed(target: Make, monkeypa
 def test_what_would_cost_too_much_is_searched_for_the_likeliest_targets_and_said(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_windows, "BUDGET", 33_000)
     summary = scan(replace(target(), _cache={})).summary
-    assert (summary["pairs_searched"], summary["pairs_total"]) == (30, 90)
+    assert (summary["pairs_searched"], summary["pairs_total"], summary["schedule"]) == (30, 90, "short")
     assert summary["sources_searched"] == list(range(10))
 
 
