@@ -50,23 +50,23 @@ class BlendCleanse(NeuralCleanse):
 
 
 @dataclass(frozen=True)
-class WarpCleanse(NeuralCleanse):
-    """As neural-cleanse, for smooth warps such as WaNet's."""
+class WarpCleanse(Detector):
+    """For every class the warp that turns most images into it; the one class that slight warps reach is accused (WaNet)."""
 
     id = "neural-cleanse-warp"
+    requires = REQUIRES
     rules = (WARP,)
 
-    # A wider one bends some class of clean vision transformers into another: 0.074 and more on four of five (docs/detection-matrix.md).
-    area: float = option(0.07, "largest accused warp: mean displacement as a part of the image's side", gt=0, le=1)
+    alpha: float = option(0.02, "significance below which a class's success is too high to be chance", gt=0, le=1)
+    area: float = option(0.1, "largest accused warp: mean displacement as a part of the image's side", gt=0, le=1)
+    success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1)
+    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
     quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        if self.quick:
-            raise Skip("a quick look leaves out the search for warps; scan without quick")
-        from modelguard_neural_cleanse.transforms import Warp
-        from modelguard_neural_cleanse.universal import scan
+        from modelguard_neural_cleanse.warps import scan_warps
 
-        yield from scan(self, target, context, Warp, self.rules[0])
+        yield from scan_warps(self, target, context)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ WARP = _rule(
     "MG3005",
     "BackdoorWarpTrigger",
     "a slight warp that turns any image into one class",
-    "One class can be reached from all others by a smooth displacement far slighter than any other class needs.",
+    "One class can be reached from all others by a smooth displacement so slight that it reaches hardly any other class.",
 )
 COLOUR = _rule(
     "MG3006",

@@ -83,16 +83,17 @@ class Blend(Patch):
 class Warp(Transform):
     """Pixels displaced by a smooth field, a 4 x 4 control grid upsampled (WaNet: Nguyen and Tran 2021, equations 4 to 6).
 
-    Size: mean displacement as a part of the image side.
+    The parameters are the control grid, (A, 2, 4, 4): how far each knot moves along columns and rows, as a part of the image's side.
+    Size: mean displacement, likewise.
     """
 
     kind = "warp"
     KNOTS: ClassVar[int] = 4
     REACH: ClassVar[float] = 0.25
-    """Largest displacement of a knot, as a part of the image side."""
+    """Largest displacement of a knot at the start."""
 
     def start(self, arms: int, bias: float, generator: torch.Generator) -> list[Tensor]:
-        return [self._uniform((arms, 2, self.KNOTS, self.KNOTS), generator) * (0.3 if bias < 0 else 1.0)]
+        return [self._uniform((arms, 2, self.KNOTS, self.KNOTS), generator) * self.REACH * (0.3 if bias < 0 else 1.0)]
 
     def apply(self, parameters: list[Tensor], images: Tensor) -> Tensor:
         arms, batch, channels, height, width = images.shape
@@ -105,10 +106,14 @@ class Warp(Transform):
     def size(self, parameters: list[Tensor]) -> Tensor:
         return self.flow(parameters).square().sum(1).add(1e-12).sqrt().mean((1, 2))
 
+    def within(self, parameters: list[Tensor], strength: float) -> list[Tensor]:
+        """``parameters``, those of more than this size scaled down to it."""
+        scale = (strength / self.size(parameters)).clamp(max=1)
+        return [value * scale[:, None, None, None] for value in parameters]
+
     def flow(self, parameters: list[Tensor]) -> Tensor:
         """(A, 2, H, W) displacements, columns first, as parts of the image side."""
-        control = self.REACH * torch.tanh(parameters[0])
-        return F.interpolate(control, self.shape[1:], mode="bicubic", align_corners=True)
+        return F.interpolate(parameters[0], self.shape[1:], mode="bicubic", align_corners=True)
 
 
 class Colour(Transform):

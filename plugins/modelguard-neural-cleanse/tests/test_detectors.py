@@ -98,16 +98,6 @@ def test_an_all_to_all_patch_is_found_as_a_label_map(target: Make) -> None:
     assert outcome.findings[0].evidence["targets"]["9"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_a_warp_is_the_smallest_but_on_tiny_images_not_significant(target: Make, seed: int) -> None:
-    """On 8 x 8 images WaNet displaces pixels about as far as other classes need: ranked first, documented as missed."""
-    outcome = scan(WarpCleanse, target("wanet", seed=seed, arch="cnn", target=2, strength=0.7, fraction=0.2, pattern_seed=seed))
-    sizes = [row["size"] for row in outcome.summary["classes"]]
-    assert sizes.index(min(sizes)) == 2
-    assert outcome.findings == ()
-
-
 def test_the_exhibits_show_the_trigger_where_it_was_put(target: Make) -> None:
     (finding,) = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2))).findings
     assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
