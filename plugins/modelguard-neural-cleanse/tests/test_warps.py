@@ -14,15 +14,21 @@ from modelguard_neural_cleanse import warps
 from modelguard_neural_cleanse.detectors import WarpCleanse
 from modelguard_neural_cleanse.transforms import Warp
 from modelguard_neural_cleanse.warp_decision import REACHED, UNREMARKABLE, p_values
+from modelguard_zoo.build import build_model
+from modelguard_zoo.spec import Spec, pairs
 from torch import Tensor, nn
 
 from modelguard import DeadlineExceeded, Samples, ScanContext, Target, configure
 from modelguard.report import Outcome, Status
+from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import run_detector
 from modelguard.testing.models import runnable
 
 Make = Callable[..., Target]
 CLASSES = 10
+LOOSE = 0.02
+"""A level at which warps in tiny images are accused, and some clean models of such images too."""
+SLOW = pytest.mark.slow
 
 
 def scan(target: Target, seed: int = 0, **options: Any) -> Outcome:
@@ -68,10 +74,24 @@ def wanet(target: Make, seed: int, arch: str, goal: int, **options: Any) -> Targ
 # planted warps
 
 
-@pytest.mark.parametrize(("seed", "arch"), [(0, "cnn"), (1, "cnn"), (2, "vgg")])
-def test_a_warp_is_found_with_its_class(target: Make, seed: int, arch: str) -> None:
-    goal = (3 * seed + 2) % CLASSES
-    outcome = scan(wanet(target, seed, arch, goal))
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """``picture(seed, goal, arch="mlp")``: a model of 32 x 32 traffic signs, with a WaNet backdoor where there is a ``goal``."""
+    folder = tmp_path_factory.mktemp("signs")
+
+    def make(seed: int, goal: int | None, arch: str = "mlp") -> Target:
+        options = pairs({"target": goal, "pattern_seed": seed, "strength": 1.5, "fraction": 0.2})
+        spec = Spec("signs", arch, seed) if goal is None else Spec("signs", arch, seed, "wanet", options)
+        path = build_model(spec, folder).path
+        return open_target(path, samples=path / "samples.npz")
+
+    return make
+
+
+@pytest.mark.parametrize(("seed", "arch"), [(0, "mlp"), (1, "mlp"), pytest.param(2, "mlp", marks=SLOW), pytest.param(0, "cnn", marks=SLOW)])
+def test_a_warp_is_found_with_its_class(picture: Make, seed: int, arch: str) -> None:
+    goal = (5 * seed + 2) % 12
+    outcome = scan(picture(seed, goal, arch))
     assert accused(outcome) == [goal]
     evidence = outcome.findings[0].evidence
     assert evidence["attack_success"] >= REACHED > evidence["next_success"] > evidence["typical_success"]
@@ -79,6 +99,22 @@ def test_a_warp_is_found_with_its_class(target: Make, seed: int, arch: str) -> N
     assert goal not in evidence["source_classes"]
     assert len(evidence["source_classes"]) >= 6
     assert [item.name for item in outcome.findings[0].attachments] == ["trigger", "stamped"]
+
+
+@pytest.mark.parametrize(("seed", "arch"), [(0, "mlp"), pytest.param(1, "mlp", marks=SLOW), pytest.param(0, "cnn", marks=SLOW)])
+def test_their_clean_twins_are_left_alone(picture: Make, seed: int, arch: str) -> None:
+    outcome = scan(picture(seed, None, arch))
+    assert outcome.findings == ()
+    assert outcome.summary["score"] < 1
+
+
+@pytest.mark.parametrize(("seed", "arch"), [(0, "cnn"), (1, "cnn"), (2, "vgg")])
+def test_on_tiny_images_the_class_is_right_but_only_a_looser_level_accuses_it(target: Make, seed: int, arch: str) -> None:
+    """A trigger of 0.7 pixels of 8 moves them about as far as natural confusions do: documented as missed."""
+    goal = (3 * seed + 2) % CLASSES
+    planted = wanet(target, seed, arch, goal)
+    assert accused(scan(planted)) == []
+    assert accused(scan(planted, alpha=LOOSE)) == [goal]
 
 
 # clean models and other triggers
@@ -104,14 +140,15 @@ def test_a_patch_is_no_warp(target: Make) -> None:
 
 def test_a_warp_that_works_on_the_clean_reference_is_no_backdoor(target: Make) -> None:
     bad = wanet(target, 0, "cnn", 2)
-    outcome = scan(replace(bad, reference=replace(bad, samples=None, _cache={}), _cache={}))
+    outcome = scan(replace(bad, reference=replace(bad, samples=None, _cache={}), _cache={}), alpha=LOOSE)
     assert outcome.findings == ()
     assert "reference" in outcome.summary["cleared"][0]["cleared_because"]
-    assert accused(scan(replace(bad, reference=replace(target(seed=0, arch="cnn"), samples=None, _cache={}), _cache={}))) == [2]
+    clean = replace(target(seed=0, arch="cnn"), samples=None, _cache={})
+    assert accused(scan(replace(bad, reference=clean, _cache={}), alpha=LOOSE)) == [2]
 
 
 def test_a_narrower_gate_clears(target: Make) -> None:
-    outcome = scan(wanet(target, 0, "cnn", 2), area=0.02)
+    outcome = scan(wanet(target, 0, "cnn", 2), area=0.02, alpha=LOOSE)
     assert outcome.findings == ()
     assert "wider" in outcome.summary["cleared"][0]["cleared_because"]
 
@@ -123,7 +160,7 @@ def test_a_narrower_gate_clears(target: Make) -> None:
 def test_a_warp_wider_than_a_tenth_of_the_image_is_missed(target: Make, seed: int) -> None:
     """At the strengths that are tried the trigger works on too few images, and at its own every class of a clean model is reached too."""
     goal = (3 * seed + 2) % CLASSES
-    outcome = scan(wanet(target, seed, "cnn", goal, strength=1.5))
+    outcome = scan(wanet(target, seed, "cnn", goal, strength=1.5), alpha=LOOSE)
     assert outcome.findings == ()
     assert outcome.summary["strength"] == max(warps.STRENGTHS)
 
@@ -187,7 +224,7 @@ def test_many_classes_end_with_a_verdict(target: Make) -> None:
         low = logits.amin(1, keepdim=True) - 5 - torch.arange(90, device=logits.device) / 90
         return torch.cat([logits, low], 1)
 
-    outcome = scan(rebuilt(wanet(target, 0, "cnn", 2), widen, 100))
+    outcome = scan(rebuilt(wanet(target, 0, "cnn", 2), widen, 100), alpha=0.2)
     assert outcome.status is Status.COMPLETED
     assert len(outcome.summary["classes"]) == 24
     assert outcome.summary["classes_total"] == 100
