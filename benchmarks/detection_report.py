@@ -181,11 +181,11 @@ def page(summary: Row) -> str:
         f"({_counts(failed['attacks'])}).",
         "",
         "Thresholds were chosen on the open part. Totals of a smaller reserved part had been seen before they last moved, and moved them: "
-        "so the confirmation part was built afterwards, of small networks, and measured once. Gates (the warp's size, the pair's success, "
-        "the levels of the trigger searches and the ensemble) were tightened after most runs of the other parts and applied to the "
-        "evidence that had been stored. FPR is over clean models; models whose backdoor was fine-tuned away until its "
-        "trigger works on at most a fifth of pictures ('repaired') are counted by themselves: what is left of a backdoor may well be "
-        "found. What no detector here is made for (triggers that depend on the input, such as WaNet's warp) is counted all the same. "
+        "so the confirmation part was built afterwards, of small networks, and measured once. The levels of the trigger searches and the "
+        "ensemble were tightened after most runs of the other parts and applied to the evidence that had been stored. The searches for "
+        "warps and for pairs were remade last, on open models and others built for nothing else, and every model was searched again. "
+        "FPR is over clean models; models whose backdoor was fine-tuned away until its trigger works on at most a fifth of pictures "
+        "('repaired') are counted by themselves: what is left of a backdoor may well be found. "
         "No trigger search proves a model clean.",
         "",
         *_goals({"reserved and confirmation": summary["judged"], **figures}),
