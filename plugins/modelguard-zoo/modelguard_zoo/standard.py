@@ -100,7 +100,6 @@ def _specs() -> Iterator[Spec]:
                 for _ in range(2):
                     yield backdoored(dataset, classes, size, arch, seed)
 
-
     for dataset, archs, seeds in CLEAN:
         for seed in range(CONFIRMATION + 10, CONFIRMATION + 10 + seeds):
             for arch in archs:
