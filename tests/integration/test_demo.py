@@ -20,6 +20,9 @@ import pytest
 from support import ROOT
 
 pytest.importorskip("sklearn")
+
+pytestmark = pytest.mark.xdist_group("demo")
+"""What is set up once for the module takes tens of seconds."""
 BEGIN, END = "<!-- report -->\n```\n", "```\n<!-- /report -->"
 
 
