@@ -183,7 +183,9 @@ def page(summary: Row) -> str:
         "Thresholds were chosen on the open part. Totals of a smaller reserved part had been seen before they last moved, and moved them: "
         "so the confirmation part was built afterwards, of small networks, and measured once. The levels of the trigger searches and the "
         "ensemble were tightened after most runs of the other parts and applied to the evidence that had been stored. The searches for "
-        "warps and for pairs were remade last, on open models and others built for nothing else, and every model was searched again. "
+        "warps and for pairs were remade last, on open models and others built for nothing else, and every model they count was searched "
+        "again; "
+        "that `backdoor-ensemble` leaves pairs out was decided after they had accused 5 of 83 clean models that were not open. "
         "FPR is over clean models; models whose backdoor was fine-tuned away until its trigger works on at most a fifth of pictures "
         "('repaired') are counted by themselves: what is left of a backdoor may well be found. "
         "No trigger search proves a model clean.",

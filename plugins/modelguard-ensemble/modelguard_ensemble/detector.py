@@ -34,7 +34,7 @@ class BackdoorEnsemble(Detector):
     rules = (AGREEMENT, SPECIALIST)
 
     p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
-    specialists: bool = option(True, "also run the tests for all-to-all, source-specific and warping backdoors")
+    specialists: bool = option(True, "also run the tests for all-to-all and warping backdoors")
     quick: bool = option(False, "members with reduced budgets, no specialists")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

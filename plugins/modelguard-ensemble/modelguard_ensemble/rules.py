@@ -23,11 +23,9 @@ SPECIALIST = Rule(
     "BackdoorSpecialist",
     "a backdoor of a shape that only one test looks for",
     Severity.HIGH,
-    "A test for backdoors of one shape (every class moved to another, one class alone turned into another, a warp of the whole picture) "
-    "found a trigger that works on unseen pictures. The tests that are combined class by class are blind to these, so nothing could agree "
-    "with it.",
+    "A test for backdoors of one shape (every class moved to another, a warp of the whole picture) found a "
+    "trigger that works on unseen pictures. The tests that are combined class by class are blind to these, so nothing could agree with it.",
     "Look at the trigger that the named detector shows. Retrain from trusted data, or compare with a trusted reference.",
-    lookalikes="A class whose pictures are usually bent or shifted; two classes that one mark tells apart. Measured false-alarm rates are "
-    "on the detection matrix page.",
+    lookalikes="A class whose pictures are usually bent or shifted. Measured false-alarm rates are on the detection matrix page.",
     cwe=506,
 )

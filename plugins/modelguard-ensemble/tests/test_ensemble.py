@@ -105,16 +105,6 @@ def test_all_to_all_is_missed_by_the_vote_and_left_to_the_specialist(target: Mak
     assert {item.rule for item in scan(backdoored, specialists=True).findings} <= {"MG3036"}
 
 
-def test_a_source_specific_backdoor_is_left_to_the_specialist(target: Make) -> None:
-    backdoored = target("source-specific", seed=2, arch="cnn", target=7, source=(8,), size=2, at=(0, 0))
-    assert scan(backdoored).findings == ()
-    outcome = scan(backdoored, specialists=True)
-    assert [(item.rule, item.evidence["detector"], item.evidence["target_class"]) for item in outcome.findings] == [
-        ("MG3036", "neural-cleanse-pairs", 7)
-    ]
-    assert outcome.summary["score"] > 1.7
-
-
 def test_without_samples_the_data_free_members_decide(target: Make) -> None:
     shared = planted(target)
     outcome = scan(replace(shared, samples=None, _cache={"model": shared.model}))
