@@ -22,11 +22,12 @@ TERA = 10**12
 
 @pytest.fixture(autouse=True)
 def within_bounds() -> Iterator[None]:
-    """Every refusal takes seconds and no memory to speak of."""
+    """Every refusal takes seconds and bounded memory."""
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert time.monotonic() - started < 20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "more than a GiB was allocated"
+    # Constants may be folded up to a GiB of float32 (GraphLimits.folded), and that is held when the next one is refused.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 5 << 18, "more than 1.25 GiB was allocated"
 
 
 def value(name: str, shape: list[int | str] | None = None, kind: int = FLOAT) -> onnx.ValueInfoProto:
