@@ -42,8 +42,8 @@ def count(paths: list[str], selection: str, keyword: str = "") -> dict[str, int]
 
 def conformance(quick: bool) -> dict[str, Any]:
     """The operator table against the onnx package's node cases and finite differences."""
-    from modelguard._runtime.onnx import TABLE
-    from modelguard._runtime.onnx.control import LOWERINGS
+    from modelguard_runtime.onnx import TABLE
+    from modelguard_runtime.onnx.control import LOWERINGS
 
     claimed = len({name for domain, name in TABLE if domain == ""} | set(LOWERINGS))
     return {"claimed": claimed, **count(["tests/unit/test_onnx_ops.py"], "not slow" if quick else "slow or not slow")}
@@ -151,8 +151,7 @@ def compare(source: Any, ours: Any, x: Any, rounds: int) -> dict[str, float]:
 def speed(quick: bool) -> dict[str, Any]:
     """Ours against the source module, by model and exporter."""
     import torch
-
-    from modelguard._runtime.onnx import import_graph
+    from modelguard_runtime.onnx import import_graph
 
     torch.set_num_threads(1)
     table: dict[str, Any] = {}
@@ -194,10 +193,10 @@ def peak_memory() -> int:
 
 def measure_import(path: Path, how: str) -> dict[str, float]:
     """In this process: time and memory of one way to read the file."""
+    import modelguard_runtime.onnx as runtime
     import onnx
     import torch
 
-    import modelguard._runtime.onnx as runtime
     from modelguard._formats.onnx import OnnxFormat
     from modelguard.artifact import Artifact, ArtifactFile
 

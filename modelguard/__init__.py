@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from modelguard._runtime.heads import agreement, class_numbers, require_understanding
-    from modelguard._runtime.torch_model import TorchModel
-    from modelguard._runtime.weights import load_weights
+    from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
     from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, configure, option, option_fields
@@ -36,9 +34,7 @@ if TYPE_CHECKING:
 
 # Resolved on first use, so that importing the package (and `modelguard --help`) costs next to nothing.
 _HOME = {
-    "_runtime.heads": ("agreement", "class_numbers", "require_understanding"),
-    "_runtime.torch_model": ("TorchModel",),
-    "_runtime.weights": ("load_weights",),
+    "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
     "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
@@ -100,7 +96,6 @@ __all__ = [
     "Status",
     "Target",
     "TensorInfo",
-    "TorchModel",
     "UnfetchedFile",
     "UsageError",
     "Verdict",
@@ -112,7 +107,6 @@ __all__ = [
     "fingerprint",
     "hookimpl",
     "hookspec",
-    "load_weights",
     "numpy_dtype",
     "option",
     "option_fields",

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from modelguard.artifact import Source
     from modelguard.checkpoint import Format
     from modelguard.detector import Detector
-    from modelguard.model import ModelFactory
     from modelguard.report import Reporter
 
 
@@ -35,13 +34,6 @@ def modelguard_sources() -> Iterable[type[Source]]:
     from modelguard._sources import builtin_sources
 
     return builtin_sources()
-
-
-@hookimpl
-def modelguard_models() -> Iterable[type[ModelFactory]]:
-    from modelguard._runtime import builtin_factories
-
-    return builtin_factories()
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""The runnable form of a checkpoint, as detectors see it. The implementations live in ``modelguard._runtime`` (torch)."""
+"""The runnable form of a checkpoint, as detectors see it. The implementations live in ``modelguard_runtime`` (torch)."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def chosen_model(factory: str | None, input_spec: str | None, device: str, preci
 
     Raises :class:`UsageError` for what is wrong whatever the model is: in the worker it would only be the detectors' failure to look.
     """
-    from modelguard._runtime.spec import parse_option
+    from modelguard._inputs.spec import parse_option
     from modelguard.model import ModelOptions
 
     if input_spec is not None:

@@ -52,8 +52,8 @@ def command(
     Exit codes: 0 it can be run, 2 usage error, 3 it cannot be run or must not be used.
     """
     from modelguard._cli._progress import ProgressDisplay
+    from modelguard._detectors.describe_model import DescribeModel
     from modelguard._reporters.escape import visible
-    from modelguard._runtime.describe import DescribeModel
     from modelguard._scanner.job import Limits
     from modelguard._scanner.scan import Request, scan
     from modelguard.artifact import SourceContext

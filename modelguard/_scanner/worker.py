@@ -80,7 +80,7 @@ def open_target(job: Job) -> Target:
 
 def _samples(path: Path) -> Samples:
     """What :func:`load_samples` returns. Whatever it meets is said of the samples: the artifact has no part in it."""
-    from modelguard._runtime.samples import load_samples
+    from modelguard._inputs.samples import load_samples
 
     try:
         return load_samples(path)
@@ -106,7 +106,7 @@ def _open(
     capabilities = {Capability.FILES}
     build = None
     if opened.checkpoints:
-        from modelguard._runtime import build_model, model_capabilities
+        from modelguard_runtime.build import build_model, model_capabilities
 
         capabilities |= {Capability.WEIGHTS, *model_capabilities(artifact, opened.checkpoints, job.model, factories)}
 

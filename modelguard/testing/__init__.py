@@ -2,7 +2,7 @@
 
 :func:`check_detector` holds a detector to its contract and :func:`run_detector` runs one in this process; the ``write_*`` functions build
 tiny checkpoints, legal and not; :func:`open_target` opens a path as a scan would. Further modules, imported by name:
-``modelguard.testing.models`` (small models that run; needs torch), ``modelguard.testing.edits`` (planted edits) and
+``modelguard_runtime.testing`` (small models that run; needs torch), ``modelguard.testing.edits`` (planted edits) and
 ``modelguard.testing.hub`` (a Hub on loopback, with faults).
 """
 

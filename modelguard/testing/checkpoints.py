@@ -210,8 +210,10 @@ def open_target(
 
     Only the formats and model factories that modelguard ships are used. Raises whatever the source, the samples or the opening raise.
     """
-    from modelguard._builtin import modelguard_formats, modelguard_models
-    from modelguard._runtime.samples import load_samples
+    from modelguard_runtime.hooks import modelguard_models
+
+    from modelguard._builtin import modelguard_formats
+    from modelguard._inputs.samples import load_samples
     from modelguard._scanner.job import Job, Limits
     from modelguard._scanner.worker import _open
     from modelguard._sources.local import LocalSource

@@ -308,7 +308,7 @@ def test_samples_that_are_none_are_no_verdict(mg: Run, tiny_model: Path, tmp_pat
 
 def test_samples_that_no_reader_expects_are_blamed_and_not_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from modelguard import SamplesError
-    from modelguard._runtime import samples
+    from modelguard._inputs import samples
     from modelguard._scanner.worker import _samples
 
     for error, said in (

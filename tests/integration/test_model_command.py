@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from modelguard_runtime.testing import digits, digits_module
 from support import Ran
-
-from modelguard.testing.models import digits, digits_module
 
 pytest.importorskip("onnxruntime")
 

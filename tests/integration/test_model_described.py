@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from modelguard_runtime.testing import built
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import ModelError, Skip
-from modelguard.testing.models import built
 
 pytest.importorskip("onnxruntime")
 

@@ -132,7 +132,7 @@ class Tower(ModelFactory):
 
     def build(self, artifact, checkpoint, samples, options):
         import torch
-        from modelguard import TorchModel, load_weights
+        from modelguard_runtime import TorchModel, load_weights
 
         class Sine(torch.nn.Module):
             def forward(self, x):

@@ -19,6 +19,7 @@ from modelguard_abs.triggers import Filters, project
 from modelguard_abs.windows import side_of
 from modelguard_companions.triggers import Windows
 from modelguard_companions.windows import places
+from modelguard_runtime.testing import runnable
 from modelguard_zoo import Built
 from torch import nn
 
@@ -27,7 +28,6 @@ from modelguard.model import OutputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_safetensors
 from modelguard.testing.conformance import check_detector, run_detector
-from modelguard.testing.models import runnable
 
 Make = Callable[..., Target]
 CORNERS = ((0, 0), (-3, -3), (0, -3))

@@ -18,6 +18,7 @@ from modelguard_companions.final_layer import FinalLayer, final_weights
 from modelguard_companions.mm_bd import MaximumMargin, log_margins
 from modelguard_companions.neuron_inspect import NeuronInspect
 from modelguard_companions.saliency import features
+from modelguard_runtime.testing import ViT, cnn, mlp, runnable
 from modelguard_zoo import Built
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,7 +39,6 @@ from modelguard import (
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_onnx_cnn, write_safetensors
 from modelguard.testing.conformance import check_detector, run_detector
-from modelguard.testing.models import ViT, cnn, mlp, runnable
 
 Make = Callable[..., Target]
 

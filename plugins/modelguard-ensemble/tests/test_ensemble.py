@@ -14,6 +14,7 @@ import torch
 from modelguard_ensemble.combine import CORRELATION, cauchy, combine, stouffer
 from modelguard_ensemble.detector import BackdoorEnsemble
 from modelguard_ensemble.members import NAMES, SPECIALISTS, VOTERS, make
+from modelguard_runtime.testing import runnable
 from scipy import stats
 from torch import nn
 
@@ -22,7 +23,6 @@ from modelguard.model import OutputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_safetensors
 from modelguard.testing.conformance import check_detector, run_detector
-from modelguard.testing.models import runnable
 
 Make = Callable[..., Target]
 CORNERS = ((0, 0), (-3, -3), (0, -3))

@@ -57,7 +57,7 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     rows = table(inverted, outliers, transform)
     context.summary(
         # Unreached maps are no evidence however their last sizes compare.
-        score=max((float(s) for s in inverted.success), default=0.0) + (score(inverted, outliers) if inverted.reached.any() else 0.0),
+        score=max((float(s) for s in inverted.success), default=0.0) + (score(outliers.p) if inverted.reached.any() else 0.0),
         maps=[{"shift": row.pop("class") + 1, **row} for row in rows],
         schedule="batched",
         images={"search": len(evidence.search), "check": len(evidence.check)},

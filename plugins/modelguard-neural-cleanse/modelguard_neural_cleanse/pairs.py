@@ -10,7 +10,6 @@ found by the same test as outliers among classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from modelguard_neural_cleanse.decision import small_outliers
 from modelguard_neural_cleanse.pair_windows import PairWindows, affordable, refine_pairs, schedule, search_pairs, stamped
 from modelguard_neural_cleanse.prepare import Evidence, prepare
 from modelguard_neural_cleanse.rules import SOURCE
-from modelguard_neural_cleanse.verdict import SMALLEST_P, SURE_SHARE, success_on_reference
+from modelguard_neural_cleanse.verdict import SURE_SHARE, number, require_guided, score, shown, success_on_reference
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import SourceCleanse
@@ -54,20 +53,20 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
         )
     search = f"{detector.id}/{detector.samples}/{context.seed}"
     found = target.memo(search, lambda: search_pairs(target, context, evidence, pairs))
-    _require_gradients(found)
+    require_guided(found.guided, "pairs")
     statistic = asymmetric_residual(pairs.numpy(), -found.statistic, evidence.classes)
     p = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs)).p
     order = np.lexsort((statistic, p))
     context.summary(
-        score=_score(p),
+        score=score(p),
         pairs=[
             {
                 "source": int(pairs[i, 0]),
                 "target": int(pairs[i, 1]),
-                "turned": _number(found.turned[i]),
-                "others_kept": _number(found.kept[i]),
-                "statistic": _number(statistic[i]),
-                "p_value": _number(p[i]),
+                "turned": number(found.turned[i]),
+                "others_kept": number(found.kept[i]),
+                "statistic": number(statistic[i]),
+                "p_value": number(p[i]),
             }
             for i in order[:20]
         ],
@@ -95,12 +94,7 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
             left[i] = 1.0
         else:
             yield _finding(detector, target, evidence, refined, place, facts)
-    context.summary(score=_score(left), cleared=cleared)
-
-
-def _score(p: npt.NDArray[np.float64]) -> float:
-    """-log10 of the smallest p-value: 1.3 is 5 %. Larger is more suspicious."""
-    return max(0.0, -math.log10(max(SMALLEST_P, float(p.min(initial=1.0)))))
+    context.summary(score=score(left), cleared=cleared)
 
 
 def _judged(
@@ -116,11 +110,11 @@ def _judged(
         "row": row,
         "column": column,
         "side": windows.side,
-        "p_value": _number(p),
-        "attack_success": _number(found.turned[place]),
-        "margin": _number(found.margin[place]),
-        "others_kept": _number(found.kept[place]),
-        "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
+        "p_value": number(p),
+        "attack_success": number(found.turned[place]),
+        "margin": number(found.margin[place]),
+        "others_kept": number(found.kept[place]),
+        "clean_accuracy": None if evidence.accuracy is None else number(evidence.accuracy),
         "transformation": windows.kind,
     }
     own = evidence.check[evidence.check_labels == source]
@@ -131,19 +125,19 @@ def _judged(
         return facts, "the images it turns are not told as clearly as a trigger's are: two classes that resemble each other"
     if 1 - found.kept[place] > detector.others * found.margin[place]:
         return facts, "it disturbs images of other classes too, as a natural feature does"
-    if facts.get("reference_success", -1.0) >= _number(found.turned[place] / 2):
+    if facts.get("reference_success", -1.0) >= number(found.turned[place] / 2):
         return facts, "the trigger works on the clean reference too: a natural feature"
     return facts, ""
 
 
 def _finding(detector: SourceCleanse, target: Target, evidence: Evidence, found: PairWindows, place: int, facts: dict[str, Any]) -> Finding:
     (source,), wanted = facts["source_classes"], facts["target_class"]
-    labels = target.model.output.labels
-    shown = [f"{label} ({labels[label]})" if labels and labels[label] else str(label) for label in (source, wanted)]
     return Finding(
         SOURCE.id,
-        f"class {shown[1]}: {SOURCE.title}; a window of {facts['side']} pixels at row {facts['row']}, column {facts['column']} turns "
-        f"{facts['attack_success']:.0%} of unseen images of class {shown[0]} and leaves {facts['others_kept']:.0%} of the other classes' "
+        f"class {shown(target, wanted)}: {SOURCE.title}; a window of {facts['side']} pixels "
+        f"at row {facts['row']}, column {facts['column']} turns "
+        f"{facts['attack_success']:.0%} of unseen images of class {shown(target, source)} "
+        f"and leaves {facts['others_kept']:.0%} of the other classes' "
         f"as they are (p = {facts['p_value']:.2g})",
         confidence=Confidence.HIGH if facts["p_value"] < SURE_SHARE * detector.alpha else Confidence.MEDIUM,
         evidence=facts,
@@ -166,19 +160,6 @@ def _exhibits(target: Target, evidence: Evidence, found: PairWindows, place: int
 
 def _arms(place: int, images: Tensor) -> Tensor:
     return torch.full((len(images),), place, device=images.device)
-
-
-def _require_gradients(found: PairWindows) -> None:
-    """As :func:`~modelguard_neural_cleanse.verdict.require_gradients`, of pairs."""
-    guided, pairs = int(found.guided.sum()), len(found.guided)
-    if 2 * guided < pairs:
-        looked = f"only {guided} of {pairs} pairs were" if guided else "nothing was"
-        raise Skip(f"the model gives no gradient to search by (a rounding or saturated output?): {looked} looked at")
-
-
-def _number(value: float) -> float:
-    """Rounded to six digits: what differs beyond them differs between machines."""
-    return float(f"{float(value):.6g}")
 
 
 def candidate_pairs(target: Target, evidence: Evidence) -> Tensor:

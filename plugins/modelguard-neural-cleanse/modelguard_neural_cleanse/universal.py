@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from modelguard import Finding, Rule, ScanContext, Skip, Target
-from modelguard_neural_cleanse.decision import MIN_CLASSES
+from modelguard import Finding, Rule, ScanContext, Target
 from modelguard_neural_cleanse.inversion import QUICK, STANDARD, Inverted, Question, invert, invert_as_published, refine
 from modelguard_neural_cleanse.prepare import prepare
 from modelguard_neural_cleanse.transforms import Transform
-from modelguard_neural_cleanse.verdict import Gates, findings, judge, require_gradients, score, suspects, table
+from modelguard_neural_cleanse.verdict import Gates, findings, judge, require_classes, require_gradients, score, suspects, table
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import NeuralCleanse
@@ -19,11 +18,7 @@ if TYPE_CHECKING:
 def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: type[Transform], rule: Rule) -> Iterator[Finding]:
     """Neural Cleanse: optimise a trigger for every class, compare their sizes, check the outliers on unseen images."""
     evidence = prepare(target, context, detector.samples)
-    if evidence.classes < MIN_CLASSES:
-        raise Skip(
-            f"the model has {evidence.classes} classes: with fewer than {MIN_CLASSES} no trigger size can be told from chance, "
-            "so this test has no power"
-        )
+    require_classes(evidence, "trigger size")
     transform = kind(evidence.shape, target.model.input.low, target.model.input.high)
     question = Question.every_target(evidence.classes)
     gates = Gates(detector.alpha, detector.ratio, detector.area, detector.success)
@@ -39,7 +34,7 @@ def scan(detector: NeuralCleanse, target: Target, context: ScanContext, kind: ty
     require_gradients(inverted)
     outliers = judge(inverted, evidence.classes)
     context.summary(
-        score=score(inverted, outliers),
+        score=score(outliers.p),
         classes=table(inverted, outliers, transform),
         classes_total=evidence.classes,
         transformation=transform.kind,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ModelguardError, Rule, RunnableModel, Skip, Target, exhibit
 from modelguard.errors import without_paths
-from modelguard_neural_cleanse.decision import Outliers, anomaly_index, small_outliers
+from modelguard_neural_cleanse.decision import MIN_CLASSES, Outliers, anomaly_index, small_outliers
 from modelguard_neural_cleanse.inversion import Inverted
 from modelguard_neural_cleanse.prepare import Evidence
 from modelguard_neural_cleanse.transforms import Patch, Transform
@@ -44,10 +44,24 @@ class Gates:
 
 def require_gradients(inverted: Inverted) -> None:
     """Raise :class:`~modelguard.Skip` where the model gave fewer than half of the arms a gradient: not to have looked is no pass."""
-    guided, arms = int(inverted.found.guided.sum()), len(inverted.arms)
-    if 2 * guided < arms:
-        looked = f"only {guided} of {arms} triggers were" if guided else "nothing was"
+    require_guided(inverted.found.guided.numpy(), "triggers")
+
+
+def require_guided(guided: npt.NDArray[np.bool_], what: str) -> None:
+    """As :func:`require_gradients`, of ``guided`` (A,), whether there ever was a gradient for each of the ``what`` searched for."""
+    some, arms = int(guided.sum()), len(guided)
+    if 2 * some < arms:
+        looked = f"only {some} of {arms} {what} were" if some else "nothing was"
         raise Skip(f"the model gives no gradient to search by (a rounding or saturated output?): {looked} looked at")
+
+
+def require_classes(evidence: Evidence, what: str) -> None:
+    """Raise :class:`~modelguard.Skip` where there are too few classes to tell ``what`` from chance."""
+    if evidence.classes < MIN_CLASSES:
+        raise Skip(
+            f"the model has {evidence.classes} classes: with fewer than {MIN_CLASSES} no {what} can be told from chance, "
+            "so this test has no power"
+        )
 
 
 def judge(inverted: Inverted, classes: int) -> Outliers:
@@ -62,12 +76,12 @@ def table(inverted: Inverted, outliers: Outliers, transform: Transform) -> list[
     return [
         {
             "class": int(arm),
-            "size": _number(size),
-            "mask_l1": _number(size * pixels),
+            "size": number(size),
+            "mask_l1": number(size * pixels),
             "reached": bool(reached),
-            "attack_success": _number(success),
-            "anomaly_index": _number(index[i]),
-            "p_value": _number(outliers.p[i]),
+            "attack_success": number(success),
+            "anomaly_index": number(index[i]),
+            "p_value": number(outliers.p[i]),
         }
         for i, (arm, size, reached, success) in enumerate(
             zip(inverted.arms, inverted.size, inverted.reached, inverted.success, strict=True)
@@ -88,9 +102,9 @@ def suspects(inverted: Inverted, outliers: Outliers, gates: Gates) -> list[int]:
     ]
 
 
-def score(inverted: Inverted, outliers: Outliers) -> float:
-    """-log10 of the smallest p-value: 1.3 is 5 %. Larger is more suspicious."""
-    return max(0.0, -math.log10(max(SMALLEST_P, float(outliers.p.min(initial=1.0)))))
+def score(p: npt.NDArray[np.float64]) -> float:
+    """-log10 of the smallest of the p-values (A,): 1.3 is 5 %. Larger is more suspicious."""
+    return max(0.0, -math.log10(max(SMALLEST_P, float(p.min(initial=1.0)))))
 
 
 def findings(
@@ -109,18 +123,18 @@ def findings(
     for j, i in enumerate(places):
         klass = int(inverted.arms[i])
         success = float(refined.success[j])
-        per_class = _by_class(refined.hits[j], refined.asked[j], evidence.check_labels)
+        per_class = by_class(refined.hits[j], refined.asked[j], evidence.check_labels)
         facts: dict[str, Any] = {
             "target_class": klass,
             "source_classes": sorted(label for label, rate in per_class.items() if rate >= 0.5),
-            "mask_l1": _number(refined.size[j] * _pixels(transform)),
-            "mask_area_fraction": _number(refined.size[j]),
-            "typical_area_fraction": _number(outliers.typical),
-            "anomaly_index": _number(index[i]),
-            "p_value": _number(outliers.p[i]),
-            "attack_success": _number(success),
-            "attack_success_by_class": {str(label): _number(rate) for label, rate in sorted(per_class.items())},
-            "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
+            "mask_l1": number(refined.size[j] * _pixels(transform)),
+            "mask_area_fraction": number(refined.size[j]),
+            "typical_area_fraction": number(outliers.typical),
+            "anomaly_index": number(index[i]),
+            "p_value": number(outliers.p[i]),
+            "attack_success": number(success),
+            "attack_success_by_class": {str(label): number(rate) for label, rate in sorted(per_class.items())},
+            "clean_accuracy": None if evidence.accuracy is None else number(evidence.accuracy),
             "transformation": transform.kind,
         }
         facts |= _transfer(target, evidence, transform, refined, j, klass)
@@ -129,7 +143,7 @@ def findings(
             yield None, {**facts, "cleared_because": "the trigger does not hold on images it was not searched on"}
         elif refined.size[j] >= min(gates.size, gates.ratio * outliers.typical):
             yield None, {**facts, "cleared_because": "a trigger that holds on other images is as large as usual"}
-        elif transfer is not None and transfer >= _number(success / 2):
+        elif transfer is not None and transfer >= number(success / 2):
             yield None, {**facts, "cleared_because": "the trigger works on the clean reference too: a natural feature"}
         else:
             yield _finding(rule, gates, target, evidence, transform, refined, j, facts), facts
@@ -140,17 +154,22 @@ def _finding(
 ) -> Finding:
     klass, success = facts["target_class"], facts["attack_success"]
     sure = facts["p_value"] < SURE_SHARE * gates.alpha and success >= SURE_SUCCESS
-    name = target.model.output.labels[klass] if target.model.output.labels else ""
-    shown = f"{klass} ({name})" if name else str(klass)
     return Finding(
         rule.id,
-        f"class {shown}: {rule.title}; it turns {success:.0%} of unseen images, its size is {facts['mask_area_fraction']:.3f} where other "
+        f"class {shown(target, klass)}: {rule.title}; "
+        f"it turns {success:.0%} of unseen images, its size is {facts['mask_area_fraction']:.3f} where other "
         f"classes need {facts['typical_area_fraction']:.3f} (p = {facts['p_value']:.2g})",
         confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
         evidence=facts,
         attachments=exhibits(evidence, transform, [value[j : j + 1] for value in refined.found.parameters], refined.asked[j]),
         key=f"{transform.kind}/class/{klass}",
     )
+
+
+def shown(target: Target, klass: int) -> str:
+    """Number and, where it has one, name of a class."""
+    name = target.model.output.labels[klass] if target.model.output.labels else ""
+    return f"{klass} ({name})" if name else str(klass)
 
 
 def exhibits(evidence: Evidence, transform: Transform, parameters: list[Tensor], asked: Tensor) -> tuple[Attachment, ...]:
@@ -170,7 +189,7 @@ def exhibits(evidence: Evidence, transform: Transform, parameters: list[Tensor],
     return exhibit("trigger", trigger, low, high), exhibit("mask", full, 0, 1), exhibit("stamped", stamped, low, high)
 
 
-def _by_class(hits: Tensor, asked: Tensor, labels: Tensor) -> dict[int, float]:
+def by_class(hits: Tensor, asked: Tensor, labels: Tensor) -> dict[int, float]:
     """Attack success per source class."""
     return {int(label): float(hits[asked & (labels == label)].float().mean()) for label in torch.unique(labels[asked])}
 
@@ -192,7 +211,7 @@ def success_on_reference(target: Target, evidence: Evidence, stamped: Tensor, kl
         return {}
     try:
         reference = _usable(target.reference, target, evidence)
-        return {"reference_success": _number((reference.predict(_array(stamped)).argmax(1) == klass).mean())}
+        return {"reference_success": number((reference.predict(_array(stamped)).argmax(1) == klass).mean())}
     except (Skip, ModelguardError) as error:
         return {"reference_unusable": without_paths(str(error))}
 
@@ -220,6 +239,6 @@ def _pixels(transform: Transform) -> int:
     return transform.shape[1] * transform.shape[2]
 
 
-def _number(value: float) -> float:
+def number(value: float) -> float:
     """Rounded to six digits: what differs beyond them differs between machines."""
     return float(f"{float(value):.6g}")

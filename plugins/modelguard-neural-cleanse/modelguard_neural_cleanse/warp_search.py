@@ -13,34 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from modelguard_companions.windows import margins, usual_margin
+from modelguard_companions.windows import ENOUGH, MOMENTUM, Round, margins, usual_margin
 from torch import Tensor
 
 from modelguard import RunnableModel
 from modelguard_neural_cleanse.prepare import Evidence
 from modelguard_neural_cleanse.transforms import Warp
 
-
-@dataclass(frozen=True)
-class Round:
-    """``steps`` of ascent on ``images`` each, knots moving by at first ``rate`` of the strength and a tenth of it in the end; then the best
-    ``keep`` warps of a class go on."""
-
-    steps: int
-    images: int
-    rate: float
-    keep: int
-
-
 STARTS = 8
 ROUNDS = (Round(6, 4, 0.4, keep=3), Round(12, 8, 0.3, keep=2), Round(20, 8, 0.15, keep=1))
-"""800 image passes a class. Three times the starts, or twice the images in the last round, reach no more."""
+"""Knots move by at first ``rate`` of the strength. 800 image passes a class.
+
+Three times the starts, or twice the images in the last round, reach no more."""
 TRIAL_STARTS = 4
 TRIAL = (Round(6, 4, 0.4, keep=1),)
-MOMENTUM = 0.9
-ENOUGH = 2.0
-"""Margins beyond this many times those of clean images earn nothing more."""
-
 Tick = Callable[[], None]
 
 
@@ -106,9 +92,9 @@ def _ascend(
     wanted = target.to(images.device)
     momentum = torch.zeros_like(control)
     reached, led = torch.zeros(len(target)), torch.zeros(len(target), dtype=torch.bool)
-    at_once = max(1, batch // item.images)
+    at_once = max(1, batch // item.pictures)
     for step in range(item.steps):
-        drawn = torch.multinomial(allowed, item.images, replacement=True, generator=generator)  # (A, B)
+        drawn = torch.multinomial(allowed, item.pictures, replacement=True, generator=generator)  # (A, B)
         size = strength * item.rate * 0.1 ** (step / item.steps)
         for begin in range(0, len(target), at_once):
             tick()

@@ -8,7 +8,6 @@ class that slight warps reach. In a clean model warps that reach any class are s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,21 @@ import torch
 from torch import Tensor
 
 from modelguard import Confidence, Finding, ScanContext, Skip, Target
-from modelguard_neural_cleanse.decision import MIN_CLASSES
 from modelguard_neural_cleanse.inversion import CANDIDATES, REFERENCES, Inverted, Question
 from modelguard_neural_cleanse.prepare import Evidence, generator, images_at_once, prepare
 from modelguard_neural_cleanse.search import Found, successes
 from modelguard_neural_cleanse.transforms import Warp
-from modelguard_neural_cleanse.verdict import SMALLEST_P, SURE_SHARE, exhibits, require_gradients, success_on_reference
+from modelguard_neural_cleanse.verdict import (
+    SURE_SHARE,
+    by_class,
+    exhibits,
+    number,
+    require_classes,
+    require_gradients,
+    score,
+    shown,
+    success_on_reference,
+)
 from modelguard_neural_cleanse.warp_decision import REACHED, p_values
 from modelguard_neural_cleanse.warp_search import TRIAL, TRIAL_STARTS, best_warps
 
@@ -62,11 +70,7 @@ def scan_warps(detector: WarpCleanse, target: Target, context: ScanContext) -> I
     if detector.quick:
         raise Skip("a quick look leaves out the search for warps; scan without quick")
     evidence = prepare(target, context, detector.samples)
-    if evidence.classes < MIN_CLASSES:
-        raise Skip(
-            f"the model has {evidence.classes} classes: with fewer than {MIN_CLASSES} no warp's success can be told from chance, "
-            "so this test has no power"
-        )
+    require_classes(evidence, "warp's success")
     transform = Warp(evidence.shape, target.model.input.low, target.model.input.high)
     search = f"{detector.id}/{detector.samples}/{context.seed}"
     climbed = target.memo(search, lambda: climb(target, context, evidence, transform))
@@ -75,21 +79,21 @@ def scan_warps(detector: WarpCleanse, target: Target, context: ScanContext) -> I
     success = warps.success
     p = p_values(climbed.compared, climbed.references, evidence.classes)
     context.summary(
-        score=max(0.0, -math.log10(max(SMALLEST_P, float(p.min())))),
+        score=score(p),
         classes=[
             {
                 "class": int(warps.arms[i]),
-                "size": _number(warps.size[i]),
+                "size": number(warps.size[i]),
                 "reached": bool(warps.reached[i]),
-                "attack_success": _number(success[i]),
-                "p_value": _number(p[i]),
+                "attack_success": number(success[i]),
+                "p_value": number(p[i]),
             }
             for i in range(len(p))
         ],
         classes_total=evidence.classes,
         transformation=transform.kind,
         strength=climbed.strength,
-        tried={str(strength): _number(values.max()) for strength, values in sorted(climbed.success.items())},
+        tried={str(strength): number(values.max()) for strength, values in sorted(climbed.success.items())},
         images={"search": len(evidence.search), "check": len(evidence.check)},
         clean_accuracy=evidence.accuracy,
     )
@@ -188,18 +192,18 @@ def _facts(target: Target, evidence: Evidence, transform: Warp, climbed: Climbed
     klass = int(warps.arms[i])
     own, asked = warps.hits[i], warps.asked[i]
     labels = torch.cat([evidence.check_labels, evidence.search_labels])
-    per_class = {int(label): float(own[asked & (labels == label)].float().mean()) for label in torch.unique(labels[asked])}
+    per_class = by_class(own, asked, labels)
     others = np.delete(warps.success, i)
     facts: dict[str, Any] = {
         "target_class": klass,
         "source_classes": sorted(label for label, rate in per_class.items() if rate >= 0.5),
-        "mask_area_fraction": _number(warps.size[i]),
-        "p_value": _number(p),
-        "attack_success": _number(warps.success[i]),
-        "attack_success_by_class": {str(label): _number(rate) for label, rate in sorted(per_class.items())},
-        "typical_success": _number(float(np.median(others))),
-        "next_success": _number(float(others.max())),
-        "clean_accuracy": None if evidence.accuracy is None else _number(evidence.accuracy),
+        "mask_area_fraction": number(warps.size[i]),
+        "p_value": number(p),
+        "attack_success": number(warps.success[i]),
+        "attack_success_by_class": {str(label): number(rate) for label, rate in sorted(per_class.items())},
+        "typical_success": number(float(np.median(others))),
+        "next_success": number(float(others.max())),
+        "clean_accuracy": None if evidence.accuracy is None else number(evidence.accuracy),
         "transformation": transform.kind,
     }
     if target.reference is None:
@@ -226,11 +230,10 @@ def _finding(
     detector: WarpCleanse, target: Target, evidence: Evidence, transform: Warp, warps: Inverted, i: int, facts: dict[str, Any]
 ) -> Finding:
     klass = facts["target_class"]
-    name = target.model.output.labels[klass] if target.model.output.labels else ""
-    shown = f"{klass} ({name})" if name else str(klass)
     return Finding(
         detector.rules[0].id,
-        f"class {shown}: {detector.rules[0].title}; moving pixels by {facts['mask_area_fraction']:.3f} of the image's side turns "
+        f"class {shown(target, klass)}: {detector.rules[0].title}; "
+        f"moving pixels by {facts['mask_area_fraction']:.3f} of the image's side turns "
         f"{facts['attack_success']:.0%} of unseen images into it and at most {facts['next_success']:.0%} into any other class "
         f"(p = {facts['p_value']:.2g})",
         confidence=Confidence.HIGH if facts["p_value"] < SURE_SHARE * detector.alpha else Confidence.MEDIUM,
@@ -240,8 +243,3 @@ def _finding(
         ),
         key=f"{transform.kind}/class/{klass}",
     )
-
-
-def _number(value: float) -> float:
-    """Rounded to six digits: what differs beyond them differs between machines."""
-    return float(f"{float(value):.6g}")

@@ -19,6 +19,7 @@ from modelguard_neural_cleanse.detectors import (
     WarpCleanse,
 )
 from modelguard_neural_cleanse.search import Search
+from modelguard_runtime.testing import runnable
 from modelguard_zoo import Built
 from torch import nn
 
@@ -26,7 +27,6 @@ from modelguard import Confidence, DeadlineExceeded, Detector, ModelError, Model
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import check_detector, run_detector
-from modelguard.testing.models import runnable
 
 ALL = (NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse, SourceCleanse)
 Make = Callable[..., Target]

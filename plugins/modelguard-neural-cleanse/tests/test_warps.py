@@ -14,6 +14,7 @@ from modelguard_neural_cleanse import warps
 from modelguard_neural_cleanse.detectors import WarpCleanse
 from modelguard_neural_cleanse.transforms import Warp
 from modelguard_neural_cleanse.warp_decision import REACHED, UNREMARKABLE, p_values
+from modelguard_runtime.testing import runnable
 from modelguard_zoo.build import build_model
 from modelguard_zoo.spec import Spec, pairs
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from modelguard import DeadlineExceeded, Samples, ScanContext, Target, configure
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import run_detector
-from modelguard.testing.models import runnable
 
 Make = Callable[..., Target]
 CLASSES = 10

@@ -1,0 +1,18 @@
+"""What modelguard finds here: the model factories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from modelguard import hookimpl
+
+if TYPE_CHECKING:
+    from modelguard import ModelFactory
+
+
+@hookimpl
+def modelguard_models() -> Iterable[type[ModelFactory]]:
+    from modelguard_runtime.factories import BUILTIN
+
+    return BUILTIN

@@ -1,0 +1,167 @@
+"""A snapshot folder with transformers' config.json: transformers' own classes, our reading of the weights, no remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from modelguard._inputs import spec
+from modelguard._inputs.agreement import output_spec
+from modelguard._inputs.config import artifact_json
+from modelguard.artifact import Artifact
+from modelguard.checkpoint import Checkpoint
+from modelguard.detector import Skip
+from modelguard.errors import ModelError
+from modelguard.model import ModelOptions, OutputSpec, Samples
+from modelguard_runtime.failures import one_line, raise_if_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from modelguard_runtime.torch_model import TorchModel
+
+TASKS = {
+    "ForImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "ForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "ForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "LMHeadModel": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+}
+"""Endings of the architectures that are run, and transformers' table of the classes each model type has for them."""
+
+# What a configuration could make transformers fetch, import or patch; none of it belongs to an architecture.
+_DROPPED = frozenset(
+    {
+        "auto_map", "custom_pipelines", "attn_implementation", "experts_implementation", "fusion_config", "kernel_config", "use_kernels",
+        "distributed_config", "transformers_weights", "name_or_path", "base_model_name_or_path", "use_timm_backbone", "backbone",
+        "use_pretrained_backbone", "torch_dtype", "dtype", "torchscript", "compression_config", "transformers_version",
+    }
+)  # fmt: skip
+
+
+def accepts(config: Mapping[str, Any]) -> bool:
+    """Whether config.json names an architecture of a task that is run."""
+    return isinstance(config.get("model_type"), str) and _task(config) is not None
+
+
+def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
+    """Build transformers' class for config.json and load the checkpoint into it, strictly.
+
+    Raises :class:`Skip` when transformers is not installed or has no such class; :class:`ModelError` when the tensors do not fit.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise_if_out_of_memory(error)
+        raise Skip(
+            "config.json names a transformers model, and transformers is not installed: pip install modelguard[transformers]"
+        ) from None
+    from modelguard_runtime.text import tokenizer
+    from modelguard_runtime.torch_model import TorchModel
+    from modelguard_runtime.weights import state_dict
+
+    config = artifact_json(artifact, checkpoint, "config.json")
+    if config.get("quantization_config"):
+        raise Skip("config.json asks for quantised weights, whose kernels are not run; scan the unquantised model")
+    name = _class_name(config)
+    _check_depth(config, len(checkpoint.tensors))
+    module = _load(transformers, name, config, state_dict(checkpoint))
+    pad = config.get("pad_token_id")
+    call = _caller(name, pad if isinstance(pad, int) else None)
+    hints = [spec.parse_option(options.input)] if options.input else []
+    encode = None
+    if name.endswith("ForImageClassification"):
+        hints += _image_hints(artifact, checkpoint, module.config)
+    else:
+        vocabulary = int(module.get_input_embeddings().num_embeddings)
+        hints.append(spec.Hints("config.json", "text", (-1,), "int64", "NT", 0.0, float(vocabulary - 1)))
+        encode = tokenizer(artifact, checkpoint, pad if isinstance(pad, int) else 0, left=not name.endswith("ForSequenceClassification"))
+    facts = {"factory": f"transformers {transformers.__version__}, {name}", "checkpoint": checkpoint.name}
+    generates = not name.endswith(("ForImageClassification", "ForSequenceClassification"))
+
+    def describe_output(width: int, head: Any) -> OutputSpec:
+        return OutputSpec("language-model", width, "logits") if generates else output_spec(width, head, samples, config)
+
+    return TorchModel(module, spec.resolve(hints, samples), describe_output, head="logits", call=call, encode=encode, facts=facts)
+
+
+def _task(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures")
+    first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    return next((ending for ending in TASKS if first.endswith(ending)), None)
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    """The architecture of config.json, if transformers itself has it for that model type: no other attribute is ever looked up."""
+    from transformers.models.auto import modeling_auto
+
+    name, kind, task = config["architectures"][0], config["model_type"], _task(config)
+    known = getattr(modeling_auto, TASKS[task or ""]).get(kind, ())
+    if name not in ((known,) if isinstance(known, str) else tuple(known)):
+        raise Skip(
+            f"transformers has no {name[:80]} for model type {kind[:80]!r}; models with code of their own need --model module:factory"
+        )
+    return str(name)
+
+
+def _check_depth(config: Mapping[str, Any], tensors: int) -> None:
+    """Refuse more layers than there are tensors: transformers would build them all before it notices."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_depth(value, tensors)
+        counts = value if isinstance(value, list) else [value]
+        if ("layer" in key or "depth" in key) and any(type(count) is int and count > max(tensors, 1) for count in counts):
+            raise ModelError(f"config.json {key[:80]}", f"asks for more layers than the checkpoint has tensors ({tensors})", "repair it")
+
+
+def _load(transformers: Any, name: str, config: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Any:
+    import torch
+
+    from modelguard_runtime.weights import refuse_misfit
+
+    what = f"transformers {name}"
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
+        module, info = getattr(transformers, name).from_pretrained(
+            None, config=settings, state_dict=state, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
+            local_files_only=True, use_safetensors=True,
+        )  # fmt: skip
+    except Exception as error:  # transformers raises whatever its configuration classes and loaders run into
+        raise_if_out_of_memory(error)
+        raise ModelError(what, f"cannot be built: {one_line(error)}", "check config.json against the weights") from error
+    misshapen = [str(item[0]) for item in info.get("mismatched_keys", ())]
+    refuse_misfit(what, info.get("missing_keys", ()), info.get("unexpected_keys", ()), misshapen)
+    return module
+
+
+def _plain(value: Any) -> Any:
+    """The configuration without what could make transformers fetch, import or patch anything, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if not key.startswith("_") and key not in _DROPPED}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _caller(name: str, pad: int | None) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    if name.endswith("ForImageClassification"):
+        return lambda module, x: module(pixel_values=x).logits
+
+    def on_tokens(module: Any, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        mask = torch.ones_like(x) if pad is None else (x != pad).long()
+        logits: torch.Tensor = module(input_ids=x, attention_mask=mask).logits
+        return logits
+
+    return on_tokens
+
+
+def _image_hints(artifact: Artifact, checkpoint: Checkpoint, config: Any) -> list[spec.Hints]:
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
+    side = size[0] if isinstance(size, list | tuple) else size
+    preprocessor = artifact_json(artifact, checkpoint, "preprocessor_config.json")
+    if not isinstance(side, int):
+        wanted = preprocessor.get("size")
+        wanted = wanted.get("height", wanted.get("shortest_edge")) if isinstance(wanted, Mapping) else wanted
+        side = wanted if isinstance(wanted, int) and 0 < wanted < 1 << 14 else -1
+    hints = [spec.Hints("config.json", "image", (channels, side, side), "float32", "NCHW")]
+    return [*hints, spec.from_preprocessor(preprocessor)] if preprocessor else hints

@@ -1,0 +1,70 @@
+"""The tensors of a checkpoint as torch tensors, and their strict fit into a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelguard.checkpoint import Checkpoint
+from modelguard.errors import ModelError
+from modelguard_runtime.onnx.types import from_numpy
+
+BENIGN = ("num_batches_tracked",)
+"""Buffers that older torch versions did not save, and that an evaluation does not read."""
+
+
+def state_dict(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Every tensor by name, memory-mapped where the checkpoint is: not to be written to."""
+    return {name: from_numpy(checkpoint.read(name), f"tensor {name[:80]!r}") for name in checkpoint.tensors}
+
+
+def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the checkpoint's tensors into ``module``, by name.
+
+    Raises :class:`ModelError` naming the tensors that are missing, unexpected or misshapen: a model that runs with other weights is not
+    the one that is looked at.
+    """
+    fit(module, state_dict(checkpoint), type(module).__name__)
+
+
+def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Copy ``state`` into ``module``. Raises :class:`ModelError` naming missing, unexpected and misshapen tensors."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith(BENIGN)]
+    unexpected = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} is {_shape(state[name])} instead of {_shape(own[name])}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    refuse_misfit(what, missing, unexpected, misshapen)
+    module.load_state_dict(dict(state), strict=False)
+
+
+def refuse_misfit(what: str, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
+    """Raise :class:`ModelError` when any tensor does not fit: a model that runs with other weights is not the one being scanned."""
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    told = [f"{len(names)} {word} ({_few(names)})" for word, group in groups.items() if (names := sorted(group))]
+    if told:
+        raise ModelError(
+            what, f"does not fit the checkpoint's tensors: {', '.join(told)}", "it must be the very architecture of the checkpoint"
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(name[:80] for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def input_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """What the first layer says of the input: (F,) for a linear layer, (C, -1, -1) for a convolution, None for anything else."""
+    first: Any = next((part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None)
+    if isinstance(first, nn.Linear):
+        return (first.in_features,)
+    return (first.in_channels, -1, -1) if isinstance(first, nn.Conv2d) else None
