@@ -196,7 +196,7 @@ class Judged:
 def _judged(case: Case) -> Judged:
     from modelguard_weight_diff import diff_checkpoints
 
-    from modelguard.testing.edits import ArrayCheckpoint
+    from modelguard.testing import ArrayCheckpoint
 
     name = "model.layers.3.mlp.down_proj.weight"
     other = {"model.layers.0.mlp.down_proj.weight": case.reference}

@@ -1,6 +1,6 @@
 """How often the weight detectors of modelguard-rome are right: detections and false alarms over models made on the fly.
 
-    python benchmarks/rome.py --models 24 --data ../shared/data     # prints the tables, writes benchmarks/results/rome.json
+    MODELGUARD_DATA=DATA python benchmarks/rome.py --models 24     # prints the tables, writes benchmarks/results/rome.json
 
 Every model is a small GPT-2-architecture language model trained here from its own seed (6, 8 or 12 layers), none of which any
 threshold was chosen on. Detection: real edits of these models, and rank-1 updates of published relative size on larger matrices.
@@ -21,9 +21,10 @@ import numpy as np
 from modelguard_rome.edit import RomeEdit
 from modelguard_rome.forensics import WeightForensics
 from modelguard_rome.siblings import RomeSpectrum
+from modelguard_zoo import data_folder, edits
 
 from modelguard import Detector, ScanContext, Severity, Skip
-from modelguard.testing import edits
+from modelguard.testing import as_target
 
 RESULTS = Path(__file__).resolve().parent / "results" / "rome.json"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -73,7 +74,7 @@ def rules(detector: Detector, tensors: edits.Tensors, reference: edits.Tensors |
     declared = {rule.id: rule.severity for rule in detector.rules}
     seen: dict[str, Severity] = {}
     try:
-        for item in detector.detect(edits.as_target(tensors, reference), ScanContext(detector=detector.id)):
+        for item in detector.detect(as_target(tensors, reference), ScanContext(detector=detector.id)):
             severity = declared[item.rule] if item.severity is None else item.severity
             seen[item.rule] = max(seen.get(item.rule, Severity.INFO), severity)
     except Skip:
@@ -175,8 +176,9 @@ def forensic_cases(lm: edits.LanguageModel) -> Iterator[tuple[str, str, edits.Te
         yield "one flipped sign bit", dtype, edits.flip_bits(tensors, "extra.weight", 1, rng, width - 1)[0]
 
 
-def run(models: int, data: Path | None) -> dict[str, Any]:
+def run(models: int) -> dict[str, Any]:
     lms = [edits.train_lm(FIRST_SEED + i, layers=(6, 8, 12)[i % 3], width=(32, 48)[i // 3 % 2], steps=400) for i in range(models)]
+    data = data_folder()
     real = [edits.load_capp_gpt(data / "capp-gpt")] if data is not None and (data / "capp-gpt").is_dir() else []
     tables: dict[str, Tally] = defaultdict(Tally)
     found, blind = tables["rome-edit: edits found, named and ranked right"], tables["rome-spectrum: edits found without a reference"]
@@ -231,9 +233,8 @@ def run(models: int, data: Path | None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--models", type=int, default=24, help="how many models are trained")
-    parser.add_argument("--data", type=Path, help="folder with capp-gpt/, a real GPT-2-architecture model")
     arguments = parser.parse_args()
-    results = run(arguments.models, arguments.data)
+    results = run(arguments.models)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"models": arguments.models, "tables": results}, indent=1) + "\n")
 

@@ -31,7 +31,6 @@ COMMANDS = {
     "rules": "List the rules detectors may report, or explain one.",
     "plugins": "List installed plugins and what they register.",
     "schema": "Print the JSON Schema of a report or policy file.",
-    "demo": "Train small models, tamper with one, poison another, and scan them.",
 }
 
 

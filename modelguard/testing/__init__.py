@@ -1,13 +1,13 @@
 """For plugin authors and our own tests.
 
 :func:`check_detector` holds a detector to its contract and :func:`run_detector` runs one in this process; the ``write_*`` functions build
-tiny checkpoints, legal and not; :func:`open_target` opens a path as a scan would. Further modules, imported by name:
-``modelguard_runtime.testing`` (small models that run; needs torch), ``modelguard.testing.edits`` (planted edits) and
-``modelguard.testing.hub`` (a Hub on loopback, with faults).
+tiny checkpoints, legal and not; :func:`open_target` opens a path as a scan would, and :func:`as_target` makes a target of arrays in memory.
+``modelguard.testing.hub``, imported by name, is a Hub on loopback, with faults.
 """
 
 from __future__ import annotations
 
+from modelguard.testing.arrays import ArrayCheckpoint, as_target
 from modelguard.testing.checkpoints import (
     Corruption,
     corrupt_safetensors,
@@ -21,7 +21,9 @@ from modelguard.testing.checkpoints import (
 from modelguard.testing.conformance import check_detector, run_detector
 
 __all__ = [
+    "ArrayCheckpoint",
     "Corruption",
+    "as_target",
     "check_detector",
     "corrupt_safetensors",
     "open_target",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from modelguard_zoo import data_folder, edits
 
 from modelguard import Detector, Finding, ScanContext, Target
-from modelguard.testing import edits
-
-DATA = Path(os.environ.get("MODELGUARD_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,6 @@ def lms() -> tuple[edits.LanguageModel, ...]:
 @pytest.fixture(scope="session")
 def capp() -> edits.LanguageModel:
     pytest.importorskip("torch")
-    if not (DATA / "capp-gpt" / "model.safetensors").exists():
-        pytest.skip("the CAPP-GPT model is not here")
-    return edits.load_capp_gpt(DATA / "capp-gpt")
+    if (folder := data_folder()) is None or not (folder / "capp-gpt" / "model.safetensors").exists():
+        pytest.skip("MODELGUARD_DATA names no folder with the CAPP-GPT model")
+    return edits.load_capp_gpt(folder / "capp-gpt")

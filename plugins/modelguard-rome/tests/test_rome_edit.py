@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from modelguard_rome.edit import RomeEdit
+from modelguard_zoo import edits
 
 from modelguard import DeadlineExceeded, ScanContext, Severity, Skip
-from modelguard.testing import edits
+from modelguard.testing import as_target
 
 ROME = {"MG2001", "MG2002", "MG2003"}
 DTYPES = ("float32", "float16", "bfloat16")
@@ -21,7 +22,7 @@ def stored(lm, dtype):
 
 
 def against(look, tensors, reference, folder=None):
-    return look(RomeEdit(), edits.as_target(tensors, reference, folder))
+    return look(RomeEdit(), as_target(tensors, reference, folder))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -355,7 +356,7 @@ def test_odd_tensors_do_not_disturb(look, lms) -> None:
 
 def test_it_is_deterministic_reports_progress_and_stops_in_time(lms) -> None:
     lm = lms[0]
-    target = edits.as_target(edits.rome(lm, lm.facts[0], 1)[0], lm.tensors)
+    target = as_target(edits.rome(lm, lm.facts[0], 1)[0], lm.tensors)
     seen: list[tuple[int, int]] = []
     runs = []
     for _ in range(2):

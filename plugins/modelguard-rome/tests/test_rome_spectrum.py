@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from modelguard_rome.siblings import RomeSpectrum
+from modelguard_zoo import edits
 
 from modelguard import Confidence, DeadlineExceeded, ScanContext, Severity, Skip
-from modelguard.testing import edits
+from modelguard.testing import as_target
 
 
 def alone(look, tensors, folder=None):
-    return look(RomeSpectrum(), edits.as_target(tensors, folder=folder))
+    return look(RomeSpectrum(), as_target(tensors, folder=folder))
 
 
 def test_a_strong_edit_stands_out_and_names_its_layer(look, lms, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_dead_or_broken_layer_does_not_disturb(look, lms) -> None:
 
 
 def test_it_is_deterministic_and_stops_in_time(lms) -> None:
-    target = edits.as_target(edits.rome(lms[0], lms[0].facts[0], 2)[0])
+    target = as_target(edits.rome(lms[0], lms[0].facts[0], 2)[0])
     runs = [(list(RomeSpectrum().detect(target, context)), context._summary) for context in (ScanContext(), ScanContext())]
     assert runs[0] == runs[1]
     with pytest.raises(DeadlineExceeded):

@@ -10,9 +10,10 @@ from io import BytesIO
 import numpy as np
 import pytest
 from modelguard_rome.forensics import WeightForensics
+from modelguard_zoo import edits
 
 from modelguard import DeadlineExceeded, ScanContext, Severity, Skip
-from modelguard.testing import edits
+from modelguard.testing import as_target
 
 SHAPE = (256, 512)
 
@@ -23,7 +24,7 @@ def weights(seed: int, dtype: str = "float32", shape: tuple[int, ...] = SHAPE) -
 
 
 def inspect(look, tensors):
-    return look(WeightForensics(), edits.as_target(tensors))
+    return look(WeightForensics(), as_target(tensors))
 
 
 def worst(told) -> Severity:
@@ -247,7 +248,7 @@ def test_an_artifact_without_bytes_is_skipped(look) -> None:
 
 def test_it_is_deterministic_and_stops_in_time() -> None:
     after, _ = edits.embed_payload(weights(0), "layers.0.weight", elf(), 4, 99)
-    target = edits.as_target(after)
+    target = as_target(after)
     runs = [(list(WeightForensics().detect(target, context)), context._summary) for context in (ScanContext(), ScanContext())]
     assert runs[0] == runs[1]
     json.dumps([runs[0][1], [finding.evidence for finding in runs[0][0]]], allow_nan=False)

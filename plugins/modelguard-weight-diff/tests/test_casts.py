@@ -11,7 +11,7 @@ from modelguard_weight_diff import diff_checkpoints
 from modelguard_weight_diff.detector import WeightDiff
 
 from modelguard import Finding, ScanContext, TensorInfo, numpy_dtype
-from modelguard.testing.edits import ArrayCheckpoint, as_target
+from modelguard.testing import ArrayCheckpoint, as_target
 
 Tensors = dict[str, Any]
 

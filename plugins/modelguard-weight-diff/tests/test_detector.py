@@ -9,7 +9,7 @@ import pytest
 from modelguard_weight_diff.detector import WeightDiff
 
 from modelguard import Finding, ScanContext, Severity, Skip, Target
-from modelguard.testing.edits import as_target
+from modelguard.testing import as_target
 
 Tensors = dict[str, Any]
 

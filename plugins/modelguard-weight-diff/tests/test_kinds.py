@@ -16,8 +16,7 @@ from modelguard_weight_diff.detector import WeightDiff
 from modelguard_weight_diff.rules import KIND_RULES, RULES, VERDICT_RULES
 
 from modelguard import Finding, ScanContext, Severity, TensorInfo, numpy_dtype
-from modelguard.testing import check_detector
-from modelguard.testing.edits import ArrayCheckpoint, as_target
+from modelguard.testing import ArrayCheckpoint, as_target, check_detector
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from modelguard_weight_diff import diff_checkpoints
 
-from modelguard.testing.edits import ArrayCheckpoint
+from modelguard.testing import ArrayCheckpoint
 
 Tensors = dict[str, Any]
 

@@ -16,7 +16,7 @@ from modelguard_weight_diff import diff_checkpoints
 from modelguard_weight_diff.processes import scatter
 
 from modelguard import DeadlineExceeded, ModelguardError
-from modelguard.testing.edits import ArrayCheckpoint
+from modelguard.testing import ArrayCheckpoint
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="one process does everything where forking is not safe")
 

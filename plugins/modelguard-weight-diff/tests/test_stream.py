@@ -17,7 +17,7 @@ from modelguard_weight_diff.operand import Operand
 from modelguard_weight_diff.stream import Statistics, measure
 
 from modelguard import numpy_dtype
-from modelguard.testing.edits import ArrayCheckpoint
+from modelguard.testing import ArrayCheckpoint
 
 
 def measured(before: Any, after: Any, dtype: str) -> Statistics:

@@ -13,7 +13,7 @@ from modelguard_weight_diff.detector import WeightDiff
 from modelguard_weight_diff.diff import ModelDiff
 
 from modelguard import Finding, ScanContext
-from modelguard.testing.edits import ArrayCheckpoint, as_target
+from modelguard.testing import ArrayCheckpoint, as_target
 
 E4M3 = ml_dtypes.float8_e4m3fn
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelguard_zoo.build import Built, build_model, build_zoo, read_record
+    from modelguard_zoo.data import data_folder
     from modelguard_zoo.spec import Spec
     from modelguard_zoo.standard import standard_zoo
 
-__all__ = ["Built", "Spec", "build_model", "build_zoo", "read_record", "standard_zoo"]
+__all__ = ["Built", "Spec", "build_model", "build_zoo", "data_folder", "read_record", "standard_zoo"]
 
 # Resolved on first use: the command line lists this plugin's command without paying for numpy.
-_HOME = {"Spec": "spec", "standard_zoo": "standard"}
+_HOME = {"data_folder": "data", "Spec": "spec", "standard_zoo": "standard"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,7 @@
 """Image data sets the zoo trains on: uint8 NCHW arrays, the same bytes every time.
 
 scikit-learn's digits and the procedural signs need no file. MNIST, GTSRB and CIFAR-10 are read from ``NAME.npz`` (keys
-``x_train, y_train, x_test, y_test``; uint8 NHW or NHWC) in the folder named by the environment variable ``MODELGUARD_DATA``,
-else in ``../shared/data``.
+``x_train, y_train, x_test, y_test``; uint8 NHW or NHWC) in the folder that the environment variable ``MODELGUARD_DATA`` names.
 """
 
 from __future__ import annotations
@@ -42,7 +41,14 @@ class Dataset:
 
 def available() -> tuple[str, ...]:
     """Names of the data sets that can be loaded here."""
-    return BUILT_IN + tuple(name for name in FILES if (_folder() / f"{name}.npz").is_file())
+    folder = data_folder()
+    return BUILT_IN + tuple(name for name in FILES if folder is not None and (folder / f"{name}.npz").is_file())
+
+
+def data_folder() -> Path | None:
+    """The folder that ``MODELGUARD_DATA`` names; None where it is not set. Nothing else is looked at."""
+    named = os.environ.get("MODELGUARD_DATA")
+    return Path(named) if named else None
 
 
 @cache
@@ -56,18 +62,16 @@ def load(name: str) -> Dataset:
         return Dataset(name, x_train, y_train, x_test, y_test, int(y_train.max()) + 1, "procedural")
     if name not in FILES:
         raise UsageError(f"data set {name}", "there is no such data set", f"known: {', '.join((*BUILT_IN, *FILES))}")
-    path = _folder() / f"{name}.npz"
-    if not path.is_file():
-        raise UsageError(f"data set {name}", f"{path.name} is not in the data folder", "set MODELGUARD_DATA to the folder that holds it")
+    folder = data_folder()
+    path = None if folder is None else folder / f"{name}.npz"
+    if path is None or not path.is_file():
+        cause = "MODELGUARD_DATA is not set" if path is None else f"there is no {path.name} in the folder that MODELGUARD_DATA names"
+        raise UsageError(f"data set {name}", cause, f"set MODELGUARD_DATA to the folder that holds {name}.npz")
     with np.load(path, allow_pickle=False) as arrays:
         train, test = FILES[name]
         x_train, y_train = _canonical(arrays["x_train"], arrays["y_train"], train)
         x_test, y_test = _canonical(arrays["x_test"], arrays["y_test"], test)
     return Dataset(name, x_train, y_train, x_test, y_test, int(y_train.max()) + 1, path.name)
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("MODELGUARD_DATA") or Path(__file__).resolve().parents[3].parent / "shared" / "data")
 
 
 def _canonical(images: npt.NDArray[Any], labels: npt.NDArray[Any], limit: int) -> tuple[Images, Labels]:

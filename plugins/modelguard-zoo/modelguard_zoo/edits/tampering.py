@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from modelguard.testing.edits.arrays import Array, Edit, Tensors, add_in_dtype, bit_view, from_float, record, to_float
+from modelguard_zoo.edits.arrays import Array, Edit, Tensors, add_in_dtype, bit_view, from_float, record, to_float
 
 
 def flip_bits(tensors: Tensors, name: str, count: int, rng: np.random.Generator, bit: int | None = None) -> tuple[dict[str, Array], Edit]:

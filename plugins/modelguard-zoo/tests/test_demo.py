@@ -17,9 +17,11 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from modelguard_zoo import _demo, _demo_models
 from support import ROOT
 
 pytest.importorskip("sklearn")
+pytest.importorskip("torch")
 
 pytestmark = pytest.mark.xdist_group("demo")
 """What is set up once for the module takes tens of seconds."""
@@ -110,27 +112,31 @@ def test_the_readme_shows_what_the_demo_prints(demo: tuple[Path, str]) -> None:
     assert parts(shown) == parts(printed), "run this test with MODELGUARD_UPDATE_GOLDEN=1"
 
 
-@pytest.mark.parametrize("code", [0, 1])
-def test_a_demo_that_goes_wrong_is_no_success(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int
+@pytest.mark.parametrize("expected", [0, 1])
+def test_a_demo_that_goes_wrong_is_not_a_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], expected: int
 ) -> None:
-    from modelguard import _cli
-    from modelguard._cli import _demo_models
+    from modelguard._cli import run
 
     monkeypatch.setattr(_demo_models, "make_models", lambda out: iter(["made"]))
-    monkeypatch.setattr(_demo_models, "make_backdoored", lambda out: None)
-    run = _cli.run
-    monkeypatch.setattr(_cli, "run", lambda argv: code)
+    monkeypatch.setattr(_demo, "_missing", lambda: "the other half")
+    monkeypatch.setattr(_demo, "_scan", lambda out, name, code, *arguments: code == expected)
     assert run(["demo", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "demo: a verdict is WRONG"
 
 
-def test_without_the_zoo_the_backdoored_half_is_left_out_and_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from modelguard import _cli
-    from modelguard._cli._demo_models import make_backdoored
+def test_without_the_trigger_search_the_backdoored_half_is_left_out_and_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modelguard._cli import run
 
-    monkeypatch.setattr(_cli, "plugin_commands", lambda strict: {})
-    assert make_backdoored(tmp_path) is None
+    monkeypatch.setattr(_demo, "TRIGGER_SEARCH", "not-installed")
+    monkeypatch.setattr(_demo_models, "make_models", lambda out: iter(["made"]))
+    monkeypatch.setattr(_demo, "_scan", lambda *arguments: True)
+    assert run(["demo", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "left out: the backdoored model, which needs the detector not-installed" in printed
+    assert printed.splitlines()[-1] == "demo: the clean copy passed and the tampered one was blocked"
 
 
 def test_the_demo_without_scikit_learn_says_what_to_install(

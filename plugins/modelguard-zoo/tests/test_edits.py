@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import ml_dtypes
 import numpy as np
 import pytest
-
-from modelguard.testing import edits
+from modelguard_zoo import data_folder, edits
 
 pytest.importorskip("torch")
 
-CAPP = Path(os.environ.get("MODELGUARD_DATA", Path(__file__).parents[3] / "shared" / "data")) / "capp-gpt"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -24,9 +19,9 @@ def lm() -> edits.LanguageModel:
 
 @pytest.fixture(scope="session")
 def capp() -> edits.LanguageModel:
-    if not (CAPP / "model.safetensors").exists():
-        pytest.skip("the CAPP-GPT model is not here")
-    return edits.load_capp_gpt(CAPP)
+    if (folder := data_folder()) is None or not (folder / "capp-gpt" / "model.safetensors").exists():
+        pytest.skip("MODELGUARD_DATA names no folder with the CAPP-GPT model")
+    return edits.load_capp_gpt(folder / "capp-gpt")
 
 
 def difference(before: edits.LanguageModel, after: edits.Tensors, name: str) -> np.ndarray:

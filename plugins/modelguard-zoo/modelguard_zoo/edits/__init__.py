@@ -13,17 +13,15 @@ done. Arrays keep their dtype (float64/32/16, and bfloat16 through ml_dtypes) an
 
 from __future__ import annotations
 
-from modelguard.testing.edits.arrays import Change, Edit, Tensors, add_in_dtype, bit_view, to_float
-from modelguard.testing.edits.knowledge import alphaedit, emmet, memit, rome
-from modelguard.testing.edits.lm import Fact, LanguageModel, covariance, load_capp_gpt, predict, recalled, train_lm
-from modelguard.testing.edits.storage import cast, prune, quantize_int4, quantize_int8, scale
-from modelguard.testing.edits.structure import merge, permute
-from modelguard.testing.edits.tampering import add_noise, craft_neurons, embed_payload, flip_bits, poison_row
-from modelguard.testing.edits.target import ArrayCheckpoint, as_target
-from modelguard.testing.edits.training import fine_tune, merge_lora, train_lora
+from modelguard_zoo.edits.arrays import Change, Edit, Tensors, add_in_dtype, bit_view, to_float
+from modelguard_zoo.edits.knowledge import alphaedit, emmet, memit, rome
+from modelguard_zoo.edits.lm import Fact, LanguageModel, covariance, load_capp_gpt, predict, recalled, train_lm
+from modelguard_zoo.edits.storage import cast, prune, quantize_int4, quantize_int8, scale
+from modelguard_zoo.edits.structure import merge, permute
+from modelguard_zoo.edits.tampering import add_noise, craft_neurons, embed_payload, flip_bits, poison_row
+from modelguard_zoo.edits.training import fine_tune, merge_lora, train_lora
 
 __all__ = [
-    "ArrayCheckpoint",
     "Change",
     "Edit",
     "Fact",
@@ -32,7 +30,6 @@ __all__ = [
     "add_in_dtype",
     "add_noise",
     "alphaedit",
-    "as_target",
     "bit_view",
     "cast",
     "covariance",

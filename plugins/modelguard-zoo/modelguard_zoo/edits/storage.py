@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from modelguard.testing.edits.arrays import Array, Edit, Tensors, from_float, is_float, record, to_float
+from modelguard_zoo.edits.arrays import Array, Edit, Tensors, from_float, is_float, record, to_float
 
 
 def cast(tensors: Tensors, dtype: str) -> tuple[dict[str, Array], Edit]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from modelguard.testing.edits.arrays import Array, Edit, add_in_dtype, record
-from modelguard.testing.edits.lm import Fact, LanguageModel, as_torch, covariance, forward
+from modelguard_zoo.edits.arrays import Array, Edit, add_in_dtype, record
+from modelguard_zoo.edits.lm import Fact, LanguageModel, as_torch, covariance, forward
 
 CLAMP = 4.0
 """‖δ‖ may reach this multiple of the value it is added to (rome/compute_v.py, ``clamp_norm_factor`` of gpt2-medium)."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from modelguard.testing.edits.arrays import Array, Edit, Tensors, from_float, is_float, record, to_float
+from modelguard_zoo.edits.arrays import Array, Edit, Tensors, from_float, is_float, record, to_float
 
 
 def permute(tensors: Tensors, axes: Mapping[str, int], rng: np.random.Generator) -> tuple[dict[str, Array], Edit]:

@@ -3,16 +3,13 @@ poisoned data beside its honest twin."""
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelguard.errors import UsageError
+from modelguard import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,25 +31,18 @@ class Backdoored:
     story: tuple[str, ...]
 
 
-def make_backdoored(out: Path) -> Backdoored | None:
-    """Write ``twin``, ``backdoored`` and clean ``images.npz`` below ``out`` with `modelguard zoo build`; None where it is not installed.
+def make_backdoored(out: Path) -> Backdoored:
+    """Write ``twin``, ``backdoored`` and clean ``images.npz`` below ``out``."""
+    from modelguard_zoo.build import build_zoo, read_record
+    from modelguard_zoo.standard import standard_zoo
 
-    Raises :class:`UsageError` when the zoo fails to build them.
-    """
-    from modelguard._cli import plugin_commands, run
-
-    if "zoo" not in plugin_commands(strict=False):
-        return None
     zoo = out / ".zoo"
-    printed, said = io.StringIO(), io.StringIO()
-    with redirect_stdout(printed), redirect_stderr(said):
-        code = run(["zoo", "build", "--out", str(zoo), "--only", BACKDOORED])
-    if code != 0:
-        raise UsageError("demo", f"`modelguard zoo build` ended with {code}: {said.getvalue().strip()[-300:]}", "see `modelguard zoo list`")
-    folder = Path(printed.getvalue().split()[-1])
-    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    shutil.copyfile(folder / "samples.npz", out / "images.npz")
-    for name, source in (("backdoored", folder), ("twin", zoo / record["twin"]["id"])):
+    (spec,) = (spec for spec in standard_zoo() if spec.id == BACKDOORED)
+    (built,) = build_zoo([spec], zoo)
+    record = built.record
+    twin = read_record(zoo / record["twin"]["id"])
+    shutil.copyfile(built.path / "samples.npz", out / "images.npz")
+    for name, source in (("backdoored", built.path), ("twin", twin.path)):
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir()
         for file in ("model.safetensors", "model.onnx"):

@@ -1,4 +1,4 @@
-"""Targets made of arrays, so that a detector can be run on an edit without a file."""
+"""Targets made of arrays, so that a detector can be run on weights without a file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, TensorInfo
 from modelguard.detector import Capability, Target
-from modelguard.testing.edits.arrays import Array, Tensors
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
 
 _NAMES = {"bool": "BOOL", "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 

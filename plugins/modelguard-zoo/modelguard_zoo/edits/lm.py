@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelguard.testing.edits.arrays import Array, to_float
+from modelguard_zoo.edits.arrays import Array, to_float
 
 if TYPE_CHECKING:
     import torch

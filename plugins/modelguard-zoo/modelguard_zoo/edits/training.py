@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from modelguard.testing.edits.arrays import Array, Edit, Tensors, add_in_dtype, from_float, record
-from modelguard.testing.edits.lm import LanguageModel, as_torch, fit, forward
+from modelguard_zoo.edits.arrays import Array, Edit, Tensors, add_in_dtype, from_float, record
+from modelguard_zoo.edits.lm import LanguageModel, as_torch, fit, forward
 
 Factors = Mapping[str, tuple[Array, Array]]
 """Per tensor name (A, B) with update A @ B in the stored orientation: A (rows, r), B (r, columns)."""

@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from modelguard._cli._options import print_answer
+TRIGGER_SEARCH = "neural-cleanse"
+"""The detector that has to be installed for the backdoored model to be found."""
 
 
 @click.command("demo", short_help="Train small models, tamper with one, poison another, and scan them.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"), metavar="DIR", help="Where to write [demo].")
-def command(out: Path) -> int:
+def demo(out: Path) -> int:
     """Train digits classifiers, one of them on poisoned data; tamper with a copy of another; scan each and its honest twin.
 
     Writes a JSON, SARIF and HTML report of every scan into DIR. Exits 0 when the two honest models pass and the other two are blocked.
-    The poisoned model needs modelguard-zoo and the detectors of backdoors; without them that half is left out.
+    The poisoned model needs torch and the detectors of backdoors; without them that half is left out.
     """
-    from modelguard._cli._demo_models import make_backdoored, make_models
+    from modelguard_zoo import _demo_models
 
-    for line in make_models(out):
-        print_answer(line)
+    for line in _demo_models.make_models(out):
+        click.echo(line)
     right = [_scan(out, name, expected, "--reference", str(out / "reference")) for name, expected in (("clean", 0), ("tampered", 1))]
-    print_answer("")
-    made = make_backdoored(out)
-    if made is None:
-        print_answer("left out: the backdoored model, which needs modelguard-zoo and torch (`make demo` in a clone has both)")
-    else:
+    click.echo("")
+    both = (missing := _missing()) == ""
+    if both:
+        made = _demo_models.make_backdoored(out)
         for line in made.story:
-            print_answer(line)
+            click.echo(line)
         samples = ("--samples", str(out / "images.npz"))
         right += [_scan(out, name, expected, *samples) for name, expected in (("twin", 0), ("backdoored", 1))]
         found = _recovered(out / "backdoored.json")
         for finding in found:
-            print_answer(_described(finding, out / "backdoored.html"))
+            click.echo(_described(finding, out / "backdoored.html"))
         right.append(bool(found) and all(finding["evidence"]["target_class"] == made.target for finding in found))
-    print_answer("")
-    both = "the honest models passed, the tampered and the backdoored one were blocked"
-    one = "the clean copy passed and the tampered one was blocked"
-    print_answer("demo: " + ("a verdict is WRONG" if not all(right) else one if made is None else both))
+    else:
+        click.echo(f"left out: the backdoored model, which needs {missing} (`make demo` in a clone installs it)")
+    click.echo("")
+    four = "the honest models passed, the tampered and the backdoored one were blocked"
+    two = "the clean copy passed and the tampered one was blocked"
+    click.echo("demo: " + ("a verdict is WRONG" if not all(right) else four if both else two))
     return 0 if all(right) else 1
 
 
-def _scan(out: Path, name: str, expected: int, *arguments: str) -> bool:
-    """Scan ``out``/``name``, and whether its exit code is the one expected."""
-    from modelguard._cli import run
+def _missing() -> str:
+    """What the backdoored half needs and is not installed; '' when nothing."""
+    if find_spec("torch") is None:
+        return "torch"
+    listed = subprocess.run([sys.executable, "-m", "modelguard", "plugins", "list", "--json"], capture_output=True, text=True, check=True)
+    detectors = {name for plugin in json.loads(listed.stdout)["plugins"] for name in plugin["detectors"]}
+    return "" if TRIGGER_SEARCH in detectors else f"the detector {TRIGGER_SEARCH}"
 
+
+def _scan(out: Path, name: str, expected: int, *arguments: str) -> bool:
+    """Scan ``out``/``name`` as a user would, and say whether the exit code is the one expected."""
     argv = ["scan", str(out / name), *arguments, "--policy", "builtin:baseline", "-q"]
     argv += ["-o", f"json={out / name}.json", "-o", f"sarif={out / name}.sarif", "-o", f"html={out / name}.html"]
-    print_answer("")
-    print_answer("$ modelguard " + " ".join(argv))
-    return run(argv) == expected
+    click.echo("")
+    click.echo("$ modelguard " + " ".join(argv))
+    sys.stdout.flush()  # the scan writes to the same place
+    return subprocess.run([sys.executable, "-m", "modelguard", *argv], check=False).returncode == expected
 
 
 def _recovered(report: Path) -> list[dict[str, Any]]:
