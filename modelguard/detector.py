@@ -27,7 +27,7 @@ import operator
 import time
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
@@ -81,7 +81,7 @@ class Target:
     samples: Samples | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.FILES})
     build_model: Callable[[], RunnableModel] | None = None
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def walk(self) -> Iterator[tuple[Checkpoint, TensorInfo]]:
         """Every tensor of every checkpoint, in a fixed order."""
@@ -112,15 +112,19 @@ class Target:
         built = self._cache.get("model")
         return None if built is None or isinstance(built, Exception) else typing.cast("RunnableModel", built)
 
-    def memo(self, key: str, make: Callable[[], T]) -> T:
+    def memo(self, detector: Detector, context: ScanContext, make: Callable[[], T], *part: Hashable) -> T:
         """What ``make`` returns, made once per target and kept for the detectors that follow in this process.
 
-        ``key`` names everything the result depends on: who makes it, options and seed.
+        It is kept for the class of ``detector``, its options (but those that only judge, see :func:`option`) and the seed of
+        ``context``. ``part`` tells apart several results of one detector.
         """
-        stored = f"memo/{key}"
-        if stored not in self._cache:
-            self._cache[stored] = make()
-        return typing.cast("T", self._cache[stored])
+        searched = tuple(
+            (item.name, getattr(detector, item.name)) for item in option_fields(type(detector)) if not item.metadata.get("judges")
+        )
+        key = (type(detector), searched, context.seed, part)
+        if key not in self._cache:
+            self._cache[key] = make()
+        return typing.cast("T", self._cache[key])
 
 
 class ScanContext:
@@ -194,15 +198,21 @@ class Detector(ABC):
     id: ClassVar[str]
     requires: ClassVar[frozenset[Capability]]
     rules: ClassVar[tuple[Rule, ...]]
+    when_quick: ClassVar[Literal["same", "shorter", "skipped"]] = "same"
+    """What ``--quick`` does with it: nothing; a shorter look, by its option ``quick`` (bool, off by default); or it is left out."""
 
     @abstractmethod
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         """Yield findings as they are made. Raise :class:`Skip` when it turns out that looking is impossible."""
 
 
-def option(default: T, help: str, *, ge: float | None = None, le: float | None = None, gt: float | None = None) -> T:
-    """Declare a detector option: a dataclass field with a help text and bounds."""
-    return dataclasses.field(default=default, metadata={"help": help, "ge": ge, "le": le, "gt": gt})
+def option(default: T, help: str, *, ge: float | None = None, le: float | None = None, gt: float | None = None, judges: bool = False) -> T:
+    """Declare a detector option: a dataclass field with a help text and bounds.
+
+    ``judges`` marks an option that only judges what was found, such as a threshold: another value starts no new search
+    (:meth:`Target.memo`).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "ge": ge, "le": le, "gt": gt, "judges": judges})
 
 
 def configure(detector: type[Detector], values: Mapping[str, Any]) -> Detector:

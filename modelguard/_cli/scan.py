@@ -53,7 +53,11 @@ class Prepared:
 @click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
 @click.option("--detector", "detectors", multiple=True, metavar="ID", help="Run only this detector, and require it. Repeatable.")
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
-@click.option("--quick", is_flag=True, help="A shorter look: sets `quick` on every detector that has it; misses more.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="A shorter look: sets the option `quick` on every detector that has it and leaves out those that take long; misses more.",
+)
 @model_options
 @run_options
 @output_options
@@ -102,7 +106,7 @@ def prepare(
     from modelguard._scanner.job import Limits
     from modelguard._scanner.scan import Request
     from modelguard.artifact import SourceContext
-    from modelguard.detector import configure, option_fields
+    from modelguard.detector import configure
     from modelguard.policy import load_policy
 
     rules = load_policy(policy)
@@ -114,7 +118,7 @@ def prepare(
     values = {name: dict(item) for name, item in rules.detectors.options.items() if name in registry.detectors}
     if quick:
         for detector in chosen:
-            if any(item.name == "quick" for item in option_fields(detector)):
+            if detector.when_quick == "shorter":
                 values.setdefault(detector.id, {})["quick"] = True
     for name, item in parse_detector_options(options, registry.detectors).items():
         values.setdefault(name, {}).update(item)
@@ -134,6 +138,7 @@ def prepare(
         seed=seed,
         limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
         source=SourceContext(offline=offline, digest=digest),
+        quick=quick,
         by_range=by_range,
     )
     return Prepared(request, registry, rules, files, stdout_format, quiet)

@@ -30,13 +30,15 @@ class Step:
         return not self.reason
 
 
-def make_plan(detectors: Iterable[type[Detector]], provides: frozenset[Capability]) -> tuple[Step, ...]:
-    """One step per detector, by id: runnable, or skipped with everything it lacks."""
+def make_plan(detectors: Iterable[type[Detector]], provides: frozenset[Capability], *, quick: bool = False) -> tuple[Step, ...]:
+    """One step per detector, by id: runnable, or skipped with everything it lacks, or because a ``quick`` look leaves it out."""
     steps = []
     for detector in sorted(detectors, key=lambda item: item.id):
         missing = sorted(detector.requires - provides, key=lambda item: list(Capability).index(item))
         if Capability.GRADIENTS in missing and Capability.FORWARD in missing:
             missing.remove(Capability.FORWARD)
         reason = "needs " + " and ".join(_REMEDY[item] for item in missing) if missing else ""
+        if quick and detector.when_quick == "skipped":
+            reason = "left out by --quick; scan without it"
         steps.append(Step(detector.id, detector.requires, reason))
     return tuple(steps)

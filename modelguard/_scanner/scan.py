@@ -41,6 +41,8 @@ class Request:
     limits: Limits = field(default_factory=lambda: Limits(memory=None, threads=1))
     source: SourceContext = field(default_factory=SourceContext)
     sys_path: tuple[str, ...] = ()
+    quick: bool = False
+    """Leave out the detectors whose ``when_quick`` is ``skipped``."""
     by_range: bool = False
     """Read from two Hub models only what may differ between them. What comes of it can be compared, and used for nothing else."""
 
@@ -146,7 +148,7 @@ def _job(request: Request, registry: Registry, artifact: Artifact, reference: Ar
 
 
 def _plan(request: Request, facts: Mapping[str, Any]) -> tuple[Step, ...]:
-    return make_plan(request.detectors, frozenset(Capability(item) for item in facts["capabilities"]))
+    return make_plan(request.detectors, frozenset(Capability(item) for item in facts["capabilities"]), quick=request.quick)
 
 
 def _task(request: Request, detector: str) -> Task:

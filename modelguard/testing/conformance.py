@@ -95,6 +95,14 @@ def _check_declaration(cls: type[Detector]) -> None:
     assert len(ids) == len(set(ids)), f"{cls.id} declares a rule twice"
     parameters = getattr(cls, "__dataclass_params__", None)
     assert getattr(parameters, "frozen", False), f"{cls.id} is no frozen dataclass"
+    quick = [item.default for item in option_fields(cls) if item.name == "quick"]
+    assert cls.when_quick in ("same", "shorter", "skipped"), (
+        f"{cls.id}.when_quick is {cls.when_quick!r}: it must be same, shorter or skipped"
+    )
+    if cls.when_quick == "shorter":
+        assert quick == [False], f"{cls.id} has a shorter look, but no option `quick` that is off by default"
+    else:
+        assert not quick, f'{cls.id} has an option `quick`, but --quick does not set it: say when_quick = "shorter"'
     for item in option_fields(cls):
         assert item.metadata.get("help"), f"option {cls.id}.{item.name} has no help text: declare it with option()"
         assert item.default is not dataclasses.MISSING, f"option {cls.id}.{item.name} has no default"

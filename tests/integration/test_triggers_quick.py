@@ -1,4 +1,4 @@
-"""``--quick``: a shorter look, by every detector that has one, and said in the report."""
+"""``--quick``: a shorter look, by every detector that has one, without those that have none, and said in the report."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ from pathlib import Path
 import pytest
 from support import Ran
 
-from modelguard import option_fields
 from modelguard._plugins import load
 
 Run = Callable[..., Ran]
 
 
 def test_quick_sets_the_option_on_every_detector_that_has_it_and_the_report_says_so(mg: Run, tiny_model: Path) -> None:
-    has = {name for name, detector in load().detectors.items() if "quick" in {item.name for item in option_fields(detector)}}
+    shorter = {name for name, detector in load().detectors.items() if detector.when_quick == "shorter"}
     report = mg("scan", tiny_model, "--quick", "-q", "-f", "json").json
-    assert report["options"] == {name: {"quick": True} for name in has}
+    assert report["options"] == {name: {"quick": True} for name in shorter}
     assert mg("scan", tiny_model, "-q", "-f", "json").json["options"] == {}
-    assert f"quick=true for {len(has)} detectors" in " ".join(mg("scan", tiny_model, "--quick", "-q").out.split())
+    assert f"quick=true for {len(shorter)} detectors" in " ".join(mg("scan", tiny_model, "--quick", "-q").out.split())
+
+
+def test_quick_leaves_out_the_searches_that_have_no_shorter_form_and_says_so(mg: Run, tiny_model: Path) -> None:
+    skipped = {name for name, detector in load().detectors.items() if detector.when_quick == "skipped"}
+    report = mg("scan", tiny_model, "--quick", "-q", "-f", "json").json
+    left_out = {item["detector"] for item in report["outcomes"] if item["status"] == "skipped" and "--quick" in item["reason"]}
+    assert left_out == skipped
 
 
 def test_an_option_of_ones_own_has_the_last_word(mg: Run, tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("modelguard_companions")
     policy = tmp_path / "policy.yaml"
     policy.write_text(
-        "version: 1\nname: own\nextends: [builtin:baseline]\n"
-        "detectors: {options: {mm-bd: {quick: false, steps: 7}, final-layer: {quick: true}}}\n"
+        "version: 1\nname: own\nextends: [builtin:baseline]\ndetectors: {options: {mm-bd: {quick: false, steps: 7}, abs: {quick: true}}}\n"
     )
-    chosen = ("--detector", "mm-bd", "--detector", "final-layer", "--detector", "neuron-inspect", "-q", "-f", "json")
+    chosen = ("--detector", "mm-bd", "--detector", "abs", "--detector", "neuron-inspect", "-q", "-f", "json")
     by_policy = mg("scan", tiny_model, "--policy", policy, *chosen).json["options"]
-    assert by_policy == {"mm-bd": {"quick": False, "steps": 7}, "final-layer": {"quick": True}}
+    assert by_policy == {"mm-bd": {"quick": False, "steps": 7}, "abs": {"quick": True}}
     quick = mg("scan", tiny_model, "--policy", policy, "--quick", "--option", "neuron-inspect.quick=false", *chosen).json["options"]
-    assert quick == {"mm-bd": {"quick": True, "steps": 7}, "final-layer": {"quick": True}, "neuron-inspect": {"quick": False}}
+    assert quick == {"mm-bd": {"quick": True, "steps": 7}, "abs": {"quick": True}, "neuron-inspect": {"quick": False}}

@@ -48,6 +48,15 @@ def test_a_plan_does_not_depend_on_the_order_of_registration() -> None:
     assert make_plan(classes, frozenset()) == make_plan(reversed(classes), frozenset())
 
 
+def test_a_quick_plan_leaves_out_what_has_no_shorter_form() -> None:
+    kinds = {"a": "same", "b": "shorter", "c": "skipped"}
+    classes = [type(name, (detector(name, Capability.FILES),), {"when_quick": kind}) for name, kind in kinds.items()]
+    plan = {quick: make_plan(classes, frozenset({Capability.FILES}), quick=quick) for quick in (False, True)}
+    assert [step.runnable for step in plan[False]] == [True, True, True]
+    assert [step.runnable for step in plan[True]] == [True, True, False]
+    assert plan[True][2].reason == "left out by --quick; scan without it"
+
+
 def test_a_job_survives_the_pipe() -> None:
     stamp = FileStamp(1, 2, 3, 4, 5)
     artifact = Artifact("hf://a/b", "hf:a/b", Path("/x"), (ArtifactFile("m.onnx", Path("/x/m.onnx"), 3, "0" * 64, stamp),), "f" * 40)

@@ -20,9 +20,12 @@ class Abs(Detector):
     id = "abs"
     requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
     rules = (PATCH, FILTER)
+    when_quick = "shorter"
 
-    p_value: float = option(0.02, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5)
-    reasr: float = option(0.6, "attack success of the recovered trigger on unseen pictures from which a class is accused", gt=0, le=1)
+    p_value: float = option(0.02, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
+    reasr: float = option(
+        0.6, "attack success of the recovered trigger on unseen pictures from which a class is accused", gt=0, le=1, judges=True
+    )
     pictures: int = option(3, "clean pictures of each class that triggers are searched on", ge=1)
     check: int = option(200, "most clean pictures a trigger is checked on", ge=1)
     candidates: int = option(2, "neurons or groups of neurons followed for each class", ge=1, le=100)

@@ -75,8 +75,7 @@ class Searched:
 def scan(detector: Abs, target: Target, context: ScanContext) -> Iterator[Finding]:
     """Run the detector; findings are of the classes that stand out, confirmed."""
     evidence = prepare(target, context, detector.pictures, detector.check)
-    key = f"{detector!r}/{context.seed}"
-    candidates, layers, searches = target.memo(key, lambda: _search_all(detector, target, context, evidence))
+    candidates, layers, searches = target.memo(detector, context, lambda: _search_all(detector, target, context, evidence))
     blocking = [searched for searched in searches if searched.blocks]
     strongest = min(blocking, key=lambda item: item.verdict.p_value)
     p_value = min(1.0, len(blocking) * strongest.verdict.p_value)

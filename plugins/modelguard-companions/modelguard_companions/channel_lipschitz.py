@@ -34,8 +34,7 @@ class ChannelLipschitz(Detector):
     requires = frozenset({Capability.WEIGHTS})
     rules = (LIPSCHITZ_OUTLIER,)
 
-    deviations: float = option(5.0, "report channels beyond this many standard deviations above their layer's mean", gt=0)
-    quick: bool = option(False, "takes under a second either way")
+    deviations: float = option(5.0, "report channels beyond this many standard deviations above their layer's mean", gt=0, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         checkpoint = _with_convolutions(target)

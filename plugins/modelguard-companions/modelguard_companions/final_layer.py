@@ -38,8 +38,9 @@ class FinalLayer(Detector):
     requires = frozenset({Capability.GRADIENTS})
     rules = (FINAL_LAYER_OUTLIER,)
 
-    p_value: float = option(0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5)
-    quick: bool = option(False, "takes milliseconds either way")
+    p_value: float = option(
+        0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5, judges=True
+    )
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         model = classifier(target)

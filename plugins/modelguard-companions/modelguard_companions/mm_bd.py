@@ -33,10 +33,11 @@ class MaximumMargin(Detector):
     id = "mm-bd"
     requires = frozenset({Capability.GRADIENTS})
     rules = (MARGIN_OUTLIER,)
+    when_quick = "shorter"
 
     restarts: int = option(8, "random starting images per class; the largest margin of them counts", ge=1, le=1000)
     steps: int = option(120, "optimisation steps per start", ge=1, le=10_000)
-    p_value: float = option(0.02, "report an outlier at or below this probability under no backdoor", gt=0, le=0.5)
+    p_value: float = option(0.02, "report an outlier at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
     quick: bool = option(False, "a third of the steps, half the starts")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
@@ -51,7 +52,8 @@ class MaximumMargin(Detector):
 
         context.check_deadline()
         margins = target.memo(
-            f"{self!r}/{context.seed}",
+            self,
+            context,
             lambda: maximum_margins(
                 model,
                 restarts=max(1, self.restarts // 2) if self.quick else self.restarts,

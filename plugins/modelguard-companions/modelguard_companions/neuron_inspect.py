@@ -24,9 +24,10 @@ class NeuronInspect(Detector):
     id = "neuron-inspect"
     requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
     rules = (SALIENCY_OUTLIER,)
+    when_quick = "shorter"
 
     images: int = option(50, "clean pictures explained", ge=MIN_IMAGES)
-    p_value: float = option(0.01, "report an outlier at or below this probability under no backdoor", gt=0, le=0.5)
+    p_value: float = option(0.01, "report an outlier at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
     quick: bool = option(False, "a quarter of the pictures")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

@@ -32,8 +32,9 @@ class BackdoorEnsemble(Detector):
     id = "backdoor-ensemble"
     requires = frozenset({Capability.GRADIENTS})
     rules = (AGREEMENT, SPECIALIST)
+    when_quick = "shorter"
 
-    p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5)
+    p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5, judges=True)
     specialists: bool = option(True, "also run the tests for all-to-all and warping backdoors")
     quick: bool = option(False, "members with reduced budgets, no specialists")
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from modelguard_companions.outlier import MIN_CLASSES, Prior, class_p_values
 
-from modelguard import Detector, Finding, ModelguardError, ScanContext, Skip, Target, configure, option_fields
+from modelguard import Detector, Finding, ModelguardError, ScanContext, Skip, Target, configure
 
 if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ def run(member: Detector, target: Target, context: ScanContext) -> Said:
             return Said({}, (), str(reason))
         return Said(own.numbers, findings)
 
-    return target.memo(f"outcome/{member!r}/{context.seed}", look)
+    return target.memo(member, context, look, member)
 
 
 def p_values(name: str, said: Said, classes: int) -> Floats:
@@ -105,7 +105,7 @@ def _lazy(module: str, name: str) -> Callable[[bool], Detector]:
         from importlib import import_module
 
         detector: type[Detector] = getattr(import_module(module), name)
-        shortened = {"quick": quick} if any(item.name == "quick" for item in option_fields(detector)) else {}
+        shortened = {"quick": quick} if detector.when_quick == "shorter" else {}
         return configure(detector, shortened)
 
     return build

@@ -6,33 +6,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from modelguard import Capability, Detector, Finding, ScanContext, Skip, Target, option
+from modelguard import Capability, Detector, Finding, ScanContext, Target, option
 from modelguard_neural_cleanse.rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
 
 REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
 
 
 @dataclass(frozen=True)
-class NeuralCleanse(Detector):
+class SizeCleanse(Detector):
+    """Of one family of transformations: for every class the smallest trigger that turns images of all others into it."""
+
+    requires = REQUIRES
+
+    alpha: float = option(0.01, "significance below which a class's trigger is too small to be chance", gt=0, le=1, judges=True)
+    ratio: float = option(0.75, "largest accused trigger, relative to the typical class", gt=0, le=1, judges=True)
+    area: float = option(
+        0.25, "largest accused trigger: the part of the image a patch covers, the opacity of a blend", gt=0, le=1, judges=True
+    )
+    success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1, judges=True)
+    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
+    schedule: Literal["batched", "paper"] = option("batched", "`paper`: the authors' own, one class after the other; many times slower")
+
+
+@dataclass(frozen=True)
+class NeuralCleanse(SizeCleanse):
     """For every class the smallest patch that turns images of all others into it; a class reached by far too small a patch is accused."""
 
     id = "neural-cleanse"
-    requires = REQUIRES
     rules = (PATCH,)
+    when_quick = "shorter"
 
-    alpha: float = option(0.01, "significance below which a class's trigger is too small to be chance", gt=0, le=1)
-    ratio: float = option(0.75, "largest accused trigger, relative to the typical class", gt=0, le=1)
-    area: float = option(0.25, "largest accused trigger: the part of the image a patch covers, the opacity of a blend", gt=0, le=1)
-    success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1)
-    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
     quick: bool = option(False, "half the steps")
-    schedule: Literal["batched", "paper"] = option("batched", "`paper`: the authors' own, one class after the other; many times slower")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_neural_cleanse.transforms import Patch
         from modelguard_neural_cleanse.universal import scan
 
-        yield from scan(self, target, context, Patch, self.rules[0])
+        yield from scan(self, target, context, Patch, quick=self.quick)
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class BlendCleanse(NeuralCleanse):
         from modelguard_neural_cleanse.transforms import Blend
         from modelguard_neural_cleanse.universal import scan
 
-        yield from scan(self, target, context, Blend, self.rules[0])
+        yield from scan(self, target, context, Blend, quick=self.quick)
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,13 @@ class WarpCleanse(Detector):
     id = "neural-cleanse-warp"
     requires = REQUIRES
     rules = (WARP,)
+    when_quick = "skipped"
 
     # Clean models of 8 x 8 images go down to .003 and warped ones of 28 x 28 and more stay below .0006, 8 x 8 between (README).
-    alpha: float = option(0.001, "significance below which a class's success is too high to be chance", gt=0, le=1)
-    area: float = option(0.1, "largest accused warp: mean displacement as a part of the image's side", gt=0, le=1)
-    success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1)
+    alpha: float = option(0.001, "significance below which a class's success is too high to be chance", gt=0, le=1, judges=True)
+    area: float = option(0.1, "largest accused warp: mean displacement as a part of the image's side", gt=0, le=1, judges=True)
+    success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1, judges=True)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
-    quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_neural_cleanse.warps import scan_warps
@@ -71,21 +81,18 @@ class WarpCleanse(Detector):
 
 
 @dataclass(frozen=True)
-class ColourCleanse(NeuralCleanse):
+class ColourCleanse(SizeCleanse):
     """As neural-cleanse, for invertible colour changes."""
 
     id = "neural-cleanse-colour"
     rules = (COLOUR,)
-
-    quick: bool = option(False, "skip it, and say so")
+    when_quick = "skipped"
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        if self.quick:
-            raise Skip("a quick look leaves out the search for colour changes, which only warns; scan without quick")
         from modelguard_neural_cleanse.transforms import Colour
         from modelguard_neural_cleanse.universal import scan
 
-        yield from scan(self, target, context, Colour, self.rules[0])
+        yield from scan(self, target, context, Colour)
 
 
 @dataclass(frozen=True)
@@ -95,15 +102,13 @@ class LabelMapCleanse(Detector):
     id = "neural-cleanse-all-to-all"
     requires = REQUIRES
     rules = (MAP,)
+    when_quick = "skipped"
 
-    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1)
-    success: float = option(0.6, "attack success on unseen images from which a label map is accused", ge=0, le=1)
+    area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1, judges=True)
+    success: float = option(0.6, "attack success on unseen images from which a label map is accused", ge=0, le=1, judges=True)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
-    quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        if self.quick:
-            raise Skip("a quick look leaves out the search for label maps; scan without quick")
         from modelguard_neural_cleanse.labelmaps import scan_label_maps
 
         yield from scan_label_maps(self, target, context)
@@ -116,13 +121,17 @@ class SourceCleanse(Detector):
     id = "neural-cleanse-pairs"
     requires = REQUIRES
     rules = (SOURCE,)
+    when_quick = "skipped"
 
-    alpha: float = option(0.05, "significance below which what a pair's window does is too much to be chance", gt=0, le=1)
-    success: float = option(0.9, "share of unseen images of the source it turns, from which a pair is accused", ge=0, le=1)
-    margin: float = option(0.4, "how clearly they are told as the target, relative to clean images, from which a pair is accused", ge=0)
-    others: float = option(0.1, "largest share of unseen images of other classes it disturbs, for each unit of `margin` it has", ge=0)
+    alpha: float = option(0.05, "significance below which what a pair's window does is too much to be chance", gt=0, le=1, judges=True)
+    success: float = option(0.9, "share of unseen images of the source it turns, from which a pair is accused", ge=0, le=1, judges=True)
+    margin: float = option(
+        0.4, "how clearly they are told as the target, relative to clean images, from which a pair is accused", ge=0, judges=True
+    )
+    others: float = option(
+        0.1, "largest share of unseen images of other classes it disturbs, for each unit of `margin` it has", ge=0, judges=True
+    )
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
-    quick: bool = option(False, "skip it, and say so")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_neural_cleanse.pairs import scan_pairs

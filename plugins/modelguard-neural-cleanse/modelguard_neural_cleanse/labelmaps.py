@@ -50,8 +50,7 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     require_classes(evidence)
     transform = Patch(evidence.shape, target.model.input.low, target.model.input.high)
     question = cyclic_shifts(evidence.classes)
-    search = f"{detector.id}/{detector.samples}/{context.seed}"
-    inverted = target.memo(search, lambda: invert(target, context, evidence, question, transform, STANDARD))
+    inverted = target.memo(detector, context, lambda: invert(target, context, evidence, question, transform, STANDARD))
     require_gradients(inverted)
     outliers = judge(inverted, len(question.wanted))
     rows = table(inverted, outliers, transform)
@@ -67,7 +66,7 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     places = sorted(places, key=lambda i: float(inverted.size[i]))[:1]
     if not places:
         return
-    refined = target.memo(f"{search}/{places}", lambda: refine(target, context, evidence, question, transform, inverted, places))
+    refined = target.memo(detector, context, lambda: refine(target, context, evidence, question, transform, inverted, places), *places)
     success, size = float(refined.success[0]), float(refined.size[0])
     if not refined.reached[0] or success < detector.success or size >= detector.area:
         return

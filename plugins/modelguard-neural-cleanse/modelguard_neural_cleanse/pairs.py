@@ -37,8 +37,6 @@ SUSPECTS = 4
 
 def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
     """Search a window for every pair, compare what they do, look at the outliers once more."""
-    if detector.quick:
-        raise Skip("a quick look leaves out the search over all pairs of classes, which has no shorter form; scan without quick")
     evidence = prepare(target, context, detector.samples)
     pairs = candidate_pairs(target, evidence)
     if len(pairs) < MIN_PAIRS:
@@ -51,8 +49,7 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
             f"{len(sources)} of {evidence.classes} classes have at least {MIN_IMAGES} images to search on, half of them are needed: "
             "give more samples"
         )
-    search = f"{detector.id}/{detector.samples}/{context.seed}"
-    found = target.memo(search, lambda: search_pairs(target, context, evidence, pairs))
+    found = target.memo(detector, context, lambda: search_pairs(target, context, evidence, pairs))
     require_guided(found.guided, "pairs")
     statistic = asymmetric_residual(pairs.numpy(), -found.statistic, evidence.classes)
     p = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs)).p
@@ -85,7 +82,7 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
         return
     suspects = pairs[chosen]
     begun = found.windows.only(torch.tensor(chosen, device=found.windows.at.device))
-    refined = target.memo(f"{search}/{chosen}", lambda: refine_pairs(target, context, evidence, suspects, begun))
+    refined = target.memo(detector, context, lambda: refine_pairs(target, context, evidence, suspects, begun), *chosen)
     cleared, left = [], p.copy()
     for place, i in enumerate(chosen):
         facts, why = _judged(detector, target, evidence, suspects, refined, place, float(p[i]))

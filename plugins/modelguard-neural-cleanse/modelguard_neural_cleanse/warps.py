@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modelguard import Confidence, Finding, ScanContext, Skip, Target
+from modelguard import Confidence, Finding, ScanContext, Target
 from modelguard_neural_cleanse.inversion import CANDIDATES, REFERENCES, Inverted, Question
 from modelguard_neural_cleanse.prepare import Evidence, generator, images_at_once, prepare
 from modelguard_neural_cleanse.search import Found, successes
@@ -67,13 +67,10 @@ class Climbed:
 
 def scan_warps(detector: WarpCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
     """Search the best warps of every class at the strength at which the first is reached, and accuse those that stand out."""
-    if detector.quick:
-        raise Skip("a quick look leaves out the search for warps; scan without quick")
     evidence = prepare(target, context, detector.samples)
     require_classes(evidence, "warp's success")
     transform = Warp(evidence.shape, target.model.input.low, target.model.input.high)
-    search = f"{detector.id}/{detector.samples}/{context.seed}"
-    climbed = target.memo(search, lambda: climb(target, context, evidence, transform))
+    climbed = target.memo(detector, context, lambda: climb(target, context, evidence, transform))
     warps = climbed.warps
     require_gradients(warps)
     success = warps.success

@@ -358,11 +358,9 @@ def test_a_search_is_made_once_a_model_samples_seed_and_options(
     assert steps > before, "other samples are another search"
 
 
-@pytest.mark.parametrize("detector", [SourceCleanse, WarpCleanse, LabelMapCleanse, ColourCleanse])
-def test_a_quick_look_says_what_it_leaves_out(target: Make, detector: type[Detector]) -> None:
-    outcome = scan(detector, target(), quick=True)
-    assert outcome.status is Status.SKIPPED
-    assert "quick" in outcome.reason
+@pytest.mark.parametrize("cls", ALL)
+def test_a_quick_look_is_shorter_or_left_out(cls: type[Detector]) -> None:
+    assert cls.when_quick == ("shorter" if cls in (NeuralCleanse, BlendCleanse) else "skipped")
 
 
 def test_quick_finds_the_patch_too(target: Make) -> None:
