@@ -84,9 +84,7 @@ def child(reference: str, checkpoint: str, threads: int) -> None:
     """Time one diff; prints one line of JSON."""
     import resource
 
-    from modelguard_weight_diff import diff_checkpoints
-
-    from modelguard import Artifact, ArtifactFile
+    from modelguard import Artifact, ArtifactFile, diff_checkpoints
     from modelguard._formats.safetensors import SafetensorsFormat
 
     def opened(name: str) -> Any:

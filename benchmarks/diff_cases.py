@@ -159,8 +159,9 @@ def judge(
     processes: int = 1,
 ) -> dict[str, Any]:
     """Share of cases with the right kind, of low-rank ones with the exact rank, and the false rank-1 verdicts."""
-    from modelguard_weight_diff.processes import scatter
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    from modelguard._diff.processes import scatter
 
     groups = [(dtype, shape, seed) for seed in seeds for dtype in dtypes for shape in shapes]
     with threadpool_limits(1, "blas"):
@@ -194,8 +195,7 @@ class Judged:
 
 
 def _judged(case: Case) -> Judged:
-    from modelguard_weight_diff import diff_checkpoints
-
+    from modelguard import diff_checkpoints
     from modelguard.testing import ArrayCheckpoint
 
     name = "model.layers.3.mlp.down_proj.weight"

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
+    from modelguard._diff.grid import narrow, widen
+    from modelguard._diff.replay import Replay, replay_rank
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 # Resolved on first use, so that importing the package (and `modelguard --help`) costs next to nothing.
 _HOME = {
+    "_diff.diff": ("ModelDiff", "TensorDiff", "diff_checkpoints"),
+    "_diff.grid": ("narrow", "widen"),
+    "_diff.replay": ("Replay", "replay_rank"),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
@@ -72,6 +78,7 @@ __all__ = [
     "Layer",
     "LimitError",
     "Location",
+    "ModelDiff",
     "ModelError",
     "ModelFactory",
     "ModelOptions",
@@ -81,6 +88,7 @@ __all__ = [
     "OutputSpec",
     "PluginError",
     "PolicyError",
+    "Replay",
     "Report",
     "Reporter",
     "Rule",
@@ -95,6 +103,7 @@ __all__ = [
     "SourceError",
     "Status",
     "Target",
+    "TensorDiff",
     "TensorInfo",
     "UnfetchedFile",
     "UsageError",
@@ -103,16 +112,20 @@ __all__ = [
     "agreement",
     "class_numbers",
     "configure",
+    "diff_checkpoints",
     "exhibit",
     "fingerprint",
     "hookimpl",
     "hookspec",
+    "narrow",
     "numpy_dtype",
     "option",
     "option_fields",
     "png",
+    "replay_rank",
     "require_understanding",
     "sha256_file",
+    "widen",
 ]
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard._detectors.format_integrity import FormatIntegrity
     from modelguard._detectors.remote_code import RemoteCode
+    from modelguard._diff.detector import WeightDiff
 
-    return [FormatIntegrity, RemoteCode]
+    return [FormatIntegrity, RemoteCode, WeightDiff]
 
 
 @hookimpl
@@ -38,6 +39,7 @@ def modelguard_sources() -> Iterable[type[Source]]:
 
 @hookimpl
 def modelguard_reporters() -> Iterable[type[Reporter]]:
+    from modelguard._diff.view import DiffAllReporter, DiffReporter
     from modelguard._reporters import builtin_reporters
 
-    return builtin_reporters()
+    return [*builtin_reporters(), DiffReporter, DiffAllReporter]

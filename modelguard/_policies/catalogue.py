@@ -28,8 +28,7 @@ class Distribution:
 
 
 FIRST_PARTY: tuple[Distribution, ...] = (
-    Distribution("modelguard", ("format-integrity", "remote-code"), ("MG01", "MG03", "MG9004", "MG9008")),
-    Distribution("modelguard-weight-diff", ("weight-diff",), ("MG11", "MG12")),
+    Distribution("modelguard", ("format-integrity", "remote-code", "weight-diff"), ("MG01", "MG03", "MG11", "MG12", "MG9004", "MG9008")),
     Distribution("modelguard-rome", ("rome-edit", "rome-spectrum", "weight-forensics"), ("MG13", "MG2")),
     Distribution("modelguard-neural-cleanse", ("neural-cleanse", "neural-cleanse-*"), ("MG30",)),
     Distribution("modelguard-companions", ("channel-lipschitz", "final-layer", "mm-bd", "neuron-inspect"), ("MG30",)),

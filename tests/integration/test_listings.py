@@ -63,8 +63,8 @@ def test_plugins_are_listed_with_what_they_register(mg: Run) -> None:
 
 
 def test_a_plugin_that_is_left_out_is_not_listed(mg: Run) -> None:
-    listed = mg("plugins", "list", "--json", "-p", "no:modelguard-weight-diff").json
-    assert "modelguard-weight-diff" not in {item["name"] for item in listed["plugins"]}
+    listed = mg("plugins", "list", "--json", "-p", "no:modelguard-rome").json
+    assert "modelguard-rome" not in {item["name"] for item in listed["plugins"]}
 
 
 def test_two_rules_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

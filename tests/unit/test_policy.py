@@ -173,8 +173,9 @@ def known() -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("name", builtin_names())
 def test_the_builtin_policies_are_valid_with_and_without_the_plugins(name: str) -> None:
     policy = load_policy(f"builtin:{name}")
-    policy.check({"MG0101", "MG9004", "MG9008"}, {"format-integrity"})
-    policy.check({"MG0101", "MG9004", "MG9008", "MG1105", "MG1107", "MG1123"}, {"format-integrity", "weight-diff"})
+    rules, detectors = {"MG0101", "MG9004", "MG9008", "MG1105", "MG1107", "MG1123"}, {"format-integrity", "remote-code", "weight-diff"}
+    policy.check(rules, detectors)
+    policy.check({*rules, "MG2001"}, {*detectors, "rome-edit"})
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from modelguard_weight_diff.replay import replay_rank
 
-from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Skip, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Skip, Target, option, replay_rank
 from modelguard_rome.edit_rules import RULES
 from modelguard_rome.judge import PROMISING, Change, Verdict, judge
 from modelguard_rome.lens import Lens

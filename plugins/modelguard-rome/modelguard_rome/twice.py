@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from modelguard_weight_diff.grid import narrow, widen
 from numpy.typing import NDArray
 
+from modelguard import narrow, widen
 from modelguard_rome.spectrum import Array, Top
 
 AGREE = 0.80

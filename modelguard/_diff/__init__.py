@@ -1,0 +1,1 @@
+"""What exactly was done to these weights: a streaming, classifying diff of model checkpoints."""

@@ -1,0 +1,330 @@
+"""The detector ``weight-diff``: what was done to these weights, as findings and as a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelguard._diff import rules
+from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
+from modelguard._diff.match import strays_of
+from modelguard._diff.model_level import ABOUT
+from modelguard._diff.names import is_embedding, is_head
+from modelguard._diff.pairing import Pairing, Place
+from modelguard._diff.tokens import token_names
+from modelguard.artifact import Artifact
+from modelguard.checkpoint import TensorInfo
+from modelguard.detector import Capability, Detector, ScanContext, Skip, Target, option
+from modelguard.findings import Confidence, Finding, Location, Severity
+
+TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
+"""Kinds that say something about the one tensor and raise the score whatever the verdict."""
+FEW = 3
+"""Tensors of a kind that the verdict is about up to which each is a finding of its own."""
+
+
+@dataclass(frozen=True)
+class WeightDiff(Detector):
+    """Compares every tensor with its counterpart in the reference and says what was done to it."""
+
+    id = "weight-diff"
+    requires = frozenset({Capability.WEIGHTS, Capability.REFERENCE})
+    rules = rules.RULES
+
+    max_rank: int = option(64, "largest rank that is looked for in a change", ge=1, le=256)
+    max_findings: int = option(20, "findings of one rule; the summary always lists every tensor", ge=1)
+
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        if target.reference is None or not target.reference.checkpoints:
+            raise Skip("the reference holds no readable checkpoint")
+        diff = diff_checkpoints(
+            target.reference.checkpoints,
+            target.checkpoints,
+            reference_digests=_digests(target.reference),
+            digests=_digests(target),
+            threads=context.threads,
+            max_rank=self.max_rank,
+            check=context.check_deadline,
+            progress=context.progress,
+        )
+        context.summary(**summary(diff))
+        yield from self._structure(diff)
+        yield from self._graphs(diff)
+        yield from self._tensors(diff, target.artifact)
+        if (found := _verdict(diff)) is not None:
+            yield found
+
+    def _structure(self, diff: ModelDiff) -> Iterator[Finding]:
+        for rule, places, phrase in (
+            ("MG1101", diff.matching.missing, "has no counterpart in the checkpoint"),
+            ("MG1102", diff.matching.added, "has no counterpart in the reference"),
+        ):
+            for place in self._capped(places):
+                tensor = place.tensor
+                # What is missing from the checkpoint has no place in its files.
+                location = Location(tensor=tensor.name) if rule == "MG1101" else _location(tensor)
+                yield Finding(
+                    rule,
+                    f"{tensor.name} {list(tensor.shape)} {tensor.dtype} {phrase}",
+                    Confidence.HIGH,
+                    location=location,
+                    evidence=_more(places, self.max_findings),
+                )
+        for names, side in ((diff.matching.unpaired, "reference"), (diff.matching.unpaired_reference, "artifact")):
+            for name in self._capped(names):
+                yield Finding("MG1107", f"checkpoint {name} has no counterpart in the {side}", Confidence.HIGH, key=f"{side}/{name}")
+        for rule, how, phrase in (
+            ("MG1106", "similar", "have no counterpart by name and were paired with what they resemble most"),
+            ("MG1109", "content", "stand under other names than in the reference, with the same bytes or these transposed"),
+        ):
+            renamed = [pair for pair in diff.matching.pairs if pair.how == how and (how == "similar" or _same_format(pair))]
+            if renamed:
+                pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
+                evidence = {"renamed": pairs, **_more(renamed, self.max_findings)}
+                yield Finding(rule, f"{len(renamed)} tensors {phrase}", Confidence.HIGH, evidence=evidence)
+        if strays := [pair for pair in strays_of(diff.matching.pairs) if _same_format(pair)]:
+            message = f"{len(strays)} tensors stand under another prefix than the others that share theirs in the reference"
+            pairs = {pair.after.name: pair.before.name for pair in strays[: self.max_findings]}
+            yield Finding("MG1109", message, Confidence.HIGH, key="prefix", evidence={"renamed": pairs, **_more(strays, self.max_findings)})
+        for place in self._capped(diff.matching.buffers):
+            tensor = place.tensor
+            message = f"{tensor.name} {list(tensor.shape)} {tensor.dtype} has no counterpart in this format: nothing was compared with it"
+            yield Finding(
+                "MG1105",
+                message,
+                Confidence.HIGH,
+                location=Location(tensor=tensor.name),
+                evidence=_more(diff.matching.buffers, self.max_findings),
+            )
+        for before, after in self._capped(diff.matching.resized):
+            old, new = before.tensor, after.tensor
+            shared = next((item for item in diff.tensors if item.name == after.name), None)
+            grown = len(old.shape) == len(new.shape) > 1 and old.shape[1:] == new.shape[1:]
+            note = (
+                "the common rows are equal"
+                if grown and shared is None
+                else "the common rows changed too"
+                if grown and shared is not None and shared.comparable
+                else "the values were not compared"
+            )
+            yield Finding(
+                "MG1103",
+                f"{new.name} is {list(new.shape)}, in the reference {list(old.shape)}: {note}",
+                Confidence.HIGH,
+                Severity.MEDIUM if grown and shared is None else None,
+                _location(new),
+                {"shape": list(new.shape), "reference_shape": list(old.shape), "common_rows_equal": grown and shared is None},
+            )
+
+    def _graphs(self, diff: ModelDiff) -> Iterator[Finding]:
+        for item in self._capped(diff.graphs):
+            counts = [
+                f"{sum(nodes.values())} operators {word} ({', '.join(f'{count} {name}' for name, count in list(nodes.items())[:8])})"
+                for nodes, word in ((item.added, "more"), (item.removed, "fewer"))
+                if nodes
+            ]
+            if item.moved:
+                counts.append(f"inputs or outputs in another order ({', '.join(item.moved[:8])})")
+            how = " and ".join(counts) or "the same operators with other constants, attributes or edges"
+            evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64], "moved": list(item.moved)[:64]}
+            message = f"the graph of {item.name} is not the reference's: {how}"
+            yield Finding("MG1122", message, Confidence.HIGH, location=Location(item.file), evidence=evidence)
+        for name in self._capped(diff.graphs_not_compared):
+            message = f"the graph of {name} was compared with nothing: its weights stand against a checkpoint without one"
+            yield Finding("MG1123", message, Confidence.HIGH, key=name, evidence=_more(diff.graphs_not_compared, self.max_findings))
+
+    def _tensors(self, diff: ModelDiff, artifact: Artifact) -> Iterator[Finding]:
+        by_kind: dict[str, list[TensorDiff]] = {}
+        for item in diff.tensors:
+            by_kind.setdefault(item.kind, []).append(item)
+        yield from self._dtypes(diff)
+        for kind, items in sorted(by_kind.items()):
+            if len(items) > FEW and (kind == "cast" or kind in ABOUT.get(diff.verdict.verdict, ())):
+                continue
+            for item in self._capped(items):
+                tokens = _tokens(item, artifact)
+                yield Finding(
+                    rules.KIND_RULES[kind],
+                    _sentence(item) + (f": {', '.join(map(repr, list(tokens.values())[:8]))}" if tokens else ""),
+                    _confidence(item),
+                    location=_place(item),
+                    evidence={**numbers(item), **item.evidence, **_named(tokens), **_more(items, self.max_findings)},
+                )
+
+    def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
+        unknown = [item for item in diff.tensors if not item.comparable]
+        retyped = [item for item in diff.tensors if item.comparable and item.kind != "cast" and item.dtype != item.reference_dtype]
+        retyped = [item for item in retyped if "lost" not in item.evidence]
+        broken = [item for item in diff.tensors if item.non_finite]
+        for rule, items, phrase in (
+            ("MG1105", unknown, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}: their values could not be compared"),
+            ("MG1104", retyped, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}, and not the reference rounded to that"),
+            ("MG1108", broken, "{0.non_finite} values of {0.name} are not finite, but are in the reference"),
+        ):
+            for item in self._capped(items):
+                told: dict[str, dict[str, Any]] = {
+                    "MG1104": {"dtype": item.dtype, "reference_dtype": item.reference_dtype},
+                    "MG1108": {"count": item.non_finite},
+                }
+                evidence = {**told.get(rule, {}), **_more(items, self.max_findings)}
+                yield Finding(rule, phrase.format(item), Confidence.HIGH, location=_place(item), evidence=evidence)
+
+    def _capped(self, items: Any) -> Any:
+        return items[: self.max_findings]
+
+
+def _same_format(pair: Pairing) -> bool:
+    return pair.before.checkpoint.format == pair.after.checkpoint.format
+
+
+def _digests(target: Target) -> dict[str, str]:
+    return {file.path: file.sha256 for file in target.artifact.files if file.sha256 is not None}
+
+
+def _location(tensor: TensorInfo) -> Location:
+    return Location(tensor.file, tensor.name, None, tensor.byte_offset, tensor.byte_length)
+
+
+def _place(item: TensorDiff) -> Location:
+    return Location(item.file, item.tensor, _rows(item), item.byte_offset, item.byte_length)
+
+
+def _rows(item: TensorDiff) -> tuple[int, ...] | None:
+    return tuple(item.evidence["indices"]) if item.kind == "row-edit" and item.evidence.get("axis") == "row" else None
+
+
+def _tokens(item: TensorDiff, artifact: Artifact) -> dict[int, str]:
+    rows = _rows(item)
+    return token_names(artifact, item.file, rows) if rows and (is_embedding(item.tensor) or is_head(item.tensor)) else {}
+
+
+def _named(tokens: Mapping[int, str]) -> dict[str, Any]:
+    return {"tokens": [{"row": row, "token": token} for row, token in tokens.items()]} if tokens else {}
+
+
+def _more(items: Any, limit: int) -> dict[str, Any]:
+    return {"not_listed": len(items) - limit} if len(items) > limit else {}
+
+
+def numbers(item: TensorDiff) -> dict[str, Any]:
+    """The numbers every tensor finding carries."""
+    return {
+        "changed": item.changed,
+        "entries": item.entries,
+        "fraction": item.fraction,
+        "relative_norm": item.relative_norm,
+        "max_abs": item.max_abs,
+        "cosine": item.cosine,
+        "kurtosis": item.kurtosis,
+    }
+
+
+def _confidence(item: TensorDiff) -> Confidence:
+    return Confidence.MEDIUM if item.kind in ("dense", "unrelated", "permuted") else Confidence.HIGH
+
+
+def _sentence(item: TensorDiff) -> str:
+    evidence = item.evidence
+    size = f"{item.changed} of {item.entries} entries, relative norm {item.relative_norm:.2g}"
+    match item.kind:
+        case "low-rank":
+            exact = f"{evidence['agreement']:.1%} of the moved entries replay bit for bit"
+            return f"{item.name} changed by a matrix of rank exactly {item.rank}: {exact} ({size})"
+        case "row-edit":
+            return f"{item.name}: only {evidence['count']} {_plural(evidence['axis'], evidence['count'])} changed ({size})"
+        case "bit-flips":
+            where = ", ".join(f"{count} {name}" for name, count in sorted(evidence["fields"].items()))
+            return f"{item.name}: {item.changed} entries differ by single bits ({where})"
+        case "low-bit-payload":
+            room = f"bits 0 to {evidence['highest_bit']} only, room for {evidence['capacity_bytes']} bytes"
+            return f"{item.name}: {item.changed} entries differ in {room}"
+        case "cast":
+            return f"{item.name} is the reference rounded to {evidence.get('through', evidence['to'])}"
+        case "quantized":
+            return f"{item.name} is the reference rounded to {evidence['bits']} bits per {evidence['group']} ({size})"
+        case "scaled":
+            low, high = evidence["factors"]
+            return (
+                f"{item.name} is the reference times {low:.6g}"
+                + ("" if low == high else f" to {high:.6g} per {evidence['axis']}")
+                + f" ({size})"
+            )
+        case "pruned":
+            return f"{item.name}: {item.changed} entries were set to zero ({size})"
+        case "permuted":
+            return f"{item.name} holds the rows or columns of the reference in another order"
+        case "unrelated":
+            return f"{item.name} is uncorrelated with the reference (correlation {item.correlation:.2f})"
+    if "lost" in evidence:
+        dtype, lost = evidence.get("through", evidence["to"]), evidence["lost"]
+        return f"{item.name} is the reference rounded to {dtype}, for which its values are too small: {lost:.0%} of them are lost"
+    return f"{item.name} changed densely ({size})"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
+
+def _verdict(diff: ModelDiff) -> Finding | None:
+    rule = rules.VERDICT_RULES.get(diff.verdict.verdict)
+    if rule is None:
+        return None
+    certain = diff.verdict.verdict not in ("merge", "mixed", "partial-fine-tune", "fine-tune", "unrelated")
+    # Training freezes whole layers, not all but one projection: that is where knowledge edits go.
+    severity = Severity.HIGH if diff.verdict.evidence.get("one_kind_of_module") else None
+    return Finding(rule, diff.verdict.reason, Confidence.HIGH if certain else Confidence.MEDIUM, severity, evidence=diff.verdict.evidence)
+
+
+def summary(diff: ModelDiff) -> dict[str, Any]:
+    """The outcome's summary: ``verdict``, every tensor that is not identical, what was matched and what was not, ``score``."""
+    matching = diff.matching
+    return {
+        "verdict": diff.verdict.verdict,
+        "reason": diff.verdict.reason,
+        "tensors": [
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "rank": item.rank,
+                "relative_norm": item.relative_norm if item.comparable else None,
+                "changed": item.changed,
+                "fraction": item.fraction,
+                "shape": list(item.shape),
+                "dtype": item.dtype,
+                "matched": item.matched,
+            }
+            for item in diff.tensors
+        ],
+        "matched": len(matching.pairs),
+        "identical": diff.identical,
+        "identical_by_digest": len(diff.by_digest),
+        "missing": _names(matching.missing),
+        "added": _names(matching.added),
+        "resized": [after.name for _, after in matching.resized],
+        "unpaired": list(matching.unpaired),
+        "unpaired_reference": list(matching.unpaired_reference),
+        "renamed": {pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied")},
+        "tied": dict(matching.tied),
+        "constants": list(matching.constants),
+        "buffers": _names(matching.buffers),
+        "graphs": [item.name for item in diff.graphs],
+        "graphs_not_compared": list(diff.graphs_not_compared),
+        "score": score(diff),
+    }
+
+
+def _names(places: tuple[Place, ...]) -> list[str]:
+    return [place.name for place in places]
+
+
+_SCORE = {Severity.INFO: 0.1, Severity.LOW: 0.25, Severity.MEDIUM: 0.5, Severity.HIGH: 0.8, Severity.CRITICAL: 1.0}
+
+
+def score(diff: ModelDiff) -> float:
+    """0 for identical checkpoints, else by the severity of the worst thing that was found, up to 1."""
+    found = [rules.SEVERITY[rules.KIND_RULES[item.kind]] for item in diff.tensors if item.kind in TELLING]
+    found += [rules.SEVERITY["MG1122"]] * bool(diff.graphs)
+    if diff.verdict.verdict in rules.VERDICT_RULES:
+        found.append(rules.SEVERITY[rules.VERDICT_RULES[diff.verdict.verdict]])
+    return max((_SCORE[severity] for severity in found), default=0.0)

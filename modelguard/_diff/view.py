@@ -1,0 +1,200 @@
+"""What a person sees of a diff: the model's verdict, then the modules with a bar each, folded over layers.
+
+Everything is drawn from the stored outcome, so a report written long ago looks the same.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from modelguard._diff.names import layer, pattern
+from modelguard.report import Decision, Outcome, Report, Reporter, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BAR = 12
+MOST = 60
+"""Lines of the folded table; ``--all`` shows every tensor."""
+_STYLE = {
+    "identical": "green", "cast": "green", "quantized": "cyan", "pruned": "yellow", "scaled": "yellow", "permuted": "yellow",
+    "dense": "yellow", "lora-merge": "yellow", "fine-tune": "yellow", "partial-fine-tune": "yellow", "merge": "yellow",
+}  # fmt: skip
+_NOT_COMPARED = (
+    ("missing", "missing from the checkpoint"),
+    ("added", "not in the reference"),
+    ("resized", "of another shape than in the reference"),
+    ("unpaired", "checkpoints without a counterpart in the reference"),
+    ("unpaired_reference", "checkpoints of the reference without a counterpart"),
+    ("buffers", "integers and a few numbers that the reference stores and this format lacks"),
+    ("graphs", "whose graph is not the reference's"),
+    ("graphs_not_compared", "whose graph was compared with nothing"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Tensors shown as one: those that share pattern, kind and rank."""
+
+    label: str
+    kind: str
+    rank: int | None
+    count: int
+    relative: tuple[float, float]
+    fraction: float
+    shape: str
+
+
+def render(outcome: Outcome, console: Console, all: bool = False) -> None:
+    """Draw the outcome of ``weight-diff`` on ``console``; ``all`` shows every tensor instead of layers folded by pattern."""
+    from rich.table import Table
+    from rich.text import Text
+
+    summary = outcome.summary
+    if outcome.status is not Status.COMPLETED or "verdict" not in summary:
+        console.print(Text(f"not compared: {visible(outcome.reason) or outcome.status.value}", "bold yellow"))
+        return
+    verdict = str(summary["verdict"])
+    console.print(
+        Text.assemble((visible(verdict).upper(), f"bold {_STYLE.get(verdict, 'red')}"), "  ", visible(str(summary.get("reason", ""))))
+    )
+    console.print(Text(_counts(summary), "dim"))
+    lines = _lines(summary["tensors"], fold=not all)
+    if lines:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+        for title, justify in (("what", "left"), ("rank", "right"), ("relative change", "left"), ("entries", "right"), ("shape", "left")):
+            table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column("tensor", overflow="fold")
+        shown = lines if all else lines[:MOST]
+        top = max(line.relative[1] for line in lines)
+        for line in shown:
+            table.add_row(
+                Text(visible(line.kind), _STYLE.get(line.kind, "red")),
+                "" if line.rank is None else str(line.rank),
+                f"{bar(line.relative[1], top)} {_span(line.relative)}",
+                f"{line.fraction:.1%}" if line.fraction >= 0.0005 else "<0.1%",
+                line.shape,
+                Text(visible(line.label)),
+            )
+        console.print(table)
+        if len(lines) > len(shown):
+            console.print(Text(f"{len(lines) - len(shown)} more lines: --all shows every tensor", "dim"))
+    for key, phrase in _NOT_COMPARED:
+        names = [visible(str(name)) for name in summary.get(key, ())]
+        if names:
+            listed = ", ".join(names if all else names[:5])
+            rest = f" and {len(names) - 5} more" if len(names) > 5 and not all else ""
+            console.print(Text(f"{len(names)} {phrase}: {listed}{rest}", "yellow"))
+
+
+def bar(value: float, top: float, width: int = BAR) -> str:
+    """A bar of eighths of a cell; the smallest change that is there at all shows."""
+    if not value > 0 or top <= 0:
+        return " " * width
+    eighths = max(1, round(8 * width * min(1.0, value / top)))
+    return ("█" * (eighths // 8) + ("" if eighths % 8 == 0 else " ▏▎▍▌▋▊▉"[eighths % 8])).ljust(width)
+
+
+def _counts(summary: Mapping[str, Any]) -> str:
+    words = [f"{summary.get('matched', 0)} tensors compared", f"{summary.get('identical', 0)} identical", f"{len(summary['tensors'])} not"]
+    if summary.get("identical_by_digest"):
+        words.append(f"{summary['identical_by_digest']} by digest only, not read")
+    return ", ".join(words)
+
+
+def _span(values: tuple[float, float]) -> str:
+    low, high = (_number(value) for value in values)
+    return high if low == high else f"{low} … {high}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if value < 1e4 else f"{value:.0e}"
+
+
+def _lines(tensors: Sequence[Mapping[str, Any]], fold: bool) -> list[_Line]:
+    folded: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for item in tensors:
+        shape = "x".join(map(str, item.get("shape", ()))) or "scalar"
+        key = (pattern(item["name"]) if fold else item["name"], item["kind"], item["rank"], shape)
+        folded.setdefault(key, []).append(item)
+    lines = []
+    for (name, kind, rank, shape), items in folded.items():
+        relative = [float(item["relative_norm"] or 0) for item in items]
+        label = _folded(name, [layer(item["name"]) for item in items]) if fold and len(items) > 1 else items[0]["name"]
+        fraction = sum(float(item.get("fraction", 0)) for item in items) / len(items)
+        lines.append(_Line(label, kind, rank, len(items), (min(relative), max(relative)), fraction, shape))
+    return sorted(lines, key=lambda line: (-line.relative[1], line.label))
+
+
+def _folded(name: str, layers: Sequence[int | None]) -> str:
+    numbers = sorted({number for number in layers if number is not None})
+    return f"{name.replace('{}', '{' + _ranges(numbers) + '}', 1)} ×{len(layers)}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0-3,7`` for 0, 1, 2, 3, 7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def visible(text: str) -> str:
+    """``text`` with everything but printable characters escaped: names come out of an untrusted file."""
+    return re.sub(
+        r"[^\x20-\x7e\u00a1-\u024f\u0370-\u03ff\u0400-\u04ff\u2010-\u2027\u00d7]",
+        lambda found: found[0].encode("unicode_escape").decode(),
+        text,
+    )
+
+
+@dataclass(frozen=True)
+class DiffReporter(Reporter):
+    """The diff as a table, every line as wide and colourful as the stream allows."""
+
+    width: int = 100
+    color: bool = False
+    encoding: str = "utf-8"
+
+    format = "diff"
+
+    @classmethod
+    def for_stream(cls, stream: TextIO) -> Self:
+        from rich.console import Console
+
+        console = Console(file=stream)
+        width = console.width if stream.isatty() else cls.width
+        return cls(max(width, 60), console.color_system is not None and not console.no_color, stream.encoding or "utf-8")
+
+    def render(self, report: Report, decision: Decision) -> str:
+        from rich.console import Console
+        from rich.text import Text
+
+        out = io.StringIO()
+        console = Console(
+            file=out, width=self.width, color_system="standard" if self.color else None, force_terminal=self.color, no_color=not self.color,
+            markup=False, emoji=False, highlight=False, legacy_windows=False,
+        )  # fmt: skip
+        outcome = next((item for item in report.outcomes if item.detector == "weight-diff"), None)
+        if report.failure or outcome is None:
+            console.print(Text(f"not compared: {visible(report.failure) or 'the detector weight-diff did not run'}", "bold yellow"))
+        else:
+            render(outcome, console, self.format == "diff-all")
+        answer = {"pass": "pass", "block": "blocked", "incomplete": "no verdict"}[decision.verdict.value]
+        console.print(Text(f"policy {visible(report.policy.name)}: {answer}", "bold"))
+        text = "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")) + "\n"
+        return text.encode(self.encoding, "replace").decode(self.encoding)
+
+
+@dataclass(frozen=True)
+class DiffAllReporter(DiffReporter):
+    """The diff with a line for every tensor."""
+
+    format = "diff-all"

@@ -1,0 +1,109 @@
+"""The streaming pass: the same numbers as numpy's, for any number of threads, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modelguard import diff_checkpoints, numpy_dtype
+from modelguard._diff.detector import summary
+from modelguard._diff.operand import Operand
+from modelguard._diff.stream import Statistics, measure
+from modelguard.testing import ArrayCheckpoint
+
+
+def measured(before: Any, after: Any, dtype: str) -> Statistics:
+    return measure(Operand(before, dtype, before.shape), Operand(after, dtype, after.shape))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8", "I32"])
+@pytest.mark.parametrize("shape", [(700, 900), (1, 100_000), (3000, 7), (5, 30_000)])
+def test_sums_are_those_of_numpy(dtype: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    scale = 40 if dtype[0] == "I" else 0.5
+    before, after = ((scale * rng.standard_normal(shape)).astype(numpy_dtype(dtype)) for _ in range(2))
+    w, d = before.astype(np.float64), after.astype(np.float64) - before.astype(np.float64)
+    found = measured(before, after, dtype)
+    sums = found.sums
+    assert sums.changed == np.count_nonzero(before.view(f"u{before.itemsize}") != after.view(f"u{after.itemsize}"))
+    for value, expected in ((sums.ww, (w * w).sum()), (sums.dd, (d * d).sum()), (sums.d4, (d**4).sum())):
+        assert value == pytest.approx(float(expected), rel=1e-5)
+    assert sums.wd == pytest.approx(float((w * d).sum()), abs=1e-5 * float((d * d).sum()))
+    assert sums.max_abs == pytest.approx(float(np.abs(d).max()), rel=1e-6)
+    if shape[0] > 1:
+        np.testing.assert_allclose(found.row_energy, (d * d).sum(axis=1), rtol=1e-4)
+        np.testing.assert_allclose(found.column_energy, (d * d).sum(axis=0), rtol=1e-4)
+        assert found.rows is not None
+        assert found.columns is not None
+        np.testing.assert_array_equal(found.rows, (before.view(f"u{before.itemsize}") != after.view(f"u{after.itemsize}")).any(axis=1))
+        np.testing.assert_array_equal(found.columns, (before.view(f"u{before.itemsize}") != after.view(f"u{after.itemsize}")).any(axis=0))
+
+
+def test_threads_do_not_change_a_single_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelguard._diff.diff.SHARE", 1)
+    rng = np.random.default_rng(0)
+    reference = {f"layers.{i}.w": (0.02 * rng.standard_normal((1500, 3000))).astype(numpy_dtype("BF16")) for i in range(2)}
+    reference |= {f"layers.{i}.b": rng.standard_normal(3000).astype(np.float32) for i in range(40)}
+    step = np.outer(rng.standard_normal(1500), rng.standard_normal(3000)) * 0.0002
+    changed = {k: (v.astype(np.float64) + (step if v.ndim == 2 else 0.01)).astype(v.dtype) for k, v in reference.items()}
+    changed["layers.1.w"] = (reference["layers.1.w"].astype(np.float64) + 0.001 * rng.standard_normal((1500, 3000))).astype(
+        numpy_dtype("BF16")
+    )
+    results = []
+    for threads in (1, 2, 5):
+        diff = diff_checkpoints([ArrayCheckpoint(reference)], [ArrayCheckpoint(changed)], threads=threads)
+        results.append(json.dumps([summary(diff), [item.evidence for item in diff.tensors]], sort_keys=True, default=dict))
+    assert results[0] == results[1] == results[2]
+    assert {item.kind for item in diff.tensors if item.is_matrix} == {"low-rank", "dense"}
+
+
+CAPPED = """
+    import json, resource, sys
+    from pathlib import Path
+    from modelguard import Artifact, ArtifactFile
+    from modelguard._formats.safetensors import SafetensorsFormat
+    from modelguard import diff_checkpoints
+
+    def opened(path):
+        file = ArtifactFile(path.name, path, path.stat().st_size)
+        return SafetensorsFormat().open(file, Artifact(path.name, "local:test", path.parent, (file,)))[0]
+
+    import numpy.linalg, threadpoolctl, modelguard._diff.diff
+    limit = int(sys.argv[3])
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    held = int(status["VmData"].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))
+    diff = diff_checkpoints([opened(Path(sys.argv[1]))], [opened(Path(sys.argv[2]))], threads=2)
+    print(json.dumps([diff.verdict.verdict, len(diff.tensors)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts anonymous memory on Linux only")
+@pytest.mark.parametrize(("edited", "verdict"), [(1, "lone-change"), (6, "fine-tune")])
+def test_pair_larger_than_the_memory_it_may_use(tmp_path: Path, edited: int, verdict: str) -> None:
+    # Two files of 288 MB each; the diff may take 96 MB on top of what the interpreter and its libraries hold.
+    shape, count = (4000, 6000), 6
+    rng = np.random.default_rng(0)
+    base = (0.02 * rng.standard_normal(shape, dtype=np.float32)).astype(numpy_dtype("BF16"))
+    moved = (base.astype(np.float32) + 0.001 * rng.standard_normal(shape, dtype=np.float32)).astype(base.dtype)
+    header, offset = {}, 0
+    for index in range(count):
+        header[f"layers.{index}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + base.nbytes]}
+        offset += base.nbytes
+    text = json.dumps(header).encode()
+    for name, changed in (("a", 0), ("b", edited)):
+        with (tmp_path / f"{name}.safetensors").open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for index in range(count):
+                out.write((moved if index < changed else base).view(np.uint16).data)
+    command = [sys.executable, "-c", textwrap.dedent(CAPPED), *(str(tmp_path / f"{name}.safetensors") for name in "ab"), str(96 << 20)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == [verdict, edited]

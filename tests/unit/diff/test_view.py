@@ -1,0 +1,71 @@
+"""The terminal view, drawn from what a report stores."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from modelguard import Outcome, Status
+from modelguard._diff.view import bar, render
+
+
+def drawn(summary: dict[str, Any], all: bool = False, status: Status = Status.COMPLETED, reason: str = "") -> str:
+    out = io.StringIO()
+    render(Outcome("weight-diff", status, reason, summary), Console(file=out, width=120, markup=False), all)
+    return out.getvalue()
+
+
+def entry(name: str, kind: str = "low-rank", rank: int | None = 4, relative: float = 0.02) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "rank": rank, "relative_norm": relative, "changed": 10, "fraction": 1.0, "shape": [8, 8]}
+
+
+def summary(*tensors: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"verdict": "lora-merge", "reason": "why", "tensors": list(tensors), "matched": 40, "identical": 40 - len(tensors)} | more
+
+
+def test_layers_are_folded_by_pattern() -> None:
+    text = drawn(summary(*(entry(f"h.{index}.mlp.c_proj") for index in range(12)), entry("wte", "dense", None, 0.5)))
+    assert text.startswith("LORA-MERGE  why")
+    assert "h.{0-11}.mlp.c_proj ×12" in text
+    assert text.index("wte") < text.index("c_proj")
+    assert "40 tensors compared, 27 identical, 13 not" in text
+
+
+def test_all_shows_every_tensor() -> None:
+    text = drawn(summary(*(entry(f"h.{index}.mlp.c_proj") for index in (0, 3))), all=True)
+    assert "h.0.mlp.c_proj" in text
+    assert "h.3.mlp.c_proj" in text
+    assert "h.{0,3}" in drawn(summary(*(entry(f"h.{index}.mlp.c_proj") for index in (0, 3))))
+
+
+def test_what_was_not_compared_is_shown() -> None:
+    text = drawn(summary(missing=["a"], added=[f"b{index}" for index in range(9)]))
+    assert "1 missing from the checkpoint: a" in text
+    assert "9 not in the reference" in text
+    assert "and 4 more" in text
+    assert "not compared: too slow" in drawn({}, status=Status.TIMED_OUT, reason="too slow")
+
+
+def test_changed_graphs_and_buffers_are_shown() -> None:
+    text = drawn(summary(graphs=["model"], buffers=["position_ids"]))
+    assert "whose graph is not the reference's" in text
+    assert "position_ids" in text
+
+
+def test_hostile_names_do_not_reach_the_terminal() -> None:
+    text = drawn(summary(entry("evil\x1b[2J\u202e.weight"), missing=["\x1b]0;x\x07"]))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_norm_that_is_not_known_is_drawn() -> None:
+    assert "dense" in drawn(summary(entry("w", "dense", None) | {"relative_norm": None}))
+
+
+@pytest.mark.parametrize(("value", "cells"), [(0.0, 0), (1e-9, 1), (0.5, 6), (1.0, 12)])
+def test_bar(value: float, cells: int) -> None:
+    assert len(bar(value, 1.0).rstrip()) == cells
+    assert len(bar(value, 1.0)) == 12
