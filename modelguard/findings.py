@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -82,7 +82,7 @@ class Finding:
 
     ``evidence`` is JSON-safe and finite. ``key`` is what distinguishes this finding from others of the same rule and tensor
     over revisions of the model (a class index, a layer); it enters the fingerprint, message and scores do not.
-    ``severity`` None means the rule's.
+    ``severity`` None means the rule's; in a report it is settled.
     """
 
     rule: str
@@ -94,6 +94,13 @@ class Finding:
     attachments: tuple[Attachment, ...] = ()
     key: str = ""
     fingerprint: str = ""
+
+
+def settled(finding: Finding, severities: Mapping[str, Severity]) -> Finding:
+    """``finding`` with a severity: its own, else its rule's by id, else (a rule nobody declared) the worst."""
+    if finding.severity is not None:
+        return finding
+    return replace(finding, severity=severities.get(finding.rule, Severity.CRITICAL))
 
 
 def fingerprint(rule: str, identity: str, location: Location, key: str) -> str:

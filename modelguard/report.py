@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar, Literal, Self, TextIO
 
-from modelguard.findings import Finding, Rule, Severity
+from modelguard.findings import Finding, Rule, Severity, settled
 
 SCHEMA = "modelguard-report/1"
 
@@ -93,6 +93,8 @@ class PluginFailure:
 class Report:
     """Everything one scan measured. ``rules`` are the rules of every detector that was planned, for reporters and policies.
 
+    A report is complete and in one order from the moment it is made, whatever order plugins and workers delivered its parts in: lists
+    are sorted, and every finding has a severity (its own, else its rule's, else the worst).
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed.
@@ -113,31 +115,31 @@ class Report:
     failure: str = ""
     timings: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        severities = {rule.id: rule.severity for rule in self.rules}
+        outcomes = (
+            replace(item, findings=tuple(sorted((settled(finding, severities) for finding in item.findings), key=_finding_order)))
+            for item in sorted(self.outcomes, key=lambda item: (item.detector, item.status.value, item.reason))
+        )
+        parts = {
+            "target": _in_order(self.target),
+            "reference": _in_order(self.reference) if self.reference is not None else None,
+            "plugins": tuple(sorted(self.plugins, key=lambda item: (item.name, item.version))),
+            "plugin_failures": tuple(sorted(self.plugin_failures, key=lambda item: (item.distribution, item.name, item.reason))),
+            "outcomes": tuple(outcomes),
+            "rules": tuple(sorted(self.rules, key=lambda item: item.id)),
+        }
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
+
     def findings(self) -> list[tuple[str, Finding]]:
         """(detector, finding) for every finding, in report order."""
         return [(outcome.detector, finding) for outcome in self.outcomes for finding in outcome.findings]
 
     def severity(self, finding: Finding) -> Severity:
-        """The finding's severity: its own, else its rule's, else (a rule nobody declared) the worst."""
-        if finding.severity is not None:
-            return finding.severity
-        return next((rule.severity for rule in self.rules if rule.id == finding.rule), Severity.CRITICAL)
-
-    def canonical(self) -> Report:
-        """The same report in the one order that leaves the program, whatever order plugins and workers delivered it in."""
-        outcomes = (
-            replace(outcome, findings=tuple(sorted(outcome.findings, key=_finding_order)))
-            for outcome in sorted(self.outcomes, key=lambda item: (item.detector, item.status.value, item.reason))
-        )
-        return replace(
-            self,
-            target=_in_order(self.target),
-            reference=_in_order(self.reference) if self.reference is not None else None,
-            plugins=tuple(sorted(self.plugins, key=lambda item: (item.name, item.version))),
-            plugin_failures=tuple(sorted(self.plugin_failures, key=lambda item: (item.distribution, item.name, item.reason))),
-            outcomes=tuple(outcomes),
-            rules=tuple(sorted(self.rules, key=lambda item: item.id)),
-        )
+        """The severity of one of the report's findings."""
+        assert finding.severity is not None, "only a finding of a report is sure to have a severity"
+        return finding.severity
 
 
 def _in_order(target: TargetInfo) -> TargetInfo:
@@ -153,9 +155,8 @@ def _finding_order(finding: Finding) -> tuple[Any, ...]:
     """By what readers look for first; the rest makes the order total, so that it never depends on who delivered first."""
     place = finding.location
     offset = -1 if place.byte_offset is None else place.byte_offset
-    severity = -1 if finding.severity is None else int(finding.severity)
     first = (finding.rule, place.file or "", place.tensor or "", offset, finding.fingerprint, finding.message)
-    return (*first, int(finding.confidence), severity, json.dumps(dict(finding.evidence), sort_keys=True, default=repr))
+    return (*first, int(finding.confidence), finding.severity, json.dumps(dict(finding.evidence), sort_keys=True, default=repr))
 
 
 class Verdict(str, Enum):

@@ -54,7 +54,7 @@ def command(
     from modelguard._cli._progress import ProgressDisplay
     from modelguard._detectors.describe_model import DescribeModel
     from modelguard._reporters.escape import visible
-    from modelguard._scanner.job import Limits
+    from modelguard._scanner.protocol import Limits
     from modelguard._scanner.scan import Request, scan
     from modelguard.artifact import SourceContext
     from modelguard.report import PolicyInfo

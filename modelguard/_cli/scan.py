@@ -103,7 +103,7 @@ def prepare(
     by_range: bool = False,
 ) -> Prepared:
     """Check everything the user said. Raises :class:`UsageError`, before any download, naming what is wrong."""
-    from modelguard._scanner.job import Limits
+    from modelguard._scanner.protocol import Limits
     from modelguard._scanner.scan import Request
     from modelguard.artifact import SourceContext
     from modelguard.detector import configure
@@ -174,7 +174,7 @@ def _show_plan(prepared: Prepared) -> int:
         ]
         document = {
             "target": described.artifact.uri,
-            "formats": list(described.facts["formats"]),
+            "formats": list(described.facts.formats),
             "steps": steps,
             "failure": described.failure,
         }

@@ -42,11 +42,12 @@ def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
     (3) did every required detector complete; (4) waivers; (5) rules, the first match deciding, ``default`` where none matches;
     (6) the verdict: block if anything blocks, else incomplete if anything was not looked at, else pass.
 
+    A report is in order and its severities are settled from the moment it is made, so one made by hand is judged as a stored one is.
+
     Raises :class:`PolicyError` when ``policy`` still has parents to be merged.
     """
     if policy.extends:
         raise PolicyError(f"policy {policy.name}", "its extends are not resolved", "read it with load_policy")
-    report = report.canonical()
     ledger = _Ledger()
     ledger.violations += _source(report, policy)  # (1)
     _plugins(report, policy, ledger)  # (2)

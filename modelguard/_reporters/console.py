@@ -66,7 +66,6 @@ class ConsoleReporter(Reporter):
             highlight=False,
             legacy_windows=False,
         )
-        report = report.canonical()
         _answer(console, report, decision)
         _not_looked_at(console, report)
         _findings(console, report, decision)

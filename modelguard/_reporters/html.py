@@ -27,7 +27,6 @@ class HtmlReporter(Reporter):
     format = "html"
 
     def render(self, report: Report, decision: Decision) -> str:
-        report = report.canonical()
         found = sorted(report.findings(), key=lambda pair: -report.severity(pair[1]))
         fate, rules = fates(decision), {rule.id: rule for rule in report.rules}
         style = _resource("report.css")

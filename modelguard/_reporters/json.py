@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from modelguard._schemas.finding import read_finding, write_finding
 from modelguard.errors import UsageError
-from modelguard.findings import Attachment, Confidence, Finding, Location, Rule, Severity
+from modelguard.findings import Rule, Severity
 from modelguard.report import (
     SCHEMA,
     Decision,
@@ -29,7 +29,7 @@ from modelguard.report import (
 )
 
 if TYPE_CHECKING:
-    from modelguard._schemas.report import FindingDocument, ReportDocument, TargetDocument
+    from modelguard._schemas.report import ReportDocument, TargetDocument
 
 
 class JsonReporter(Reporter):
@@ -57,7 +57,6 @@ def _escaped(char: str) -> str:
 
 def report_document(report: Report, decision: Decision) -> dict[str, Any]:
     """The report as plain JSON values, in canonical order."""
-    report = report.canonical()
     return {
         "schema": SCHEMA,
         "tool": {"name": "modelguard", "version": report.tool_version},
@@ -78,7 +77,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
                 "status": outcome.status.value,
                 "reason": outcome.reason,
                 "summary": dict(outcome.summary),
-                "findings": [_finding(finding, report) for finding in outcome.findings],
+                "findings": [write_finding(finding) for finding in outcome.findings],
             }
             for outcome in report.outcomes
         ],
@@ -104,28 +103,6 @@ def _target(target: TargetInfo) -> dict[str, Any]:
         "files": [asdict(file) for file in target.files],
         "unread": list(target.unread),
         "notes": list(target.notes),
-    }
-
-
-def _finding(finding: Finding, report: Report) -> dict[str, Any]:
-    place = finding.location
-    return {
-        "rule": finding.rule,
-        "severity": report.severity(finding).label,
-        "confidence": finding.confidence.label,
-        "message": finding.message,
-        "location": {
-            "file": place.file,
-            "tensor": place.tensor,
-            "rows": list(place.rows) if place.rows is not None else None,
-            "byte_offset": place.byte_offset,
-            "byte_length": place.byte_length,
-        },
-        "evidence": dict(finding.evidence),
-        "attachments": [
-            {"name": item.name, "media_type": item.media_type, "data": base64.b64encode(item.data).decode()} for item in finding.attachments
-        ],
-        "fingerprint": finding.fingerprint,
     }
 
 
@@ -181,7 +158,13 @@ def _report(document: ReportDocument) -> Report:
         plugin_failures=tuple(PluginFailure(item.name, item.distribution, item.reason) for item in document.plugin_failures),
         seed=document.seed,
         outcomes=tuple(
-            Outcome(item.detector, Status(item.status), item.reason, item.summary, tuple(_finding_of(finding) for finding in item.findings))
+            Outcome(
+                item.detector,
+                Status(item.status),
+                item.reason,
+                item.summary,
+                tuple(read_finding(finding.model_dump()) for finding in item.findings),
+            )
             for item in document.outcomes
         ),
         rules=tuple(Rule(**{**item.model_dump(), "severity": Severity.parse(item.severity)}) for item in document.rules),
@@ -201,24 +184,6 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         files=tuple(FileInfo(file.path, file.size, file.sha256) for file in target.files),
         unread=tuple(target.unread),
         notes=tuple(target.notes),
-    )
-
-
-def _finding_of(finding: FindingDocument) -> Finding:
-    place = finding.location
-    return Finding(
-        rule=finding.rule,
-        message=finding.message,
-        confidence=Confidence.parse(finding.confidence),
-        severity=Severity.parse(finding.severity),
-        location=Location(
-            place.file, place.tensor, tuple(place.rows) if place.rows is not None else None, place.byte_offset, place.byte_length
-        ),
-        evidence=finding.evidence,
-        attachments=tuple(
-            Attachment(item.name, item.media_type, base64.b64decode(item.data, validate=True)) for item in finding.attachments
-        ),
-        fingerprint=finding.fingerprint,
     )
 
 

@@ -48,7 +48,7 @@ class SarifReporter(Reporter):
     format = "sarif"
 
     def render(self, report: Report, decision: Decision) -> str:
-        return dump({"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(report.canonical(), decision)]})
+        return dump({"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(report, decision)]})
 
 
 @dataclass(frozen=True)

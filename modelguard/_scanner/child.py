@@ -1,4 +1,4 @@
-"""The parent's end of one worker process: starts it, reads its events under limits, and never outlives it."""
+"""The parent's end of one worker process: starts it, reads its answers under limits, and never outlives it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from modelguard._scanner.events import MAX_LINE, MAX_TOTAL, decode_line
 from modelguard._scanner.isolation import worker_environment
-from modelguard._scanner.job import Job, Task, dump_tasks
+from modelguard._scanner.protocol import Answer, Answers, BadAnswer, Job, Task, Tasks, ask
 
 LOG_TAIL = 1 << 13
 LEAVE = 3.0
@@ -30,7 +29,7 @@ class WorkerError(Exception):
 
 
 class WorkerTimeout(WorkerError):
-    """No event came before the deadline."""
+    """No answer came before the deadline."""
 
 
 class Child:
@@ -65,14 +64,13 @@ class Child:
             raise
         finally:
             os.close(write_end)
-        self._events = read_end
-        self._buffer = bytearray()
-        self._received = 0
+        self._pipe = read_end
+        self._answers = Answers()
         self._log = bytearray()
         assert self._process.stdout is not None
         self._drain = threading.Thread(target=self._keep_tail, args=(self._process.stdout,), daemon=True)
         self._drain.start()
-        self._send(job.dump())
+        self._send(ask(job))
 
     def __enter__(self) -> Child:
         return self
@@ -90,7 +88,7 @@ class Child:
                 with contextlib.suppress(OSError):
                     stream.close()
         with contextlib.suppress(OSError):
-            os.close(self._events)
+            os.close(self._pipe)
         shutil.rmtree(self._home, ignore_errors=True)
 
     def dismiss(self) -> None:
@@ -106,44 +104,40 @@ class Child:
 
     def start(self, tasks: Sequence[Task]) -> None:
         """Hand over the tasks. Once per worker."""
-        self._send(dump_tasks(tasks))
+        self._send(ask(Tasks(tuple(tasks))))
 
-    def reset_quota(self) -> None:
-        """Begin counting the bytes of another detector."""
-        self._received = 0
+    def renew(self) -> None:
+        """Begin counting the answers about another detector."""
+        self._answers.renew()
 
-    def event(self, deadline: float) -> dict[str, Any]:
-        """The next event, waiting until ``deadline`` (``time.monotonic``).
+    def answer(self, deadline: float) -> Answer:
+        """The next answer, waiting until ``deadline`` (``time.monotonic``).
 
-        Raises :class:`WorkerTimeout`, or :class:`WorkerError` when the worker died, or sends what is no event or too much.
+        Raises :class:`WorkerTimeout`, or :class:`WorkerError` when the worker died or cannot be believed any more, or
+        :class:`~modelguard.errors.PluginError` for a finding that is malformed.
         """
-        while (end := self._buffer.find(b"\n")) < 0:
-            if len(self._buffer) > MAX_LINE:
-                raise WorkerError(f"sent an event of more than {MAX_LINE >> 20} MiB")
+        try:
+            while (answer := self._answers.next()) is None:
+                self._answers.feed(self._block(deadline))
+            return answer
+        except BadAnswer as error:
+            raise WorkerError(str(error)) from None
+
+    def _block(self, deadline: float) -> bytes:
+        while True:
             wait = deadline - time.monotonic()
             if wait <= 0:
                 raise WorkerTimeout
             # select in slices, so that Ctrl-C is noticed at once on every platform
-            if not select.select([self._events], [], [], min(wait, 1.0))[0]:
-                continue
-            block = os.read(self._events, 1 << 18)
-            if not block:
+            if select.select([self._pipe], [], [], min(wait, 1.0))[0]:
+                if block := os.read(self._pipe, 1 << 18):
+                    return block
                 raise WorkerError(self._epitaph())
-            self._received += len(block)
-            if self._received > MAX_TOTAL:
-                raise WorkerError(f"sent more than {MAX_TOTAL >> 20} MiB of events")
-            self._buffer += block
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        try:
-            return decode_line(line)
-        except (ValueError, RecursionError):
-            raise WorkerError(f"wrote {line[:40]!r} to the event pipe, which is no event") from None
 
-    def _send(self, line: str) -> None:
+    def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a worker that died already is noticed at the next event
-            self._process.stdin.write(line.encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # a worker that died already is noticed at the next answer
+            self._process.stdin.write(line)
             self._process.stdin.flush()
 
     def _keep_tail(self, stream: IO[bytes]) -> None:
@@ -153,11 +147,11 @@ class Child:
                 del self._log[:-LOG_TAIL]
 
     def _epitaph(self) -> str:
-        """What became of a worker whose event pipe closed."""
+        """What became of a worker whose answer pipe closed."""
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "closed its event pipe"
+            return "closed its answer pipe"
         self._drain.join(timeout=1)
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

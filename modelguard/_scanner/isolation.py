@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping
 
-from modelguard._scanner.job import Limits
+from modelguard._scanner.protocol import Limits
 
 # Allowed through because libraries need them to find themselves, the GPU, or the user's language; nothing here carries a secret.
 _KEEP = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")

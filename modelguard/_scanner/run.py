@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, assert_never
 
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
-from modelguard._scanner.events import MAX_FINDINGS, decode_finding, is_description
-from modelguard._scanner.job import Job, Task
+from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Progressed, Started, Task
 from modelguard.detector import Capability, Detector
 from modelguard.errors import ModelguardError, PluginError
-from modelguard.findings import Finding
+from modelguard.findings import Finding, fingerprint
 from modelguard.report import Outcome, Status
 
 GRACE = 5.0
@@ -83,12 +82,12 @@ class Scan:
             self._child = None
         self._drop()
 
-    def describe(self, timeout: float) -> dict[str, Any]:
+    def describe(self, timeout: float) -> Facts:
         """What the worker found when it opened the artifact. Raises :class:`ModelguardError` when it could not."""
         assert self._child is not None
         uri = self._job.artifact.uri
         try:
-            event = self._child.event(time.monotonic() + timeout)
+            answer = self._child.answer(time.monotonic() + timeout)
         except WorkerTimeout:
             raise ModelguardError(
                 uri, f"was not opened within {timeout:g} s", "raise --timeout, or look at the file: it may be built to hang readers"
@@ -97,11 +96,14 @@ class Scan:
             raise ModelguardError(
                 uri, f"could not be opened: the isolated worker {error}", "the file may be built to crash readers; do not load it"
             ) from None
-        if event["event"] == "failed":
-            raise _Reason(str(event.get("reason")))
-        if event["event"] != "described" or not is_description(event):
-            raise ModelguardError(uri, "could not be opened: the isolated worker sent something else than a description", "do not load it")
-        return event
+        match answer:
+            case Facts():
+                return answer
+            case Failed(reason=reason):
+                raise _Reason(reason)
+            case _:
+                cause = "could not be opened: the isolated worker answered something other than facts"
+                raise ModelguardError(uri, cause, "do not load it")
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
         """One outcome per task, in order."""
@@ -144,59 +146,59 @@ class Scan:
         """Wait until a fresh worker has opened the artifact again; the outcome of ``task`` when it cannot."""
         running = _Running(task, time.monotonic())
         try:
-            event = child.event(time.monotonic() + task.timeout + GRACE)
+            answer = child.answer(time.monotonic() + task.timeout + GRACE)
         except WorkerTimeout:
             return self._ended(running, running.outcome(Status.TIMED_OUT, "a fresh worker did not open the artifact in time"))
-        except WorkerError as error:
+        except (WorkerError, PluginError) as error:
             return self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker {error}"))
-        if event["event"] != "described":
-            return self._ended(
-                running, running.outcome(Status.ERRORED, f"a fresh worker could not open the artifact: {event.get('reason')}")
-            )
-        return None
+        if isinstance(answer, Facts):
+            return None
+        cause = answer.reason if isinstance(answer, Failed) else "it answered something other than facts"
+        return self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker could not open the artifact: {cause}"))
 
     def _one(self, child: Child, task: Task, detector: type[Detector]) -> tuple[Outcome, bool]:
         """The outcome of one task, and whether the worker can go on with the next."""
-        severities = {rule.id: rule.severity for rule in detector.rules}
         running = _Running(task, time.monotonic())
-        deadline = running.began + task.timeout + GRACE
         self._progress.started(task.detector)
-        child.reset_quota()
-        fault = ""
+        child.renew()
         try:
-            while True:
-                event = child.event(deadline)
-                kind = event["event"]
-                if event.get("detector") != task.detector:
-                    raise WorkerError(f"sent an event of {event.get('detector', kind)!r} while {task.detector} ran")
-                if kind == "progress":
-                    done, total = _whole(event.get("done")), _whole(event.get("total"))
-                    self._progress.progressed(task.detector, done, total, str(event.get("note", ""))[:200])
-                elif kind == "finding":
-                    try:
-                        running.findings.append(
-                            decode_finding(event.get("finding", {}), task.detector, severities, self._job.artifact.identity)
-                        )
-                    except PluginError as error:
-                        fault = fault or str(error)
-                    if len(running.findings) > MAX_FINDINGS:
-                        running.findings.pop()
-                        raise WorkerError(f"sent more than {MAX_FINDINGS} findings")
-                elif kind == "outcome":
-                    if isinstance(event.get("model"), dict):
-                        self.model = event["model"]
-                    return self._ended(running, _outcome(running, event, fault)), True
-                elif kind == "building":
-                    running.building = time.monotonic()
-                elif kind == "built":
-                    running.building = None
-                elif kind != "start":
-                    raise WorkerError(f"sent the unknown event {kind!r}")
+            return self._ended(running, self._followed(child, running, detector)), True
         except WorkerTimeout:
             reason = f"still busy {GRACE:g} s after its limit of {task.timeout:g} s, and was stopped; raise --timeout"
             return self._lost(running, Status.TIMED_OUT, reason), False
         except WorkerError as error:
             return self._lost(running, Status.ERRORED, f"its worker {error}"), False
+
+    def _followed(self, child: Child, running: _Running, detector: type[Detector]) -> Outcome:
+        """The outcome, once the worker has said how the detector ended. Raises :class:`WorkerError` when it does not come to that."""
+        name, deadline, fault = running.task.detector, running.began + running.task.timeout + GRACE, ""
+        while True:
+            try:
+                answer = child.answer(deadline)
+                match answer:
+                    case Facts() | Failed():
+                        raise WorkerError(f"answered about the artifact while {name} ran")
+                    case _ if answer.detector != name:
+                        raise WorkerError(f"answered about {answer.detector!r} while {name} ran")
+                    case Started():
+                        pass
+                    case Progressed(done=done, total=total, note=note):
+                        self._progress.progressed(name, done, total, note)
+                    case Found(finding=finding):
+                        running.findings.append(admitted(finding, detector, self._job.artifact.identity))
+                    case Building():
+                        running.building = time.monotonic()
+                    case Built():
+                        running.building = None
+                    case Ended(status=status, reason=reason, summary=summary, model=model):
+                        self.model = model if model is not None else self.model
+                        if fault and status is Status.COMPLETED:
+                            status, reason = Status.ERRORED, fault
+                        return running.outcome(status, reason, summary)
+                    case _:
+                        assert_never(answer)
+            except PluginError as error:
+                fault = fault or str(error)
 
     def _lost(self, running: _Running, status: Status, reason: str) -> Outcome:
         """The outcome of a detector whose worker died or was killed. If it was building the model, the next one would build it again."""
@@ -229,21 +231,16 @@ class _Reason(ModelguardError):
         return self.thing
 
 
-def _outcome(running: _Running, event: Mapping[str, Any], fault: str) -> Outcome:
-    summary = event.get("summary")
-    if not isinstance(summary, dict):
-        return running.outcome(Status.ERRORED, "its worker sent a malformed outcome")
-    try:
-        status = Status(event.get("status"))
-    except ValueError:
-        return running.outcome(Status.ERRORED, f"its worker sent the unknown status {event.get('status')!r}", summary)
-    if fault and status is Status.COMPLETED:
-        return running.outcome(Status.ERRORED, fault, summary)
-    return running.outcome(status, str(event.get("reason", "")), summary)
+def admitted(finding: Finding, detector: type[Detector], identity: str) -> Finding:
+    """The finding as the report of the model ``identity`` takes it: of a rule that ``detector`` declares, and with its fingerprint.
 
-
-def _whole(value: object) -> int:
-    return max(value, 0) if isinstance(value, int) else 0
+    Raises :class:`PluginError` for any other rule.
+    """
+    declared = sorted(rule.id for rule in detector.rules)
+    if finding.rule not in declared:
+        cause = f"yielded the undeclared rule {finding.rule}"
+        raise PluginError(f"detector {detector.id}", cause, f"declare it in `rules` (declared: {', '.join(declared) or 'none'})")
+    return replace(finding, fingerprint=fingerprint(finding.rule, identity, finding.location, finding.key))
 
 
 class Silent:

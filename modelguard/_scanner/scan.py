@@ -11,15 +11,15 @@ from typing import Any
 
 import modelguard
 from modelguard._plugins import Registry
-from modelguard._scanner.job import Job, Limits, Task, reference_to
 from modelguard._scanner.plan import Step, make_plan
+from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
 from modelguard.artifact import Artifact, SourceContext
-from modelguard.detector import Capability, Detector
+from modelguard.detector import Detector
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
 from modelguard.findings import Rule
 from modelguard.model import ModelOptions
-from modelguard.report import FileInfo, Outcome, PolicyInfo, Report, SamplesInfo, Status, TargetInfo
+from modelguard.report import FileInfo, Outcome, PolicyInfo, Report, Status, TargetInfo
 
 DEFAULT_TIMEOUT = 900.0
 """Seconds one detector may run unless policy or ``--timeout`` says otherwise."""
@@ -53,7 +53,7 @@ class Described:
 
     artifact: Artifact
     reference: Artifact | None
-    facts: Mapping[str, Any]
+    facts: Facts
     steps: tuple[Step, ...]
     failure: str = ""
 
@@ -65,7 +65,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     """
     began = time.monotonic()
     artifact = reference = None
-    facts: Mapping[str, Any] = {}
+    facts = Facts()
     outcomes: list[Outcome] = []
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
@@ -87,8 +87,8 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     return Report(
         tool_version=modelguard.__version__,
         target=_info(request.target, artifact, facts),
-        reference=_info(request.reference, reference, facts.get("reference") or {}) if request.reference is not None else None,
-        samples=SamplesInfo(**facts["samples"]) if facts.get("samples") else None,
+        reference=_info(request.reference, reference, facts.reference or Facts()) if request.reference is not None else None,
+        samples=facts.samples,
         policy=policy,
         plugins=registry.plugins,
         plugin_failures=registry.failures,
@@ -99,7 +99,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         model=model,
         failure=failure,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
-    ).canonical()
+    )
 
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:
@@ -147,8 +147,8 @@ def _job(request: Request, registry: Registry, artifact: Artifact, reference: Ar
     )
 
 
-def _plan(request: Request, facts: Mapping[str, Any]) -> tuple[Step, ...]:
-    return make_plan(request.detectors, frozenset(Capability(item) for item in facts["capabilities"]), quick=request.quick)
+def _plan(request: Request, facts: Facts) -> tuple[Step, ...]:
+    return make_plan(request.detectors, frozenset(facts.capabilities), quick=request.quick)
 
 
 def _task(request: Request, detector: str) -> Task:
@@ -160,7 +160,7 @@ def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
     return tuple(sorted({rule.id: rule for detector in detectors for rule in detector.rules}.values(), key=lambda rule: rule.id))
 
 
-def _info(uri: str, artifact: Artifact | None, facts: Mapping[str, Any]) -> TargetInfo:
+def _info(uri: str, artifact: Artifact | None, facts: Facts) -> TargetInfo:
     if artifact is None:
         name = uri if "://" in uri else Path(uri).name if Path(uri).is_absolute() else uri
         return TargetInfo(name, "", None, (), ())
@@ -168,9 +168,9 @@ def _info(uri: str, artifact: Artifact | None, facts: Mapping[str, Any]) -> Targ
         uri=artifact.uri,
         identity=artifact.identity,
         revision=artifact.revision,
-        format=tuple(facts.get("formats", ())),
+        format=facts.formats,
         files=tuple(FileInfo(file.path, file.size, file.sha256) for file in artifact.files),
-        unread=tuple(sorted({*facts.get("unread", ()), *(file.path for file in artifact.unfetched)})),
+        unread=tuple(sorted({*facts.unread, *(file.path for file in artifact.unfetched)})),
         notes=artifact.notes,
     )
 
@@ -185,13 +185,12 @@ def _changed(artifact: Artifact) -> str:
     return ""
 
 
-def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Mapping[str, Any]) -> str:
+def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts) -> str:
     for uri, there, seen in (
         (artifact.uri, True, facts),
-        (reference.uri if reference else "", reference is not None, facts.get("reference") or {}),
+        (reference.uri if reference else "", reference is not None, facts.reference or Facts()),
     ):
-        if there and not seen.get("formats"):
-            problems = seen.get("problems") or ()
-            cause = f"holds nothing that can be scanned ({problems[0]})" if problems else "holds nothing that can be scanned"
+        if there and not seen.formats:
+            cause = f"holds nothing that can be scanned ({seen.problems[0]})" if seen.problems else "holds nothing that can be scanned"
             return f"{uri}: {cause}; point at a safetensors or ONNX file, a folder with one, or hf://org/name"
     return ""

@@ -1,13 +1,12 @@
-"""The isolated child: opens the artifact, runs the detectors it was given one after another, and streams events.
+"""The isolated child: opens the artifact, runs the detectors it was given one after another, and answers as it goes.
 
-Started as ``python -I -m modelguard._scanner.worker FD``. Standard input brings the job and, once the parent has planned, the tasks;
-events go to file descriptor FD as JSON lines.
+Started as ``python -I -m modelguard._scanner.worker FD``. Standard input brings the requests of :mod:`modelguard._scanner.protocol`,
+the answers go to file descriptor FD.
 Standard output and error are the plugins' to write to; the parent keeps their tail for error messages.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -17,54 +16,72 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from modelguard._scanner.events import NotJsonSafe, encode_finding, finite, json_safe
 from modelguard._scanner.isolation import confine
-from modelguard._scanner.job import Job, Task, parse_tasks, resolve
+from modelguard._scanner.protocol import (
+    MAX_NOTE,
+    Answer,
+    Building,
+    Built,
+    Ended,
+    Facts,
+    Failed,
+    Found,
+    Job,
+    Progressed,
+    Started,
+    Task,
+    Tasks,
+    asked,
+    encode,
+    resolve,
+)
+from modelguard._scanner.values import NotJsonSafe, finite, json_safe
 from modelguard.detector import Capability, DeadlineExceeded, ScanContext, Skip, Target, configure
 from modelguard.errors import ModelguardError, SamplesError, without_paths
+from modelguard.report import SamplesInfo, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from modelguard.artifact import Artifact
     from modelguard.checkpoint import Format
+    from modelguard.findings import Finding
     from modelguard.model import ModelFactory, RunnableModel, Samples
 
 PROGRESS_SECONDS = 0.2
 
 
 class Emitter:
-    """Writes events to the parent. Safe to call from several threads."""
+    """Writes answers to the parent. Safe to call from several threads."""
 
     def __init__(self, fd: int) -> None:
         self._stream = os.fdopen(fd, "wb", buffering=0)
         self._lock = threading.Lock()
 
-    def __call__(self, event: str, **data: Any) -> None:
-        line = json.dumps({"event": event, **data}, allow_nan=False).encode() + b"\n"
+    def __call__(self, answer: Answer) -> None:
+        view = memoryview(encode(answer))
         with self._lock:
-            view = memoryview(line)
             while view:
                 view = view[self._stream.write(view) or 0 :]
 
 
 def main() -> int:
-    """Run the job on standard input. The exit status means nothing; the parent judges by the events."""
+    """Run the job on standard input. The exit status means nothing; the parent judges by the answers."""
     emit = Emitter(int(sys.argv[1]))
-    job = Job.parse(sys.stdin.readline())
+    job = asked(Job, sys.stdin.readline())
     confine(job.limits)
     sys.path.extend(path for path in job.sys_path if path not in sys.path)
     try:
         target = open_target(job)
-        emit("described", **describe(target))
+        emit(describe(target))
     except ModelguardError as error:
-        emit("failed", reason=str(error))
+        emit(Failed(str(error)))
         return 0
     except MemoryError:
-        emit("failed", reason=f"{job.artifact.uri}: opening it needs more memory than the limit; raise --memory")
+        emit(Failed(f"{job.artifact.uri}: opening it needs more memory than the limit; raise --memory"))
         return 0
     planned = sys.stdin.readline()
-    for task in parse_tasks(planned) if planned else ():
+    for task in asked(Tasks, planned).tasks if planned else ():
         run_task(task, target, job, emit)
     return 0
 
@@ -120,29 +137,22 @@ def _open(
     return Target(artifact, opened.checkpoints, opened.problems, opened.unread, reference, samples, frozenset(capabilities), build)
 
 
-def describe(target: Target) -> dict[str, Any]:
-    """What the parent needs for the plan and the report; plain JSON types."""
-    return {
-        "capabilities": sorted(item.value for item in target.capabilities),
-        "formats": sorted({checkpoint.format for checkpoint in target.checkpoints}),
-        "unread": sorted(file.path for file in target.unread),
-        "tensors": sum(len(checkpoint.tensors) for checkpoint in target.checkpoints),
-        "problems": [str(problem.message) for problem in target.problems if problem.fatal],
-        "reference": describe(target.reference) if target.reference is not None else None,
-        "samples": None
-        if target.samples is None
-        else {
-            "origin": target.samples.origin,
-            "sha256": target.samples.sha256,
-            "count": len(target.samples.inputs),
-            "labelled": target.samples.labels is not None,
-        },
-    }
+def describe(target: Target) -> Facts:
+    """What the parent needs for the plan and the report."""
+    given = target.samples
+    return Facts(
+        capabilities=tuple(sorted(target.capabilities, key=lambda item: item.value)),
+        formats=tuple(sorted({checkpoint.format for checkpoint in target.checkpoints})),
+        unread=tuple(sorted(file.path for file in target.unread)),
+        problems=tuple(str(problem.message) for problem in target.problems if problem.fatal),
+        samples=None if given is None else SamplesInfo(given.origin, given.sha256, len(given.inputs), given.labels is not None),
+        reference=describe(target.reference) if target.reference is not None else None,
+    )
 
 
-def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) -> None:
-    """Run one detector; every way it can end becomes an outcome event, findings already sent stay sent."""
-    emit("start", detector=task.detector)
+def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None]) -> None:
+    """Run one detector; every way it can end becomes an answer, findings already sent stay sent."""
+    emit(Started(task.detector))
     context = ScanContext(
         detector=task.detector,
         seed=job.seed,
@@ -152,49 +162,55 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[..., None]) ->
         on_progress=_throttled(emit, task.detector),
     )
     problems: list[str] = []
-    status, reason = "completed", ""
+    status, reason = Status.COMPLETED, ""
     try:
         detector = configure(resolve(task.ref), task.options)
         for finding in detector.detect(_announced(target, task.detector, emit), context):
-            event, problem = encode_finding(finding)
-            emit("finding", detector=task.detector, finding=event)
+            sayable, problem = _sayable(finding)
+            emit(Found(task.detector, sayable))
             if problem:
                 problems.append(problem)
     except Skip as skip:
-        status, reason = "skipped", str(skip)
+        status, reason = Status.SKIPPED, str(skip)
     except DeadlineExceeded:
-        status, reason = "timed-out", f"not finished after {task.timeout:g} s; raise --timeout"
+        status, reason = Status.TIMED_OUT, f"not finished after {task.timeout:g} s; raise --timeout"
     except MemoryError:
-        status, reason = "errored", "needs more memory than the limit; raise --memory"
+        status, reason = Status.ERRORED, "needs more memory than the limit; raise --memory"
     except ModelguardError as error:
-        status, reason = "errored", str(error)
+        status, reason = Status.ERRORED, str(error)
     except Exception as error:
-        status, reason = "errored", _blame(error)
+        status, reason = Status.ERRORED, _blame(error)
     summary, problem = _summary(context)
-    if status == "completed":
+    if status is Status.COMPLETED:
         if problems:
-            status, reason = (
-                "errored",
-                f"{problems[0]}, which JSON cannot carry ({len(problems)} such findings); a detector's evidence must be finite",
-            )
+            status = Status.ERRORED
+            reason = f"{problems[0]}, which JSON cannot carry ({len(problems)} such findings); a detector's evidence must be finite"
         elif problem:
-            status, reason = "errored", problem
-    emit("outcome", detector=task.detector, status=status, reason=reason, summary=summary, model=_model(target))
+            status, reason = Status.ERRORED, problem
+    emit(Ended(task.detector, status, reason, summary, _model(target)))
 
 
-def _announced(target: Target, detector: str, emit: Callable[..., None]) -> Target:
-    """``target``, whose model is built between two events: a parent that sees no second one does not have it built again."""
+def _sayable(finding: Finding) -> tuple[Finding, str]:
+    """The finding with evidence that JSON can carry, and what was wrong with it ('' when nothing)."""
+    try:
+        return replace(finding, evidence=json_safe(finding.evidence, "evidence")), ""
+    except NotJsonSafe as error:
+        return replace(finding, evidence=finite(finding.evidence)), str(error)
+
+
+def _announced(target: Target, detector: str, emit: Callable[[Answer], None]) -> Target:
+    """``target``, whose model is built between two answers: a parent that sees no second one does not have it built again."""
     if (build := target.build_model) is None:
         return target
 
     def announced() -> RunnableModel:
-        emit("building", detector=detector)
+        emit(Building(detector))
         try:
             built = build()
         except Exception:  # kept by the target, and raised again for the next detector; anything else ends the worker
-            emit("built", detector=detector)
+            emit(Built(detector))
             raise
-        emit("built", detector=detector)
+        emit(Built(detector))
         return built
 
     return replace(target, build_model=announced)  # it shares the cache of what was built
@@ -220,7 +236,7 @@ def _summary(context: ScanContext) -> tuple[dict[str, Any], str]:
     return summary, ""
 
 
-def _throttled(emit: Callable[..., None], detector: str) -> Callable[[int, int, str], None]:
+def _throttled(emit: Callable[[Answer], None], detector: str) -> Callable[[int, int, str], None]:
     last = 0.0
 
     def progress(done: int, total: int, note: str) -> None:
@@ -228,7 +244,7 @@ def _throttled(emit: Callable[..., None], detector: str) -> Callable[[int, int, 
         now = time.monotonic()
         if now - last >= PROGRESS_SECONDS or done >= total:
             last = now
-            emit("progress", detector=detector, done=int(done), total=int(total), note=str(note)[:200])
+            emit(Progressed(detector, int(done), int(total), str(note)[:MAX_NOTE]))
 
     return progress
 

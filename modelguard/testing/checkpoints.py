@@ -214,7 +214,7 @@ def open_target(
 
     from modelguard._builtin import modelguard_formats
     from modelguard._inputs.samples import load_samples
-    from modelguard._scanner.job import Job, Limits
+    from modelguard._scanner.protocol import Job, Limits
     from modelguard._scanner.worker import _open
     from modelguard._sources.local import LocalSource
     from modelguard.artifact import SourceContext

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, option_fields
 from modelguard.errors import PluginError
+from modelguard.findings import settled
 from modelguard.report import Outcome, Status
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def run_detector(detector: Detector, target: Target, *, seed: int = 0, timeout: 
     Raises :class:`PluginError` for an undeclared rule, or evidence or a summary that JSON cannot carry. Unlike in a scan, whatever else
     the detector raises comes out.
     """
-    from modelguard._scanner.events import NotJsonSafe, decode_finding, encode_finding, json_safe
+    from modelguard._scanner.protocol import Found, decode, encode
+    from modelguard._scanner.run import admitted
 
     severities = {rule.id: rule.severity for rule in detector.rules}
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -37,20 +39,24 @@ def run_detector(detector: Detector, target: Target, *, seed: int = 0, timeout: 
     status, reason = Status.COMPLETED, ""
     try:
         for finding in detector.detect(target, context):
-            event, problem = encode_finding(finding)
-            if problem:
-                raise PluginError(f"detector {detector.id}", problem, "make evidence finite numbers, text, lists and mappings")
-            event = json.loads(json.dumps(event, allow_nan=False))
-            findings.append(decode_finding(event, detector.id, severities, target.artifact.identity))
+            evidence = _sayable(detector.id, finding.evidence, "evidence")
+            answer = decode(encode(Found(detector.id, dataclasses.replace(finding, evidence=evidence))))
+            assert isinstance(answer, Found)
+            findings.append(settled(admitted(answer.finding, type(detector), target.artifact.identity), severities))
     except Skip as skip:
         status, reason = Status.SKIPPED, str(skip)
     except DeadlineExceeded:
         status, reason = Status.TIMED_OUT, "the deadline passed"
+    return Outcome(detector.id, status, reason, _sayable(detector.id, context._summary, "summary"), tuple(findings))
+
+
+def _sayable(detector: str, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    from modelguard._scanner.values import NotJsonSafe, json_safe
+
     try:
-        summary = json_safe(context._summary, "summary")
+        return dict(json_safe(values, what))
     except NotJsonSafe as error:
-        raise PluginError(f"detector {detector.id}", str(error), "make the summary finite numbers, text, lists and mappings") from None
-    return Outcome(detector.id, status, reason, summary, tuple(findings))
+        raise PluginError(f"detector {detector}", str(error), f"make the {what} finite numbers, text, lists and mappings") from None
 
 
 def check_detector(cls: type[Detector], target: Target | None = None) -> Outcome:

@@ -32,7 +32,7 @@ EXPECTED = {
     "faulty-undeclared": ("errored", "undeclared rule MG7999", "MG7001"),
     "faulty-non-finite": ("errored", "evidence.ratio is nan"),
     "faulty-scoreless": ("errored", "`score`"),
-    "faulty-garbage": ("errored", "event pipe"),
+    "faulty-garbage": ("errored", "answer pipe"),
     "faulty-impostor": ("errored", "format-integrity"),
     "faulty-flood": ("errored", "more than 10000 findings"),
     "faulty-long-line": ("errored", "more than 32 MiB"),

@@ -88,6 +88,24 @@ def test_a_clean_complete_report_passes() -> None:
     assert (decision.verdict, decision.exit_code, decision.violations) == (Verdict.PASS, 0, ())
 
 
+def test_a_report_made_by_hand_is_in_order_and_complete_from_the_start() -> None:
+    """Whatever order its parts come in, and whether or not its findings name their severity."""
+    first, second = found("MG1104"), found("MG3001", severity=Severity.LOW)
+    undeclared = found("MG7777")
+    mixed = report(completed("weight-diff", undeclared, second, first), completed("abs"), plugins=(replace(CORE, name="z"), CORE))
+    assert [item.detector for item in mixed.outcomes] == ["abs", "weight-diff"]
+    assert [item.name for item in mixed.plugins] == [CORE.name, "z"]
+    declared = {rule.id: rule.severity for rule in RULES}
+    settled = [(item.rule, item.severity) for _, item in mixed.findings()]
+    assert settled == [("MG1104", declared["MG1104"]), ("MG3001", Severity.LOW), ("MG7777", Severity.CRITICAL)]
+    explicit = [replace(item, severity=mixed.severity(item)) for _, item in mixed.findings()]
+    ordered = report(completed("abs"), completed("weight-diff", *explicit), plugins=(CORE, replace(CORE, name="z")))
+    assert mixed == ordered
+    severe = policy(rules=[{"match": {"severity": ">=critical"}, "action": "block"}], default="allow")
+    assert judge(mixed, severe) == judge(ordered, severe)
+    assert [item.rule for item in judge(mixed, severe).violations if item.kind == "finding"] == ["MG7777"]
+
+
 # Completeness
 
 

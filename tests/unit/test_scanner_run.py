@@ -1,17 +1,16 @@
-"""What the parent makes of a worker that ends while it builds the model; the workers here are scripts of events."""
+"""What the parent makes of a worker that ends while it builds the model; the workers here are scripts of answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from modelguard import Artifact, Capability, ModelOptions, Status
 from modelguard._scanner import run
 from modelguard._scanner.child import WorkerError, WorkerTimeout
-from modelguard._scanner.job import Job, Limits, Task
+from modelguard._scanner.protocol import Answer, Building, Ended, Facts, Job, Limits, Started, Task
 from modelguard._scanner.run import Scan, Silent
 from modelguard.detector import Detector
 
@@ -39,26 +38,26 @@ class Worker:
     started: list[str]
 
     def __init__(self, job: Job) -> None:
-        self.events = iter([{"event": "described"}])
+        self.answers: Iterator[Answer] = iter([Facts()])
 
     def start(self, tasks: Sequence[Task]) -> None:
-        self.events = self.script(tasks)
+        self.answers = self.script(tasks)
 
-    def script(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    def script(self, tasks: Sequence[Task]) -> Iterator[Answer]:
         for task in tasks:
             self.started.append(task.detector)
-            yield {"event": "start", "detector": task.detector}
+            yield Started(task.detector)
             if DETECTORS[task.detector].requires & {Capability.FORWARD, Capability.GRADIENTS}:
                 self.clock.now += self.before
-                yield {"event": "building", "detector": task.detector}
+                yield Building(task.detector)
                 self.clock.now += task.timeout + run.GRACE - self.before
                 raise self.fate
-            yield {"event": "outcome", "detector": task.detector, "status": "completed", "summary": {"score": 0.0}}
+            yield Ended(task.detector, Status.COMPLETED, "", {"score": 0.0})
 
-    def event(self, deadline: float) -> dict[str, Any]:
-        return next(self.events)
+    def answer(self, deadline: float) -> Answer:
+        return next(self.answers)
 
-    def reset_quota(self) -> None: ...
+    def renew(self) -> None: ...
 
     def close(self) -> None: ...
 

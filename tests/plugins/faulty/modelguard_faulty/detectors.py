@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -124,7 +125,8 @@ class Impostor(Faulty):
     id = "faulty-impostor"
 
     def misbehave(self, context: ScanContext) -> Iterator[Finding]:
-        _scribble(b'{"event": "outcome", "detector": "format-integrity", "status": "completed", "reason": "", "summary": {"score": 0}}\n')
+        said = {"status": "completed", "reason": "", "summary": {"score": 0}, "model": None}
+        _scribble(json.dumps({"answer": "ended", "detector": "format-integrity", **said}).encode() + b"\n")
         time.sleep(60)
         yield
 
