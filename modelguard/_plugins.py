@@ -6,16 +6,19 @@ with one name; a gate can afford neither. pluggy still checks each plugin's hook
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from modelguard._policies.catalogue import first_party
 from modelguard.errors import PluginError, without_paths
+from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix
 from modelguard.hookspecs import GROUP
 
 if TYPE_CHECKING:
@@ -68,11 +71,12 @@ class Registry:
         return dict(sorted(rules.items()))
 
 
-def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None = None) -> Registry:
+def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None = None, ours: Collection[str] | None = None) -> Registry:
     """Load the built-ins and every allowed, not disabled entry point.
 
-    ``disabled`` are entry-point or distribution names; ``allows`` says of a distribution name whether it may be loaded (default: all).
-    Raises :class:`PluginError` naming both sides when two plugins claim one name.
+    ``disabled`` are entry-point or distribution names; ``allows`` says of a distribution name whether it may be loaded (default: all);
+    ``ours`` are the distributions that may declare ``MG`` rules (default: the catalogue's). Raises :class:`PluginError` naming both
+    sides when two plugins claim one name or one prefix of rule ids.
     """
     import modelguard
     from modelguard import _builtin
@@ -98,6 +102,8 @@ def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None =
         try:
             with _time_limit(LOAD_SECONDS):
                 registered = _collect(entry.load())
+            for detector in registered["detectors"]:
+                check_rule_ids(detector)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit at import must not end the scan
@@ -107,6 +113,7 @@ def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None =
         detectors = tuple(sorted(_HOOKS["detectors"](item) for item in registered["detectors"]))
         infos.append(PluginInfo(dist, version, detectors))
 
+    check_prefixes(((owners["detectors", name], item) for name, item in tables["detectors"].items()), ours)
     return Registry(
         **{kind: dict(sorted(table.items())) for kind, table in tables.items()},
         plugins=tuple(sorted(infos, key=lambda info: info.name)),
@@ -155,6 +162,32 @@ def _claim(tables: dict[str, dict[str, Any]], owners: dict[tuple[str, str], str]
                 )
             tables[kind][name] = item
             owners[kind, name] = dist
+
+
+def check_rule_ids(detector: type[Detector]) -> None:
+    """Raises :class:`PluginError` for a rule id that reports and policies could not carry."""
+    for rule in detector.rules:
+        if not re.fullmatch(RULE_ID, rule.id):
+            remedy = "write a prefix of your own, a hyphen and four digits, such as ACME-0001"
+            raise PluginError(f"detector {detector.id}", f"declares a rule {rule.id!r}, which is not a rule id", remedy)
+
+
+def check_prefixes(detectors: Iterable[tuple[str, type[Detector]]], ours: Collection[str] | None = None) -> None:
+    """Raises :class:`PluginError`, naming both, when two distributions use one prefix of rule ids, or one that is not ours uses ``MG``.
+
+    ``detectors`` come with the distribution that registers them.
+    """
+    if ours is None:
+        ours = {CORE, *(item.name for item in first_party())}
+    users: dict[str, str] = {}
+    for dist, detector in detectors:
+        for prefix, rule in {rule_prefix(rule.id): rule.id for rule in detector.rules}.items():
+            if prefix == OWN_PREFIX:
+                if dist not in ours:
+                    cause = f"{dist} declares it, and {prefix} is the prefix of {CORE} itself"
+                    raise PluginError(f"rule {rule}", cause, f"give the rules of {dist} a prefix of their own, such as ACME-0001")
+            elif (other := users.setdefault(prefix, dist)) != dist:
+                raise PluginError(f"rule prefix {prefix}", f"used by both {other} and {dist}", "uninstall one of them")
 
 
 def _reason(error: BaseException) -> str:

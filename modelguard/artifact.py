@@ -8,6 +8,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, ClassVar
@@ -136,6 +137,14 @@ class Source(ABC):
     @abstractmethod
     def fetch(self, uri: str, context: SourceContext) -> Artifact:
         """Bring the artifact here and describe it. Raises :class:`~modelguard.errors.SourceError`."""
+
+    def pair(self, reference: str, target: str, context: SourceContext) -> AbstractContextManager[tuple[Artifact, Artifact]] | None:
+        """Two artifacts of this source, reference first, of which only what may differ was read; they are there while the context lasts.
+
+        They can be compared with each other and used for nothing else; their ``notes`` say what was compared by hash only. None (the
+        default) when this source has no such way: both are fetched then. Raises :class:`~modelguard.errors.SourceError`.
+        """
+        return None
 
 
 def stamped(file: ArtifactFile) -> ArtifactFile:

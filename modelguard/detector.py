@@ -6,7 +6,7 @@ Whoever reads this file alone can write a detector::
     class NonFinite(Detector):
         id = "non-finite"
         requires = frozenset({Capability.WEIGHTS})
-        rules = (Rule("MG4901", "NonFiniteWeights", "weights that are NaN or infinite", Severity.MEDIUM, "...", "..."),)
+        rules = (Rule("ACME-0001", "NonFiniteWeights", "weights that are NaN or infinite", Severity.MEDIUM, "...", "..."),)
 
         limit: int = option(0, "how many non-finite values are tolerated", ge=0)
 
@@ -16,25 +16,24 @@ Whoever reads this file alone can write a detector::
                 context.check_deadline()
                 ...
                 if bad > self.limit:
-                    yield Finding("MG4901", f"{bad} values of {tensor.name} are not finite", location=Location(tensor.file, tensor.name))
+                    yield Finding("ACME-0001", f"{bad} values of {tensor.name} are not finite", location=Location(tensor.file, tensor.name))
             context.summary(score=float(worst))
 """
 
 from __future__ import annotations
 
 import dataclasses
-import operator
 import time
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from modelguard._options import check_options, options_of
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
-from modelguard.errors import UsageError
 from modelguard.findings import Finding, Rule
 
 if TYPE_CHECKING:
@@ -220,66 +219,10 @@ def configure(detector: type[Detector], values: Mapping[str, Any]) -> Detector:
 
     Raises :class:`~modelguard.errors.UsageError` naming the option when it is unknown, of the wrong type, or out of bounds.
     """
-    fields = {item.name: item for item in option_fields(detector)}
-    hints = typing.get_type_hints(detector)
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        thing = f"option {detector.id}.{name}"
-        if name not in fields:
-            known = ", ".join(sorted(fields)) or "none"
-            raise UsageError(thing, "there is no such option", f"{detector.id} has: {known}")
-        try:
-            parsed = _coerce(hints[name], value)
-        except (ValueError, TypeError) as error:
-            raise UsageError(thing, f"{value!r} is not {error}", f"it means: {fields[name].metadata.get('help', '')}") from None
-        meta = fields[name].metadata
-        for test, symbol, holds in (("ge", ">=", operator.ge), ("le", "<=", operator.le), ("gt", ">", operator.gt)):
-            bound = meta.get(test)
-            if bound is not None and parsed is not None and not holds(parsed, bound):
-                raise UsageError(thing, f"{value!r} is out of range", f"it must be {symbol} {bound:g}")
-        checked[name] = parsed
-    return detector(**checked)
+    return detector(**check_options(detector.id, options_of(detector), values))
 
 
 def option_fields(detector: type[Detector]) -> tuple[dataclasses.Field[Any], ...]:
     """The option fields of a detector class, in order of declaration (none when it is no dataclass)."""
     plain: Any = detector  # Detector itself is no dataclass, and a subclass without options need not be one
     return dataclasses.fields(plain) if dataclasses.is_dataclass(plain) else ()
-
-
-def _coerce(hint: Any, value: Any) -> Any:
-    """``value`` as ``hint``; the ValueError's text completes the sentence "... is not"."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise ValueError("one of " + ", ".join(map(str, get_args(hint))))
-        return value
-    if origin is tuple:
-        items = [part for part in value.split(",") if part] if isinstance(value, str) else list(value)
-        return tuple(_coerce(get_args(hint)[0], item) for item in items)
-    if origin is Union or (origin is not None and origin.__name__ == "UnionType"):
-        if value is None or (isinstance(value, str) and value.lower() in ("", "none")):
-            return None
-        return _coerce(next(arg for arg in get_args(hint) if arg is not type(None)), value)
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if str(value).lower() not in words:
-            raise ValueError("true or false")
-        return words[str(value).lower()]
-    if hint in (int, float):
-        if isinstance(value, bool):
-            raise ValueError("a number")
-        try:
-            number = hint(value)
-        except (ValueError, TypeError, OverflowError):
-            raise ValueError("a whole number" if hint is int else "a number") from None
-        if hint is int and isinstance(value, float) and value != number:
-            raise ValueError("a whole number")
-        if number != number or number in (float("inf"), float("-inf")):
-            raise ValueError("a finite number")
-        return number
-    if not isinstance(value, str):
-        raise ValueError("text")
-    return value

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
+
+RULE_ID = "MG[0-9]{4}|[A-Z][A-Z0-9]{1,15}-[0-9]{4}"
+"""A rule id as a regular expression: modelguard's own, or a plugin's prefix, a hyphen and four digits."""
+OWN_PREFIX = "MG"
+
+
+def rule_prefix(rule: str) -> str:
+    """The namespace ``rule`` lies in: ``MG``, which only modelguard's own distributions use, or the plugin's prefix (``ACME``)."""
+    prefix, hyphen, _ = rule.partition("-")
+    return prefix if hyphen and not re.fullmatch("MG[0-9]*", prefix) else OWN_PREFIX
 
 
 class _Ordered(IntEnum):
@@ -42,8 +53,9 @@ class Confidence(_Ordered):
 class Rule:
     """A declared kind of finding.
 
-    ``id`` is ``MG`` and four digits. ``title`` is a noun phrase; ``description`` says what it means; ``lookalikes`` what else
-    looks like it; ``remedy`` what to do. ``severity`` is what a finding gets unless it says otherwise.
+    ``id`` is a prefix of the plugin's own, a hyphen and four digits, such as ``ACME-0001`` (:data:`RULE_ID`); modelguard's own rules are
+    ``MG`` and four digits. ``title`` is a noun phrase; ``description`` says what it means; ``lookalikes`` what else looks like it;
+    ``remedy`` what to do. ``severity`` is what a finding gets unless it says otherwise.
     """
 
     id: str

@@ -32,3 +32,24 @@ def test_the_readmes_plugin_is_a_whole_plugin() -> None:
     exec(compile(code, "README.md", "exec"), module.__dict__)
     assert module.modelguard_detectors() == [module.NotANumber]
     check_detector(module.NotANumber)
+
+
+def test_every_detector_option_that_a_text_names_exists() -> None:
+    """`detector.option` in pages, remedies and examples; a user who copies one must not be refused."""
+    import re
+
+    from modelguard import option_fields
+    from modelguard._plugins import load
+
+    options = {name: {item.name for item in option_fields(detector)} for name, detector in load().detectors.items()}
+    named = re.compile(rf"(?<![\w.-])({'|'.join(sorted(options, key=len, reverse=True))})\.([a-z_]+)\b(?=[`=])")
+    table = re.compile(rf"\b({'|'.join(sorted(options, key=len, reverse=True))}): \{{([a-z_]+): ")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), *ROOT.glob("policies/*.yaml")]
+    sources = [*ROOT.glob("modelguard/**/*.py"), *ROOT.glob("plugins/*/modelguard_*/**/*.py")]
+    found = 0
+    for path in pages + sources:
+        text = path.read_text(encoding="utf-8")
+        for detector, option in named.findall(text) + table.findall(text):
+            found += 1
+            assert option in options[detector], f"{path.relative_to(ROOT)} names {detector}.{option}"
+    assert found > 20

@@ -139,7 +139,7 @@ def parse_detector_options(values: Iterable[str], detectors: Mapping[str, type[D
         place, equals, value = item.partition("=")
         detector, dot, name = place.rpartition(".")
         if not (equals and dot and detector and name):
-            raise UsageError(f"--option {item}", "is not ID.name=value", "write for example --option neural-cleanse.steps=500")
+            raise UsageError(f"--option {item}", "is not ID.name=value", "write for example --option neural-cleanse.samples=600")
         if detector not in detectors:
             raise UsageError(f"--option {item}", f"there is no detector {detector!r}", "`modelguard plugins list` shows those installed")
         parsed.setdefault(detector, {})[name] = value

@@ -47,7 +47,7 @@ def judge_again(report: Report, policy: str | None, registry: Registry, today: d
     chosen = load_policy(policy)
     chosen.check(
         {*registry.rules(), *(rule.id for rule in report.rules)},
-        {*registry.detectors, *(outcome.detector for outcome in report.outcomes)},
+        {**dict.fromkeys(outcome.detector for outcome in report.outcomes), **registry.detectors},
     )
     day = today.date() if today is not None else datetime.datetime.now(datetime.UTC).date()
     return replace(report, policy=chosen.info), evaluate(report, chosen, day)

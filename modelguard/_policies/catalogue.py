@@ -1,47 +1,72 @@
-"""What modelguard's own distributions bring, so that a policy may name a detector that is not installed here.
+"""What modelguard's own distributions bring, installed or not.
 
-Such a policy is valid: the missing detector makes a scan incomplete, and the decision says which distribution to install. An id
-that is neither installed nor belongs to a distribution that is missing here is a typing error.
+A policy may name a detector that is not installed here: it is valid, the missing detector makes a scan incomplete, and the decision
+says which distribution to install. An id that is neither installed nor in the catalogue is a typing error. ``catalogue.json`` is
+written by ``docs/generate.py`` from the plugins themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
 
-BLOCKS = ("MG01", "MG02", "MG03", "MG1", "MG2", "MG3", "MG4", "MG5", "MG9")
-"""The documented blocks of rule ids; a pattern that names one is meant, even before a plugin has rules in it."""
+from modelguard._options import Option
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDetector:
+    """A first-party detector: the rules it declares, by id, and its options."""
+
+    rules: tuple[str, ...]
+    options: tuple[Option, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """``detectors`` are ids, or the beginnings of ids and ``*``; ``blocks`` the beginnings of the rule ids they declare."""
+    """One of modelguard's own distributions. ``hooks`` are the kinds of things it registers: ``detectors``, ``models``, ..."""
 
     name: str
-    detectors: tuple[str, ...]
-    blocks: tuple[str, ...]
-
-    def brings(self, detector: str) -> bool:
-        """Whether ``detector`` is one of this distribution's."""
-        return any(fnmatchcase(detector, pattern) for pattern in self.detectors)
+    hooks: tuple[str, ...]
+    detectors: Mapping[str, KnownDetector]
 
 
-FIRST_PARTY: tuple[Distribution, ...] = (
-    Distribution("modelguard", ("format-integrity", "remote-code", "weight-diff"), ("MG01", "MG03", "MG11", "MG12", "MG9004", "MG9008")),
-    Distribution("modelguard-rome", ("rome-edit", "rome-spectrum", "weight-forensics"), ("MG13", "MG2")),
-    Distribution("modelguard-neural-cleanse", ("neural-cleanse", "neural-cleanse-*"), ("MG30",)),
-    Distribution("modelguard-companions", ("channel-lipschitz", "final-layer", "mm-bd", "neuron-inspect"), ("MG30",)),
-    Distribution("modelguard-ensemble", ("backdoor-ensemble",), ("MG30",)),
-    Distribution("modelguard-abs", ("abs", "abs-*"), ("MG30", "MG31")),
-)
+@cache
+def first_party() -> tuple[Distribution, ...]:
+    """Every distribution of ours that registers something, by name."""
+    data = json.loads((resources.files("modelguard._policies") / "catalogue.json").read_text(encoding="utf-8"))
+    return tuple(
+        Distribution(
+            name,
+            tuple(entry["hooks"]),
+            {
+                detector: KnownDetector(tuple(known["rules"]), tuple(Option.read(item) for item in known["options"]))
+                for detector, known in entry["detectors"].items()
+            },
+        )
+        for name, entry in data.items()
+    )
+
+
+@cache
+def detectors() -> Mapping[str, KnownDetector]:
+    """Every first-party detector by id."""
+    return MappingProxyType({name: known for item in first_party() for name, known in item.detectors.items()})
 
 
 def provider(detector: str) -> str | None:
     """The first-party distribution that brings ``detector``, or None."""
-    return next((item.name for item in FIRST_PARTY if item.brings(detector)), None)
+    return next((item.name for item in first_party() if detector in item.detectors), None)
 
 
-def absent(known_detectors: Collection[str]) -> tuple[Distribution, ...]:
-    """The first-party distributions of which no detector is known, because they are not installed or could not be loaded."""
-    return tuple(item for item in FIRST_PARTY if not any(item.brings(name) for name in known_detectors))
+def providers(hook: str) -> tuple[str, ...]:
+    """The first-party distributions that register something of a kind, such as ``models``."""
+    return tuple(item.name for item in first_party() if hook in item.hooks)
+
+
+def reporting(block: str) -> tuple[str, ...]:
+    """The first-party detectors that may report a rule of a block, such as ``MG03``."""
+    return tuple(name for name, known in sorted(detectors().items()) if any(rule.startswith(block) for rule in known.rules))

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from modelguard._policies import catalogue
 from modelguard._policies import rules as judgement
-from modelguard._policies.catalogue import provider
 from modelguard._policies.model import Match, Policy, glob_matches
 from modelguard.errors import PolicyError
 from modelguard.findings import Finding
@@ -19,8 +19,6 @@ EXPIRY_NOTICE = datetime.timedelta(days=14)
 
 CODE_ENDINGS = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
 """Files beside the weights that a loader told to trust remote code would run."""
-
-_STATUS_RULE = {Status.SKIPPED: judgement.SKIPPED, Status.ERRORED: judgement.ERRORED, Status.TIMED_OUT: judgement.TIMED_OUT}
 
 
 @dataclass
@@ -93,12 +91,17 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
     if sources.remote_code == "deny":
         if code := [file.path for file in target.files if file.path.lower().endswith(CODE_ENDINGS)]:
             yield refused(f"code comes with the weights: {_few(code)} (sources.remote_code: deny)")
-        if not any(item.detector == "remote-code" and item.status is Status.COMPLETED for item in report.outcomes) and not report.failure:
+        completed = {item.detector for item in report.outcomes if item.status is Status.COMPLETED}
+        if not report.failure and (absent := sorted(set(catalogue.reporting(judgement.EXECUTABLE_CONTENT)) - completed)):
             yield unread(
-                "whether its configuration points at code was not looked at: remote-code did not complete (sources.remote_code: deny)"
+                f"whether its configuration points at code was not looked at: {', '.join(absent)} did not complete "
+                "(sources.remote_code: deny)"
             )
-        if pointers := sorted({item.location.file or "configuration" for _, item in report.findings() if "auto_map" in item.evidence}):
-            yield refused(f"{_few(pointers)} points at code to run (auto_map; sources.remote_code: deny)")
+        pointing = [item for _, item in report.findings() if item.rule.startswith(judgement.EXECUTABLE_CONTENT)]
+        if pointing:
+            files = sorted({item.location.file or "configuration" for item in pointing})
+            rules = ", ".join(sorted({item.rule for item in pointing}))
+            yield refused(f"{_few(files)} points at code to run ({rules}; sources.remote_code: deny)")
 
 
 def _allowed(uri: str, allow: tuple[str, ...]) -> bool:
@@ -140,7 +143,7 @@ def _completeness(report: Report, policy: Policy, ledger: _Ledger) -> None:
         for outcome in outcomes:
             if outcome.status is not Status.COMPLETED:
                 message = f"required detector {_ended(outcome)}"
-                ledger.violations.append(Violation("detector", name, message, blocks=False, rule=_STATUS_RULE[outcome.status].id))
+                ledger.violations.append(Violation("detector", name, message, blocks=False, rule=judgement.STATUS_RULES[outcome.status].id))
     for outcome in report.outcomes:
         if outcome.status is not Status.COMPLETED and outcome.detector not in required:
             ledger.notes.append(f"detector {_ended(outcome)} (not required)")
@@ -152,13 +155,13 @@ def _ended(outcome: Outcome) -> str:
 
 
 def _why_missing(report: Report, name: str) -> str:
-    distribution = provider(name)
+    distribution = catalogue.provider(name)
     for failure in report.plugin_failures:
         if distribution == failure.distribution or name == failure.name:
             return f": its plugin could not be used ({failure.reason})"
     if any(name in plugin.detectors for plugin in report.plugins):
         return ": it was left out of the scan"
-    return f": it is not installed; pip install {distribution}" if distribution else ": it is not installed"
+    return f": it is not installed; install {distribution}" if distribution else ": it is not installed"
 
 
 def _waived(report: Report, finding: Finding, policy: Policy, today: datetime.date, ledger: _Ledger) -> bool:

@@ -25,10 +25,12 @@ from pydantic import (
     model_validator,
 )
 
-from modelguard._policies.catalogue import BLOCKS, absent
-from modelguard._policies.rules import JUDGEMENT_RULES
-from modelguard.errors import PolicyError
-from modelguard.findings import Confidence, Severity
+from modelguard._options import check_options, options_of
+from modelguard._policies import catalogue
+from modelguard._policies.rules import BLOCKS, JUDGEMENT_RULES, NOT_LOOKED_AT
+from modelguard.detector import Detector
+from modelguard.errors import PolicyError, UsageError
+from modelguard.findings import RULE_ID, Confidence, Severity
 from modelguard.report import PolicyInfo
 
 Action = Literal["block", "incomplete", "warn", "allow"]
@@ -132,8 +134,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^?\[\]\x00-\x20]+$")]
 DetectorId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-RuleId = Annotated[str, StringConstraints(pattern=r"^MG[0-9]{4}$")]
-RulePattern = Annotated[str, StringConstraints(pattern=r"^MG([0-9]{4}|[0-9]{0,3}\*)$")]
+RuleId = Annotated[str, StringConstraints(pattern=rf"^({RULE_ID})$")]
+RulePattern = Annotated[str, StringConstraints(pattern=rf"^({RULE_ID}|(MG|[A-Z][A-Z0-9]{{1,15}}-)[0-9]{{0,3}}\*)$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^modelguard/v1:[0-9a-f]{32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Globs = Annotated[tuple[Glob, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -210,7 +212,7 @@ class Waiver(_Model):
 
     @model_validator(mode="after")
     def _not_for_gaps(self) -> Waiver:
-        if self.rule.startswith("MG9"):
+        if self.rule.startswith(NOT_LOOKED_AT):
             raise ValueError(f"{self.rule} says that something was not looked at, and that cannot be waived")
         return self
 
@@ -282,24 +284,25 @@ class Policy(_Model):
         changed = self.detectors.model_copy(update=named)
         return self.model_copy(update={"detectors": changed})
 
-    def check(self, known_rules: Collection[str], known_detectors: Collection[str]) -> None:
-        """Refuse names that nobody declares: a mistyped id would silently never match.
+    def check(self, known_rules: Collection[str], known_detectors: Mapping[str, type[Detector] | None]) -> None:
+        """Refuse names that nobody declares, and detector options that a detector would refuse: a mistyped id would silently never match.
 
-        ``known_rules`` and ``known_detectors`` are what is installed. Ids of modelguard's own distributions that are not installed
-        pass: whatever they name is incomplete then. Raises :class:`PolicyError` naming the place, with the closest known name.
+        ``known_rules`` and ``known_detectors`` are what is installed; a detector without its class took part in a stored report. Ids of
+        modelguard's own distributions that are not installed pass: whatever they name is incomplete then. Raises :class:`PolicyError`
+        naming the place, with the closest known name.
         """
-        missing = absent(known_detectors)
+        ours = catalogue.detectors()
+        detectors = {*known_detectors, *ours}
         for place, name in self._detector_ids():
-            if name not in known_detectors and not any(item.brings(name) for item in missing):
+            if name not in detectors:
                 raise PolicyError(
                     f"policy {self.name}: {place}",
-                    f"no installed plugin brings a detector {name!r}{_meant(name, known_detectors)}",
+                    f"no installed plugin brings a detector {name!r}{_meant(name, detectors)}",
                     "`modelguard plugins list` shows the detectors there are",
                 )
-        rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES)}
-        blocks = tuple(block for item in missing for block in item.blocks)
+        rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES), *(rule for known in ours.values() for rule in known.rules)}
         for place, pattern in self._rule_patterns():
-            if not _names_a_rule(pattern, rules, blocks):
+            if not _names_a_rule(pattern, rules):
                 raise PolicyError(
                     f"policy {self.name}: {place}",
                     f"no installed detector declares a rule {pattern}{_meant(pattern, rules)}",
@@ -312,6 +315,18 @@ class Policy(_Model):
                     f"{rule.match.rule} is given by the policy itself and is never a finding",
                     "it follows from detectors.required, sources, plugins and waivers",
                 )
+        self._check_options(known_detectors)
+
+    def _check_options(self, known_detectors: Mapping[str, type[Detector] | None]) -> None:
+        """By the detector's class where it is installed, else by the catalogue. Nothing is known of a detector that is in neither."""
+        for name, values in self.detectors.options.items():
+            detector, known = known_detectors.get(name), catalogue.detectors().get(name)
+            if detector is None and known is None:
+                continue
+            try:
+                check_options(name, options_of(detector) if detector is not None else known.options if known is not None else (), values)
+            except UsageError as error:
+                raise PolicyError(f"policy {self.name}: detectors.options: {error.thing}", error.cause, error.remedy) from None
 
     def _detector_ids(self) -> Iterator[tuple[str, str]]:
         for name in self.detectors.required or ():
@@ -336,11 +351,7 @@ class Policy(_Model):
             yield f"waivers[{number}].rule", waiver.rule
 
 
-def _names_a_rule(pattern: str, rules: Collection[str], missing: Collection[str]) -> bool:
-    """Whether ``pattern`` matches a known rule, covers a documented block, or lies in a block whose distribution is not installed."""
-    if any(glob_matches(pattern, rule) for rule in rules):
-        return True
+def _names_a_rule(pattern: str, rules: Collection[str]) -> bool:
+    """Whether ``pattern`` matches a rule there is, or covers a documented block of ours."""
     start = pattern.rstrip("*")
-    if start != pattern and any(block.startswith(start) for block in BLOCKS):
-        return True
-    return any(start.startswith(block) for block in missing)
+    return any(glob_matches(pattern, rule) for rule in rules) or (start != pattern and any(block.startswith(start) for block in BLOCKS))

@@ -5,7 +5,15 @@ They are declared like any detector's, so that every line of a decision can be l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modelguard.findings import Rule, Severity
+from modelguard.report import Status
+
+EXECUTABLE_CONTENT = "MG03"
+NOT_LOOKED_AT = "MG9"
+BLOCKS = ("MG01", "MG02", EXECUTABLE_CONTENT, "MG1", "MG2", "MG3", "MG4", "MG5", NOT_LOOKED_AT)
+"""The documented blocks of modelguard's rule ids; a pattern that names one is meant, even before a detector has rules in it."""
 
 SKIPPED = Rule(
     "MG9001",
@@ -94,3 +102,6 @@ JUDGEMENT_RULES: tuple[Rule, ...] = (
     PLUGIN_FAILED,
 )
 """In order of id. ``MG9004`` (a file that was not looked at) is a detector's finding and is declared there."""
+
+STATUS_RULES: Mapping[Status, Rule] = {Status.SKIPPED: SKIPPED, Status.ERRORED: ERRORED, Status.TIMED_OUT: TIMED_OUT}
+"""What it is called that a required detector did not complete."""

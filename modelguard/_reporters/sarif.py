@@ -16,10 +16,10 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from modelguard._policies.rules import JUDGEMENT_RULES, PLUGIN_FAILED, SOURCE_UNREAD, STATUS_RULES
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.json import dump
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
-from modelguard.policy import JUDGEMENT_RULES
 from modelguard.report import Decision, Report, Reporter, Status, Verdict, Violation
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -38,8 +38,7 @@ _SCORE: Mapping[Severity, str] = {
     Severity.LOW: "2.0",
     Severity.INFO: "0.1",
 }
-_STATUS_RULE = {Status.SKIPPED: "MG9001", Status.ERRORED: "MG9002", Status.TIMED_OUT: "MG9003"}
-_SOURCE_RULE, _PLUGIN_RULE = "MG9006", "MG9007"
+_NOTIFICATIONS = {*STATUS_RULES.values(), SOURCE_UNREAD, PLUGIN_FAILED}
 
 
 class SarifReporter(Reporter):
@@ -199,14 +198,14 @@ def _invocation(report: Report, decision: Decision) -> dict[str, Any]:
     complete = not report.failure and all(item.blocks for item in decision.violations)
     required = {item.subject for item in decision.violations if item.kind == "detector"}
     execution = [
-        _notification(_STATUS_RULE[item.status], "error" if item.detector in required else "warning", f"{item.detector}: {item.reason}")
+        _notification(STATUS_RULES[item.status], "error" if item.detector in required else "warning", f"{item.detector}: {item.reason}")
         for item in report.outcomes
         if item.status is not Status.COMPLETED
     ]
     if report.failure:
-        execution.insert(0, _notification(_SOURCE_RULE, "error", report.failure))
-    execution += [_notification(_SOURCE_RULE, "note", note) for note in report.target.notes]
-    configuration = [_notification(_PLUGIN_RULE, "warning", f"{item.distribution}: {item.reason}") for item in report.plugin_failures]
+        execution.insert(0, _notification(SOURCE_UNREAD, "error", report.failure))
+    execution += [_notification(SOURCE_UNREAD, "note", note) for note in report.target.notes]
+    configuration = [_notification(PLUGIN_FAILED, "warning", f"{item.distribution}: {item.reason}") for item in report.plugin_failures]
     words = {
         Verdict.PASS: "pass",
         Verdict.BLOCK: "blocked by policy",
@@ -221,13 +220,13 @@ def _invocation(report: Report, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _notification(rule: str, level: str, text: str) -> dict[str, Any]:
-    index = [item.id for item in _notification_rules()].index(rule)
-    return {"descriptor": {"id": rule, "index": index}, "level": level, "message": {"text": _message(text)}}
+def _notification(rule: Rule, level: str, text: str) -> dict[str, Any]:
+    index = _notification_rules().index(rule)
+    return {"descriptor": {"id": rule.id, "index": index}, "level": level, "message": {"text": _message(text)}}
 
 
 def _notification_rules() -> list[Rule]:
-    return [rule for rule in JUDGEMENT_RULES if rule.id in {*_STATUS_RULE.values(), _SOURCE_RULE, _PLUGIN_RULE}]
+    return [rule for rule in JUDGEMENT_RULES if rule in _NOTIFICATIONS]
 
 
 def _rules(report: Report, findings: Iterable[Finding], violations: Iterable[Violation]) -> list[Rule]:

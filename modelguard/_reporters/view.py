@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from modelguard._policies.rules import NOT_LOOKED_AT
 from modelguard._reporters.escape import visible
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
@@ -95,17 +96,18 @@ def _together(names: Sequence[str]) -> str:
 
 
 def _unread(report: Report) -> list[str]:
-    """Files in no known format: those that may matter apart from those ``format-integrity`` found to hold no weights."""
+    """Files in no known format: those that may matter apart from those that hold no weights, where a detector sorted all of them."""
     unread = report.target.unread
-    judged = [item for item in report.outcomes if item.detector == "format-integrity" and item.status is Status.COMPLETED]
-    harmless = judged[0].summary.get("inert_files") if judged else None
-    suspect = {finding.location.file for _, finding in report.findings() if finding.rule == "MG9004"}
-    inert = [path for path in unread if path not in suspect]
-    if harmless != len(inert):  # nobody looked, or not at each
-        return _files(unread, "in no known format")
-    return _files([path for path in unread if path in suspect], "that may hold weights or code, in no known format") + _files(
-        inert, "of kinds that hold no weights"
-    )
+    for outcome in report.outcomes:
+        if outcome.status is not Status.COMPLETED or "inert_files" not in outcome.summary:
+            continue
+        suspect = {finding.location.file for finding in outcome.findings if finding.rule.startswith(NOT_LOOKED_AT)}
+        inert = [path for path in unread if path not in suspect]
+        if outcome.summary["inert_files"] == len(inert):
+            return _files([path for path in unread if path in suspect], "that may hold weights or code, in no known format") + _files(
+                inert, "of kinds that hold no weights"
+            )
+    return _files(unread, "in no known format")
 
 
 def _files(paths: Sequence[str], what: str) -> list[str]:

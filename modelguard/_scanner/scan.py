@@ -14,7 +14,7 @@ from modelguard._plugins import Registry
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
-from modelguard.artifact import Artifact, SourceContext
+from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.detector import Detector
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
 from modelguard.findings import Rule
@@ -44,7 +44,7 @@ class Request:
     quick: bool = False
     """Leave out the detectors whose ``when_quick`` is ``skipped``."""
     by_range: bool = False
-    """Read from two Hub models only what may differ between them. What comes of it can be compared, and used for nothing else."""
+    """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +112,25 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 @contextmanager
 def brought(request: Request, registry: Registry) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
-    if request.by_range and request.reference is not None:
-        from modelguard._sources.remote import remote_pair
-
-        with remote_pair(request.reference, request.target, request.source) as (reference, artifact):
-            yield artifact, reference
+    source, target = _source(request.target, registry)
+    extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
+    context = replace(request.source, extensions=extensions)
+    if request.reference is None:
+        yield source.fetch(target, context), None
+        return
+    other, reference = _source(request.reference, registry)
+    pair = source.pair(reference, target, context) if request.by_range and other.scheme == source.scheme else None
+    if pair is None:
+        yield source.fetch(target, context), other.fetch(reference, context)
     else:
-        yield (
-            fetch(request.target, request, registry),
-            fetch(request.reference, request, registry) if request.reference is not None else None,
-        )
+        with pair as (old, new):
+            yield new, old
 
 
-def fetch(uri: str, request: Request, registry: Registry) -> Artifact:
-    """Bring one artifact here. Raises :class:`~modelguard.errors.SourceError`."""
+def _source(uri: str, registry: Registry) -> tuple[Source, str]:
     from modelguard._sources import resolve_source
 
-    source, rest = resolve_source(uri, [kind() for kind in registry.sources.values()])
-    extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
-    return source.fetch(rest, replace(request.source, extensions=extensions))
+    return resolve_source(uri, [kind() for kind in registry.sources.values()])
 
 
 def _job(request: Request, registry: Registry, artifact: Artifact, reference: Artifact | None) -> Job:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-RuleId = Annotated[str, StringConstraints(pattern=r"^MG[0-9]{4}$")]
+from modelguard.findings import RULE_ID
+
+RuleId = Annotated[str, StringConstraints(pattern=rf"^({RULE_ID})$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^modelguard/v1:[0-9a-f]{32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Severity = Literal["info", "low", "medium", "high", "critical"]

@@ -14,6 +14,7 @@ import posixpath
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -79,6 +80,12 @@ class HubSource(Source):
                 raise
             except Exception as error:
                 raise explain(uri, error) from error
+
+    def pair(self, reference: str, target: str, context: SourceContext) -> AbstractContextManager[tuple[Artifact, Artifact]] | None:
+        """Replicas that were read by ranges; None offline, where the cache holds whole files."""
+        from modelguard._sources.remote import remote_pair
+
+        return None if context.offline else remote_pair(reference, target, context, self)
 
 
 class _Fetch:

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelguard._policies.catalogue import first_party
 from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, option_fields
 from modelguard.errors import PluginError
-from modelguard.findings import settled
+from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix, settled
 from modelguard.report import Outcome, Status
 
 if TYPE_CHECKING:
@@ -90,17 +91,21 @@ def check_detector(cls: type[Detector], target: Target | None = None) -> Outcome
 
 def _check_declaration(cls: type[Detector]) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cls.id), f"detector id {cls.id!r} is not lower-case words joined by hyphens"
-    assert isinstance(cls.requires, frozenset), f"{cls.id}.requires is no frozenset"
-    assert all(isinstance(item, Capability) for item in cls.requires), f"{cls.id}.requires holds something that is no Capability"
+    assert isinstance(cls.requires, frozenset), f"{cls.id}.requires is not a frozenset"
+    assert all(isinstance(item, Capability) for item in cls.requires), f"{cls.id}.requires holds something that is not a Capability"
     assert cls.rules, f"{cls.id} declares no rules"
+    package = cls.__module__.partition(".")[0]
+    ours = {"modelguard", *(item.name.replace("-", "_") for item in first_party())}
     for rule in cls.rules:
-        assert re.fullmatch(r"MG[0-9]{4}", rule.id), f"rule id {rule.id!r} of {cls.id} is not MG and four digits"
+        form = "a prefix of your own, a hyphen and four digits, such as ACME-0001"
+        assert re.fullmatch(RULE_ID, rule.id), f"rule id {rule.id!r} of {cls.id} is not {form}"
+        assert rule_prefix(rule.id) != OWN_PREFIX or package in ours, f"rule id {rule.id} of {cls.id} has modelguard's prefix; use {form}"
         empty = [name for name in ("name", "title", "description", "remedy") if not getattr(rule, name).strip()]
-        assert not empty, f"rule {rule.id} of {cls.id} has no {' and no '.join(empty)}"
+        assert not empty, f"rule {rule.id} of {cls.id} has no {' or '.join(empty)}"
     ids = [rule.id for rule in cls.rules]
     assert len(ids) == len(set(ids)), f"{cls.id} declares a rule twice"
     parameters = getattr(cls, "__dataclass_params__", None)
-    assert getattr(parameters, "frozen", False), f"{cls.id} is no frozen dataclass"
+    assert getattr(parameters, "frozen", False), f"{cls.id} is not a frozen dataclass"
     quick = [item.default for item in option_fields(cls) if item.name == "quick"]
     assert cls.when_quick in ("same", "shorter", "skipped"), (
         f"{cls.id}.when_quick is {cls.when_quick!r}: it must be same, shorter or skipped"

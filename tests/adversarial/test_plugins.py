@@ -29,7 +29,7 @@ EXPECTED = {
     "faulty-system-exit": ("errored", "exited with status 0 before it was done"),
     "faulty-killed": ("errored", "killed by SIGKILL"),
     "faulty-allocates": ("errored", "memory", "--memory"),
-    "faulty-undeclared": ("errored", "undeclared rule MG7999", "MG7001"),
+    "faulty-undeclared": ("errored", "undeclared rule FAULTY-0999", "FAULTY-0001"),
     "faulty-non-finite": ("errored", "evidence.ratio is nan"),
     "faulty-scoreless": ("errored", "`score`"),
     "faulty-garbage": ("errored", "answer pipe"),

@@ -74,11 +74,11 @@ def test_two_rules_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     from modelguard._plugins import load
 
     def detector(name: str, title: str) -> type[Detector]:
-        rule = Rule("MG8001", "Name", title, Severity.LOW, "d", "r")
+        rule = Rule("ACME-0001", "Name", title, Severity.LOW, "d", "r")
         return type(name, (Detector,), {"id": name, "requires": frozenset({Capability.FILES}), "rules": (rule,)})
 
     registry = replace(load(), detectors={"a": detector("a", "one thing"), "b": detector("b", "another")})
-    with pytest.raises(PluginError, match="rule MG8001: b declares it differently"):
+    with pytest.raises(PluginError, match="rule ACME-0001: b declares it differently"):
         registry.rules()
 
 

@@ -32,14 +32,14 @@ class Square(Detector):
 
     id = "{detector}"
     requires = frozenset({{Capability.WEIGHTS}})
-    rules = (Rule("MG8001", "Square", "a square matrix", Severity.LOW, "A matrix is square.", "Nothing to do."),)
+    rules = (Rule("ACME-0001", "Square", "a square matrix", Severity.LOW, "A matrix is square.", "Nothing to do."),)
 
     def detect(self, target, context):
         count = 0
         for checkpoint, tensor in target.walk():
             if len(tensor.shape) == 2 and tensor.shape[0] == tensor.shape[1]:
                 count += 1
-                yield Finding("MG8001", f"{{tensor.name}} is square", Confidence.HIGH, location=Location(tensor.file, tensor.name))
+                yield Finding("ACME-0001", f"{{tensor.name}} is square", Confidence.HIGH, location=Location(tensor.file, tensor.name))
         context.summary(score=float(count))
 
 
@@ -149,7 +149,7 @@ class Steep(Detector):
 
     id = "steep"
     requires = frozenset({Capability.GRADIENTS})
-    rules = (Rule("MG8002", "Steep", "a steep input", Severity.LOW, "An output depends on an input.", "Nothing to do."),)
+    rules = (Rule("ACME-0002", "Steep", "a steep input", Severity.LOW, "An output depends on an input.", "Nothing to do."),)
 
     def detect(self, target, context):
         import torch
@@ -157,7 +157,7 @@ class Steep(Detector):
         x = torch.full((1, *target.model.input.shape), 0.5, requires_grad=True)
         (gradient,) = torch.autograd.grad(target.model(x)[0, 1], x)
         steepest = int(gradient.abs().argmax())
-        yield Finding("MG8002", f"input {steepest} counts most", Confidence.HIGH, evidence={"input": steepest})
+        yield Finding("ACME-0002", f"input {steepest} counts most", Confidence.HIGH, evidence={"input": steepest})
         context.summary(score=float(gradient.abs().max()))
 
 

@@ -15,7 +15,7 @@ from modelguard import Capability, Detector, Finding, Location, PluginError, Rul
 from modelguard.testing.checkpoints import open_target, write_safetensors, write_sharded
 from modelguard.testing.conformance import check_detector, run_detector
 
-RULE = Rule("MG9991", "Example", "an example", Severity.MEDIUM, "It is an example.", "Nothing to do.")
+RULE = Rule("ACME-0001", "Example", "an example", Severity.MEDIUM, "It is an example.", "Nothing to do.")
 _CALLS = itertools.count()
 
 
@@ -37,19 +37,21 @@ class Good(Detector):
             worst = max(worst, largest)
             if largest > self.limit:
                 where = Location(tensor.file, tensor.name)
-                yield Finding("MG9991", f"{tensor.name} reaches {largest:.3f}", location=where, evidence={"noise": context.rng().random()})
+                yield Finding(
+                    "ACME-0001", f"{tensor.name} reaches {largest:.3f}", location=where, evidence={"noise": context.rng().random()}
+                )
         context.summary(score=worst)
 
 
 class Undeclared(Good):
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG9992", "not declared")
+        yield Finding("ACME-0002", "not declared")
         context.summary(score=1.0)
 
 
 class NotFinite(Good):
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG9991", "a finding", evidence={"value": float("nan")})
+        yield Finding("ACME-0001", "a finding", evidence={"value": float("nan")})
         context.summary(score=1.0)
 
 
@@ -92,8 +94,12 @@ class WrongRule(Good):
     rules = (Rule("X1", "Example", "an example", Severity.LOW, "It is.", "Do."),)
 
 
+class OursRule(Good):
+    rules = (Rule("MG9991", "Example", "an example", Severity.LOW, "It is.", "Do."),)
+
+
 class SilentRule(Good):
-    rules = (Rule("MG9991", "Example", "an example", Severity.LOW, "", "Do."),)
+    rules = (Rule("ACME-0001", "Example", "an example", Severity.LOW, "", "Do."),)
 
 
 class Thawed(Detector):
@@ -142,7 +148,7 @@ def test_the_default_target_has_a_reference_and_samples_for_those_that_need_them
 @pytest.mark.parametrize(
     ("detector", "error", "says"),
     [
-        (Undeclared, PluginError, "undeclared rule MG9992"),
+        (Undeclared, PluginError, "undeclared rule ACME-0002"),
         (NotFinite, PluginError, "evidence.value is nan"),
         (InfiniteScore, PluginError, "summary.score is inf"),
         (Scoreless, AssertionError, "gives the score None"),
@@ -150,9 +156,10 @@ def test_the_default_target_has_a_reference_and_samples_for_those_that_need_them
         (Deaf, AssertionError, "past its deadline"),
         (Blind, AssertionError, "did not look .skipped: nothing to see"),
         (ShoutingId, AssertionError, "'Loud_Detector' is not lower-case"),
-        (WrongRule, AssertionError, "'X1' of good-example is not MG and four digits"),
+        (WrongRule, AssertionError, "'X1' of good-example is not a prefix of your own"),
+        (OursRule, AssertionError, "MG9991 of good-example has modelguard's prefix"),
         (SilentRule, AssertionError, "has no description"),
-        (Thawed, AssertionError, "no frozen dataclass"),
+        (Thawed, AssertionError, "not a frozen dataclass"),
         (Unexplained, AssertionError, "option good-example.secret has no help text"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_required_detector_without_outcome_leaves_no_verdict_and_says_what_to_
     assert decision.exit_code == 3
     assert lines(decision) == [("detector", "MG9005", False), ("detector", "MG9005", False)]
     messages = [item.message for item in decision.violations]
-    assert any("pip install modelguard-neural-cleanse" in message for message in messages)
+    assert any("install modelguard-neural-cleanse" in message for message in messages)
     assert any(message.endswith("acme-check did not run: it is not installed") for message in messages)
 
 
@@ -159,7 +159,7 @@ def test_samples_that_no_trigger_search_used_leave_no_verdict() -> None:
     assert decision.verdict is Verdict.INCOMPLETE
     assert "none of the trigger searches could use the samples" in decision.violations[0].message
     (violation,) = judge(report(samples=True)).violations
-    assert "pip install modelguard-ensemble" in violation.message
+    assert "install modelguard-ensemble" in violation.message
 
 
 def test_strict_wants_a_reference() -> None:
@@ -326,6 +326,17 @@ def test_configuration_that_points_at_code_is_remote_code() -> None:
     rules = policy(sources={"remote_code": "deny"})
     assert lines(judge(report(completed("format-integrity"), completed("remote-code", pointer)), rules)) == [("source", "MG0291", True)]
     assert judge(report(completed("format-integrity"), completed("remote-code", pointer)), policy()).exit_code == 0
+
+
+def test_who_says_that_an_artifact_points_at_code_is_the_rule_and_not_the_evidence() -> None:
+    rules = policy(sources={"remote_code": "deny"})
+    seen = (completed("format-integrity"), completed("remote-code"))
+    other = completed("acme", found("ACME-0001", severity=Severity.LOW, evidence={"auto_map": "x"}))
+    assert judge(report(*seen, other), rules).verdict is Verdict.PASS
+    decision = judge(report(*seen, completed("next", found("MG0302", severity=Severity.LOW))), rules)
+    assert [item.message for item in decision.violations if item.kind == "source"] == [
+        "model.safetensors points at code to run (MG0302; sources.remote_code: deny)"
+    ]
 
 
 def test_remote_code_that_was_not_looked_for_is_no_pass() -> None:

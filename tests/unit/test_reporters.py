@@ -30,7 +30,7 @@ from modelguard._reporters.json import JsonReporter, report_from_json
 from modelguard._reporters.sarif import SarifReporter
 from modelguard._schemas import report_schema
 from modelguard.errors import UsageError
-from modelguard.findings import Attachment, Finding, Location, Severity
+from modelguard.findings import Attachment, Finding, Location, Rule, Severity
 from modelguard.report import Decision, FileInfo, Outcome, PolicyInfo, Report, Reporter, Status, TargetInfo, Verdict, Violation
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -240,6 +240,15 @@ def test_sarif_has_a_result_for_every_finding_and_every_other_reason() -> None:
     assert place["relatedLocations"][0]["physicalLocation"]["region"] == {"byteOffset": 1048640, "byteLength": 4096}
 
 
+def test_sarif_takes_a_plugins_own_rules() -> None:
+    report, decision = everything()
+    finding = replace(report.findings()[0][1], rule="ACME-0001")
+    rule = Rule("ACME-0001", "Acme", "an acme", Severity.LOW, "It is.", "Do.")
+    run = sarif(replace(report, outcomes=(Outcome("acme", Status.COMPLETED, findings=(finding,)),), rules=(rule,)), decision)
+    check_traps(run)
+    assert "ACME-0001" in [result["ruleId"] for result in run["results"]]
+
+
 def test_sarif_of_a_pass_says_that_it_succeeded() -> None:
     report, _ = everything()
     run = sarif(replace(report, outcomes=(), plugin_failures=()), Decision(Verdict.PASS))
@@ -356,6 +365,8 @@ def test_files_that_may_hold_weights_are_told_apart_from_those_that_hold_none() 
     assert lines({}) == unsure
     assert lines({"inert_files": 1}) == unsure, "one file of the three was not judged"
     assert lines({"inert_files": 2}, Status.ERRORED) == unsure
+    other = Outcome("acme-sorts-files", Status.COMPLETED, "", {"inert_files": 2}, (gap,))
+    assert "1 file that may hold weights or code, in no known format: archive/old.ckpt" in view.gaps(replace(report, outcomes=(other,)))
 
 
 def test_report_mode_is_said_beside_the_answer() -> None:

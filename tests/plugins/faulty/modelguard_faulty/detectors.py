@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from modelguard import Capability, Detector, Finding, Location, Rule, ScanContext, Severity, Target, option
 
-RULE = Rule("MG7001", "Honest", "an honest finding", Severity.LOW, "Made before the detector misbehaves.", "Nothing.")
+RULE = Rule("FAULTY-0001", "Honest", "an honest finding", Severity.LOW, "Made before the detector misbehaves.", "Nothing.")
 HOSTILE = "tensor\x1b[31m\u202e\x07name"
 
 
@@ -21,7 +21,7 @@ class Faulty(Detector):
     rules: ClassVar[tuple[Rule, ...]] = (RULE,)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG7001", f"{self.id} looked", location=Location(target.artifact.files[0].path), key=self.id)
+        yield Finding("FAULTY-0001", f"{self.id} looked", location=Location(target.artifact.files[0].path), key=self.id)
         context.summary(score=0.0)
         yield from self.misbehave(context)
 
@@ -95,21 +95,21 @@ class Undeclared(Faulty):
     id = "faulty-undeclared"
 
     def misbehave(self, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG7999", "nobody declared this")
+        yield Finding("FAULTY-0999", "nobody declared this")
 
 
 class NonFinite(Faulty):
     id = "faulty-non-finite"
 
     def misbehave(self, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG7001", "a finding whose evidence is not finite", evidence={"ratio": float("nan"), "fine": 1}, key="nan")
+        yield Finding("FAULTY-0001", "a finding whose evidence is not finite", evidence={"ratio": float("nan"), "fine": 1}, key="nan")
 
 
 class Scoreless(Faulty):
     id = "faulty-scoreless"
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG7001", "looked", key="scoreless")
+        yield Finding("FAULTY-0001", "looked", key="scoreless")
 
 
 class Garbage(Faulty):
@@ -136,7 +136,7 @@ class Flood(Faulty):
 
     def misbehave(self, context: ScanContext) -> Iterator[Finding]:
         for index in range(20_000):
-            yield Finding("MG7001", "again", key=str(index))
+            yield Finding("FAULTY-0001", "again", key=str(index))
 
 
 class LongLine(Faulty):
@@ -162,7 +162,7 @@ class Escapes(Faulty):
     id = "faulty-escapes"
 
     def misbehave(self, context: ScanContext) -> Iterator[Finding]:
-        yield Finding("MG7001", f"{HOSTILE} <script>alert(1)</script>", location=Location(tensor=HOSTILE), evidence={HOSTILE: HOSTILE})
+        yield Finding("FAULTY-0001", f"{HOSTILE} <script>alert(1)</script>", location=Location(tensor=HOSTILE), evidence={HOSTILE: HOSTILE})
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Fine(Faulty):
 
     def misbehave(self, context: ScanContext) -> Iterator[Finding]:
         for index in range(self.extra):
-            yield Finding("MG7001", f"number {index}", key=str(index))
+            yield Finding("FAULTY-0001", f"number {index}", key=str(index))
 
 
 ALL = [
