@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelguard import Detector
+
 if TYPE_CHECKING:
     from modelguard._plugins import Registry
 

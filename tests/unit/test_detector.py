@@ -12,7 +12,7 @@ from modelguard import Capability, Detector, Finding, Rule, ScanContext, Severit
 from modelguard.artifact import Artifact
 from modelguard.testing.conformance import check_detector
 
-RULE = Rule("MG4999", "Test", "a test", Severity.LOW, "A test.", "Nothing.")
+RULE = Rule("ACME-0001", "Test", "a test", Severity.LOW, "A test.", "Nothing.")
 
 
 @dataclass(frozen=True)
