@@ -50,10 +50,12 @@ class OnnxFactory(ModelFactory):
 
     def build(self, artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> RunnableModel:
         _require_torch()
+        from modelguard_runtime.graph_errors import graph_errors
         from modelguard_runtime.onnx_model import build
 
         try:
-            return build(artifact, checkpoint, samples, options)
+            with graph_errors():
+                return build(artifact, checkpoint, samples, options)
         except (ModelguardError, Skip, MemoryError):
             raise
         except Exception as error:  # protobuf lets a graph hold text that is no text and sizes that are no sizes

@@ -21,9 +21,16 @@ from modelguard.detector import Skip
 from modelguard.errors import ModelError
 from modelguard.model import InputSpec, ModelOptions, Samples
 from modelguard_runtime import parity
-from modelguard_runtime.onnx import TABLE, GraphLimits, ImportedGraph, ValueInfo, import_graph
-from modelguard_runtime.onnx.control import LOWERINGS
-from modelguard_runtime.onnx.structure import check_size, domain_of
+from modelguard_runtime.onnx import (
+    GraphLimits,
+    ImportedGraph,
+    UnsupportedError,
+    ValueInfo,
+    check_size,
+    domain_of,
+    import_graph,
+    supported,
+)
 from modelguard_runtime.onnx_file import OnnxFile
 from modelguard_runtime.onnx_head import Head, take_off
 from modelguard_runtime.ort import PROVIDER, OrtSession
@@ -88,7 +95,7 @@ def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, o
     }
     try:
         imported = import_graph(file.model, file.weight)
-    except Skip as reason:
+    except UnsupportedError as reason:
         return _forward_only(file, head, main, extra, described, samples, options, config, facts, str(reason))
     facts["operators"] = dict(imported.operators)
     facts["opsets"] = {domain or "ai.onnx": version for domain, version in sorted(imported.opsets.items())}
@@ -177,7 +184,8 @@ def _coverage(model: onnx.ModelProto) -> dict[str, Any]:
     own = {(function.domain, function.name) for function in model.functions}
     counts = Counter((domain_of(node.domain), node.op_type) for node in model.graph.node if (node.domain, node.op_type) not in own)
     named = {(f"{domain}:{name}" if domain else name)[:120]: (domain, name) for domain, name in counts}
-    lacking = sorted(label for label, key in named.items() if key not in TABLE and not (key[0] == "" and key[1] in LOWERINGS))
+    known = supported()
+    lacking = sorted(label for label, key in named.items() if key not in known)
     return {"operators": {label: counts[key] for label, key in sorted(named.items())}, "unsupported": lacking}
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from modelguard.errors import ModelError
 from modelguard_runtime.failures import one_line, raise_if_out_of_memory
-from modelguard_runtime.onnx.types import EXTERNAL_KEY
+from modelguard_runtime.onnx import EXTERNAL_KEY
 from modelguard_runtime.onnx_file import OnnxFile
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from modelguard_runtime.chunks import ChunkedEngine
 from modelguard_runtime.engine import Blank, Engine
 from modelguard_runtime.failures import one_line, raise_if_out_of_memory
 from modelguard_runtime.graph_engine import GraphEngine
+from modelguard_runtime.graph_errors import graph_errors
 from modelguard_runtime.inputs import canonical
 from modelguard_runtime.module_engine import ModuleEngine
 
@@ -70,10 +71,11 @@ class TorchModel(RunnableModel):
         self.batch = batch
         self.precision = torch.float32
         try:
-            self.engine = self._make_engine(module, call, batch)
-            with torch.no_grad():
-                returned = self.engine.run(self._blank(4, None, 0))
-                probe = self._flat(returned)
+            with graph_errors():
+                self.engine = self._make_engine(module, call, batch)
+                with torch.no_grad():
+                    returned = self.engine.run(self._blank(4, None, 0))
+                    probe = self._flat(returned)
         except (ModelguardError, Skip, MemoryError):
             raise
         except Exception as error:  # a module may raise anything on an input it was not made for
@@ -298,7 +300,8 @@ def running() -> Iterator[None]:
     Raises :class:`ModelError`, and ``MemoryError`` where memory ran out.
     """
     try:
-        yield
+        with graph_errors():
+            yield
     except (ModelguardError, Skip, DeadlineExceeded, MemoryError):
         raise
     except torch.OutOfMemoryError as error:

@@ -10,7 +10,8 @@ from torch import nn
 
 from modelguard.checkpoint import Checkpoint
 from modelguard.errors import ModelError
-from modelguard_runtime.onnx.types import from_numpy
+from modelguard_runtime.graph_errors import graph_errors
+from modelguard_runtime.onnx import from_numpy
 
 BENIGN = ("num_batches_tracked",)
 """Buffers that older torch versions did not save, and that an evaluation does not read."""
@@ -18,7 +19,8 @@ BENIGN = ("num_batches_tracked",)
 
 def state_dict(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Every tensor by name, memory-mapped where the checkpoint is: not to be written to."""
-    return {name: from_numpy(checkpoint.read(name), f"tensor {name[:80]!r}") for name in checkpoint.tensors}
+    with graph_errors():
+        return {name: from_numpy(checkpoint.read(name), f"tensor {name[:80]!r}") for name in checkpoint.tensors}
 
 
 def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:

@@ -170,11 +170,11 @@ def test_parity_is_checked_on_a_batch_of_one_too(tmp_path: Path, monkeypatch: py
     """Our Relu made wrong for one input alone: three together would not show it."""
     from dataclasses import replace
 
-    from modelguard_runtime.onnx import table
+    from modelguard_runtime.onnx import TABLE
 
-    entries = table.TABLE["", "Relu"]
+    entries = TABLE["", "Relu"]
     wrong = [replace(entry, run=lambda x: torch.relu(x) * (1.01 if x.shape[0] == 1 else 1)) for entry in entries]
-    monkeypatch.setitem(table.TABLE, ("", "Relu"), wrong)
+    monkeypatch.setitem(TABLE, ("", "Relu"), wrong)
     nodes = [helper.make_node("Identity", ["x"], ["h"]), *TAIL]
     with pytest.raises(ModelError, match="our graph and onnxruntime disagree"):
         built(graph(tmp_path / "model.onnx", nodes, "N"))

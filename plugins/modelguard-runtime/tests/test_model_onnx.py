@@ -374,21 +374,21 @@ def test_samples_it_does_not_understand_are_told(tmp_path: Path, held_out: Sampl
 
 
 def test_disagreement_with_onnxruntime_keeps_the_model_from_being_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelguard_runtime.onnx import table
+    from modelguard_runtime.onnx import TABLE
 
     path = linear_graph(tmp_path / "model.onnx", [helper.make_node("Relu", ["z"], ["y"])], value("y", TensorProto.FLOAT, ["N", 3]))
-    wrong = [replace(entry, run=lambda x: 1.01 * torch.relu(x)) for entry in table.TABLE["", "Relu"]]
-    monkeypatch.setitem(table.TABLE, ("", "Relu"), wrong)
+    wrong = [replace(entry, run=lambda x: 1.01 * torch.relu(x)) for entry in TABLE["", "Relu"]]
+    monkeypatch.setitem(TABLE, ("", "Relu"), wrong)
     with pytest.raises(ModelError, match=r"parity: our graph and onnxruntime disagree: they differ by 0\.01"):
         built(path)
 
 
 def test_an_operator_we_lack_leaves_the_forward_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelguard_runtime.onnx import table
+    from modelguard_runtime.onnx import TABLE
 
     path = linear_graph(tmp_path / "model.onnx", [helper.make_node("Erf", ["z"], ["y"])], value("y", TensorProto.FLOAT, ["N", 3]))
     with_gradients = built(path)
-    monkeypatch.setitem(table.TABLE, ("", "Erf"), [])
+    monkeypatch.setitem(TABLE, ("", "Erf"), [])
     model = built(path)
     assert "Erf" in model.describe()["forward_only"]
     assert model.layers == ()

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 ort = pytest.importorskip("onnxruntime")
 
 from modelguard_runtime.onnx import EXTERNAL_KEY, import_graph  # noqa: E402
-from modelguard_runtime.onnx.values import ints_to_tensor  # noqa: E402
+from modelguard_runtime.onnx.build.values import ints_to_tensor  # noqa: E402
 
 RNG = np.random.default_rng(0)
 

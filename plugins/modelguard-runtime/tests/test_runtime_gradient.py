@@ -211,7 +211,7 @@ def test_tokens_are_not_probed() -> None:
 @pytest.mark.parametrize("name", ["Round", "Floor", "Ceil"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_rounded_values_are_exact_however_large(name: str, dtype: torch.dtype) -> None:
-    from modelguard_runtime.onnx.table import TABLE
+    from modelguard_runtime.onnx import TABLE
 
     large = torch.finfo(dtype).max
     x = torch.tensor([0.5, 1.5, -0.3, 0.3, 1e-7, 16777217.0, -8388607.5, large, torch.inf, -torch.inf, torch.nan], dtype=dtype)

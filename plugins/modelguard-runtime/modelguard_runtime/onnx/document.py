@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from modelguard_runtime.onnx.control import LOWERINGS
 from modelguard_runtime.onnx.limits import MAX_ELEMENTS, MAX_LOOP_ITERATIONS, GraphLimits
-from modelguard_runtime.onnx.table import NEWEST, ONNX, TABLE
+from modelguard_runtime.onnx.lower.table import supported
+from modelguard_runtime.onnx.ops import NEWEST
 
 _HEAD = """\
 # ONNX operators
@@ -35,8 +35,7 @@ def render() -> str:
     text = _HEAD.format(
         newest=newest, nodes=limits.nodes, depth=limits.depth, folded=limits.folded, elements=MAX_ELEMENTS, loops=MAX_LOOP_ITERATIONS
     )
-    since = {key: sorted({entry.since for entry in entries}) for key, entries in TABLE.items()}
-    since |= {(ONNX, name): [1] for name in LOWERINGS}
+    since = supported()
     for domain in sorted({domain for domain, _ in since}):
         names = sorted(name for d, name in since if d == domain)
         text += f"\n## `{domain or 'ai.onnx'}`: {len(names)} operators\n\n| operator | from opset |\n| --- | --- |\n"

@@ -1,30 +1,30 @@
 """ONNX graph to ``torch.fx.GraphModule``.
 
-The nodes are visited in order. What depends only on constants is computed at once; what depends only on shapes becomes arithmetic on
-Python integers (``shapes.py``); everything else becomes one call of the operator's torch function (``table.py``). Beside the graph,
-each step is tried on torch's meta device, with the declared input shapes: that tells ranks, refuses tensors past the limit before
-anything is allocated, and shows which dimensions follow the batch (``batch.py``).
+The nodes are visited in order (``lower/nodes.py``). What depends only on constants is computed at once; what depends only on shapes
+becomes arithmetic on Python integers (``lower/integers.py``); everything else becomes one call of the operator's torch function
+(``ops/``). Beside the graph, each step is tried on torch's meta device, with the declared input shapes (``build/hints.py``): that tells
+ranks, refuses tensors past the limit before anything is allocated, and shows which dimensions follow the batch (``rewrite/batch.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import onnx
 from torch import fx
 
-from modelguard.detector import Skip
-from modelguard.errors import ModelError
-from modelguard_runtime.onnx import batch
-from modelguard_runtime.onnx.builder import Builder
-from modelguard_runtime.onnx.hints import Hints, declared_shapes
+from modelguard_runtime.onnx.build.builder import Builder, Shared
+from modelguard_runtime.onnx.build.hints import Hints, declared_shapes
+from modelguard_runtime.onnx.errors import MALFORMED, GraphError, UnsupportedError, WeightError
 from modelguard_runtime.onnx.limits import GraphLimits
-from modelguard_runtime.onnx.scope import Context, Scope, SourceNode
+from modelguard_runtime.onnx.lower.nodes import finish, run_graph, stored_names
+from modelguard_runtime.onnx.lower.scope import Context, Scope, SourceNode
+from modelguard_runtime.onnx.ops import NEWEST, base
+from modelguard_runtime.onnx.rewrite import batch
 from modelguard_runtime.onnx.structure import check_size, domain_of, function_key
-from modelguard_runtime.onnx.table import NEWEST
-from modelguard_runtime.onnx.types import ValueInfo, Weight, torch_dtype
+from modelguard_runtime.onnx.tensors import ValueInfo, Weight, torch_dtype
 
 
 @dataclass(frozen=True)
@@ -50,49 +50,55 @@ class ImportedGraph:
 def import_graph(model: onnx.ModelProto, weight: Weight | None = None, limits: GraphLimits = GraphLimits()) -> ImportedGraph:  # noqa: B008
     """Make a runnable module of an ONNX model.
 
-    ``weight`` gives the payload of tensors that were stripped of it (external_data with the single key ``modelguard``).
-    Raises :class:`~modelguard.detector.Skip` for an operator or opset that is not supported, :class:`~modelguard.errors.ModelError` for
-    a malformed graph, :class:`~modelguard.errors.LimitError` for one that asks for too much.
+    ``weight`` gives the payload of tensors that were stripped of it (external_data with the single key :data:`EXTERNAL_KEY`).
+    Raises :class:`UnsupportedError` for an operator or opset that is not supported, :class:`GraphError` for a malformed graph,
+    :class:`GraphLimitError` for one that asks for too much, ``MemoryError``, and whatever ``weight`` raises. Running the module may
+    raise :class:`GraphLimitError` as well: for sizes and loops that follow from its inputs.
     """
     opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
     for domain, version in sorted(opsets.items()):
         if version > NEWEST.get(domain, version):
-            raise Skip(f"opset {version} of domain {domain or 'ai.onnx'!r} is newer than {NEWEST[domain]}, the newest that is supported")
+            raise UnsupportedError(
+                f"opset {version} of domain {domain or 'ai.onnx'!r}", f"is newer than {NEWEST[domain]}, the newest that is supported"
+            )
     check_size(model, limits)
     fixed = batch.declared(model)
-    imported = _build(model, weight, limits, opsets, fixed)
-    if fixed is None:
-        return imported
-    if batch.verified(imported, fixed):
-        return imported
-    # Not free in the batch, as far as can be shown: import again as exported, for that one batch size.
-    exact = _build(model, weight, limits, opsets, None)
-    return ImportedGraph(**{**exact.__dict__, "batch": fixed})
+    try:
+        imported = _build(model, weight, limits, opsets, fixed)
+        if fixed is None or batch.verified(imported.module, imported.inputs, fixed):
+            return imported
+        # Not free in the batch, as far as can be shown: import again as exported, for that one batch size.
+        return replace(_build(model, weight, limits, opsets, None), batch=fixed)
+    except WeightError as carried:
+        raise carried.error from None
 
 
 def _build(model: onnx.ModelProto, weight: Weight | None, limits: GraphLimits, opsets: dict[str, int], fixed: int | None) -> ImportedGraph:
-    context = Context(weight, limits, Hints(fixed), {function_key(f): f for f in model.functions}, opsets)
-    builder = Builder(context)
-    scope = Scope(builder)
+    shared = Shared(Hints(fixed), limits)
+    context = Context(weight, {function_key(f): f for f in model.functions}, opsets)
+    builder = Builder(shared)
+    scope = Scope(context, builder)
     graph = model.graph
-    stored = {i.name for i in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
-    inputs = tuple(ValueInfo.of(i) for i in graph.input if i.name not in stored)
-    outputs = tuple(ValueInfo.of(o) for o in graph.output)
-    if len({i.name for i in inputs}) != len(inputs):
-        raise ModelError("graph", "has two inputs of one name", "the graph is malformed")
-    for info, shape in zip(inputs, declared_shapes(inputs), strict=True):
-        dtype = next(
-            (torch_dtype(i.type.tensor_type.elem_type, f"input {info.name!r}") for i in graph.input if i.name == info.name and info.dtype),
-            None,
-        )
+    stored = set(stored_names(graph))
+    given = [info for info in graph.input if info.name not in stored]
+    inputs, outputs = tuple(map(ValueInfo.of, given)), tuple(map(ValueInfo.of, graph.output))
+    if len({info.name for info in inputs}) != len(inputs):
+        raise GraphError("graph", "has two inputs of one name", MALFORMED)
+    for proto, info, shape in zip(given, inputs, declared_shapes(inputs), strict=True):
+        element = proto.type.tensor_type.elem_type
+        dtype = torch_dtype(element, f"input {info.name!r}") if info.dtype else None
         place = builder.placeholder(info.name, shape, dtype)
-        context.elements[place] = next(i.type.tensor_type.elem_type for i in graph.input if i.name == info.name)
+        shared.elements[place] = element
         scope.define(info.name, place)
-    results = builder.run_graph(graph, scope, {i.name for i in inputs})
-    dtypes = [
-        torch_dtype(o.type.tensor_type.elem_type, f"output {o.name!r}") if o.type.tensor_type.elem_type else None for o in graph.output
-    ]
-    module = builder.finish([builder.cast_output(value, dtype) for value, dtype in zip(results, dtypes, strict=True)])
+    results = []
+    for proto, value in zip(graph.output, run_graph(graph, scope), strict=True):
+        element = proto.type.tensor_type.elem_type
+        node, dtype = builder.node(value), torch_dtype(element, f"output {proto.name!r}") if element else None
+        if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+            # Integers that were carried as floats for the sake of gradients leave the graph as the type it declares.
+            node = builder.call(base.as_type, (node, dtype))
+        results.append(node)
+    module = finish(builder, results, context)
     sources = {node.name: context.sources[node] for node in module.graph.nodes if node in context.sources}
     return ImportedGraph(
         module,

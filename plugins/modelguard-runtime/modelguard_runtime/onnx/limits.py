@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from modelguard.errors import LimitError
+from modelguard_runtime.onnx.errors import HOSTILE, GraphLimitError
 
 MAX_ELEMENTS = 1 << 31
 """Elements one tensor may have while the graph runs."""
@@ -26,7 +26,7 @@ class GraphLimits:
 
 
 def check_elements(what: str, shape: Iterable[int], limit: int = MAX_ELEMENTS) -> None:
-    """Refuse a tensor of ``shape`` before it is allocated. Raises :class:`~modelguard.errors.LimitError`."""
+    """Refuse a tensor of ``shape`` before it is allocated. Raises :class:`GraphLimitError`."""
     elements = prod(shape)
     if elements > limit:
-        raise LimitError(what, f"asks for a tensor of {elements} elements where {limit} are allowed", "the graph is malformed or hostile")
+        raise GraphLimitError(what, f"asks for a tensor of {elements} elements where {limit} are allowed", HOSTILE)

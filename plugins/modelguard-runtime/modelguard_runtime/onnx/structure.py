@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
-from modelguard.errors import LimitError, ModelError
+from modelguard_runtime.onnx.errors import HOSTILE, MALFORMED, GraphError, GraphLimitError
 from modelguard_runtime.onnx.limits import GraphLimits
 
 FunctionKey = tuple[str, str, str]
@@ -41,18 +41,18 @@ def subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
 def check_size(model: onnx.ModelProto, limits: GraphLimits) -> None:
     """Refuse too many nodes, too deep nesting, duplicate functions and functions that call themselves.
 
-    Raises :class:`~modelguard.errors.LimitError` or :class:`~modelguard.errors.ModelError`. Nodes are counted as if every function
+    Raises :class:`GraphLimitError` or :class:`GraphError`. Nodes are counted as if every function
     were inlined, so a few functions calling each other cannot multiply past the limit.
     """
     functions: dict[FunctionKey, onnx.FunctionProto] = {}
     for function in model.functions:
         if function_key(function) in functions:
-            raise ModelError(f"function {function.name[:80]!r}", "is defined twice", "the graph is malformed")
+            raise GraphError(f"function {function.name[:80]!r}", "is defined twice", MALFORMED)
         functions[function_key(function)] = function
     sizes: dict[FunctionKey, int] = {}
     total = _size(model.graph.node, functions, sizes, (), limits)
     if total > limits.nodes:
-        raise LimitError(
+        raise GraphLimitError(
             "graph", f"has {total} nodes where {limits.nodes} are allowed", "raise the limit if the model is trusted to be this big"
         )
 
@@ -65,7 +65,7 @@ def _size(
     limits: GraphLimits,
 ) -> int:
     if len(calls) > limits.depth:
-        raise LimitError("graph", f"nests subgraphs and functions deeper than {limits.depth}", "the graph is malformed or hostile")
+        raise GraphLimitError("graph", f"nests subgraphs and functions deeper than {limits.depth}", HOSTILE)
     total = len(nodes)
     for node in nodes if total <= limits.nodes else ():
         for graph in subgraphs(node):
@@ -73,12 +73,12 @@ def _size(
         key = function_key(node)
         if key in functions:
             if key in calls:
-                raise ModelError(f"function {key[1][:80]!r}", "calls itself", "the graph is malformed or hostile")
+                raise GraphError(f"function {key[1][:80]!r}", "calls itself", HOSTILE)
             if key not in sizes:
                 sizes[key] = _size(functions[key].node, functions, sizes, (*calls, key), limits)
             total += sizes[key]
     if total > limits.nodes:
-        raise LimitError("graph", f"has {total} nodes or more where {limits.nodes} are allowed", "the graph is malformed or hostile")
+        raise GraphLimitError("graph", f"has {total} nodes or more where {limits.nodes} are allowed", HOSTILE)
     return total
 
 
@@ -86,7 +86,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], known: Iterable[str]) -> list[onnx
     """The nodes so that each comes after the ones it needs, otherwise as they were.
 
     ``known`` are the graph's inputs and initializers. Names that nothing in this graph makes are left to the surrounding scope.
-    Raises :class:`~modelguard.errors.ModelError` for a value made twice and for a cycle.
+    Raises :class:`GraphError` for a value made twice and for a cycle.
     """
     nodes = list(nodes)
     maker: dict[str, int] = {}
@@ -96,7 +96,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], known: Iterable[str]) -> list[onnx
             if not output:
                 continue
             if output in maker or output in taken:
-                raise ModelError(describe(node), f"makes {output[:80]!r}, which exists already", "the graph is malformed")
+                raise GraphError(describe(node), f"makes {output[:80]!r}, which exists already", MALFORMED)
             maker[output] = index
     waiting = [0] * len(nodes)
     users: list[list[int]] = [[] for _ in nodes]
@@ -115,7 +115,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], known: Iterable[str]) -> list[onnx
                 heapq.heappush(ready, user)
     if len(order) != len(nodes):
         stuck = next(node for index, node in enumerate(nodes) if waiting[index])
-        raise ModelError(describe(stuck), "depends on its own output", "the graph has a cycle")
+        raise GraphError(describe(stuck), "depends on its own output", "the graph has a cycle")
     return [nodes[index] for index in order]
 
 

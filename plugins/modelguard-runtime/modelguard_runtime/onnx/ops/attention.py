@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelguard_runtime.onnx.table import op
-from modelguard_runtime.onnx.types import torch_dtype
+from modelguard_runtime.onnx.ops.table import op
+from modelguard_runtime.onnx.tensors import torch_dtype
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

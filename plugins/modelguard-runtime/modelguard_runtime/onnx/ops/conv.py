@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 Ints = Sequence[int]
 

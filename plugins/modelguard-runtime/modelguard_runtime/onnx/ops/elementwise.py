@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from modelguard_runtime.onnx.ops.base import WIDE, Number, straight_through, widening
-from modelguard_runtime.onnx.table import op
-from modelguard_runtime.onnx.types import DTYPES, torch_dtype
+from modelguard_runtime.onnx.ops.table import op
+from modelguard_runtime.onnx.tensors import DTYPES, torch_dtype
 
 AB = ("a", "b")
 

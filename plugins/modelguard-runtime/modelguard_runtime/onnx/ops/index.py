@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
 from modelguard_runtime.onnx.ops.base import WIDE, widening
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 
 def _wrapped(indices: Tensor, size: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.ops.base import widening
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 
 @op("MatMul")

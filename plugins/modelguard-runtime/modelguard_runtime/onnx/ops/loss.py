@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 
 @op("NegativeLogLikelihoodLoss", since=12)

@@ -15,7 +15,7 @@ from modelguard_runtime.onnx.ops.conv import conv
 from modelguard_runtime.onnx.ops.index import gather
 from modelguard_runtime.onnx.ops.linear import gemm
 from modelguard_runtime.onnx.ops.movement import trilu
-from modelguard_runtime.onnx.table import MICROSOFT, ONNX, op
+from modelguard_runtime.onnx.ops.table import MICROSOFT, ONNX, op
 
 
 @op("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)

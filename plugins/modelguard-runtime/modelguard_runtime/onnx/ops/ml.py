@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelguard_runtime.onnx.table import ML, op
+from modelguard_runtime.onnx.ops.table import ML, op
 
 Floats = Sequence[float]
 

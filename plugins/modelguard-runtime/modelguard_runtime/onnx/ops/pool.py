@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
 from modelguard_runtime.onnx.ops.conv import pad_last_first, resolve_pads
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 Ints = Sequence[int]
 

@@ -18,8 +18,8 @@ from modelguard_runtime.onnx.ops.conv import conv
 from modelguard_runtime.onnx.ops.elementwise import cast
 from modelguard_runtime.onnx.ops.pool import average_pool
 from modelguard_runtime.onnx.ops.rnn import lstm
-from modelguard_runtime.onnx.table import MICROSOFT, op
-from modelguard_runtime.onnx.types import torch_dtype
+from modelguard_runtime.onnx.ops.table import MICROSOFT, op
+from modelguard_runtime.onnx.tensors import torch_dtype
 
 _RANGES = {3: (-128, 127), 2: (0, 255), 5: (-32768, 32767), 4: (0, 65535), 22: (-8, 7), 21: (0, 15), 26: (-2, 1), 25: (0, 3)}
 """Smallest and largest value of the integer element types, by ONNX number."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
 from modelguard_runtime.onnx.ops.base import device_of
-from modelguard_runtime.onnx.table import op
-from modelguard_runtime.onnx.types import torch_dtype
+from modelguard_runtime.onnx.ops.table import op
+from modelguard_runtime.onnx.tensors import torch_dtype
 
 
 def _dtype(number: int | None, x: Tensor | None) -> torch.dtype:

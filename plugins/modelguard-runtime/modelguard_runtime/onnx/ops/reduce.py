@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modelguard_runtime.onnx.ops.base import WIDE, normal_axes, widening
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 Axes = Sequence[int] | None
 

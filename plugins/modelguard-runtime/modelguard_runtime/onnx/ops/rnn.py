@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelguard.errors import LimitError
+from modelguard_runtime.onnx.errors import GraphLimitError
 from modelguard_runtime.onnx.limits import MAX_LOOP_ITERATIONS
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -54,7 +54,7 @@ def _activations(names: Sequence[str], alphas: Sequence[float] | None, betas: Se
 def _run(x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, backward: bool, step: Step) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One direction over (T, N, I). Past a sample's length its state stays and its output is 0."""
     if x.shape[0] > MAX_LOOP_ITERATIONS:
-        raise LimitError("recurrent operator", f"runs over {x.shape[0]} steps where {MAX_LOOP_ITERATIONS} are allowed")
+        raise GraphLimitError("recurrent operator", f"runs over {x.shape[0]} steps where {MAX_LOOP_ITERATIONS} are allowed")
     made: list[Tensor] = [x] * x.shape[0]
     for t in range(x.shape[0] - 1, -1, -1) if backward else range(x.shape[0]):
         after = step(x[t], states)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 Place = int | Sequence[int]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
 from modelguard_runtime.onnx.ops.conv import conv
-from modelguard_runtime.onnx.table import op
+from modelguard_runtime.onnx.ops.table import op
 
 _SAMPLING = {"linear": "bilinear", "cubic": "bicubic"}
 

@@ -44,6 +44,10 @@ class Operator:
     many: bool
     pure: bool
 
+    def input(self, place: int) -> str:
+        """The parameter that takes the input at ``place``; empty where one takes them all."""
+        return "" if self.variadic else self.inputs[place]
+
 
 TABLE: dict[tuple[str, str], list[Operator]] = {}
 
@@ -74,18 +78,18 @@ def op(
         many = str(signature.return_annotation).startswith("tuple")
         for name in names:
             entry = Operator(
-                domain,
-                name,
-                since,
-                function,
-                frozenset(ints),
-                frozenset(scalars),
-                typed,
-                inputs,
-                frozenset(parameters),
-                variadic,
-                many,
-                pure,
+                domain=domain,
+                name=name,
+                since=since,
+                run=function,
+                ints=frozenset(ints),
+                scalars=frozenset(scalars),
+                typed=typed,
+                inputs=inputs,
+                parameters=frozenset(parameters),
+                variadic=variadic,
+                many=many,
+                pure=pure,
             )
             TABLE.setdefault((domain, name), []).append(entry)
             TABLE[domain, name].sort(key=lambda o: -o.since)

@@ -15,10 +15,11 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from modelguard.errors import ModelError
+from modelguard_runtime.onnx.errors import MALFORMED, GraphError, WeightError
 from modelguard_runtime.onnx.limits import check_elements
 
 Weight = Callable[[str], npt.NDArray[Any]]
+"""Gives the payload that was taken out under a name. What it raises passes through an import unchanged."""
 
 EXTERNAL_KEY = "modelguard"
 """Key of the one external_data entry of a tensor whose payload was taken out; its value is the name to ask ``weight`` for."""
@@ -46,7 +47,7 @@ _SMALL = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8
 
 @dataclass(frozen=True, slots=True)
 class ValueInfo:
-    """A graph input or output. ``dtype`` is a key of :data:`~modelguard.checkpoint.DTYPE_BITS` (empty: no tensor); a dimension is its
+    """A graph input or output. ``dtype`` is a name such as ``F32`` or ``I64`` (empty: no tensor); a dimension is its
     size, the name the graph gives it, or None; ``shape`` is None when the graph does not say even the rank."""
 
     name: str
@@ -63,11 +64,16 @@ class ValueInfo:
         return cls(proto.name, DTYPE_NAMES.get(tensor.elem_type, ""), dims)
 
 
+def dtype_named(name: str) -> torch.dtype:
+    """The torch dtype of a :class:`ValueInfo`'s."""
+    return next(DTYPES[number] for number, known in DTYPE_NAMES.items() if known == name)
+
+
 def torch_dtype(element_type: int, what: str) -> torch.dtype:
-    """The torch dtype of an ONNX element type. Raises :class:`~modelguard.errors.ModelError` where torch has none."""
+    """The torch dtype of an ONNX element type. Raises :class:`GraphError` where torch has none."""
     if element_type not in DTYPES:
         known = element_type in TensorProto.DataType.values()
-        raise ModelError(
+        raise GraphError(
             what, f"has element type {TensorProto.DataType.Name(element_type) if known else element_type}, which cannot be run"
         )
     return DTYPES[element_type]
@@ -87,32 +93,35 @@ def from_numpy(array: npt.NDArray[Any], what: str) -> torch.Tensor:
                 array = np.ascontiguousarray(array)
             return torch.from_numpy(array) if view is None else torch.from_numpy(array.view(view[0])).view(view[1])
     except TypeError as error:
-        raise ModelError(what, f"has elements of type {name}, which torch has not", "the tensor cannot be run") from error
+        raise GraphError(what, f"has elements of type {name}, which torch does not have", "the tensor cannot be run") from error
 
 
 def read_tensor(proto: TensorProto, weight: Weight | None) -> torch.Tensor:
     """The tensor of a proto, sharing memory with what ``weight`` returns where its payload was taken out.
 
-    Raises :class:`~modelguard.errors.ModelError` for external data, payloads that do not fill the shape, and element types torch has not.
+    Raises :class:`GraphError` for external data, payloads that do not fill the shape, and element types torch does not have.
     """
     what = f"tensor {proto.name[:80]!r}"
     dims = tuple(proto.dims)
     if any(d < 0 for d in dims):
-        raise ModelError(what, f"has a negative dimension in {list(dims)}", "the graph is malformed")
+        raise GraphError(what, f"has a negative dimension in {list(dims)}", MALFORMED)
     if proto.data_location == TensorProto.EXTERNAL or proto.external_data:
         entries = [(entry.key, entry.value) for entry in proto.external_data]
         if weight is None or len(entries) != 1 or entries[0][0] != EXTERNAL_KEY:
-            raise ModelError(what, "refers to data outside the graph", "external data must be resolved before the graph is imported")
-        array = weight(entries[0][1])
+            raise GraphError(what, "refers to data outside the graph", "external data must be resolved before the graph is imported")
+        try:
+            array = weight(entries[0][1])
+        except Exception as error:
+            raise WeightError(error) from error
         if tuple(array.shape) != dims:
-            raise ModelError(what, f"has shape {list(dims)} in the graph and {list(array.shape)} in the checkpoint")
+            raise GraphError(what, f"has shape {list(dims)} in the graph and {list(array.shape)} in the checkpoint")
         return from_numpy(array, what)
     torch_dtype(proto.data_type, what)
     check_payload(proto, what, prod(dims))
     try:
         return from_numpy(onnx.numpy_helper.to_array(proto), what)
     except (ValueError, TypeError) as error:
-        raise ModelError(what, f"cannot be read ({error})", "the graph is malformed") from error
+        raise GraphError(what, f"cannot be read ({error})", MALFORMED) from error
 
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
@@ -128,9 +137,7 @@ def check_payload(proto: TensorProto, what: str, elements: int) -> None:
         held = sum(len(getattr(proto, field)) for field in _FIELDS)
         needed = (elements * bits + 7) // 8 if bits < 8 else elements * (2 if DTYPES[proto.data_type].is_complex else 1)
     if held != needed:
-        raise ModelError(
-            what, f"declares shape {list(proto.dims)} but carries {held} instead of {needed} stored values", "the graph is malformed"
-        )
+        raise GraphError(what, f"declares shape {list(proto.dims)} but carries {held} instead of {needed} stored values", MALFORMED)
 
 
 def read_sparse(proto: onnx.SparseTensorProto, weight: Weight | None) -> torch.Tensor:
@@ -143,7 +150,7 @@ def read_sparse(proto: onnx.SparseTensorProto, weight: Weight | None) -> torch.T
         indices = (indices * strides).sum(1)
     size = prod(proto.dims)
     if indices.numel() != values.numel() or (indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < size)):
-        raise ModelError(what, "has indices outside its shape", "the graph is malformed")
+        raise GraphError(what, "has indices outside its shape", MALFORMED)
     dense = torch.zeros(size, dtype=values.dtype)
     dense[indices] = values.flatten()
     return dense.reshape(tuple(proto.dims))

@@ -1,7 +1,7 @@
 """Freeing the batch that an exporter fixed.
 
 A model traced with a batch of one carries ``Reshape(x, [1, 512])`` where the module said ``x.flatten(1)``. Every value has two hinted
-shapes, one with the traced batch and one with it :data:`~modelguard_runtime.onnx.hints.FACTOR` times as large; the dimension that
+shapes, one with the traced batch and one with it :data:`~modelguard_runtime.onnx.build.hints.FACTOR` times as large; the dimension that
 differs is the one that follows the batch. From it the written-out dimension of a Reshape, Expand or Resize is put back, and a constant
 that was repeated over the traced batch is repeated over the real one. Whether the result is right is then measured: the outputs for
 several batches at once must be the outputs for each alone (:func:`verified`); where they are not, the graph stays as it was exported.
@@ -9,20 +9,19 @@ several batches at once must be the outputs for each alone (:func:`verified`); w
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
 from torch import fx
 
-from modelguard_runtime.failures import raise_if_out_of_memory
-from modelguard_runtime.onnx.hints import FACTOR, Unknown
-from modelguard_runtime.onnx.table import Operator
-
-if TYPE_CHECKING:
-    from modelguard_runtime.onnx.builder import Builder
-    from modelguard_runtime.onnx.importer import ImportedGraph
+from modelguard_runtime.onnx.build.builder import Builder
+from modelguard_runtime.onnx.build.hints import FACTOR, Unknown
+from modelguard_runtime.onnx.errors import raise_if_out_of_memory
+from modelguard_runtime.onnx.ops.table import Operator
+from modelguard_runtime.onnx.tensors import ValueInfo, dtype_named
 
 TOLERANCE = 1e-3
 """Largest difference between outputs of a batch and of its parts, relative to the largest output: well over what the order of
@@ -39,10 +38,10 @@ def declared(model: onnx.ModelProto) -> int | None:
     return None
 
 
-def free(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def free(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """The operator's arguments with what was written out for the traced batch put back in terms of the real one."""
     if builder.hints.fixed is None:
-        return args, kwargs
+        return args
     match op_type:
         case "Reshape" if len(args) > 1:
             args = [args[0], _reshape(builder, args[0], args[1], bool(kwargs.get("allowzero", 0))), *args[2:]]
@@ -50,7 +49,7 @@ def free(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwarg
             args = [_one_row(builder, args[0], args[1]), _follow(builder, args[0], args[1]), *args[2:]]
         case "Resize" if len(args) > 3 and args[3] is not None and "axes" not in kwargs:
             args = [*args[:3], _follow(builder, args[0], args[3]), *args[4:]]
-    return _repeat(builder, op_type, entry, args, kwargs), kwargs
+    return _repeat(builder, entry, args, kwargs)
 
 
 def _carrier(builder: Builder, node: Any) -> tuple[int, tuple[int, ...]] | None:
@@ -150,11 +149,11 @@ def _alike(builder: Builder, constant: fx.Node, axis: int) -> bool:
     return bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
 
-def _repeat(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+def _repeat(builder: Builder, entry: Operator, args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """Constants that were repeated over the traced batch, where the operator does not take them beside the real one."""
     probe = fx.Graph()
     attempt = probe.call_function(entry.run, (), {})
-    attempt._args, attempt._kwargs = tuple(args), kwargs  # hints are of the builder's nodes; a probe must not become their user
+    attempt._args, attempt._kwargs = tuple(args), dict(kwargs)  # hints are of the builder's nodes; a probe must not become their user
     try:
         builder.hints.of(args, 1)
     except Unknown:
@@ -181,13 +180,12 @@ def _repeated(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     return x.narrow(axis, 0, 1).expand(*x.shape[:axis], size, *x.shape[axis + 1 :])
 
 
-def verified(imported: ImportedGraph, fixed: int) -> bool:
-    """Whether the outputs for three batches at once are the outputs for each of them, on random inputs."""
+def verified(module: fx.GraphModule, inputs: Sequence[ValueInfo], fixed: int) -> bool:
+    """Whether the module's outputs for three batches at once are its outputs for each of them, on random inputs."""
     generator = torch.Generator().manual_seed(0)
     parts: list[list[torch.Tensor]] = [[] for _ in range(3)]
-    placeholders = [node for node in imported.module.graph.nodes if node.op == "placeholder"]
     batched = []
-    for info, _ in zip(imported.inputs, placeholders, strict=True):
+    for info in inputs:
         if info.shape is None or not info.dtype or not all(isinstance(d, int) for d in info.shape):
             return False
         follows = bool(info.shape) and info.shape[0] == fixed
@@ -198,8 +196,8 @@ def verified(imported: ImportedGraph, fixed: int) -> bool:
     together = [torch.cat(values) if follows else values[0] for follows, values in zip(batched, zip(*parts, strict=True), strict=True)]
     try:
         with torch.no_grad():
-            whole = imported.module(*together)
-            each = [imported.module(*part) for part in parts]
+            whole = module(*together)
+            each = [module(*part) for part in parts]
         return all(_same(output, rows) for output, rows in zip(whole, zip(*each, strict=True), strict=True))
     except Exception as error:  # whatever else fails, the batch was not freed
         raise_if_out_of_memory(error)
@@ -207,9 +205,7 @@ def verified(imported: ImportedGraph, fixed: int) -> bool:
 
 
 def _random(shape: tuple[Any, ...], dtype: str, generator: torch.Generator) -> torch.Tensor:
-    from modelguard_runtime.onnx.types import DTYPE_NAMES, DTYPES
-
-    kind = next(DTYPES[number] for number, name in DTYPE_NAMES.items() if name == dtype)
+    kind = dtype_named(dtype)
     if kind.is_floating_point:
         return torch.rand(shape, generator=generator).to(kind)
     return torch.randint(0, 2, shape, generator=generator).to(kind)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelguard.errors import LimitError
+from modelguard_runtime.onnx.errors import GraphLimitError
 from modelguard_runtime.onnx.limits import check_elements
-from modelguard_runtime.onnx.table import Operator
-from modelguard_runtime.onnx.types import ValueInfo
-from modelguard_runtime.onnx.values import Const
+from modelguard_runtime.onnx.ops.table import Operator
+from modelguard_runtime.onnx.tensors import ValueInfo
+from modelguard_runtime.onnx.build.values import Const
 
 FACTOR = 5
 """How much larger the batch is in the second hint."""
@@ -72,7 +72,7 @@ class Hints:
         return first.ndim if isinstance(first, torch.Tensor) else None
 
     def infer(self, node: fx.Node) -> None:
-        """Run the node's function on the hints of its arguments. Raises :class:`LimitError` when the result is too big."""
+        """Run the node's function on the hints of its arguments. Raises :class:`GraphLimitError` when the result is too big."""
         first = self.run(node, 0)
         second = first if self.fixed is None else self.run(node, 1)
         if first is not Unknown or second is not Unknown:
@@ -84,7 +84,7 @@ class Hints:
             args, kwargs = self.of(node.args, which), self.of(node.kwargs, which)
             with torch.no_grad():
                 result = node.target(*args, **kwargs)  # type: ignore[operator]
-        except LimitError:
+        except GraphLimitError:
             raise
         except Exception:  # whatever a shape cannot tell is left to the run
             return Unknown
@@ -94,20 +94,19 @@ class Hints:
     def sizes(self, entry: Operator, inputs: Sequence[Any], attributes: Mapping[str, Any], extra: Mapping[str, Any]) -> list[int]:
         """Element counts of an operator's results over constants, without computing them; empty when only computing tells.
 
-        Raises :class:`LimitError` where the function itself refuses what it is asked for.
+        Raises :class:`GraphLimitError` where the function itself refuses what it is asked for.
         """
         args = []
         for index, value in enumerate(inputs):
-            name = "" if entry.variadic else entry.inputs[index]
             tensor = value.tensor if isinstance(value, Const) else None
-            args.append(tensor if tensor is None else tensor.tolist() if name in entry.ints else tensor.to("meta"))
+            args.append(tensor if tensor is None else tensor.tolist() if entry.input(index) in entry.ints else tensor.to("meta"))
         kwargs = {n: v.tensor.to("meta") if isinstance(v, Const) else v for n, v in attributes.items()}
         if "like" in entry.parameters:
             kwargs["like"] = torch.empty(0, device="meta")
         try:
             with torch.no_grad():
                 result = entry.run(*args, **kwargs, **extra)
-        except LimitError:
+        except GraphLimitError:
             raise
         except Exception:  # whatever a shape cannot tell is left to the run
             return []

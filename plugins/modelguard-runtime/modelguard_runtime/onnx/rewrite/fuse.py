@@ -16,7 +16,7 @@ from onnx import TensorProto
 from torch import Tensor, fx, nn
 
 from modelguard_runtime.onnx.ops import activation, elementwise, linear, movement, norm
-from modelguard_runtime.onnx.table import TABLE
+from modelguard_runtime.onnx.ops.table import TABLE
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 INTEGERS = (

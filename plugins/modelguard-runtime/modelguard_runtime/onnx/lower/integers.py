@@ -4,34 +4,68 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import fx
 
-from modelguard_runtime.onnx.types import DTYPES
-from modelguard_runtime.onnx.values import ARITHMETIC, BOOLEAN, Const, Ints, Value, small_ints
+from modelguard_runtime.onnx.build.builder import Builder
+from modelguard_runtime.onnx.build.values import Const, Ints, small_ints
+from modelguard_runtime.onnx.lower.call import Call
+from modelguard_runtime.onnx.tensors import DTYPES
 
-if TYPE_CHECKING:
-    from modelguard_runtime.onnx.builder import Builder
+
+def quotient(a: int, b: int) -> int:
+    """Integer division that truncates towards zero, as ONNX's Div does."""
+    return int(a // b) if (a < 0) == (b < 0) else -(-a // b)
+
+
+def choose(condition: bool, a: Any, b: Any) -> Any:
+    """``a if condition else b``, as a function a graph can call."""
+    return a if condition else b
+
+
+def remainder(a: int, b: int) -> int:
+    """Mod with the divisor's sign (ONNX ``fmod=0``)."""
+    return a % b
+
+
+def both(a: bool, b: bool) -> bool:
+    """Logical and."""
+    return a and b
+
+
+def either(a: bool, b: bool) -> bool:
+    """Logical or."""
+    return a or b
+
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": quotient, "Mod": remainder, "Min": min, "Max": max,
+    "Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt, "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge,
+    "And": both, "Or": either, "Not": operator.not_, "Neg": operator.neg, "Abs": abs, "Where": choose,
+}  # fmt: skip
+_BOOLEAN = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not"}
 
 _INTEGER = (torch.int64, torch.int32, torch.bool)
 
 
-def lower(builder: Builder, op_type: str, inputs: list[Value | None], attributes: dict[str, Any]) -> Ints | None:
+def lower(call: Call) -> Ints | None:
     """The result of an operator over integers known one by one, or None when it has to be computed on tensors.
 
-    At least one of ``inputs`` is :class:`Ints`; the rest may be anything.
+    At least one of the inputs is :class:`Ints`; the rest may be anything.
     """
+    op_type, inputs, attributes, builder = call.op_type, call.inputs, call.attributes, call.builder
     items = [small_ints(value) for value in inputs]
     if not items or items[0] is None or any(i is None for i, v in zip(items, inputs, strict=True) if v is not None):
         return None
     arrays: list[npt.NDArray[Any]] = [i for i in items if i is not None]
     dtypes = [v.dtype if isinstance(v, Ints) else v.tensor.dtype for v in inputs if isinstance(v, Ints | Const)]
     try:
-        if op_type in ARITHMETIC:
+        if op_type in _ARITHMETIC:
             return _arithmetic(builder, op_type, arrays, dtypes)
         result = _movement(builder, op_type, arrays, attributes)
     except (ValueError, IndexError, TypeError):
@@ -45,7 +79,7 @@ def lower(builder: Builder, op_type: str, inputs: list[Value | None], attributes
 
 
 def _arithmetic(builder: Builder, op_type: str, arrays: list[npt.NDArray[Any]], dtypes: list[torch.dtype]) -> Ints:
-    function = ARITHMETIC[op_type]
+    function = _ARITHMETIC[op_type]
 
     def apply(*args: Any) -> Any:
         if not any(isinstance(a, fx.Node) for a in args):
@@ -60,11 +94,11 @@ def _arithmetic(builder: Builder, op_type: str, arrays: list[npt.NDArray[Any]], 
         result = functools.reduce(lambda a, b: np.frompyfunc(apply, 2, 1)(a, b), arrays)
     else:
         result = np.frompyfunc(apply, len(arrays), 1)(*arrays)
-    dtype = torch.bool if op_type in BOOLEAN else dtypes[-1]
+    dtype = torch.bool if op_type in _BOOLEAN else dtypes[-1]
     return Ints(np.asarray(result, dtype=object), dtype)
 
 
-def _movement(builder: Builder, op_type: str, arrays: list[npt.NDArray[Any]], attributes: dict[str, Any]) -> Any:
+def _movement(builder: Builder, op_type: str, arrays: list[npt.NDArray[Any]], attributes: Mapping[str, Any]) -> Any:
     x = arrays[0]
     plain = [a for a in arrays[1:] if not any(isinstance(i, fx.Node) for i in a.flat)]
     if op_type == "Concat":
@@ -97,7 +131,7 @@ def _times(builder: Builder, a: Any, b: Any) -> Any:
     return a * b if isinstance(a, int) and isinstance(b, int) else builder.scalar(operator.mul, (a, b))
 
 
-def _slice(x: npt.NDArray[Any], numbers: list[npt.NDArray[np.int64]], attributes: dict[str, Any]) -> npt.NDArray[Any]:
+def _slice(x: npt.NDArray[Any], numbers: Sequence[npt.NDArray[np.int64]], attributes: Mapping[str, Any]) -> npt.NDArray[Any]:
     starts, ends = numbers[:2] if numbers else (attributes["starts"], attributes["ends"])
     axes = numbers[2] if len(numbers) > 2 else attributes.get("axes") or range(len(starts))
     steps = numbers[3] if len(numbers) > 3 else [1] * len(starts)

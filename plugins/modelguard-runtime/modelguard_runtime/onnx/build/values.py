@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +34,13 @@ class Ints:
     items: npt.NDArray[Any]
     dtype: torch.dtype
 
+    @classmethod
+    def number(cls, item: Any, dtype: torch.dtype = torch.int64) -> Ints:
+        """One item, of rank 0."""
+        items = np.empty((), dtype=object)
+        items[()] = item
+        return cls(items, dtype)
+
 
 Value = Const | Ints | fx.Node
 
@@ -48,6 +54,15 @@ def small_ints(value: Value | None) -> npt.NDArray[Any] | None:
     return None
 
 
+def truth(value: Value | None) -> bool | None:
+    """A condition that is known at import; None for any other."""
+    if isinstance(value, Const) and value.tensor.numel() == 1:
+        return bool(value.tensor)
+    if isinstance(value, Ints) and value.items.size == 1 and not isinstance(value.items.item(), fx.Node):
+        return bool(value.items.item())
+    return None
+
+
 def to_ints(tensor: Any) -> Any:
     """A tensor of integers as Python integers (nested lists for its rank), or the number itself."""
     return tensor.tolist() if isinstance(tensor, torch.Tensor) else tensor
@@ -58,34 +73,6 @@ def ints_to_tensor(items: Any, dtype: torch.dtype, like: torch.Tensor | None) ->
     return torch.tensor(items, dtype=dtype, device=None if like is None else like.device)
 
 
-def quotient(a: int, b: int) -> int:
-    """Integer division that truncates towards zero, as ONNX's Div does."""
-    return int(a // b) if (a < 0) == (b < 0) else -(-a // b)
-
-
-def choose(condition: bool, a: Any, b: Any) -> Any:
-    """``a if condition else b``, as a function a graph can call."""
-    return a if condition else b
-
-
-def remainder(a: int, b: int) -> int:
-    """Mod with the divisor's sign (ONNX ``fmod=0``)."""
-    return a % b
-
-
-def both(a: bool, b: bool) -> bool:
-    """Logical and."""
-    return a and b
-
-
-def either(a: bool, b: bool) -> bool:
-    """Logical or."""
-    return a or b
-
-
-ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": quotient, "Mod": remainder, "Min": min, "Max": max,
-    "Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt, "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge,
-    "And": both, "Or": either, "Not": operator.not_, "Neg": operator.neg, "Abs": abs, "Where": choose,
-}  # fmt: skip
-BOOLEAN = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not"}
+def item(results: Sequence[Any], index: int) -> Any:
+    """One output of an operator that has several."""
+    return results[index]

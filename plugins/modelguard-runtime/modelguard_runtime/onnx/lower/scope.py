@@ -1,24 +1,19 @@
-"""Names of an ONNX graph while it is built, and what the builders of one model share."""
+"""Names of an ONNX graph while it is lowered, and what the graphs of one model share."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import onnx
 from onnx import AttributeProto
-from torch import fx, nn
+from torch import fx
 
-from modelguard_runtime.onnx.hints import Hints
-from modelguard_runtime.onnx.limits import GraphLimits
+from modelguard_runtime.onnx.build.builder import Builder
+from modelguard_runtime.onnx.build.values import Value
 from modelguard_runtime.onnx.structure import FunctionKey
-from modelguard_runtime.onnx.types import Weight
-from modelguard_runtime.onnx.values import Const, Value
-
-if TYPE_CHECKING:
-    from modelguard_runtime.onnx.builder import Builder
+from modelguard_runtime.onnx.tensors import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +28,32 @@ class SourceNode:
 
 @dataclass
 class Context:
-    """What the builders of one model's graphs share."""
+    """The model the graphs are of, and what is noted about its nodes: how many of each operator, and where each fx node came from."""
 
     weight: Weight | None
-    limits: GraphLimits
-    hints: Hints
     functions: Mapping[FunctionKey, onnx.FunctionProto]
     opsets: Mapping[str, int]
     operators: Counter[str] = field(default_factory=Counter)
     sources: dict[fx.Node, SourceNode] = field(default_factory=dict)
-    parameters: dict[Const, nn.Parameter] = field(default_factory=dict)
-    elements: dict[fx.Node, int] = field(default_factory=dict)
-    folded: int = 0
-
-    def element(self, value: Value | None) -> int:
-        """The ONNX element type of a value, 0 where the graph does not tell."""
-        return value.element if isinstance(value, Const) else self.elements.get(value, 0) if isinstance(value, fx.Node) else 0
 
 
 class Scope:
-    """Names visible at one place of the graph. ``attributes`` are those of the function call it is the body of."""
+    """Names visible at one place of the model, and the builder of the graph they are lowered to. ``attributes`` are those of the
+    function call it is the body of."""
 
-    def __init__(self, builder: Builder, outer: Scope | None = None, opsets: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        builder: Builder,
+        outer: Scope | None = None,
+        opsets: Mapping[str, int] | None = None,
+        attributes: Mapping[str, AttributeProto] | None = None,
+    ) -> None:
+        self.context = context
         self.builder = builder
         self.outer = outer
-        self.opsets: Mapping[str, int] = opsets or (outer.opsets if outer else builder.context.opsets)
-        self.attributes: Mapping[str, AttributeProto] = outer.attributes if outer else {}
+        self.opsets: Mapping[str, int] = opsets or (outer.opsets if outer else context.opsets)
+        self.attributes: Mapping[str, AttributeProto] = attributes or (outer.attributes if outer else {})
         self.values: dict[str, Value | None] = {}
 
     def define(self, name: str, value: Value | None) -> None:
@@ -75,3 +70,7 @@ class Scope:
             value = self.builder.capture(value)
             self.define(name, value)
         return value
+
+    def attribute(self, proto: AttributeProto) -> AttributeProto | None:
+        """The attribute itself, or what it refers to in the function call around it (None: left to its default)."""
+        return self.attributes.get(proto.ref_attr_name) if proto.ref_attr_name else proto

@@ -1,0 +1,1 @@
+"""ONNX nodes to calls in a torch graph."""
