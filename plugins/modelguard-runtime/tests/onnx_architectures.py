@@ -66,7 +66,8 @@ class SqueezeExcite(nn.Module):
         self.body = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c // 2, 1), nn.ReLU(), nn.Conv2d(c // 2, c, 1), gate())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.body(x)
+        y: Tensor = x * self.body(x)
+        return y
 
 
 class ChannelShuffle(nn.Module):
@@ -87,7 +88,8 @@ class UNet(nn.Module):
         b = self.b(a)
         d = self.d(torch.cat([b, self.up(self.c(b))], 1))
         d = F.interpolate(d, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.e(torch.cat([a, d], 1)).mean((2, 3))
+        y: Tensor = self.e(torch.cat([a, d], 1)).mean((2, 3))
+        return y
 
 
 class ChannelsLastBlock(nn.Module):
@@ -100,7 +102,8 @@ class ChannelsLastBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((c,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + (self.scale * self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        y: Tensor = x + (self.scale * self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        return y
 
 
 class VisionTransformer(nn.Module):
@@ -115,7 +118,8 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
-        return self.head(self.norm(self.encoder(x))[:, 0])
+        y: Tensor = self.head(self.norm(self.encoder(x))[:, 0])
+        return y
 
 
 class WindowAttention(nn.Module):
@@ -134,7 +138,8 @@ class WindowAttention(nn.Module):
         y = ((q * (c // 2) ** -0.5) @ k.transpose(-2, -1) + self.bias).softmax(-1) @ v
         y = self.out(y.transpose(1, 2).reshape(-1, 16, c))
         y = y.view(n, h // 4, w // 4, 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
-        return self.head((x + torch.roll(y, (2, 2), (1, 2))).mean((1, 2)))
+        logits: Tensor = self.head((x + torch.roll(y, (2, 2), (1, 2))).mean((1, 2)))
+        return logits
 
 
 class Mixer(nn.Module):
@@ -148,18 +153,20 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
         x = x + self.tokens(self.n1(x).transpose(1, 2)).transpose(1, 2)
-        return self.head((x + self.channels(self.n2(x))).mean(1))
+        y: Tensor = self.head((x + self.channels(self.n2(x))).mean(1))
+        return y
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase], embed: bool = False, **options: Any) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase], embed: bool = False, **options: Any) -> None:
         super().__init__()
         self.embed = nn.Embedding(50, 12) if embed else None
         self.rnn = kind(12, 16, batch_first=True, **options)
         self.head = nn.Linear(32 if options.get("bidirectional") else 16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(x if self.embed is None else self.embed(x))[0][:, -1])
+        y: Tensor = self.head(self.rnn(x if self.embed is None else self.embed(x))[0][:, -1])
+        return y
 
 
 class TextCNN(nn.Module):
@@ -171,7 +178,8 @@ class TextCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).transpose(1, 2)
-        return self.head(torch.cat([F.relu(conv(x)).amax(-1) for conv in self.convs], 1))
+        y: Tensor = self.head(torch.cat([F.relu(conv(x)).amax(-1) for conv in self.convs], 1))
+        return y
 
 
 class RotaryDecoder(nn.Module):
@@ -184,6 +192,8 @@ class RotaryDecoder(nn.Module):
         self.gate, self.up, self.down = nn.Linear(32, 48), nn.Linear(32, 48), nn.Linear(48, 32)
         self.head = nn.Linear(32, 50, bias=False)
         angle = torch.arange(12).float().outer(10000 ** -(torch.arange(0, 8, 2) / 8))
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", torch.cat([angle, angle], -1).cos())
         self.register_buffer("sin", torch.cat([angle, angle], -1).sin())
 
@@ -203,7 +213,8 @@ class RotaryDecoder(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(h.shape)
         x = x + self.o(y)
         h = self.norm(x)
-        return self.head(x + self.down(F.silu(self.gate(h)) * self.up(h)))
+        logits: Tensor = self.head(x + self.down(F.silu(self.gate(h)) * self.up(h)))
+        return logits
 
 
 class Output(nn.Module):
@@ -215,9 +226,10 @@ class Output(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         keyword = "pixel_values" if x.is_floating_point() else "input_ids"
-        # Without a mask, causal models look for packed sequences with operators the legacy exporter has not.
+        # Without a mask, causal models look for packed sequences with operators the legacy exporter does not have.
         mask = {} if x.is_floating_point() else {"attention_mask": torch.ones_like(x)}
-        return getattr(self.model(**{keyword: x}, **mask, **self.options), self.name)
+        y: Tensor = getattr(self.model(**{keyword: x}, **mask, **self.options), self.name)
+        return y
 
 
 def hub(model: str, config: str, name: str = "logits", options: dict[str, Any] | None = None, **values: Any) -> Callable[[], nn.Module]:
@@ -230,7 +242,7 @@ def hub(model: str, config: str, name: str = "logits", options: dict[str, Any] |
     return build
 
 
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -238,7 +250,7 @@ _TEXT = {
     "intermediate_size": 48,
     "max_position_embeddings": 32,
 }
-_VISION = {
+_VISION: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,

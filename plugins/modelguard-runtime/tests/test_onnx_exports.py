@@ -7,18 +7,17 @@ import logging
 import warnings
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+import torch
+from modelguard_runtime.onnx import ImportedGraph, import_graph
 from onnx import numpy_helper
-
-torch = pytest.importorskip("torch")
-ort = pytest.importorskip("onnxruntime")
-
-from modelguard_runtime.onnx import ImportedGraph, import_graph  # noqa: E402
-from onnx_architectures import ARCHITECTURES  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from onnx_architectures import ARCHITECTURES
+from torch import Tensor, nn
 
 RELATIVE = 1e-4
 """Largest difference of outputs and gradients in single precision, relative to the largest value."""
@@ -44,6 +43,8 @@ def built(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     architecture = ARCHITECTURES[name]
     module = architecture.build().eval()
     for buffer in (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        assert buffer.running_mean is not None
+        assert buffer.running_var is not None
         buffer.running_mean.normal_(0, 0.2)
         buffer.running_var.uniform_(0.5, 1.5)
     return module, architecture.example()
@@ -59,8 +60,9 @@ def exported(
             if exporter == "dynamo":
                 shapes = ({0: torch.export.Dim("batch", min=1, max=4096)},) if dynamic else None
                 program = torch.onnx.export(module, example, dynamo=True, dynamic_shapes=shapes, opset_version=opset, verbose=False)
+                assert program is not None
                 return program.model_proto
-            buffer = io.BytesIO()
+            buffer: Any = io.BytesIO()
             axes = {"x": {0: "batch"}} if dynamic else None
             torch.onnx.export(module, example, buffer, dynamo=False, input_names=["x"], dynamic_axes=axes, opset_version=opset or 17)
             return onnx.load_from_string(buffer.getvalue())
@@ -84,7 +86,8 @@ def reference(model: onnx.ModelProto, x: Tensor) -> list[np.ndarray]:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    results: list[np.ndarray] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return results
 
 
 def difference(ours: Tensor, theirs: np.ndarray | Tensor) -> float:
@@ -101,6 +104,8 @@ def gradients(graph: ImportedGraph, module: nn.Module, x: Tensor) -> tuple[Tenso
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         (graph.module(ours)[0] * weights).sum().backward()
         (module(theirs) * weights).sum().backward()
+        assert ours.grad is not None
+        assert theirs.grad is not None
         return ours.grad, theirs.grad
     table = next(m.weight for m in module.modules() if isinstance(m, nn.Embedding) and m.weight.shape[0] == 50)
     name = next(n for n, p in graph.module.named_parameters() if p.shape == table.shape and torch.equal(p, table))
@@ -109,11 +114,19 @@ def gradients(graph: ImportedGraph, module: nn.Module, x: Tensor) -> tuple[Tenso
     # The source may share the table with its output layer, the graph hold a transposed copy there: differentiate the look-up alone.
     embedded: list[Tensor] = []
     layers = [m for m in module.modules() if isinstance(m, nn.Embedding) and m.weight is table]
-    handles = [m.register_forward_hook(lambda m, i, o: embedded.append(o.detach().requires_grad_()) or embedded[0]) for m in layers]
+
+    def detach(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    handles = [layer.register_forward_hook(detach) for layer in layers]
     (module(x) * weights).sum().backward()
     for handle in handles:
         handle.remove()
-    expected = torch.zeros_like(table).index_add(0, x.flatten(), embedded[0].grad.flatten(0, 1))
+    slope = embedded[0].grad
+    assert slope is not None
+    assert parameter.grad is not None
+    expected = torch.zeros_like(table).index_add(0, x.flatten(), slope.flatten(0, 1))
     shared = any(p is table for m in module.modules() if isinstance(m, nn.Linear) for p in [m.weight])
     if shared and name in [str(n.target) for n in graph.module.graph.nodes if n.op == "get_attr" and len(n.users) > 1]:
         expected = torch.autograd.grad((module(x) * weights).sum(), table)[0]
@@ -225,7 +238,7 @@ def quantised(model: onnx.ModelProto, how: str, example: Tensor, folder: Path) -
             quantize_dynamic(source, target, weight_type=QuantType.QInt8)
         else:
 
-            class Reader(CalibrationDataReader):
+            class Reader(CalibrationDataReader):  # type: ignore[misc]
                 def __init__(self) -> None:
                     self.batches = iter([{model.graph.input[0].name: another((example,), 8).numpy()}])
 
@@ -265,4 +278,5 @@ def check_int8(name: str, how: str, folder: Path) -> None:
     x = another(example)
     assert difference(graph.module(x)[0], reference(model, x)[0]) <= STEPS / 127
     if x.is_floating_point():  # the gradient goes straight through the rounding, so it is close to the float model's
-        assert torch.nn.functional.cosine_similarity(*(g.flatten() for g in gradients(graph, module, x)), 0) > 0.7
+        ours, theirs = gradients(graph, module, x)
+        assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.7

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-
-torch = pytest.importorskip("torch")
-
-from modelguard_runtime.onnx import (  # noqa: E402
+import torch
+from modelguard_runtime.onnx import (
     EXTERNAL_KEY,
     GraphError,
     GraphLimitError,
@@ -21,20 +17,59 @@ from modelguard_runtime.onnx import (  # noqa: E402
     UnsupportedError,
     import_graph,
 )
+from modelguard_runtime.onnx.limits import MAX_LOOP_ITERATIONS
+from onnx import TensorProto, helper, numpy_helper
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 TERA = 10**12
 
 
+FOLDED = 1 << 20
+"""Elements of constants that the imports here may compute."""
+
+LARGEST = 8 * FOLDED
+"""Bytes the largest tensor may have that is made on the way to a refusal."""
+
+CALLS = 12 * MAX_LOOP_ITERATIONS
+"""torch functions that may be called on the way to a refusal: the longest loops that are allowed, and nothing like a hang."""
+
+
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the calls of torch functions and keeps the size of the largest memory behind a tensor they return, in bytes. Tensors on the
+    meta device have none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                self.largest = max(self.largest, leaf.untyped_storage().nbytes())
+        return result
+
+
 @pytest.fixture(autouse=True)
 def within_bounds() -> Iterator[None]:
-    """Every refusal takes seconds and bounded memory."""
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    assert time.monotonic() - started < 20
-    # Constants may be folded up to a limit, in elements of four bytes here, which are held when the next one is refused.
-    most = 4 * GraphLimits().folded + (64 << 20)
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < most, f"more than {most} bytes were allocated"
+    """Every refusal comes before anything large is made, and after a bounded amount of work."""
+    with Watch() as watch:
+        yield
+    assert watch.largest <= LARGEST
+    assert watch.calls <= CALLS
+
+
+def test_the_watch_sees_memory_and_calls() -> None:
+    with Watch() as watch:
+        torch.zeros(LARGEST + 1, dtype=torch.int8, device="meta")
+        torch.zeros(8).expand(LARGEST, 8)
+        assert watch.largest == 32
+        torch.arange(FOLDED, dtype=torch.int32)
+    assert watch.largest == 4 * FOLDED
+    assert watch.calls == 4
 
 
 def value(name: str, shape: list[int | str] | None = None, kind: int = FLOAT) -> onnx.ValueInfoProto:
@@ -62,12 +97,12 @@ def model(
 
 def refused(proto: onnx.ModelProto, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
-        import_graph(proto)
+        import_graph(proto, limits=GraphLimits(folded=FOLDED))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
-def node(op: str, inputs: list[str], outputs: list[str] | None = None, **attributes: object) -> onnx.NodeProto:
+def node(op: str, inputs: list[str], outputs: list[str] | None = None, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, outputs or ["y"], **attributes)
 
 
@@ -292,7 +327,7 @@ def test_shape_bomb(name: str) -> None:
 def test_many_constants_of_legal_size() -> None:
     nodes = [node("ConstantOfShape", ["s"], [f"c{i}"]) for i in range(100)] + [node("Sum", [f"c{i}" for i in range(100)])]
     with pytest.raises(GraphLimitError, match="elements where"):
-        import_graph(model(nodes, [constant("s", [1 << 22])]), limits=GraphLimits(folded=1 << 24))
+        import_graph(model(nodes, [constant("s", [1 << 15])]), limits=GraphLimits(folded=FOLDED))
 
 
 # ---- shape bombs whose size comes with the data

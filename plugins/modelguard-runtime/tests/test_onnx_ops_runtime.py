@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+import torch
+from modelguard_runtime.onnx import EXTERNAL_KEY, import_graph
+from modelguard_runtime.onnx.build.values import ints_to_tensor
 from onnx import TensorProto, helper, numpy_helper
-
-torch = pytest.importorskip("torch")
-ort = pytest.importorskip("onnxruntime")
-
-from modelguard_runtime.onnx import EXTERNAL_KEY, import_graph  # noqa: E402
-from modelguard_runtime.onnx.build.values import ints_to_tensor  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +57,8 @@ def run(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[Any]:
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {i.name: v for i, v in zip(session.get_inputs(), inputs, strict=True)})
+    results: list[Any] = session.run(None, {i.name: v for i, v in zip(session.get_inputs(), inputs, strict=True)})
+    return results
 
 
 def compare(model: onnx.ModelProto, inputs: list[np.ndarray | None], levels: float = 0.0) -> None:
@@ -458,7 +457,8 @@ def test_gradients_under_function_transforms() -> None:
     x = torch.randn(4, 3, 8, 8)
 
     def score(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        return module(x)[0].index_select(1, k.reshape(1)).sum()
+        total: torch.Tensor = module(x)[0].index_select(1, k.reshape(1)).sum()
+        return total
 
     classes = torch.arange(5)
     mapped = torch.func.vmap(torch.func.grad(score), (None, 0))(x, classes)
@@ -505,6 +505,7 @@ def test_straight_through_gradients() -> None:
     y = import_graph(model).module(x)[0]
     torch.testing.assert_close(y, torch.tensor([0.0, -0.3, 12.7]))
     y.sum().backward()
+    assert x.grad is not None
     assert x.grad.tolist() == [1.0, 1.0, 0.0]
 
 

@@ -37,6 +37,12 @@ _NAMES = {
 DTYPES: Mapping[int, torch.dtype] = MappingProxyType({TensorProto.DataType.Value(k): v[1] for k, v in _NAMES.items()})
 """torch dtype an ONNX element type is held in. Types under 8 bits are held one element a byte."""
 
+NARROW_BITS: Mapping[int, int] = MappingProxyType({TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.UINT2: 2, TensorProto.INT2: 2})
+"""Bits of the element types under 8 bits."""
+
+FLOAT8 = frozenset(number for number, dtype in DTYPES.items() if str(dtype).startswith("torch.float8"))
+"""The 8-bit floating-point element types."""
+
 DTYPE_NAMES: Mapping[int, str] = MappingProxyType({TensorProto.DataType.Value(k): v[0] for k, v in _NAMES.items()})
 
 _VIEWS: dict[str, tuple[Any, torch.dtype]] = {"bfloat16": (np.int16, torch.bfloat16), **{
@@ -77,6 +83,11 @@ def torch_dtype(element_type: int, what: str) -> torch.dtype:
             what, f"has element type {TensorProto.DataType.Name(element_type) if known else element_type}, which cannot be run"
         )
     return DTYPES[element_type]
+
+
+def element_type(dtype: torch.dtype) -> int:
+    """The ONNX element type of a torch dtype."""
+    return next(number for number, held in DTYPES.items() if held is dtype)
 
 
 def from_numpy(array: npt.NDArray[Any], what: str) -> torch.Tensor:
@@ -125,12 +136,11 @@ def read_tensor(proto: TensorProto, weight: Weight | None) -> torch.Tensor:
 
 
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_BITS: dict[int, int] = {TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.UINT2: 2, TensorProto.INT2: 2}
 
 
 def check_payload(proto: TensorProto, what: str, elements: int) -> None:
     """Refuse a payload that does not hold exactly ``elements`` elements, before an array of that size is made."""
-    bits = _BITS.get(proto.data_type) or DTYPES[proto.data_type].itemsize * 8
+    bits = NARROW_BITS.get(proto.data_type) or DTYPES[proto.data_type].itemsize * 8
     if proto.HasField("raw_data"):
         held, needed = len(proto.raw_data), (elements * bits + 7) // 8
     else:

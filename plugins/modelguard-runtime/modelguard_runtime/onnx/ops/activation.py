@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelguard_runtime.onnx.ops.table import op
+from modelguard_runtime.onnx.ops.table import MICROSOFT, op
 
 
 @op("Relu", since=6)
@@ -55,6 +57,7 @@ def selu(x: Tensor, *, alpha: float = 1.6732632423543772, gamma: float = 1.05070
 
 
 @op("Gelu", since=20)
+@op("Gelu", domain=MICROSOFT)
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(x, approximate=approximate)
 
@@ -109,11 +112,7 @@ def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 def _flat(x: Tensor, axis: int) -> Tensor:
     """Two-dimensional, split at ``axis``: what softmax meant before opset 13."""
-    axis = axis % x.ndim if x.ndim else 0
-    rows = 1
-    for size in x.shape[:axis]:
-        rows *= size
-    return x.reshape(rows, -1)
+    return x.reshape(prod(x.shape[: axis % x.ndim if x.ndim else 0]), -1)
 
 
 @op("Softmax", since=13)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", bound=float)
 
 WIDE = (torch.uint16, torch.uint32, torch.uint64)
 """Types torch stores but hardly computes with; operators compute them as int64 (exact below 2**63)."""
@@ -70,6 +71,16 @@ def widening(function: F) -> F:
 def device_of(like: Tensor | None) -> torch.device | None:
     """The device of ``like``, or the default one."""
     return None if like is None else like.device
+
+
+def single(value: N | Sequence[N]) -> N:
+    """The number, or the first of a list: an input that is a scalar may come as a tensor of one element."""
+    return value if isinstance(value, int | float) else value[0]
+
+
+def along(x: Tensor, axis: int, rank: int) -> Tensor:
+    """A vector shaped to broadcast along ``axis`` of a tensor of ``rank``."""
+    return x.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
 def normal_axes(axes: Sequence[int], rank: int) -> list[int]:

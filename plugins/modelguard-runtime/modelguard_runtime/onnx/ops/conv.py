@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from modelguard_runtime.onnx.ops.table import op
 
 Ints = Sequence[int]
 
-_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -63,7 +64,7 @@ def conv(
     check_elements("Conv", [*x.shape[:2], *(max(n + p + q, 0) for n, p, q in zip(x.shape[2:], begins, ends, strict=True))])
     if list(begins) != list(ends):
         x, begins = F.pad(x, pad_last_first(pads)), [0] * rank
-    result: Tensor = _CONV[rank](x, w, b, strides, begins, dilations, group)
+    result: Tensor = CONV[rank](x, w, b, strides, begins, dilations, group)
     return result
 
 
@@ -126,12 +127,9 @@ def col2im(
     rank = len(image_shape)
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     begins, ends = list((pads or [0] * 2 * rank)[:rank]), list((pads or [0] * 2 * rank)[rank:])
-    block = 1
-    for k in block_shape:
-        block *= k
     padded = [n + p + q for n, p, q in zip(image_shape, begins, ends, strict=True)]
     steps = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(padded, dilations, block_shape, strides, strict=True)]
-    channels = x.shape[1] // block
+    channels = x.shape[1] // prod(block_shape)
     check_elements("Col2Im", [x.shape[0], channels, *padded])
     # place[k, l]: where element k of block l lies in the padded image
     place = torch.zeros(1, 1, dtype=torch.int64)
@@ -139,7 +137,7 @@ def col2im(
         line = torch.arange(k).reshape(-1, 1) * d + torch.arange(n) * s
         place = (place[:, None, :, None] * size + line[None, :, None, :]).reshape(place.shape[0] * k, -1)
     columns = x.reshape(x.shape[0], channels, -1)
-    image = x.new_zeros(x.shape[0], channels, int(torch.tensor(padded).prod()))
+    image = x.new_zeros(x.shape[0], channels, prod(padded))
     image = image.index_add(2, place.flatten().to(x.device), columns)
     image = image.reshape(x.shape[0], channels, *padded)
     for axis, (p, n) in enumerate(zip(begins, image_shape, strict=True)):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modelguard_runtime.onnx.ops.base import WIDE, Number, straight_through, widening
 from modelguard_runtime.onnx.ops.table import op
-from modelguard_runtime.onnx.tensors import DTYPES, torch_dtype
+from modelguard_runtime.onnx.tensors import FLOAT8, NARROW_BITS, element_type, torch_dtype
 
 AB = ("a", "b")
 
@@ -234,23 +234,18 @@ def bit_shift(a: Tensor, b: Tensor, *, direction: str) -> Tensor:
     return (x << by if direction == "LEFT" else x >> by).to(a.dtype)
 
 
-_FLOAT8 = {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}
-_NARROW = {21: 4, 22: 4, 25: 2, 26: 2}
-"""Bits of the ONNX element types held one a byte: UINT4, INT4, UINT2, INT2."""
-
-
 @op("Cast", since=6)
 def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """Float to a narrow integer wraps; float to float8 saturates unless told not to."""
     dtype = torch_dtype(to, "Cast")
-    if x.dtype is dtype and to not in _NARROW:
+    if x.dtype is dtype and to not in NARROW_BITS:
         return x
-    if to in _NARROW:
-        bits = _NARROW[to]
+    if to in NARROW_BITS:
+        bits = NARROW_BITS[to]
         whole = x.to(torch.int64) & ((1 << bits) - 1)
         signed = dtype is torch.int8
         return (torch.where(whole >= 1 << (bits - 1), whole - (1 << bits), whole) if signed else whole).to(dtype)
-    if dtype in _FLOAT8:
+    if to in FLOAT8:
         return _to_float8(x, dtype, bool(saturate))
     if x.is_floating_point() and not dtype.is_floating_point and dtype is not torch.bool and not dtype.is_complex:
         return x.to(torch.int64).to(dtype) if dtype is not torch.uint64 else x.to(dtype)
@@ -275,8 +270,7 @@ def _to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
 
 @op("CastLike", since=15, typed="target_type")
 def cast_like(x: Tensor, target_type: Tensor, *, saturate: int = 1, round_mode: str = "up", element: int = 0) -> Tensor:
-    dtype = target_type.dtype
-    return cast(x, to=element or next(number for number, held in DTYPES.items() if held is dtype), saturate=saturate)
+    return cast(x, to=element or element_type(target_type.dtype), saturate=saturate)
 
 
 @op("BitCast", since=26)

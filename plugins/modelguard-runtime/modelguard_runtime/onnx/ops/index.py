@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
-from modelguard_runtime.onnx.ops.base import WIDE, widening
+from modelguard_runtime.onnx.ops.base import WIDE, single, widening
 from modelguard_runtime.onnx.ops.table import op
 
 
@@ -71,10 +72,7 @@ def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, *, reduction: str
     depth = indices.shape[-1]
     if depth == 0:
         return updates.reshape(data.shape)
-    rows = 1
-    for size in data.shape[:depth]:
-        rows *= size
-    flat = data.reshape(rows, -1)
+    flat = data.reshape(prod(data.shape[:depth]), -1)
     index = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=data.device)
     for pointer, size in zip(_pointers(indices, data.shape), data.shape, strict=False):
         index = index * size + pointer
@@ -103,7 +101,7 @@ def tensor_scatter(cache: Tensor, update: Tensor, write_indices: Tensor | None =
 @widening
 def top_k(x: Tensor, k: int | Sequence[int], *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """Ties go to the lower index."""
-    count = k if isinstance(k, int) else k[0]
+    count = single(k)
     values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     if count > x.shape[axis]:
         raise ValueError(f"TopK of {count} out of {x.shape[axis]}")

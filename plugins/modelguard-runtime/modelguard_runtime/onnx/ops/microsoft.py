@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.ops import attention as standard
+from modelguard_runtime.onnx.ops.activation import swish
 from modelguard_runtime.onnx.ops.attention import merge_heads, split_heads
 from modelguard_runtime.onnx.ops.conv import conv
 from modelguard_runtime.onnx.ops.index import gather
 from modelguard_runtime.onnx.ops.linear import gemm
-from modelguard_runtime.onnx.ops.movement import trilu
 from modelguard_runtime.onnx.ops.table import MICROSOFT, ONNX, op
 
 
@@ -44,7 +44,7 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 }  # fmt: skip
 
 
-@op("FusedConv", domain=MICROSOFT)
+@op("FusedConv", domain=MICROSOFT, attributes_of=conv)
 def fused_conv(
     x: Tensor,
     w: Tensor,
@@ -53,14 +53,9 @@ def fused_conv(
     *,
     activation: str = "",
     activation_params: Sequence[float] = (),
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
+    **attributes: Any,
 ) -> Tensor:
-    y = conv(x, w, b, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
+    y = conv(x, w, b, **attributes)
     y = y if z is None else y + z
     return _ACTIVATIONS[activation](y, *activation_params) if activation else y
 
@@ -84,11 +79,6 @@ def fused_gemm(
     return _ACTIVATIONS[activation](gemm(a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB), *parameters)
 
 
-@op("Gelu", domain=MICROSOFT)
-def gelu(x: Tensor) -> Tensor:
-    return F.gelu(x)
-
-
 @op("BiasGelu", domain=MICROSOFT)
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(x + bias)
@@ -101,17 +91,12 @@ def fast_gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @op("QuickGelu", domain=MICROSOFT)
 def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
-    return x * torch.sigmoid(alpha * x)
+    return swish(x, alpha=alpha)
 
 
 @op("BiasAdd", domain=MICROSOFT)
 def bias_add(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
     return x + bias + skip
-
-
-@op("Trilu", domain=MICROSOFT, ints=("k",))
-def trilu_(x: Tensor, k: int | Sequence[int] | None = None, *, upper: int = 1) -> Tensor:
-    return trilu(x, k, upper=upper)
 
 
 def _statistics(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
-from modelguard_runtime.onnx.ops.base import device_of, normal_axes, widening
-from modelguard_runtime.onnx.ops.table import op
+from modelguard_runtime.onnx.ops.base import along, device_of, normal_axes, single, widening
+from modelguard_runtime.onnx.ops.table import MICROSOFT, op
 from modelguard_runtime.onnx.tensors import torch_dtype
 
 
@@ -191,8 +191,9 @@ def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @op("Trilu", since=14, ints=("k",))
+@op("Trilu", domain=MICROSOFT, ints=("k",))
 def trilu(x: Tensor, k: int | Sequence[int] | None = None, *, upper: int = 1) -> Tensor:
-    diagonal = 0 if k is None else k if isinstance(k, int) else k[0]
+    diagonal = 0 if k is None else single(k)
     diagonal = max(min(diagonal, x.shape[-1]), -x.shape[-2])
     return torch.triu(x, diagonal) if upper else torch.tril(x, diagonal)
 
@@ -241,10 +242,10 @@ def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
 @op("OneHot", since=9, ints=("depth",))
 def one_hot(indices: Tensor, depth: int | Sequence[int], values: Tensor, *, axis: int = -1) -> Tensor:
     """Negative indices count from the end; indices out of range give a row of ``off``."""
-    size = int(depth if isinstance(depth, int | float) else depth[0])
+    size = int(single(depth))
     check_elements("OneHot", [*indices.shape, size])
     index = indices.to(torch.int64)
     index = torch.where(index < 0, index + size, index)
     axis = axis if axis >= 0 else axis + indices.ndim + 1
-    place = torch.arange(size, device=indices.device).reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])
+    place = along(torch.arange(size, device=indices.device), axis, indices.ndim + 1)
     return torch.where(index.unsqueeze(axis) == place, values[1], values[0])

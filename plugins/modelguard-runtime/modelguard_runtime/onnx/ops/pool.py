@@ -4,46 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
-from modelguard_runtime.onnx.ops.conv import pad_last_first, resolve_pads
+from modelguard_runtime.onnx.ops.conv import CONV, pad_last_first, resolve_pads
 from modelguard_runtime.onnx.ops.table import op
 
 Ints = Sequence[int]
 
 _MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def _frame(x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, pads: Ints, ceil_mode: int) -> tuple[list[int], list[int]]:
-    """Output sizes, and the pads (negative: cuts) with which windows cover the padded input exactly.
+class _Windows(NamedTuple):
+    """Where windows lie: ``pads`` are all beginnings, then all ends; with ``exact`` (negative: cuts) windows cover the padded input
+    exactly."""
 
-    With ``ceil_mode`` a window that would start in the padding behind the input is left out.
-    """
+    kernel: Ints
+    strides: Ints
+    dilations: Ints
+    pads: list[int]
+    exact: list[int]
+
+    @property
+    def native(self) -> bool:
+        """Whether torch's own padding does it: the same before and behind, at most half a window, nothing left to add or cut."""
+        rank = len(self.kernel)
+        return self.pads[:rank] == self.pads[rank:] and all(2 * p <= k for p, k in zip(self.pads[:rank], self.kernel, strict=True))
+
+
+def _windows(
+    x: Tensor, kernel: Ints, strides: Ints | None, dilations: Ints | None, pads: Ints | None, auto_pad: str, ceil_mode: int
+) -> _Windows:
+    """With ``ceil_mode`` a window that would start in the padding behind the input is left out."""
     rank = len(kernel)
-    sizes, exact = [], list(pads)
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    pads = resolve_pads(x, kernel, strides, dilations, pads, auto_pad)
+    exact = list(pads)
     for i, n in enumerate(x.shape[2:]):
         reach = (kernel[i] - 1) * dilations[i] + 1
         span = n + pads[i] + pads[i + rank] - reach
         out = (-(-span // strides[i]) if ceil_mode else span // strides[i]) + 1
         if ceil_mode and (out - 1) * strides[i] >= n + pads[i]:
             out -= 1
-        sizes.append(out)
         exact[i + rank] = (out - 1) * strides[i] + reach - n - pads[i]
     check_elements("pooling", [*x.shape[:2], *(n + p + max(q, 0) for n, p, q in zip(x.shape[2:], pads[:rank], exact[rank:], strict=True))])
-    return sizes, exact
-
-
-def _native(kernel: Ints, pads: Ints, exact: Ints) -> bool:
-    """Whether torch's own padding does it: the same before and behind, at most half a window, nothing left to add or cut."""
-    rank = len(kernel)
-    return list(pads[:rank]) == list(pads[rank:]) and all(2 * p <= k for p, k in zip(pads[:rank], kernel, strict=True))
+    return _Windows(kernel, strides, dilations, pads, exact)
 
 
 @op("MaxPool")
@@ -61,19 +71,17 @@ def max_pool(
 ) -> tuple[Tensor, Tensor | None]:
     """Indices, when asked for, count through the whole unpadded (N, C, ...) tensor."""
     rank = len(kernel_shape)
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    pads = resolve_pads(x, kernel_shape, strides, dilations, pads, auto_pad)
-    _, exact = _frame(x, kernel_shape, strides, dilations, pads, ceil_mode)
+    at = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     if not x.is_floating_point():
-        y, index = _integer_max(x, kernel_shape, strides, dilations, pads, exact, outputs)
-    elif _native(kernel_shape, pads, pads) and (not ceil_mode or exact == list(pads)):
-        result = _MAX[rank](x, kernel_shape, strides, pads[:rank], dilations, False, outputs > 1)
+        y, index = _integer_max(x, at, outputs)
+    elif at.native and (not ceil_mode or at.exact == at.pads):
+        result = _MAX[rank](x, kernel_shape, at.strides, at.pads[:rank], at.dilations, False, outputs > 1)
         y, index = result if outputs > 1 else (result, None)
     else:
-        padded = F.pad(x, pad_last_first(exact), value=-torch.inf)
-        result = _MAX[rank](padded, kernel_shape, strides, 0, dilations, False, outputs > 1)
+        padded = F.pad(x, pad_last_first(at.exact), value=-torch.inf)
+        result = _MAX[rank](padded, kernel_shape, at.strides, 0, at.dilations, False, outputs > 1)
         y, index = result if outputs > 1 else (result, None)
-        index = None if index is None else _unpadded(index, padded.shape[2:], x.shape[2:], exact)
+        index = None if index is None else _unpadded(index, padded.shape[2:], x.shape[2:], at.exact)
     if index is None:
         return y, None
     if storage_order:  # column-major: the order of the spatial axes is turned round
@@ -89,10 +97,10 @@ def max_pool(
     return y, index + base
 
 
-def _integer_max(
-    x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, pads: Ints, exact: Ints, outputs: int
-) -> tuple[Tensor, Tensor | None]:
-    y, index = max_pool(x.to(torch.float64), kernel_shape=kernel, strides=strides, dilations=dilations, pads=list(pads), outputs=outputs)
+def _integer_max(x: Tensor, at: _Windows, outputs: int) -> tuple[Tensor, Tensor | None]:
+    y, index = max_pool(
+        x.to(torch.float64), kernel_shape=at.kernel, strides=at.strides, dilations=at.dilations, pads=at.pads, outputs=outputs
+    )
     return y.to(x.dtype), index
 
 
@@ -108,11 +116,11 @@ def _unpadded(index: Tensor, padded: Ints, shape: Ints, pads: Ints) -> Tensor:
     return result
 
 
-def _window_sum(x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, pads: Ints) -> Tensor:
-    """Sum over each window; channels stay apart."""
-    rank = len(kernel)
+def _window_sum(x: Tensor, at: _Windows, pads: Ints) -> Tensor:
+    """Sum over each window of ``x`` padded by ``pads``; channels stay apart."""
+    rank = len(at.kernel)
     planes = F.pad(x, pad_last_first(pads)).flatten(0, 1).unsqueeze(1)  # (N * C, 1, ...)
-    summed = _CONV[rank](planes, x.new_ones(1, 1, *kernel), None, strides, 0, dilations)
+    summed = CONV[rank](planes, x.new_ones(1, 1, *at.kernel), None, at.strides, 0, at.dilations)
     result: Tensor = summed.reshape(*x.shape[:2], *summed.shape[2:])
     return result
 
@@ -131,18 +139,16 @@ def average_pool(
 ) -> Tensor:
     """Padding counts with ``count_include_pad``; what ``ceil_mode`` adds behind it never does."""
     rank = len(kernel_shape)
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    pads = resolve_pads(x, kernel_shape, strides, dilations, pads, auto_pad)
-    _, exact = _frame(x, kernel_shape, strides, dilations, pads, ceil_mode)
-    if _native(kernel_shape, pads, pads) and set(dilations) == {1} and (not ceil_mode or exact == list(pads)):
-        result: Tensor = _AVERAGE[rank](x, kernel_shape, strides, pads[:rank], False, bool(count_include_pad))
+    at = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    if at.native and set(at.dilations) == {1} and (not ceil_mode or at.exact == at.pads):
+        result: Tensor = _AVERAGE[rank](x, kernel_shape, at.strides, at.pads[:rank], False, bool(count_include_pad))
         return result
     counted = x.new_ones(1, 1, *x.shape[2:])
-    behind = list(exact)
+    behind = at.exact
     if count_include_pad:
-        counted = F.pad(counted, pad_last_first(pads), value=1.0)
-        behind = [0] * rank + [e - p for e, p in zip(exact[rank:], pads[rank:], strict=True)]
-    return _window_sum(x, kernel_shape, strides, dilations, exact) / _window_sum(counted, kernel_shape, strides, dilations, behind)
+        counted = F.pad(counted, pad_last_first(at.pads), value=1.0)
+        behind = [0] * rank + [e - p for e, p in zip(at.exact[rank:], at.pads[rank:], strict=True)]
+    return _window_sum(x, at, at.exact) / _window_sum(counted, at, behind)
 
 
 @op("LpPool")
@@ -157,11 +163,8 @@ def lp_pool(
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Tensor:
-    rank = len(kernel_shape)
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    pads = resolve_pads(x, kernel_shape, strides, dilations, pads, auto_pad)
-    _, exact = _frame(x, kernel_shape, strides, dilations, pads, ceil_mode)
-    return _window_sum(x.abs() ** p, kernel_shape, strides, dilations, exact) ** (1.0 / p)
+    at = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    return _window_sum(x.abs() ** p, at, at.exact) ** (1.0 / p)
 
 
 def _spatial(x: Tensor) -> list[int]:

@@ -7,24 +7,21 @@ arXiv:1308.3432, section 3.1). Graph outputs declared as integers are cast when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modelguard_runtime.onnx.ops.base import straight_through
+from modelguard_runtime.onnx.ops.base import along, straight_through
 from modelguard_runtime.onnx.ops.conv import conv
 from modelguard_runtime.onnx.ops.elementwise import cast
 from modelguard_runtime.onnx.ops.pool import average_pool
 from modelguard_runtime.onnx.ops.rnn import lstm
 from modelguard_runtime.onnx.ops.table import MICROSOFT, op
-from modelguard_runtime.onnx.tensors import torch_dtype
+from modelguard_runtime.onnx.tensors import FLOAT8, element_type, torch_dtype
 
 _RANGES = {3: (-128, 127), 2: (0, 255), 5: (-32768, 32767), 4: (0, 65535), 22: (-8, 7), 21: (0, 15), 26: (-2, 1), 25: (0, 3)}
 """Smallest and largest value of the integer element types, by ONNX number."""
-
-_NUMBER = {torch.int8: 3, torch.uint8: 2, torch.int16: 5, torch.uint16: 4}
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -38,9 +35,7 @@ def _per_axis(parameter: Tensor, x: Tensor, axis: int, block_size: int = 0) -> T
         return parameter.reshape(())
     if block_size and parameter.ndim == x.ndim:
         return parameter.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return parameter.reshape(shape) if parameter.ndim == 1 else parameter
+    return along(parameter, axis, x.ndim) if parameter.ndim == 1 else parameter
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -64,12 +59,12 @@ def quantize_linear(
 ) -> Tensor:
     number = output_dtype or element or 2
     if y_zero_point is not None and not (output_dtype or element):
-        number = _NUMBER.get(y_zero_point.dtype, 0)
+        number = element_type(y_zero_point.dtype)
     scale = _per_axis(y_scale, x, axis, block_size)
-    if number not in _RANGES:  # float8
-        dtype = torch_dtype(number, "QuantizeLinear") if number else y_zero_point.dtype  # type: ignore[union-attr]
-        to = next(n for n in (17, 18, 19, 20) if torch_dtype(n, "") is dtype)
-        return cast(_wide(x) / _wide(scale), to=to, saturate=saturate)
+    if number in FLOAT8:
+        return cast(_wide(x) / _wide(scale), to=number, saturate=saturate)
+    if number not in _RANGES:
+        raise ValueError(f"QuantizeLinear to element type {number}")
     low, high = _RANGES[number]
     if precision:
         kind = torch_dtype(precision, "QuantizeLinear")
@@ -112,9 +107,7 @@ def _centred(x: Tensor, zero_point: Tensor | None, axis: int = 0) -> Tensor:
     if zero_point is None:
         return levels
     zero = _wide(zero_point)
-    return levels - (
-        zero if zero.ndim != 1 or zero.numel() == 1 else zero.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
-    )
+    return levels - (zero if zero.ndim != 1 or zero.numel() == 1 else along(zero, axis, x.ndim))
 
 
 @op("MatMulInteger", since=10)
@@ -133,7 +126,7 @@ def _output(y: Tensor, scale: Tensor, y_scale: Tensor, y_zero_point: Tensor | No
 
 
 def _range_of(zero_point: Tensor | None) -> tuple[int, int]:
-    return (0, 255) if zero_point is None else _RANGES[_NUMBER[zero_point.dtype]]
+    return (0, 255) if zero_point is None else _RANGES[element_type(zero_point.dtype)]
 
 
 @op("QLinearMatMul", since=10)
@@ -145,7 +138,7 @@ def qlinear_matmul(
     return _output(y, _wide(left) * _wide(b_scale), y_scale, y_zero, _range_of(y_zero))
 
 
-@op("QLinearConv", since=10)
+@op("QLinearConv", since=10, attributes_of=conv)
 def qlinear_conv(
     x: Tensor,
     x_scale: Tensor,
@@ -156,19 +149,9 @@ def qlinear_conv(
     y_scale: Tensor,
     y_zero: Tensor,
     b: Tensor | None = None,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] | None = None,
-    group: int = 1,
-    kernel_shape: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
+    **attributes: Any,
 ) -> Tensor:
-    bias = None if b is None else _wide(b)
-    y = conv(
-        _centred(x, x_zero), _centred(w, w_zero, 0), bias,
-        auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides,
-    )  # fmt: skip
+    y = conv(_centred(x, x_zero), _centred(w, w_zero, 0), None if b is None else _wide(b), **attributes)
     scale = w_scale.reshape(-1, *[1] * (x.ndim - 2)) if w_scale.numel() > 1 else w_scale.reshape(())
     return _output(y, x_scale * scale, y_scale, y_zero, _range_of(y_zero))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from modelguard_runtime.onnx.ops.base import WIDE, normal_axes, widening
+from modelguard_runtime.onnx.ops.base import WIDE, normal_axes, single, widening
 from modelguard_runtime.onnx.ops.table import op
 
 Axes = Sequence[int] | None
@@ -138,15 +138,11 @@ def _cumulate(x: Tensor, axis: int, exclusive: int, reverse: int, start: float, 
     return result.flip(axis) if reverse else result
 
 
-def _axis(axis: int | Sequence[int]) -> int:
-    return axis if isinstance(axis, int) else axis[0]
-
-
 @op("CumSum", since=11, ints=("axis",))
 def cum_sum(x: Tensor, axis: int | Sequence[int], *, exclusive: int = 0, reverse: int = 0) -> Tensor:
-    return _cumulate(x, _axis(axis), exclusive, reverse, 0, torch.cumsum)
+    return _cumulate(x, single(axis), exclusive, reverse, 0, torch.cumsum)
 
 
 @op("CumProd", since=26, ints=("axis",))
 def cum_prod(x: Tensor, axis: int | Sequence[int], *, exclusive: int = 0, reverse: int = 0) -> Tensor:
-    return _cumulate(x, _axis(axis), exclusive, reverse, 1, torch.cumprod)
+    return _cumulate(x, single(axis), exclusive, reverse, 1, torch.cumprod)

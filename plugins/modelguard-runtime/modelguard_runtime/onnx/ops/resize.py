@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
+from modelguard_runtime.onnx.ops.base import along
 from modelguard_runtime.onnx.ops.table import op
 
 
@@ -153,9 +154,7 @@ def resize(
         kind = x.dtype if x.is_floating_point() else torch.float32
         y = torch.matmul(y.to(kind).movedim(axis, -1), weights.t().to(x.device, kind)).movedim(-1, axis)
     for axis, mask in outside:
-        y = torch.where(
-            mask.reshape([-1 if i == axis else 1 for i in range(x.ndim)]), torch.full((), extrapolation_value, dtype=y.dtype), y
-        )
+        y = torch.where(along(mask, axis, x.ndim), torch.full((), extrapolation_value, dtype=y.dtype), y)
     return y if y.dtype is x.dtype else y.round().to(x.dtype)
 
 

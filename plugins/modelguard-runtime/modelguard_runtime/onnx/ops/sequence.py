@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modelguard_runtime.onnx.ops.base import single
 from modelguard_runtime.onnx.ops.table import op
 
 Place = int | Sequence[int]
 
 
 def _place(position: Place | None, default: int) -> int:
-    return default if position is None else position if isinstance(position, int) else position[0]
+    return default if position is None else single(position)
 
 
 @op("SequenceEmpty", since=11, pure=False)

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
-from modelguard_runtime.onnx.ops.base import device_of
+from modelguard_runtime.onnx.ops.base import device_of, single
 from modelguard_runtime.onnx.ops.table import op
 from modelguard_runtime.onnx.tensors import torch_dtype
 
 Number = int | float | Sequence[int] | Sequence[float]
-
-
-def _number(value: Number) -> float:
-    return value if isinstance(value, int | float) else value[0]
 
 
 def _transform(x: Tensor, axis: int, length: int | None, inverse: bool, onesided: bool) -> Tensor:
@@ -37,9 +33,9 @@ def _transform(x: Tensor, axis: int, length: int | None, inverse: bool, onesided
 
 @op("DFT", since=20, ints=("dft_length", "axis"))
 def dft(x: Tensor, dft_length: Number | None = None, axis: Number = -2, *, inverse: int = 0, onesided: int = 0) -> Tensor:
-    length = None if dft_length is None else int(_number(dft_length))
+    length = None if dft_length is None else int(single(dft_length))
     check_elements("DFT", [*x.shape, length or 1])
-    return _transform(x, int(_number(axis)), length, bool(inverse), bool(onesided))
+    return _transform(x, int(single(axis)), length, bool(inverse), bool(onesided))
 
 
 @op("DFT", since=17, ints=("dft_length",))
@@ -52,8 +48,8 @@ def stft(
     signal: Tensor, frame_step: Number, window: Tensor | None = None, frame_length: Number | None = None, *, onesided: int = 1
 ) -> Tensor:
     """(N, L, 1 or 2) to (N, frames, bins, 2)."""
-    length = int(_number(frame_length)) if frame_length is not None else window.shape[0] if window is not None else signal.shape[1]
-    frames = signal.unfold(1, length, int(_number(frame_step))).transpose(2, 3)  # (N, frames, length, parts)
+    length = int(single(frame_length)) if frame_length is not None else window.shape[0] if window is not None else signal.shape[1]
+    frames = signal.unfold(1, length, int(single(frame_step))).transpose(2, 3)  # (N, frames, length, parts)
     if window is not None:
         frames = frames * window.reshape(-1, 1)
     return _transform(frames, 2, None, False, bool(onesided))
@@ -61,7 +57,7 @@ def stft(
 
 def _window(size: Number, periodic: int, dtype: int, coefficients: Sequence[float], like: Tensor | None) -> Tensor:
     """A sum of cosines: ``sum_k c_k cos(2 pi k n / N)``."""
-    count = int(_number(size))
+    count = int(single(size))
     check_elements("window", [count])
     angle = 2 * math.pi * torch.arange(count, dtype=torch.float64, device=device_of(like)) / max(count if periodic else count - 1, 1)
     value = sum((c * torch.cos(k * angle) for k, c in enumerate(coefficients)), torch.zeros_like(angle))
@@ -95,13 +91,13 @@ def mel_weight_matrix(
     like: Tensor | None = None,
 ) -> Tensor:
     """(dft_length / 2 + 1, num_mel_bins) triangles on the mel scale, their corners rounded down to bins."""
-    bins, length = int(_number(num_mel_bins)), int(_number(dft_length))
+    bins, length = int(single(num_mel_bins)), int(single(dft_length))
     spectrum = length // 2 + 1
     check_elements("MelWeightMatrix", [spectrum, bins + 2])
-    low, high = (2595 * math.log10(1 + _number(edge) / 700) for edge in (lower_edge_hertz, upper_edge_hertz))
+    low, high = (2595 * math.log10(1 + single(edge) / 700) for edge in (lower_edge_hertz, upper_edge_hertz))
     mel = low + torch.arange(bins + 2, dtype=torch.float64) * ((high - low) / (bins + 2))
     hertz = 700 * (10 ** (mel / 2595) - 1)
-    corner = torch.floor((length + 1) * hertz / _number(sample_rate))
+    corner = torch.floor((length + 1) * hertz / single(sample_rate))
     left, centre, right = corner[:-2], corner[1:-1], corner[2:]
     place = torch.arange(spectrum, dtype=torch.float64).unsqueeze(1)
     rising = torch.where(

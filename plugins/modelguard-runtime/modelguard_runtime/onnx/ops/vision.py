@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modelguard_runtime.onnx.limits import check_elements
+from modelguard_runtime.onnx.ops.base import single
 from modelguard_runtime.onnx.ops.conv import conv
 from modelguard_runtime.onnx.ops.table import op
 
@@ -42,30 +44,6 @@ def _bilinear(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return torch.stack([v.masked_fill(outside, 0.0) for v in values])  # (4, C, ...)
 
 
-def _roi_align(
-    x: Tensor, rois: Tensor, batch_indices: Tensor, mode: str, height: int, width: int, ratio: int, scale: float, offset: float
-) -> Tensor:
-    check_elements("RoiAlign", [rois.shape[0], x.shape[1], height, width, max(ratio, 1) ** 2])
-    made = []
-    for box, index in zip(rois, batch_indices.tolist(), strict=True):
-        x1, y1, x2, y2 = (box * scale - offset).unbind()
-        w, h = x2 - x1, y2 - y1
-        if offset == 0.0:
-            w, h = w.clamp(min=1.0), h.clamp(min=1.0)
-        rows = ratio if ratio > 0 else math.ceil(float(h) / height)
-        columns = ratio if ratio > 0 else math.ceil(float(w) / width)
-        check_elements("RoiAlign", [x.shape[1], height, width, max(rows, 1), max(columns, 1)])
-        ys = y1 + h / height * (torch.arange(height * rows, device=x.device, dtype=x.dtype) + 0.5) / rows
-        xs = x1 + w / width * (torch.arange(width * columns, device=x.device, dtype=x.dtype) + 0.5) / columns
-        grid = ys.reshape(-1, 1).expand(-1, xs.numel()), xs.reshape(1, -1).expand(ys.numel(), -1)
-        parts = _bilinear(x[int(index)], *grid)
-        # ONNX takes the largest of the weighted corners, not of the interpolated points.
-        points = parts.sum(0) if mode == "avg" else parts.amax(0)
-        cells = points.reshape(x.shape[1], height, rows, width, columns)
-        made.append(cells.mean((2, 4)) if mode == "avg" else cells.amax((2, 4)))
-    return torch.stack(made) if made else x.new_zeros(0, x.shape[1], height, width)
-
-
 @op("RoiAlign", since=16)
 def roi_align(
     x: Tensor,
@@ -80,22 +58,32 @@ def roi_align(
     spatial_scale: float = 1.0,
 ) -> Tensor:
     offset = 0.5 if coordinate_transformation_mode == "half_pixel" else 0.0
-    return _roi_align(x, rois, batch_indices, mode, output_height, output_width, sampling_ratio, spatial_scale, offset)
+    height, width = output_height, output_width
+    check_elements("RoiAlign", [rois.shape[0], x.shape[1], height, width, max(sampling_ratio, 1) ** 2])
+    made = []
+    for box, index in zip(rois, batch_indices.tolist(), strict=True):
+        x1, y1, x2, y2 = (box * spatial_scale - offset).unbind()
+        w, h = x2 - x1, y2 - y1
+        if offset == 0.0:
+            w, h = w.clamp(min=1.0), h.clamp(min=1.0)
+        rows = sampling_ratio if sampling_ratio > 0 else math.ceil(float(h) / height)
+        columns = sampling_ratio if sampling_ratio > 0 else math.ceil(float(w) / width)
+        check_elements("RoiAlign", [x.shape[1], height, width, max(rows, 1), max(columns, 1)])
+        ys = y1 + h / height * (torch.arange(height * rows, device=x.device, dtype=x.dtype) + 0.5) / rows
+        xs = x1 + w / width * (torch.arange(width * columns, device=x.device, dtype=x.dtype) + 0.5) / columns
+        grid = ys.reshape(-1, 1).expand(-1, xs.numel()), xs.reshape(1, -1).expand(ys.numel(), -1)
+        parts = _bilinear(x[int(index)], *grid)
+        # ONNX takes the largest of the weighted corners, not of the interpolated points.
+        points = parts.sum(0) if mode == "avg" else parts.amax(0)
+        cells = points.reshape(x.shape[1], height, rows, width, columns)
+        made.append(cells.mean((2, 4)) if mode == "avg" else cells.amax((2, 4)))
+    return torch.stack(made) if made else x.new_zeros(0, x.shape[1], height, width)
 
 
-@op("RoiAlign", since=10)
-def roi_align_10(
-    x: Tensor,
-    rois: Tensor,
-    batch_indices: Tensor,
-    *,
-    mode: str = "avg",
-    output_height: int = 1,
-    output_width: int = 1,
-    sampling_ratio: int = 0,
-    spatial_scale: float = 1.0,
-) -> Tensor:
-    return _roi_align(x, rois, batch_indices, mode, output_height, output_width, sampling_ratio, spatial_scale, 0.0)
+@op("RoiAlign", since=10, attributes_of=roi_align)
+def roi_align_10(x: Tensor, rois: Tensor, batch_indices: Tensor, **attributes: Any) -> Tensor:
+    """Opset 10 knew no half pixels."""
+    return roi_align(x, rois, batch_indices, **{"coordinate_transformation_mode": "output_half_pixel", **attributes})
 
 
 @op("NonMaxSuppression", since=10, ints=("max_output_boxes_per_class", "iou_threshold", "score_threshold"))
@@ -109,9 +97,9 @@ def non_max_suppression(
     center_point_box: int = 0,
 ) -> Tensor:
     """(selected, 3): batch, class, box. Nothing flows back from it."""
-    limit, overlap, least = (
-        v if v is None or isinstance(v, int | float) else v[0] for v in (max_output_boxes_per_class, iou_threshold, score_threshold)
-    )
+    limit = 0 if max_output_boxes_per_class is None else single(max_output_boxes_per_class)
+    overlap = 0.0 if iou_threshold is None else single(iou_threshold)
+    least = None if score_threshold is None else single(score_threshold)
     if center_point_box:
         cx, cy, w, h = boxes.unbind(-1)
         corners = torch.stack([cy - h / 2, cx - w / 2, cy + h / 2, cx + w / 2], -1)
@@ -127,14 +115,14 @@ def non_max_suppression(
             if least is not None:
                 order = order[scores[n, c][order] > least]
             kept = 0
-            while order.numel() and kept < (limit or 0):
+            while order.numel() and kept < limit:
                 best, order = order[0], order[1:]
                 chosen.append((n, c, int(best)))
                 kept += 1
                 height = (torch.minimum(bottom[n, best], bottom[n, order]) - torch.maximum(top[n, best], top[n, order])).clamp(min=0)
                 width = (torch.minimum(right[n, best], right[n, order]) - torch.maximum(left[n, best], left[n, order])).clamp(min=0)
                 shared = height * width
-                order = order[shared / (area[n, best] + area[n, order] - shared) <= (overlap or 0.0)]
+                order = order[shared / (area[n, best] + area[n, order] - shared) <= overlap]
     return torch.tensor(chosen, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 
 
