@@ -3,16 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 PACKAGES := modelguard $(patsubst %/__init__.py,%,$(sort $(wildcard plugins/*/modelguard_*/__init__.py)))
-EXTRAS := runtime,images,transformers,test,lint
+TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test slow lint format bench bench-diff bench-runtime bench-detection bench-scan docs clean
+.PHONY: setup demo test slow lint format build bench bench-diff bench-runtime bench-detection bench-scan docs clean
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt $(PLUGINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e ".[$(EXTRAS)]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
+	$(BIN)/pip install -q -c constraints.txt -e ".[all,test,lint]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
 	touch $@
 
 demo: setup
@@ -27,11 +27,19 @@ slow: setup
 lint: setup
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
-	$(BIN)/mypy $(PACKAGES) benchmarks
+	$(BIN)/mypy $(PACKAGES) benchmarks scripts
+	for tests in $(TESTS); do $(BIN)/mypy $$tests || exit 1; done
+	$(BIN)/python scripts/version.py
 
 format: setup
 	$(BIN)/ruff format -q .
 	$(BIN)/ruff check -q --fix .
+
+# Wheels of every distribution, and their digests. What an earlier build left behind must not travel in them.
+build: setup
+	rm -rf dist build plugins/*/build
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist . $(foreach plugin,$(PLUGINS),./$(dir $(plugin)))
+	cd dist && sha256sum *.whl > SHA256SUMS
 
 docs: setup
 	$(BIN)/python docs/generate.py
@@ -52,4 +60,4 @@ bench-detection: setup
 	$(BIN)/python benchmarks/detection.py
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo dist build plugins/*/build

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import Ran
+from support import Ran, build_wheels
 
 # A shell that starts the tests in the background has its children ignore these, and theirs would too; tests of signals need the default.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -47,3 +47,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "model.safetensors",
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel of every distribution by name. Tests that use it belong to the xdist group ``wheels``: they are built once."""
+    pytest.importorskip("setuptools")
+    return build_wheels(tmp_path_factory.mktemp("wheels"))

@@ -20,6 +20,7 @@ from modelguard._policies.catalogue import first_party
 from modelguard.errors import PluginError, without_paths
 from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix
 from modelguard.hookspecs import GROUP
+from modelguard.report import CORE
 
 if TYPE_CHECKING:
     import click
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from modelguard.model import ModelFactory
     from modelguard.report import PluginFailure, PluginInfo, Reporter
 
-CORE = "modelguard"
 LOAD_SECONDS = 60
 """How long importing one plugin may take before it counts as hanging. Importing torch takes up to 10 s on a cold disk."""
 

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, Self, TextIO
 from modelguard.findings import Finding, Rule, Severity, settled
 
 SCHEMA = "modelguard-report/1"
+CORE = "modelguard-core"
+"""The distribution that brings the core, as reports list it among the plugins."""
 
 
 class Status(str, Enum):

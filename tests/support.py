@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +39,58 @@ def make_venv(folder: Path, *distributions: Path) -> Path:
     site = next((folder / "lib").glob("python*/site-packages"))
     ours = sysconfig.get_paths()["purelib"]
     (site / "parent.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
-    for distribution in distributions:
+    for project in distributions:
         command = [sys.executable, "-m", "pip", "-q", "--python", str(python), "install", "--no-deps", "--no-build-isolation", "--no-index"]
-        subprocess.run([*command, str(distribution)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
+        subprocess.run([*command, str(project)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
     return python
+
+
+def build_wheels(folder: Path) -> dict[str, Path]:
+    """The wheel of every distribution of this repository by name, built as `make build` does, from a copy of the tree."""
+    source = folder / "source"
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "results", "demo", "zoo")
+    shutil.copytree(ROOT, source, ignore=unwanted, symlinks=False)
+    projects = [source, *sorted(path.parent for path in source.glob("plugins/*/pyproject.toml"))]
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder / "dist")]
+    subprocess.run([*command, *map(str, projects)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
+    return {path.name.split("-")[0].replace("_", "-"): path for path in sorted((folder / "dist").glob("*.whl"))}
+
+
+def fresh_venv(folder: Path, wheels: Iterable[Path], *more: str) -> Path:
+    """A virtual environment with these wheels, what they declare to need (and ``more``), and nothing else; returns its python.
+
+    What others wrote is linked from this environment instead of downloaded; what is ours comes from the wheels alone.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    site = next((folder / "lib").glob("python*/site-packages"))
+    command = [sys.executable, "-m", "pip", "-q", "--python", str(python), "install", "--no-deps", "--no-index"]
+    subprocess.run([*command, *map(str, wheels)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
+    needed = [
+        line[15:]
+        for path in site.glob("modelguard*.dist-info/METADATA")
+        for line in path.read_text().splitlines()
+        if line.startswith("Requires-Dist: ")
+    ]
+    for name in _closure([*needed, *more]):
+        for top in {file.parts[0] for file in distribution(name).files or () if file.parts[0] not in ("..", "__pycache__")}:
+            there = Path(str(distribution(name).locate_file(top)))
+            if not (site / top).exists():
+                (site / top).symlink_to(there)
+    return python
+
+
+def _closure(needed: Iterable[str]) -> set[str]:
+    """Names of the distributions that requirements lead to, ours left out."""
+    names: set[str] = set()
+    waiting = [(Requirement(item), "") for item in needed]
+    while waiting:
+        requirement, extra = waiting.pop()
+        name = requirement.name.lower()
+        if name.startswith("modelguard-") or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
+            continue
+        seen = name in names
+        names.add(name)
+        extras = requirement.extras or (set() if seen else {""})
+        waiting += [(Requirement(item), wanted) for wanted in extras for item in distribution(name).requires or ()]
+    return names

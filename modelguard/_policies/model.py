@@ -31,7 +31,7 @@ from modelguard._policies.rules import BLOCKS, JUDGEMENT_RULES, NOT_LOOKED_AT
 from modelguard.detector import Detector
 from modelguard.errors import PolicyError, UsageError
 from modelguard.findings import RULE_ID, Confidence, Severity
-from modelguard.report import PolicyInfo
+from modelguard.report import CORE, PolicyInfo
 
 Action = Literal["block", "incomplete", "warn", "allow"]
 STRICTNESS: Mapping[Action, int] = {"allow": 0, "warn": 1, "incomplete": 2, "block": 3}
@@ -273,7 +273,7 @@ class Policy(_Model):
     def allows_plugin(self, distribution: str) -> bool:
         """Whether a plugin of this distribution may take part."""
         allow = self.plugins.allow
-        return distribution == "modelguard" or allow is None or any(glob_matches(item, distribution) for item in allow)
+        return distribution == CORE or allow is None or any(glob_matches(item, distribution) for item in allow)
 
     def requiring(self, detectors: Collection[str]) -> Policy:
         """The same policy, requiring exactly ``detectors`` (what ``--detector`` on the command line asks for).

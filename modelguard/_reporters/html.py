@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modelguard._reporters.escape import visible
 from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, settings, value, waiver_notes
 from modelguard.findings import Attachment, Finding, Rule
-from modelguard.report import Decision, Outcome, Report, Reporter, Verdict
+from modelguard.report import CORE, Decision, Outcome, Report, Reporter, Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -46,6 +46,7 @@ class HtmlReporter(Reporter):
             findings=[_finding(report, fate, rules, detector, finding) for detector, finding in found],
             outcomes=[_outcome(report, outcome) for outcome in ran(report)],
             unread=set(report.target.unread),
+            core=CORE,
         )
 
 

@@ -20,7 +20,7 @@ from modelguard._policies.rules import JUDGEMENT_RULES, PLUGIN_FAILED, SOURCE_UN
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.json import dump
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
-from modelguard.report import Decision, Report, Reporter, Status, Verdict, Violation
+from modelguard.report import CORE, Decision, Report, Reporter, Status, Verdict, Violation
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVEL: Mapping[Severity, str] = {
@@ -135,7 +135,7 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
 
 def _extensions(report: Report) -> list[tuple[str, str]]:
     """Name and version of every plugin; SARIF wants them distinct."""
-    return sorted({(visible(item.name), visible(item.version)) for item in report.plugins if item.name != "modelguard"})
+    return sorted({(visible(item.name), visible(item.version)) for item in report.plugins if item.name != CORE})
 
 
 def _finding_result(

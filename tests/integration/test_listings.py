@@ -53,10 +53,10 @@ def test_plugins_are_listed_with_what_they_register(mg: Run) -> None:
     ran = mg("plugins", "list")
     assert ran.code == 0, ran.out
     lines = ran.out.splitlines()
-    assert lines[0].startswith("modelguard ")
+    assert any(line.startswith("modelguard-core ") for line in lines)
     assert len({line.index("needs") for line in lines if "  needs " in line}) == 1, "one column"
     listed = mg("plugins", "list", "--json").json
-    core = next(item for item in listed["plugins"] if item["name"] == "modelguard")
+    core = next(item for item in listed["plugins"] if item["name"] == "modelguard-core")
     assert "format-integrity" in core["detectors"]
     assert {"formats:onnx", "reporters:sarif", "sources:hf"} <= set(core["registers"])
     assert listed["failures"] == []

@@ -103,7 +103,7 @@ def test_two_plugins_with_one_name_are_an_error_naming_both(
     line = ran.stderr.strip().splitlines()[-1]
     assert clash in line
     assert "evil-squares" in line
-    assert ("modelguard" if detector == "format-integrity" else "acme-squares") in line
+    assert ("modelguard-core" if detector == "format-integrity" else "acme-squares") in line
     assert ran.stdout == ""
 
 

@@ -78,7 +78,7 @@ def test_ours_is_not_for_others(load: Callable[..., plugins.Registry], rule: str
 
 def test_a_distribution_of_ours_uses_ours(load: Callable[..., plugins.Registry]) -> None:
     assert "MG3999" in load(plugin("modelguard-abs", "MG3999")).rules()
-    assert "MG3999" in load(plugin("modelguard-new", "MG3999"), ours={"modelguard", "modelguard-new"}).rules()
+    assert "MG3999" in load(plugin("modelguard-new", "MG3999"), ours={"modelguard-core", "modelguard-new"}).rules()
 
 
 def test_two_distributions_with_one_prefix_are_an_error_that_names_both(load: Callable[..., plugins.Registry]) -> None:
@@ -114,7 +114,7 @@ def test_the_published_schemas_take_both_forms() -> None:
 
 
 def test_the_catalogue_knows_what_registers_what() -> None:
-    assert catalogue.provider("format-integrity") == "modelguard"
+    assert catalogue.provider("format-integrity") == "modelguard-core"
     assert catalogue.provider("nobodys") is None
     assert "modelguard-runtime" in catalogue.providers("models")
     assert catalogue.reporting("MG03") == ("remote-code",)

@@ -39,7 +39,7 @@ RULES = (
     Rule("MG3001", "Trigger", "a trigger", Severity.HIGH, "d", "r"),
     Rule("MG9004", "Unread", "a file that was not read", Severity.MEDIUM, "d", "r"),
 )
-CORE = PluginInfo("modelguard", "0.1.0", ("format-integrity",))
+CORE = PluginInfo("modelguard-core", "0.1.0", ("format-integrity",))
 
 
 def found(

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,24 +19,22 @@ import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from modelguard_zoo import _demo, _demo_models
-from support import ROOT
+from support import ROOT, fresh_venv
 
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
-pytestmark = pytest.mark.xdist_group("demo")
-"""What is set up once for the module takes tens of seconds."""
+pytestmark = pytest.mark.xdist_group("wheels")
 BEGIN, END = "<!-- report -->\n```\n", "```\n<!-- /report -->"
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The demo's folder, and what it printed."""
-    import subprocess
-
+def demo(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's folder, and what it printed: run from the wheels, in an environment that has nothing else of ours."""
     folder = tmp_path_factory.mktemp("demo")
+    python = fresh_venv(folder / "env", wheels.values(), "scikit-learn", "torch", "onnx")
     ran = subprocess.run(
-        [sys.executable, "-m", "modelguard", "demo", "--out", "demo"],
+        [python, "-m", "modelguard", "demo", "--out", "demo"],
         cwd=folder, capture_output=True, check=False, text=True, env={**os.environ, "COLUMNS": "110"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
