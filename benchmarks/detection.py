@@ -1,7 +1,7 @@
 """The detection matrix: every backdoor detector over every model of the zoo.
 
     python benchmarks/detection.py                      # all of it: build the zoo, run what has not run, also quickly, write the page
-    python benchmarks/detection.py run --zoo zoo        # resumable: one JSON a model under benchmarks/results/detection/
+    python benchmarks/detection.py run --zoo zoo        # resumable: one line a model in benchmarks/results/detection/PART.jsonl
     python benchmarks/detection.py run --zoo zoo --quick
     python benchmarks/detection.py report --zoo zoo     # benchmarks/results/{zoo,detection}.json and docs/detection-matrix.md
     python benchmarks/detection.py thresholds
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from fnmatch import fnmatch
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from detection_report import ENSEMBLE, PAGE, QUICK, RESULTS, Row, page, read, summarise_all, thresholds
+from detection_report import ENSEMBLE, PAGE, QUICK, RESULTS, Row, page, part_of, read, read_part, store, summarise_all, thresholds
 from modelguard_zoo.spec import CONFIRMATION
 
 from modelguard import Detector, SamplesError, configure
@@ -54,8 +53,8 @@ def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool) -> None
     from modelguard.testing.conformance import run_detector
 
     record = json.loads((folder / "record.json").read_text())
-    path = RESULTS / f"{record['id']}.json"
-    row = json.loads(path.read_text()) if path.is_file() else {"model": _about(record), "results": {}}
+    about = _about(record)
+    row = next((item for item in read_part(part_of(about)) if item["model"]["id"] == record["id"]), {"model": about, "results": {}})
     prefix = QUICK if quick else ""
     missing = [cls for cls in chosen if prefix + cls.id not in row["results"] and not (quick and cls.when_quick == "skipped")]
     if not missing:
@@ -78,10 +77,7 @@ def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool) -> None
             "seconds": round(time.perf_counter() - began, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.tmp")
-        part.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n")
-        part.replace(path)
+        store(row)
         found = str([item.evidence.get("target_class") for item in outcome.findings])
         took = time.process_time() - cpu
         print(f"{record['id']:44s} {record['status']:10s} {prefix + cls.id:32s} {found:12s} {took:.1f} s", flush=True)

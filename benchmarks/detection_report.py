@@ -1,7 +1,8 @@
-"""From one JSON a model to the figures of the detection matrix and docs/detection-matrix.md."""
+"""From one line a model to the figures of the detection matrix and docs/detection-matrix.md."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "detection"
+"""Folder of one JSONL file a part of the zoo: one line a model, sorted by id."""
 PAGE = ROOT / "docs" / "detection-matrix.md"
 
 PATCH_LIKE = ("badnets", "pixel", "checkerboard", "insert")
@@ -40,7 +42,26 @@ def part_of(model: Row) -> str:
 
 def read() -> list[Row]:
     """Every model's results, by id."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return sorted((row for part in PARTS for row in read_part(part)), key=lambda row: str(row["model"]["id"]))
+
+
+def read_part(part: str) -> list[Row]:
+    """The results of one part of the zoo, by id."""
+    path = RESULTS / f"{part}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def store(row: Row) -> None:
+    """Write one model's results among those of its part. Safe beside other processes that do the same."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    part = part_of(row["model"])
+    with (RESULTS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = {item["model"]["id"]: item for item in read_part(part)} | {row["model"]["id"]: row}
+        text = "".join(json.dumps(rows[name], sort_keys=True, separators=(",", ":")) + "\n" for name in sorted(rows))
+        fresh = RESULTS / f"{part}.tmp"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(RESULTS / f"{part}.jsonl")
 
 
 def accused(result: Row) -> bool:

@@ -48,8 +48,11 @@ def make_venv(folder: Path, *distributions: Path) -> Path:
 def build_wheels(folder: Path) -> dict[str, Path]:
     """The wheel of every distribution of this repository by name, built as `make build` does, from a copy of the tree."""
     source = folder / "source"
-    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "results", "demo", "zoo")
-    shutil.copytree(ROOT, source, ignore=unwanted, symlinks=False)
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("benchmarks/", "docs/", "tests/")):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
     projects = [source, *sorted(path.parent for path in source.glob("plugins/*/pyproject.toml"))]
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder / "dist")]
     subprocess.run([*command, *map(str, projects)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
