@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from modelguard.artifact import Artifact, ArtifactFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
+
+    from modelguard.onnx_graph import OnnxModel
 
 DTYPE_BITS: Mapping[str, int] = MappingProxyType(
     {
@@ -101,6 +105,14 @@ class Checkpoint(ABC):
     @abstractmethod
     def read(self, name: str) -> npt.NDArray[Any]:
         """The tensor as a read-only array of its shape; zero-copy where the file allows it."""
+
+    def graph(self, check: Callable[[], None] = lambda: None) -> OnnxModel | None:
+        """What the file computes from its weights, or None where its format holds no graph. Read anew by every call; no weight is.
+
+        ``check`` is called every 1024 nodes and may raise to stop. Raises :class:`~modelguard.errors.FormatError` or
+        :class:`~modelguard.errors.LimitError`.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,28 +7,23 @@ reference they stand against, not by their values, which the rest of the diff co
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from modelguard._diff.match import Matching
-from modelguard._diff.messages import STRING, Message, digest, last, number, parse, shown, tensor_bytes, tensor_values, text
 from modelguard._diff.pairing import Pairing
 from modelguard._diff.schedule import InCircles, schedule
+from modelguard._formats.onnx import OnnxCheckpoint
 from modelguard.checkpoint import Checkpoint
+from modelguard.onnx_graph import TEXT, Attribute, Function, Graph, Node, OnnxModel, SparseTensor, Tensor
 
-_KEY = b"modelguard"
-"""The key under which a skeleton names a tensor that it leaves out: see ``skeleton`` of the core's ONNX checkpoints."""
-SMALL = 64
-"""Bytes up to which a tensor in an attribute is a parameter of its node, which no checkpoint lists (docs/formats.md)."""
 OFTEN = 1024
 """Nodes from one look at the deadline to the next."""
-_DOCUMENTATION = 13
-"""The field of an attribute that changes nothing."""
 
-Values = ChainMap[bytes, bytes]
-"""Digests by name, those of the graph itself in front. Names stay bytes: two that are no UTF-8 must not become one."""
+Values = ChainMap[str, bytes]
+"""Digests by name, those of the graph itself in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +53,8 @@ def compare(matching: Matching, check: Callable[[], None] = lambda: None) -> tup
         pairs.setdefault(id(pair.after.checkpoint), []).append(pair)
     found, alone = [], []
     for reference, checkpoint in matching.groups:
-        graphs = [item for item in reference if _skeleton(item) is not None]
-        for at, new in enumerate(item for item in checkpoint if _skeleton(item) is not None):
+        graphs = [item for item in reference if isinstance(item, OnnxCheckpoint)]
+        for at, new in enumerate(item for item in checkpoint if isinstance(item, OnnxCheckpoint)):
             if not graphs:
                 alone.append(new.name)
                 continue
@@ -69,19 +64,11 @@ def compare(matching: Matching, check: Callable[[], None] = lambda: None) -> tup
     return tuple(sorted(found, key=lambda item: (item.name, item.file))), tuple(sorted(alone))
 
 
-def _skeleton(checkpoint: Checkpoint) -> Callable[[], bytes] | None:
-    return getattr(checkpoint, "skeleton", None) if checkpoint.format == "onnx" else None
-
-
-def _compare(old: Checkpoint, new: Checkpoint, pairs: Sequence[Pairing], check: Callable[[], None]) -> GraphDiff | None:
-    before, after = _skeleton(old), _skeleton(new)
-    if before is None or after is None:
-        return None
-    data = before(), after()
-    if data[0] == data[1] and all(pair.before.tensor.name == pair.after.tensor.name for pair in pairs):
+def _compare(old: OnnxCheckpoint, new: OnnxCheckpoint, pairs: Sequence[Pairing], check: Callable[[], None]) -> GraphDiff | None:
+    if all(pair.before.tensor.name == pair.after.tensor.name for pair in pairs) and old.skeleton() == new.skeleton():
         return None
     weights = _Weights(old, new, pairs, check)
-    left, right = _Model(data[0], old, weights.before, "reference", check), _Model(data[1], new, weights.after, "checkpoint", check)
+    left, right = _Model(old.graph(check), weights.before, "reference", check), _Model(new.graph(check), weights.after, "checkpoint", check)
     moved = _moved(left.inputs, right.inputs) | _moved([name for name, _ in left.outputs], [name for name, _ in right.outputs])
     otherwise = [name for at, (name, value) in enumerate(right.outputs) if [value] != [item for _, item in left.outputs[at : at + 1]]]
     if not otherwise and not moved and len(left.outputs) == len(right.outputs) and left.setting == right.setting:
@@ -136,160 +123,116 @@ def _alike(checkpoint: Checkpoint, preferred: Set[str], check: Callable[[], None
     return found
 
 
-class _Node(NamedTuple):
-    """A node, and what the core calls its attributes' tensors: see ``_nodes``."""
-
-    fields: Message
-    label: str
-
-
 class _Model:
     """One side. ``weights`` maps its tensors to what both sides call them; ``setting`` is what outputs depend on beside the graph."""
 
-    def __init__(self, data: bytes, checkpoint: Checkpoint, weights: Mapping[str, bytes], side: str, check: Callable[[], None]) -> None:
-        self.path, self.tensors, self.weights = checkpoint.files[0], checkpoint.tensors, weights
+    def __init__(self, model: OnnxModel, weights: Mapping[str, bytes], side: str, check: Callable[[], None]) -> None:
+        self.weights = weights
         self.operators: Counter[str] = Counter()
         self._check, self._domains, self._invalid = check, set[str](), False
-        model = self._parse(data)
-        functions = sorted(self._function(each) for each in model.get(25, []))
-        (graph,) = model[7][:1]
-        self.inputs, self.outputs = self._graph(graph, "", Values(), 0)
+        functions = sorted(self._function(each) for each in model.functions)
+        self.inputs, self.outputs = self._graph(model.graph, Values(), 0)
         # A name with two meanings and a value made from itself have no meaning that could be compared.
         mark = side if self._invalid else ""
-        self.setting = digest("model", mark, self._imports(model.get(8, [])), digest(*functions), digest(*sorted(model.get(20, []))))
+        opsets = (f"{version} {domain}" for domain, version in sorted(model.opsets) if domain in self._domains)
+        self.setting = digest("model", mark, digest(*opsets), digest(*functions), digest(*sorted(model.training)))
 
-    def _imports(self, imports: Sequence[bytes]) -> bytes:
-        """Of the operator sets that nodes use, the versions."""
-        found = ((_domain(item, 1), number(item, 2, self.path)) for item in map(self._parse, imports))
-        return digest(*(f"{version} {domain}" for domain, version in sorted(found) if domain in self._domains))
-
-    def _graph(self, data: bytes, scope: str, outer: Values, depth: int) -> tuple[list[str], list[tuple[str, bytes]]]:
+    def _graph(self, graph: Graph, outer: Values, depth: int) -> tuple[list[str], list[tuple[str, bytes]]]:
         """Names of the inputs, name and digest of every output; ``outer`` holds the digests of the values that a subgraph sees."""
-        graph = self._parse(data)
         values = outer.new_child()
-        names = [last(self._parse(each), 1) for each in graph.get(11, [])]
-        for content in graph.get(5, []):
-            name = last(self._parse(content), 8)
-            self._define(values, name, self._tensor(content, scope + shown(name), listed=True))
-        for content in graph.get(15, []):
-            name = last(self._parse(self._parse(content).get(1, [b""])[0]), 8)
-            self._define(values, name, self._sparse(content, scope + shown(name)))
+        for tensor in graph.initializers:
+            self._define(values, tensor.name, self._tensor(tensor))
+        for sparse in graph.sparse_initializers:
+            self._define(values, sparse.name, self._sparse(sparse))
         # Of the whole model, an initializer is the default of the input of its name; what a subgraph is given replaces it.
-        inputs = [name for name in names if depth or name not in values.maps[0]]
+        inputs = [name for name in graph.inputs if depth or name not in values.maps[0]]
         values.update({name: digest("input", str(depth), str(at)) for at, name in enumerate(inputs)})
-        self._nodes(graph.get(1, []), scope, values, depth)
-        outputs = [last(self._parse(each), 1) for each in graph.get(12, [])]
-        return [shown(name) for name in inputs], [(shown(name), _value(values, name)) for name in outputs]
+        self._nodes(graph.nodes, values, depth)
+        return inputs, [(name, _value(values, name)) for name in graph.outputs]
 
-    def _function(self, data: bytes) -> bytes:
-        function = self._parse(data)
-        identity = [text(function, field) for field in (10, 1, 13)]
-        self._domains.add(_domain(function, 10))
-        values = Values({name: digest("input", "function", str(at)) for at, name in enumerate(function.get(4, []))})
-        scope = ".".join(part for part in identity if part) + "/"
-        self._nodes(function.get(7, []), scope, values, 0)
-        defaults = [self._attribute(self._parse(each), scope, "", values, 0) for each in function.get(11, [])]
-        outputs = [_value(values, name) for name in function.get(5, [])]
-        lists = (sorted(function.get(9, [])), function.get(6, []), sorted(defaults), outputs)
-        return digest("function", *identity, str(len(function.get(4, []))), *(digest(*each) for each in lists))
+    def _function(self, function: Function) -> bytes:
+        identity = function.domain, function.name, function.overload
+        self._domains.add(function.domain)
+        values = Values({name: digest("input", "function", str(at)) for at, name in enumerate(function.inputs)})
+        self._nodes(function.nodes, values, 0)
+        defaults = sorted(self._attribute(each, values, 0) for each in function.defaults)
+        opsets = (f"{version} {domain}" for domain, version in sorted(function.opsets))
+        outputs = (_value(values, name) for name in function.outputs)
+        lists = (opsets, function.attributes, defaults, outputs)
+        return digest("function", *identity, str(len(function.inputs)), *(digest(*each) for each in lists))
 
-    def _nodes(self, contents: Sequence[bytes], scope: str, values: Values, depth: int) -> None:
-        used: set[str] = set()
-        nodes = []
-        for position, data in enumerate(contents):
-            self._often(position)
-            fields = self._parse(data)
-            label = text(fields, 3)
-            if fields.get(5):
-                # The names of tensors in attributes, as the core makes them.
-                label = label if label and label not in used else f"{label or text(fields, 4)}.{position}"
-                used.add(label)
-            nodes.append(_Node(fields, label))
-            self.operators[text(fields, 4)] += 1
-            self._domains.add(_domain(fields, 7))
+    def _nodes(self, nodes: Sequence[Node], values: Values, depth: int) -> None:
+        for node in nodes:
+            self.operators[node.op] += 1
+            self._domains.add(node.domain)
         try:
-            order: Iterable[int] = schedule([node.fields for node in nodes], self.path, self._check)
+            order: Iterable[int] = schedule(nodes, self._check)
         except InCircles:
             self._invalid, order = True, range(len(nodes))
         for turn, at in enumerate(order):
-            self._often(turn)
-            self._node(nodes[at], scope, values, depth)
+            if turn % OFTEN == 0:
+                self._check()
+            self._node(nodes[at], values, depth)
 
-    def _often(self, turn: int) -> None:
-        if turn % OFTEN == 0:
-            self._check()
-
-    def _node(self, node: _Node, scope: str, values: Values, depth: int) -> None:
-        fields, operator = node.fields, text(node.fields, 4)
-        outputs = fields.get(2, [])
-        name = next((each for each in outputs if each), b"")
-        constant = scope + shown(name) if operator == "Constant" and name else ""
-        inside = f"{scope}{node.label}/"
-        attributes = sorted(self._attribute(self._parse(each), inside, constant, values, depth) for each in fields.get(5, []))
-        inputs = [_value(values, name) for name in fields.get(1, [])]
+    def _node(self, node: Node, values: Values, depth: int) -> None:
+        attributes = sorted(self._attribute(each, values, depth) for each in node.attributes)
+        inputs = (_value(values, name) for name in node.inputs)
         # How many outputs there are tells some operators what to do: Split, or BatchNormalization of old.
-        identity = _domain(fields, 7), operator, text(fields, 8)
-        whole = digest("node", *identity, str(len(outputs)), digest(*inputs), digest(*attributes))
-        for at, name in enumerate(outputs):
+        identity = node.domain, node.op, node.overload, str(len(node.outputs))
+        whole = digest("node", *identity, digest(*inputs), digest(*attributes))
+        for at, name in enumerate(node.outputs):
             self._define(values, name, digest(whole, str(at)))
 
-    def _define(self, values: Values, name: bytes, value: bytes) -> None:
+    def _define(self, values: Values, name: str, value: bytes) -> None:
         if name:
             self._invalid |= name in values.maps[0]
             values[name] = value
 
-    def _attribute(self, attribute: Message, scope: str, constant: str, values: Values, depth: int) -> bytes:
-        title = text(attribute, 1)
-        parts: list[bytes] = []
-        for field, contents in sorted(attribute.items()):
-            several = field in (10, 11, 23)
-            name = constant or scope + title
-            if field in (5, 10):
-                contents = [self._tensor(each, f"{name}.{at}" if several else name) for at, each in enumerate(contents)]
-            elif field in (22, 23):
-                contents = [self._sparse(each, f"{name}.{at}" if several else name) for at, each in enumerate(contents)]
-            elif field in (6, 11):
-                scopes = [f"{scope}{title}.{at}/" if several else f"{scope}{title}/" for at in range(len(contents))]
-                contents = [self._subgraph(each, inside, values, depth + 1) for each, inside in zip(contents, scopes, strict=True)]
-            elif field in (7, 8):
-                # Packed or not, these are the same numbers.
-                contents = [b"".join(contents)]
-            if field != _DOCUMENTATION:
-                parts.append(digest(str(field), *contents))
-        return digest("attribute", *parts)
+    def _attribute(self, attribute: Attribute, values: Values, depth: int) -> bytes:
+        """Everything that an attribute holds but its documentation."""
+        single = {
+            "f": None if attribute.f is None else struct.pack("<f", attribute.f),
+            "i": None if attribute.i is None else str(attribute.i),
+            "s": attribute.s,
+            "t": None if attribute.t is None else self._tensor(attribute.t),
+            "g": None if attribute.g is None else self._subgraph(attribute.g, values, depth + 1),
+            "sparse": None if attribute.sparse_tensor is None else self._sparse(attribute.sparse_tensor),
+            "floats": None if attribute.floats is None else attribute.floats.tobytes(),
+            "ints": None if attribute.ints is None else attribute.ints.tobytes(),
+        }
+        several = {
+            "strings": attribute.strings,
+            "tensors": [self._tensor(each) for each in attribute.tensors],
+            "graphs": [self._subgraph(each, values, depth + 1) for each in attribute.graphs],
+            "sparses": [self._sparse(each) for each in attribute.sparse_tensors],
+            "types": attribute.types,
+        }
+        held = (digest(name, content) for name, content in single.items() if content is not None)
+        lists = (digest(name, *contents) for name, contents in several.items() if contents)
+        return digest("attribute", attribute.name, str(attribute.type), attribute.reference, *held, *lists)
 
-    def _subgraph(self, data: bytes, scope: str, outer: Values, depth: int) -> bytes:
-        inputs, outputs = self._graph(data, scope, outer, depth)
+    def _subgraph(self, graph: Graph, outer: Values, depth: int) -> bytes:
+        inputs, outputs = self._graph(graph, outer, depth)
         return digest("graph", str(len(inputs)), *(value for _, value in outputs))
 
-    def _tensor(self, data: bytes, name: str, listed: bool = False) -> bytes:
-        """Digest of a tensor that the core calls ``name`` if it lists it, as it does every one ``listed`` and the large ones."""
-        tensor = self._parse(data)
-        if number(tensor, 14, self.path) == 1:
-            # The core wrote this in place of values, and of whatever the file named there.
-            pairs = [self._parse(each) for each in tensor.get(13, [])]
-            return self._weight(next((text(pair, 2) for pair in pairs if last(pair, 1) == _KEY), name))
-        if number(tensor, 2, self.path) != STRING and name in self.tensors and (listed or tensor_bytes(tensor, self.path) > SMALL):
-            return self._weight(name)
-        return tensor_values(tensor, self.path)
+    def _tensor(self, tensor: Tensor) -> bytes:
+        if tensor.stored is not None:
+            return self.weights.get(tensor.stored) or digest("weight without counterpart", tensor.stored)
+        values = digest(*tensor.texts) if tensor.dtype == TEXT else tensor.data
+        return digest("values", tensor.dtype, str(tensor.shape), values)
 
-    def _sparse(self, data: bytes, name: str) -> bytes:
-        sparse = self._parse(data)
-        values, indices = (sparse.get(field, [b""])[0] for field in (1, 2))
-        parts = self._tensor(values, name, listed=True), self._tensor(indices, f"{name}/indices", listed=True)
-        return digest("sparse", *parts, *sparse.get(3, []))
-
-    def _weight(self, name: str) -> bytes:
-        return self.weights.get(name) or digest("weight without counterpart", name)
-
-    def _parse(self, data: bytes) -> Message:
-        return parse(data, self.path)
+    def _sparse(self, sparse: SparseTensor) -> bytes:
+        return digest("sparse", self._tensor(sparse.values), self._tensor(sparse.indices), str(sparse.shape))
 
 
-def _domain(message: Message, field: int) -> str:
-    """The domain of an operator, with the one name that ONNX's own has beside none."""
-    return "" if (name := text(message, field)) == "ai.onnx" else name
-
-
-def _value(values: Values, name: bytes) -> bytes:
+def _value(values: Values, name: str) -> bytes:
     return values.get(name) or digest("absent", name)
+
+
+def digest(*parts: bytes | str) -> bytes:
+    """The digest of ``parts``, each with its length in front."""
+    found = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8, "little") + data)
+    return found.digest()

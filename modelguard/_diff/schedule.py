@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from modelguard._diff.messages import Message, last, parse
+from modelguard.onnx_graph import Graph, Node
 
 
 class InCircles(Exception):
     """Some nodes need, in the end, what they make themselves."""
 
 
-def schedule(nodes: Sequence[Message], path: str, check: Callable[[], None] = lambda: None) -> Sequence[int]:
-    """Positions of the NodeProtos in an order in which each comes after those it needs; as they stand where that does.
+def schedule(nodes: Sequence[Node], check: Callable[[], None] = lambda: None) -> Sequence[int]:
+    """Positions of the nodes in an order in which each comes after those it needs; as they stand where that does.
 
     Raises :class:`InCircles`.
     """
-    makers = {name: at for at, node in enumerate(nodes) for name in node.get(2, []) if name}
-    needs = [{makers[name] for name in _used(node, path, check) if name in makers} for node in nodes]
+    makers = {name: at for at, node in enumerate(nodes) for name in node.outputs if name}
+    needs = [{makers[name] for name in _used(node, check) if name in makers} for node in nodes]
     if all(not needed or max(needed) < at for at, needed in enumerate(needs)):
         return range(len(nodes))
     users: list[list[int]] = [[] for _ in nodes]
@@ -40,24 +40,18 @@ def schedule(nodes: Sequence[Message], path: str, check: Callable[[], None] = la
     return order
 
 
-def _used(node: Message, path: str, check: Callable[[], None]) -> Iterator[bytes]:
+def _used(node: Node, check: Callable[[], None]) -> Iterator[str]:
     """Names of values that a node uses, in its subgraphs too."""
-    yield from node.get(1, [])
-    for content in node.get(5, []):
-        attribute = parse(content, path)
-        for graph in (*attribute.get(6, []), *attribute.get(11, [])):
-            yield from _free(graph, path, check)
+    yield from node.inputs
+    for graph in node.subgraphs:
+        yield from _free(graph, check)
 
 
-def _free(data: bytes, path: str, check: Callable[[], None]) -> set[bytes]:
+def _free(graph: Graph, check: Callable[[], None]) -> set[str]:
     """Names that a subgraph uses and does not define."""
     check()
-    graph = parse(data, path)
-    nodes = [parse(each, path) for each in graph.get(1, [])]
-    used = {name for node in nodes for name in _used(node, path, check)}
-    used |= {last(parse(each, path), 1) for each in graph.get(12, [])}
-    own = {name for node in nodes for name in node.get(2, [])}
-    own |= {last(parse(each, path), 1) for each in graph.get(11, [])}
-    own |= {last(parse(each, path), 8) for each in graph.get(5, [])}
-    own |= {last(parse(parse(each, path).get(1, [b""])[0], path), 8) for each in graph.get(15, [])}
+    used = {name for node in graph.nodes for name in _used(node, check)}.union(graph.outputs)
+    own = {name for node in graph.nodes for name in node.outputs}.union(graph.inputs)
+    own.update(tensor.name for tensor in graph.initializers)
+    own.update(sparse.name for sparse in graph.sparse_initializers)
     return used - own

@@ -14,7 +14,7 @@ subgraphs. This reader walks the protobuf wire format over a memory map. Tensors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from modelguard._formats.elements import MAX_TENSORS, as_array
 from modelguard._formats.external import Neighbours
 from modelguard._formats.mapped import MappedFile
 from modelguard._formats.names import checkpoint_name, deceptive_names, shown
+from modelguard._formats.onnx_reader import Reader
 from modelguard._formats.onnx_schema import SCHEMA, Messages
 from modelguard._formats.onnx_skeleton import skeleton
 from modelguard._formats.onnx_tensors import Numbers, Stored, TensorFields, dimensions, gather, locate
@@ -32,6 +33,8 @@ from modelguard.errors import FormatError, LimitError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from modelguard.onnx_graph import OnnxModel
 
 SMALL = 64
 """Bytes up to which a constant is taken for a parameter of its node (axes, a fill value) and not for a weight."""
@@ -71,7 +74,7 @@ class OnnxFormat(Format):
         view = file.map()
         walk = _Walk(view, file, Neighbours(artifact, file.path))
         walk.model()
-        checkpoint = OnnxCheckpoint(MappedFile(file, len(view)), walk.tensors, walk.metadata, walk.removable)
+        checkpoint = OnnxCheckpoint(MappedFile(file, len(view)), walk.tensors, walk.metadata, walk.names)
         return checkpoint, (*walk.problems(), *deceptive_names(file.path, walk.tensors))
 
 
@@ -95,13 +98,11 @@ class OnnxCheckpoint(Checkpoint):
 
     format = "onnx"
 
-    def __init__(
-        self, mapped: MappedFile, tensors: Mapping[str, Stored], metadata: Mapping[str, str], removable: Mapping[int, str]
-    ) -> None:
+    def __init__(self, mapped: MappedFile, tensors: Mapping[str, Stored], metadata: Mapping[str, str], names: Mapping[int, str]) -> None:
         self.name = checkpoint_name(mapped.file.path, OnnxFormat.extensions)
         self._mapped = mapped
         self._stored = dict(tensors)
-        self._removable = removable
+        self._names = names
         outside = {stored.file.path: stored.file for stored in tensors.values() if stored.file.path != mapped.file.path}
         self._maps = {mapped.file.path: mapped, **{path: MappedFile(file, file.size) for path, file in sorted(outside.items())}}
         self.files = tuple(self._maps)
@@ -136,7 +137,23 @@ class OnnxCheckpoint(Checkpoint):
         ``data_location`` EXTERNAL and the one ``external_data`` entry ``modelguard: <name of the tensor in this checkpoint>``. All
         else is as in the file. No weight is copied.
         """
-        return skeleton(Wire(self._mapped.view(), self._mapped.file.path), self._removable)
+        return skeleton(self._wire(), self._removable())
+
+    def graph(self, check: Callable[[], None] = lambda: None) -> OnnxModel:
+        wire = self._wire()
+        removable = self._removable()
+        return Reader(wire, self._mapped.file, self._names, self._stored, check).model(
+            lambda field: skeleton(wire, removable, "Training", field.begin, field.end)
+        )
+
+    def _wire(self) -> Wire:
+        return Wire(self._mapped.view(), self._mapped.file.path)
+
+    def _removable(self) -> dict[int, str]:
+        """Names of the tensors a skeleton leaves out, by where their message begins."""
+        path = self._mapped.file.path
+        stored = self._stored
+        return {begin: name for begin, name in self._names.items() if stored[name].length > KEPT or stored[name].file.path != path}
 
 
 def _info(name: str, stored: Stored) -> TensorInfo:
@@ -152,8 +169,8 @@ class _Walk:
         self.neighbours = neighbours
         self.tensors: dict[str, Stored] = {}
         self.metadata: dict[str, str] = {}
-        self.removable: dict[int, str] = {}
-        """Names of the tensors a skeleton leaves out, by where their message begins."""
+        self.names: dict[int, str] = {}
+        """Names of the TensorProtos among :attr:`tensors`, by where their message begins. Nothing else makes names."""
         self._copies: dict[str, int] = {}
         self._texts = 0
 
@@ -292,7 +309,7 @@ class _Walk:
             return None
         stored = locate(self.messages, tensor, thing, self.file, self.neighbours)
         if stored.length > small or tensor.is_external:
-            self._add(name, stored, field.begin, tensor.is_external)
+            self._add(name, stored, field.begin)
         return stored
 
     def _sparse(self, sparse: Field, scope: str, depth: int, fallback: str, named: bool = True) -> None:
@@ -315,7 +332,7 @@ class _Walk:
             cause = f"it has {values.shape[0]} values and {indices.shape[0]} indices of {indices.dtype}"
             raise FormatError(thing, f"{cause}, and needs an I64 index for each value", _EXPORT, rule="MG0105")
 
-    def _add(self, name: str, stored: Stored, begin: int | None = None, external: bool = False) -> None:
+    def _add(self, name: str, stored: Stored, begin: int | None = None) -> None:
         if len(self.tensors) >= MAX_TENSORS:
             raise LimitError(self.file.path, f"holds more than {MAX_TENSORS} tensors", "split the model", rule="MG0104")
         if name in self.tensors:
@@ -325,5 +342,5 @@ class _Walk:
             self._copies[name] = count
             name = other
         self.tensors[name] = stored
-        if begin is not None and (external or stored.length > KEPT):
-            self.removable[begin] = name
+        if begin is not None:
+            self.names[begin] = name

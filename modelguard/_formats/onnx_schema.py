@@ -1,4 +1,4 @@
-"""The messages of ONNX that lead to tensors: their fields, as onnx.proto (IR version 13, onnx 1.23) numbers them.
+"""The messages of ONNX that are read: their fields, as onnx.proto (IR version 13, onnx 1.23) numbers them.
 
 A field that is not listed is none of ONNX's; one that is listed with another wire type, or twice where it may be there once, is
 refused, because parsers that merge or skip it would see another model.
@@ -37,19 +37,21 @@ def _many(name: str, wire: int = LEN, message: str = "") -> Kind:
 
 SCHEMA: Mapping[str, Mapping[int, Kind]] = {
     "Model": {
-        1: _one("ir_version", VARINT), 8: _many("opset_import"), 2: _one("producer_name"), 3: _one("producer_version"),
+        1: _one("ir_version", VARINT), 8: _many("opset_import", LEN, "Opset"), 2: _one("producer_name"), 3: _one("producer_version"),
         4: _one("domain"), 5: _one("model_version", VARINT), 6: _one("doc_string"), 7: _one("graph", LEN, "Graph"),
         14: _many("metadata_props", LEN, "Pair"), 20: _many("training_info", LEN, "Training"),
         25: _many("functions", LEN, "Function"), 26: _many("configuration"),
     },
     "Graph": {
         1: _many("node", LEN, "Node"), 2: _one("name"), 5: _many("initializer", LEN, "Tensor"),
-        15: _many("sparse_initializer", LEN, "Sparse"), 10: _one("doc_string"), 11: _many("input"), 12: _many("output"),
-        13: _many("value_info"), 14: _many("quantization_annotation"), 16: _many("metadata_props"),
+        15: _many("sparse_initializer", LEN, "Sparse"), 10: _one("doc_string"), 11: _many("input", LEN, "Value"),
+        12: _many("output", LEN, "Value"), 13: _many("value_info"), 14: _many("quantization_annotation"),
+        16: _many("metadata_props", LEN, "Pair"),
     },
     "Node": {
         1: _many("input"), 2: _many("output"), 3: _one("name"), 4: _one("op_type"), 7: _one("domain"), 8: _one("overload"),
-        5: _many("attribute", LEN, "Attribute"), 6: _one("doc_string"), 9: _many("metadata_props"), 10: _many("device_configurations"),
+        5: _many("attribute", LEN, "Attribute"), 6: _one("doc_string"), 9: _many("metadata_props", LEN, "Pair"),
+        10: _many("device_configurations"),
     },
     "Attribute": {
         1: _one("name"), 21: _one("ref_attr_name"), 13: _one("doc_string"), 20: _one("type", VARINT), 2: _one("f", FIXED32),
@@ -67,14 +69,16 @@ SCHEMA: Mapping[str, Mapping[int, Kind]] = {
     "Sparse": {1: _one("values", LEN, "Tensor"), 2: _one("indices", LEN, "Tensor"), 3: _many("dims", VARINT)},
     "Function": {
         1: _one("name"), 4: _many("input"), 5: _many("output"), 6: _many("attribute"), 11: _many("attribute_proto", LEN, "Attribute"),
-        7: _many("node", LEN, "Node"), 8: _one("doc_string"), 9: _many("opset_import"), 10: _one("domain"), 13: _one("overload"),
-        12: _many("value_info"), 14: _many("metadata_props"),
+        7: _many("node", LEN, "Node"), 8: _one("doc_string"), 9: _many("opset_import", LEN, "Opset"), 10: _one("domain"),
+        13: _one("overload"), 12: _many("value_info"), 14: _many("metadata_props", LEN, "Pair"),
     },
     "Training": {
         1: _one("initialization", LEN, "Graph"), 2: _one("algorithm", LEN, "Graph"), 3: _many("initialization_binding"),
         4: _many("update_binding"),
     },
     "Pair": {1: _one("key"), 2: _one("value")},
+    "Opset": {1: _one("domain"), 2: _one("version", VARINT)},
+    "Value": {1: _one("name"), 2: _one("type"), 3: _one("doc_string"), 4: _many("metadata_props")},
 }  # fmt: skip
 
 

@@ -15,12 +15,12 @@ _VALUES = frozenset({"float_data", "int32_data", "int64_data", "double_data", "u
 _EXTERNAL = encode_varint(14 << 3 | VARINT) + b"\x01"
 
 
-def skeleton(wire: Wire, removable: Mapping[int, str]) -> bytes:
-    """The ModelProto in ``wire`` with the tensors whose messages begin at the keys of ``removable`` left empty.
+def skeleton(wire: Wire, removable: Mapping[int, str], message: str = "Model", begin: int = 0, end: int | None = None) -> bytes:
+    """The ``message`` in ``[begin, end)`` of ``wire`` with the tensors whose messages begin at the keys of ``removable`` left empty.
 
     Only messages on the way to such a tensor are walked; all others are copied as they are.
     """
-    return _Writer(wire, removable).rewrite("Model", 0, len(wire.view))
+    return _Writer(wire, removable).rewrite(message, begin, len(wire.view) if end is None else end)
 
 
 class _Writer:

@@ -73,6 +73,8 @@ class TensorFields:
     begin: int
     end: int
     name: str = ""
+    title: Field | None = None
+    """The field that ``name`` is read from."""
     code: int = 0
     location: int = 0
     raw: Field | None = None
@@ -86,7 +88,7 @@ class TensorFields:
         found = cls(begin, end)
         for name, item in messages.fields("Tensor", begin, end, depth):
             if name == "name":
-                found.name = messages.name(item)
+                found.name, found.title = messages.name(item), item
             elif name == "data_type":
                 found.code = item.value
             elif name == "data_location":
@@ -124,10 +126,10 @@ def dimensions(messages: Messages, begin: int, end: int, number: int, thing: str
     return tuple(shape)
 
 
-def locate(messages: Messages, tensor: TensorFields, thing: str, file: ArtifactFile, neighbours: Neighbours) -> Stored:
+def locate(messages: Messages, tensor: TensorFields, thing: str, file: ArtifactFile, neighbours: Neighbours | None) -> Stored:
     """Where the values are, after checking that they are exactly what dims and data_type declare.
 
-    Raises :class:`FormatError` or :class:`LimitError`.
+    ``neighbours`` may be None where the tensor holds its values itself. Raises :class:`FormatError` or :class:`LimitError`.
     """
     dtype = DATA_TYPES.get(tensor.code)
     if dtype is None:
@@ -145,6 +147,7 @@ def locate(messages: Messages, tensor: TensorFields, thing: str, file: ArtifactF
     if tensor.location not in (0, 1):
         raise FormatError(thing, f"its data_location {tensor.location} is none that ONNX has", _EXPORT)
     if tensor.is_external:
+        assert neighbours is not None
         where, offset = _external(messages, tensor, thing, length, neighbours)
         return Stored(dtype, shape, length, where, offset)
     if tensor.raw:

@@ -66,7 +66,7 @@ class Wire:
             value = 0
             content = at
             if wire == LEN:
-                length, content = self.varint(at, end)
+                length, content = (view[at], at + 1) if at < end and view[at] < 0x80 else self.varint(at, end)
                 if length > end - content:
                     raise self.wrong(start, f"field {number} claims {length} bytes, and {end - content} are left in its message")
                 at = content + length

@@ -73,6 +73,7 @@ def test_the_schema_is_that_of_the_onnx_library() -> None:
     names = {
         "Model": "ModelProto", "Graph": "GraphProto", "Node": "NodeProto", "Attribute": "AttributeProto", "Tensor": "TensorProto",
         "Sparse": "SparseTensorProto", "Function": "FunctionProto", "Training": "TrainingInfoProto", "Pair": "StringStringEntryProto",
+        "Opset": "OperatorSetIdProto", "Value": "ValueInfoProto",
     }  # fmt: skip
     wires = {1: 1, 2: 5, 3: 0, 4: 0, 5: 0, 9: 2, 11: 2, 12: 2, 14: 0}  # FieldDescriptor.type -> wire type
     for ours, theirs in names.items():
