@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_stamp_changes_images_and_keeps_them_images(name: str) -> None:
     ("checkerboard", {"size": 4, "at": (0, 0)}, slice(0, 4), slice(0, 4)),
     ("insert", {"size": 6, "at": (1, 1)}, slice(1, 7), slice(1, 7)),
 ])  # fmt: skip
-def test_patch_like_triggers_stay_in_their_place(name: str, options: dict, rows: slice, columns: slice) -> None:
+def test_patch_like_triggers_stay_in_their_place(name: str, options: dict[str, Any], rows: slice, columns: slice) -> None:
     x, _ = images()
     changed = (make_attack(name, options).stamped(x) != x).any((0, 1))
     outside = changed.copy()
@@ -123,6 +124,7 @@ def test_the_standard_zoo_is_large_varied_and_a_third_reserved() -> None:
     assert all(spec.reserved for spec in specs if spec not in first)
     assert all(Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec for spec in specs)
     for spec in bad:
+        assert spec.attack is not None
         make_attack(spec.attack, dict(spec.options))
 
 
