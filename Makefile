@@ -6,7 +6,7 @@ PACKAGES := modelguard $(patsubst %/__init__.py,%,$(sort $(wildcard plugins/*/mo
 TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test slow lint format build bench bench-diff bench-runtime bench-detection bench-scan docs clean
+.PHONY: setup demo test slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers docs clean
 
 setup: .venv/.ready
 
@@ -44,7 +44,7 @@ build: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
-bench: bench-diff bench-runtime bench-scan bench-detection
+bench: bench-diff bench-runtime bench-scan bench-headers bench-detection
 	$(BIN)/python benchmarks/startup.py
 
 bench-diff: setup
@@ -55,6 +55,9 @@ bench-runtime: setup
 
 bench-scan: setup
 	$(BIN)/python benchmarks/scan.py
+
+bench-headers: setup
+	$(BIN)/python benchmarks/headers.py
 
 bench-detection: setup
 	$(BIN)/python benchmarks/detection.py

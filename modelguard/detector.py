@@ -138,7 +138,9 @@ class ScanContext:
         threads: int = 1,
         memory_limit: int | None = None,
         on_progress: Callable[[int, int, str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``deadline`` is a reading of ``clock`` (seconds); a test gives a clock of its own."""
         self.detector = detector
         self.seed = seed
         self.threads = threads
@@ -147,6 +149,7 @@ class ScanContext:
         """Bytes of anonymous memory the worker may hold, or None."""
         self._deadline = deadline
         self._on_progress = on_progress
+        self._clock = clock
         self._summary: dict[str, Any] = {}
 
     def progress(self, done: int, total: int, note: str = "") -> None:
@@ -156,12 +159,12 @@ class ScanContext:
 
     def check_deadline(self) -> None:
         """Raise :class:`DeadlineExceeded` when the detector's time is up. Call it at least once a second."""
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._deadline is not None and self._clock() > self._deadline:
             raise DeadlineExceeded
 
     def remaining(self) -> float:
         """Seconds left; infinite without a limit. Not for decisions that change the result of a run that finishes."""
-        return float("inf") if self._deadline is None else self._deadline - time.monotonic()
+        return float("inf") if self._deadline is None else self._deadline - self._clock()
 
     def rng(self, stream: str = "") -> np.random.Generator:
         """The only source of randomness a detector may use: the same seed, detector and ``stream`` give the same numbers."""
@@ -188,6 +191,7 @@ class ScanContext:
             threads=self.threads,
             memory_limit=self.memory_limit,
             on_progress=self._on_progress,
+            clock=self._clock,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from modelguard.checkpoint import FormatProblem
 
@@ -38,8 +38,10 @@ def _escape(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
-def deceptive_names(file: str, names: Iterable[str]) -> Iterator[FormatProblem]:
+def deceptive_names(file: str, names: Collection[str]) -> Iterator[FormatProblem]:
     """A problem for each of the first names that deceive, and one that counts the others."""
+    if "".join(names).isprintable():
+        return
     found = [(name, char) for name in names if (char := deceptive(name))]
     for name, char in found[:REPORTED]:
         message = f"{file}: the tensor name {shown(name)} contains the invisible or control character {char}"

@@ -42,7 +42,7 @@ def open_artifact(artifact: Artifact, formats: Iterable[Format]) -> Opened:
     opener.problems += problems
     used = {path for checkpoint in checkpoints for path in checkpoint.files} | opener.indexes
     claims: dict[str, list[tuple[int, int]]] = {path: [] for path in used - opener.holders.keys() - opener.indexes}
-    for checkpoint in checkpoints:
+    for checkpoint in checkpoints if claims else ():
         for info in checkpoint.tensors.values():
             if info.file in claims and info.byte_offset is not None:
                 claims[info.file].append((info.byte_offset, info.byte_offset + info.byte_length))

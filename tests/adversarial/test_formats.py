@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import Artifact, ArtifactError, ArtifactFile, FormatError, FormatProblem, LimitError, SourceError
-from modelguard._formats import builtin_formats, open_artifact, protobuf
+from modelguard._formats import builtin_formats, open_artifact, protobuf, uniform
 from modelguard._formats import onnx as onnx_reader
 from modelguard._formats import safetensors as safetensors_reader
 from modelguard._formats.onnx import OnnxCheckpoint, OnnxFormat
@@ -640,7 +640,8 @@ def test_hostile_sizes_are_refused_where_memory_is_short(tmp_path: Path) -> None
 
 
 def test_a_flood_of_safetensors_entries_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_reader, "MAX_TENSORS", 10)
+    for module in (safetensors_reader, uniform):
+        monkeypatch.setattr(module, "MAX_TENSORS", 10)
     header = {str(index): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for index in range(11)}
     assert "more than 10 tensors" in refused(tmp_path / "model.safetensors", safetensors_bytes(header)).message
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from modelguard import Capability, Detector, Finding, Location, PluginError, Rule, ScanContext, Severity, Skip, Status, Target, option
+from modelguard.detector import DeadlineExceeded
 from modelguard.testing.checkpoints import open_target, write_safetensors, write_sharded
 from modelguard.testing.conformance import check_detector, run_detector
 
@@ -75,8 +76,14 @@ class Moody(Good):
 class Deaf(Good):
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         yield from ()
-        if context.remaining() < 0:
-            time.sleep(1.2)
+        context.summary(score=sum(float(checkpoint.read(tensor.name).sum()) for checkpoint, tensor in target.walk()))
+
+
+class Stubborn(Good):
+    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        yield from ()
+        with contextlib.suppress(DeadlineExceeded):
+            context.check_deadline()
         context.summary(score=0.0)
 
 
@@ -153,7 +160,8 @@ def test_the_default_target_has_a_reference_and_samples_for_those_that_need_them
         (InfiniteScore, PluginError, "summary.score is inf"),
         (Scoreless, AssertionError, "gives the score None"),
         (Moody, AssertionError, "two runs differ"),
-        (Deaf, AssertionError, "past its deadline"),
+        (Deaf, AssertionError, "never asks whether its time is up"),
+        (Stubborn, AssertionError, "ended as completed when its time was up"),
         (Blind, AssertionError, "did not look .skipped: nothing to see"),
         (ShoutingId, AssertionError, "'Loud_Detector' is not lower-case"),
         (WrongRule, AssertionError, "'X1' of good-example is not a prefix of your own"),
@@ -176,6 +184,23 @@ def test_an_outcome_is_what_a_report_would_hold(target: Target) -> None:
     assert finding == run_detector(Good(), target, seed=7).findings[0]
     assert finding.evidence != run_detector(Good(), target, seed=8).findings[0].evidence
     assert finding.fingerprint == run_detector(Good(), target, seed=8).findings[0].fingerprint
+
+
+def test_a_detector_of_files_alone_need_not_ask_for_the_time(target: Target) -> None:
+    class Brief(Deaf):
+        requires = frozenset({Capability.FILES})
+
+    assert check_detector(Brief, target).status is Status.COMPLETED
+
+
+def test_a_member_shares_the_clock_of_the_detector_that_runs_it() -> None:
+    now = [0.0]
+    member = ScanContext(deadline=5.0, clock=lambda: now[0]).member("other")
+    member.check_deadline()
+    assert member.remaining() == 5.0
+    now[0] = 5.5
+    with pytest.raises(DeadlineExceeded):
+        member.check_deadline()
 
 
 def test_what_else_a_detector_raises_comes_out(target: Target) -> None:
