@@ -230,6 +230,33 @@ def test_weight_of_another_shape() -> None:
         import_graph(model([node("Add", ["x", "c"])], [tensor]), lambda name: np.zeros(5, np.float32))
 
 
+@pytest.mark.parametrize("place", ["initializer", "attribute", "branch", "function"])
+def test_what_gives_the_weights_may_raise_anything(place: str) -> None:
+    """It is no fault of the graph, and passes through as it is."""
+    tensor = TensorProto(name="c", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key=EXTERNAL_KEY, value="c")
+    nodes = [node("Constant", [], ["k"], value=tensor), node("Add", ["x", "k"])]
+    if place == "initializer":
+        proto = model([node("Add", ["x", "c"])], [tensor])
+    elif place == "branch":
+        then = helper.make_graph(nodes, "then", [], [value("y")])
+        other = helper.make_graph([node("Relu", ["x"])], "else", [], [value("y")])
+        proto = model([node("If", ["b"], then_branch=then, else_branch=other)], inputs=[value("x", ["n", 4]), value("b", [], BOOL)])
+    elif place == "function":
+        inner = [node("Constant", [], ["k"], value=tensor), node("Add", ["a", "k"], ["b"])]
+        proto = model([call("F", "x", "y")], functions=[function("F", inner)])
+    else:
+        proto = model(nodes)
+    problem = OSError("the disk is gone")
+
+    def weight(name: str) -> Any:
+        raise problem
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        import_graph(proto, weight)
+    assert caught.value is problem
+
+
 @pytest.mark.parametrize("dims", [[TERA], [1 << 62, 1 << 62], [2**31, 2**31]])
 def test_gigantic_constant_without_a_payload(dims: list[int]) -> None:
     tensor = TensorProto(data_type=FLOAT, dims=dims, raw_data=b"\0\0\0\0")

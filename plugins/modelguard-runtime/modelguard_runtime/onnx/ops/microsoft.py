@@ -165,14 +165,27 @@ def _key_mask(mask: Tensor | None, n: int, keys: int, fill: float, like: Tensor)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None, unidirectional: int, offset: int, fill: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    past: Tensor | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
+    causal: int,
+    fill: float,
 ) -> Tensor:
-    """(N, heads, T, D) attention with an additive bias; masked scores get ``fill`` rather than minus infinity."""
+    """(N, heads, T, D) attention, heads merged, with the keys ``past`` among ``k``, a mask of keys and an additive bias. Masked scores get
+    ``fill`` rather than minus infinity."""
+    offset = 0 if past is None else past.shape[-2]
+    hidden = _key_mask(mask, q.shape[0], k.shape[2], fill, q)
+    if hidden is not None:
+        bias = hidden if bias is None else hidden + bias
     scores = torch.matmul(q, k.mT) * (scale or q.shape[-1] ** -0.5)
-    if unidirectional:
+    if causal:
         distance = torch.arange(q.shape[2], device=q.device).reshape(-1, 1) + offset - torch.arange(k.shape[2], device=q.device)
         scores = scores.masked_fill(distance < 0, fill)
-    return torch.matmul(torch.softmax(scores if bias is None else scores + bias, -1), v)
+    return merge_heads(torch.matmul(torch.softmax(scores if bias is None else scores + bias, -1), v))
 
 
 @op("Attention", domain=MICROSOFT)
@@ -197,15 +210,10 @@ def attention(
     projected = torch.matmul(x, weights) if bias is None else torch.matmul(x, weights) + bias
     sizes = list(qkv_hidden_sizes or [projected.shape[-1] // 3] * 3)
     q, k, v = (split_heads(part, num_heads) for part in torch.split(projected, sizes, -1))
-    offset = 0
     if past is not None:
-        offset = past.shape[3]
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-    mask = _key_mask(mask_index, x.shape[0], k.shape[2], mask_filter_value, q)
-    if attention_bias is not None:
-        mask = attention_bias if mask is None else mask + attention_bias
     present = torch.stack([k, v]) if k.shape == v.shape else k
-    return merge_heads(_attend(q, k, v, mask, scale, unidirectional, offset, mask_filter_value)), present
+    return _attend(q, k, v, past, mask_index, attention_bias, scale, unidirectional, mask_filter_value), present
 
 
 @op("MultiHeadAttention", domain=MICROSOFT)
@@ -237,14 +245,9 @@ def multi_head_attention(
         k = k + (bk if k.ndim == 3 else bk.reshape(num_heads, 1, -1))
         v = v + (bv if v.ndim == 3 else bv.reshape(num_heads, 1, -1))
     q, k, v = (split_heads(part, num_heads) if part.ndim == 3 else part for part in (q, k, v))
-    offset = 0
     if past_key is not None and past_value is not None:
-        offset = past_key.shape[2]
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
-    mask = _key_mask(key_padding_mask, q.shape[0], k.shape[2], mask_filter_value, q)
-    if attention_bias is not None:
-        mask = attention_bias if mask is None else mask + attention_bias
-    return merge_heads(_attend(q, k, v, mask, scale, unidirectional, offset, mask_filter_value)), k, v
+    return _attend(q, k, v, past_key, key_padding_mask, attention_bias, scale, unidirectional, mask_filter_value), k, v
 
 
 @op("RotaryEmbedding", domain=MICROSOFT)

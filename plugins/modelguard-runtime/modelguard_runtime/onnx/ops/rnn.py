@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +14,19 @@ from modelguard_runtime.onnx.limits import MAX_LOOP_ITERATIONS
 from modelguard_runtime.onnx.ops.table import op
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""Inputs (N, I) and states (N, H) at one time to the states after it; the first of them is the output."""
+
+Make = Callable[[int, Tensor, Tensor, Tensor, Tensor], Step]
+"""The step of a direction, from its number, W, R and the two halves of B."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """torch's own; ``gates`` are ONNX's in torch's order."""
+
+    run: Callable[..., tuple[Tensor, ...]]
+    gates: tuple[int, ...]
+
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": lambda x, a, b: torch.tanh(x),
@@ -68,55 +81,46 @@ def _run(x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, backward
 
 
 def _unroll(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lengths: Tensor | None, initial: Sequence[Tensor | None], direction: str,
-    hidden: int, make: Callable[[int, Tensor, Tensor, Tensor, Tensor], Step], count: int,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lengths: Tensor | None, initial: Sequence[Tensor | None], direction: str, make: Make
+) -> tuple[Tensor, ...]:
     """All directions: Y (T, D, N, H) and the last states, (D, N, H) each."""
-    directions = w.shape[0]
+    gates, hidden = r.shape[1:]
     outputs, lasts = [], []
-    for d in range(directions):
-        states = tuple(
-            x.new_zeros(x.shape[1], hidden) if s is None else s[d].expand(x.shape[1], -1)
-            for s in (*initial, *[None] * (count - len(initial)))
-        )
-        gates = r.shape[1]
+    for d in range(w.shape[0]):
+        states = tuple(x.new_zeros(x.shape[1], hidden) if s is None else s[d].expand(x.shape[1], -1) for s in initial)
         wb, rb = (x.new_zeros(gates), x.new_zeros(gates)) if b is None else (b[d, :gates], b[d, gates:])
         y, last = _run(x, states, lengths, direction == "reverse" or d == 1, make(d, w[d], r[d], wb, rb))
         outputs.append(y)
         lasts.append(last)
-    return torch.stack(outputs, 1), [torch.stack(parts) for parts in zip(*lasts, strict=True)]
-
-
-def _layout(y: Tensor, states: Sequence[Tensor], layout: int) -> tuple[Tensor, ...]:
-    """Y and states with the batch first if ``layout``."""
-    if not layout:
-        return (y, *states)
-    return (y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in states))
+    return torch.stack(outputs, 1), *(torch.stack(parts) for parts in zip(*lasts, strict=True))
 
 
 def _native(
-    kernel: Any, x: Tensor, states: Any, w: Tensor, r: Tensor, b: Tensor | None, order: Sequence[int], direction: str
+    kernel: Kernel, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, initial: Sequence[Tensor | None], direction: str
 ) -> tuple[Tensor, ...] | None:
-    """torch's kernel; ``order`` are ONNX's gates in torch's order. None where torch cannot run it (under a function transform)."""
-    hidden = r.shape[2]
+    """What :func:`_unroll` returns, by torch's kernel. None where torch cannot run it (under a function transform)."""
+    directions, hidden = w.shape[0], r.shape[2]
 
     def gates(t: Tensor) -> Tensor:
-        return t if list(order) == sorted(order) else torch.cat([t.narrow(0, g * hidden, hidden) for g in order])
+        return t if list(kernel.gates) == sorted(kernel.gates) else torch.cat([t.narrow(0, g * hidden, hidden) for g in kernel.gates])
 
     parameters = []
-    for d in range(w.shape[0]):
+    for d in range(directions):
         parameters += [gates(w[d]), gates(r[d])]
         if b is not None:
             half = r.shape[1]
             parameters += [gates(b[d, :half]), gates(b[d, half:])]
+    states = tuple(_state(s, x, directions, hidden) for s in initial)
     flipped = x.flip(0) if direction == "reverse" else x
     try:
-        result = kernel(flipped, states, parameters, b is not None, 1, 0.0, False, direction == "bidirectional", False)
+        result = kernel.run(
+            flipped, states if len(states) > 1 else states[0], parameters, b is not None, 1, 0.0, False, direction == "bidirectional", False
+        )
     except (RuntimeError, NotImplementedError):
         return None
     y = result[0]  # (T, N, D * H)
     y = y.flip(0) if direction == "reverse" else y
-    y = y.reshape(y.shape[0], y.shape[1], w.shape[0], hidden).transpose(1, 2)
+    y = y.reshape(y.shape[0], y.shape[1], directions, hidden).transpose(1, 2)
     return (y, *result[1:])
 
 
@@ -125,6 +129,21 @@ def _state(initial: Tensor | None, x: Tensor, directions: int, hidden: int) -> T
     if initial is None:
         return x.new_zeros(directions, x.shape[1], hidden)
     return initial.expand(directions, x.shape[1], hidden).contiguous()
+
+
+def _recurrent(
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, lengths: Tensor | None, initial: Sequence[Tensor | None],
+    kernel: Kernel | None, make: Make, direction: str, layout: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Y (T, D, N, H) and the last states (D, N, H), batch first with ``layout``, as x and the initial states are then; by torch's
+    ``kernel`` where there is one that computes the same thing, else by the steps that ``make`` makes."""
+    if layout:
+        x, initial = x.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in initial]
+    result = _native(kernel, x, w, r, b, initial, direction) if kernel is not None and lengths is None else None
+    y, *states = _unroll(x, w, r, b, lengths, initial, direction, make) if result is None else result
+    if not layout:
+        return (y, *states)
+    return (y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in states))
 
 
 def _clipped(x: Tensor, clip: float | None) -> Tensor:
@@ -149,24 +168,20 @@ def rnn(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:
     """Y (T, D, N, H) and the last state (D, N, H); batch first with ``layout``."""
-    x, initial_h = (x.transpose(0, 1), None if initial_h is None else initial_h.transpose(0, 1)) if layout else (x, initial_h)
     names = [n.lower() for n in activations or ["tanh"] * w.shape[0]]
-    hidden = r.shape[2]
-    if sequence_lens is None and clip is None and len(set(names)) == 1 and names[0] in ("tanh", "relu"):
-        kernel = torch._VF.rnn_tanh if names[0] == "tanh" else torch._VF.rnn_relu
-        native = _native(kernel, x, _state(initial_h, x, w.shape[0], hidden), w, r, b, [0], direction)
-        if native is not None:
-            return _layout(native[0], native[1:], layout)
-    functions = _activations(names, activation_alpha, activation_beta)
+    kernel = None
+    if clip is None and len(set(names)) == 1 and names[0] in ("tanh", "relu"):
+        kernel = Kernel(torch._VF.rnn_tanh if names[0] == "tanh" else torch._VF.rnn_relu, (0,))
 
     def make(d: int, wd: Tensor, rd: Tensor, wb: Tensor, rb: Tensor) -> Step:
+        function = _activations(names, activation_alpha, activation_beta)[d]
+
         def step(x_t: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (functions[d](_clipped(x_t @ wd.t() + states[0] @ rd.t() + wb + rb, clip)),)
+            return (function(_clipped(x_t @ wd.t() + states[0] @ rd.t() + wb + rb, clip)),)
 
         return step
 
-    y, states = _unroll(x, w, r, b, sequence_lens, [initial_h], direction, hidden, make, 1)
-    return _layout(y, states, layout)
+    return _recurrent(x, w, r, b, sequence_lens, [initial_h], kernel, make, direction, layout)
 
 
 @op("LSTM", since=7)
@@ -190,20 +205,13 @@ def lstm(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:
     """Gates in ONNX order: input, output, forget, cell; ``p`` are the peepholes of the first three."""
-    if layout:
-        x = x.transpose(0, 1)
-        initial_h, initial_c = (None if s is None else s.transpose(0, 1) for s in (initial_h, initial_c))
-    directions, hidden = w.shape[0], r.shape[2]
-    names = [n.lower() for n in activations or ["sigmoid", "tanh", "tanh"] * directions]
-    if sequence_lens is None and clip is None and p is None and not input_forget and names == ["sigmoid", "tanh", "tanh"] * directions:
-        states = (_state(initial_h, x, directions, hidden), _state(initial_c, x, directions, hidden))
-        native = _native(torch._VF.lstm, x, states, w, r, b, [0, 2, 3, 1], direction)
-        if native is not None:
-            return _layout(native[0], native[1:], layout)
-    functions = _activations(names, activation_alpha, activation_beta)
+    usual = ["sigmoid", "tanh", "tanh"] * w.shape[0]
+    names = [n.lower() for n in activations or usual]
+    native = clip is None and p is None and not input_forget and names == usual
 
     def make(d: int, wd: Tensor, rd: Tensor, wb: Tensor, rb: Tensor) -> Step:
-        f, g, h = functions[3 * d : 3 * d + 3]
+        f, g, h = _activations(names, activation_alpha, activation_beta)[3 * d : 3 * d + 3]
+        hidden = rd.shape[1]
         pi, po, pf = x.new_zeros(3, hidden) if p is None else p[d].reshape(3, hidden)
 
         def step(x_t: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -216,8 +224,8 @@ def lstm(
 
         return step
 
-    y, lasts = _unroll(x, w, r, b, sequence_lens, [initial_h, initial_c], direction, hidden, make, 2)
-    return _layout(y, lasts, layout)
+    kernel = Kernel(torch._VF.lstm, (0, 2, 3, 1)) if native else None
+    return _recurrent(x, w, r, b, sequence_lens, [initial_h, initial_c], kernel, make, direction, layout)
 
 
 @op("GRU", since=7)
@@ -239,17 +247,11 @@ def gru(
     linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:
     """Gates in ONNX order: update, reset, hidden. torch's own applies the reset after the recurrent product."""
-    x, initial_h = (x.transpose(0, 1), None if initial_h is None else initial_h.transpose(0, 1)) if layout else (x, initial_h)
-    directions, hidden = w.shape[0], r.shape[2]
-    names = [n.lower() for n in activations or ["sigmoid", "tanh"] * directions]
-    if sequence_lens is None and clip is None and linear_before_reset and names == ["sigmoid", "tanh"] * directions:
-        native = _native(torch._VF.gru, x, _state(initial_h, x, directions, hidden), w, r, b, [1, 0, 2], direction)
-        if native is not None:
-            return _layout(native[0], native[1:], layout)
-    functions = _activations(names, activation_alpha, activation_beta)
+    usual = ["sigmoid", "tanh"] * w.shape[0]
+    names = [n.lower() for n in activations or usual]
 
     def make(d: int, wd: Tensor, rd: Tensor, wb: Tensor, rb: Tensor) -> Step:
-        f, g = functions[2 * d : 2 * d + 2]
+        f, g = _activations(names, activation_alpha, activation_beta)[2 * d : 2 * d + 2]
         rz, rr, rh = rd.chunk(3)
         bz, br, bh = rb.chunk(3)
 
@@ -263,5 +265,5 @@ def gru(
 
         return step
 
-    y, states = _unroll(x, w, r, b, sequence_lens, [initial_h], direction, hidden, make, 1)
-    return _layout(y, states, layout)
+    kernel = Kernel(torch._VF.gru, (1, 0, 2)) if clip is None and linear_before_reset and names == usual else None
+    return _recurrent(x, w, r, b, sequence_lens, [initial_h], kernel, make, direction, layout)

@@ -99,5 +99,5 @@ def op(
 
 
 def find(domain: str, name: str, opset: int) -> Operator | None:
-    """The operator as of ``opset``, or None when the table has not got it."""
+    """The operator as of ``opset``, or None when the table does not have it."""
     return next((entry for entry in TABLE.get((domain, name), ()) if entry.since <= opset), None)
