@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from modelguard_runtime.onnx import EXTERNAL_KEY, import_graph
-from modelguard_runtime.onnx.build.values import ints_to_tensor
+from modelguard_runtime.onnx.graph.values import ints_to_tensor
 from onnx import TensorProto, helper, numpy_helper
 
 RNG = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """ONNX graphs as differentiable ``torch.fx`` modules. Nothing in here knows of whoever uses it.
 
 From the bottom up, each part importing only those before it: ``errors``, ``limits``, ``tensors``, ``structure`` (what a graph is);
-``ops`` (operators as torch functions); ``build`` (torch graphs under construction); ``rewrite`` (changes to them); ``lower`` (ONNX nodes
+``ops`` (operators as torch functions); ``graph`` (torch graphs under construction); ``rewrite`` (changes to them); ``lower`` (ONNX nodes
 to calls); ``importer``.
 """
 

@@ -2,7 +2,7 @@
 
 The nodes are visited in order (``lower/nodes.py``). What depends only on constants is computed at once; what depends only on shapes
 becomes arithmetic on Python integers (``lower/integers.py``); everything else becomes one call of the operator's torch function
-(``ops/``). Beside the graph, each step is tried on torch's meta device, with the declared input shapes (``build/hints.py``): that tells
+(``ops/``). Beside the graph, each step is tried on torch's meta device, with the declared input shapes (``graph/hints.py``): that tells
 ranks, refuses tensors past the limit before anything is allocated, and shows which dimensions follow the batch (``rewrite/batch.py``).
 """
 
@@ -15,9 +15,9 @@ from types import MappingProxyType
 import onnx
 from torch import fx
 
-from modelguard_runtime.onnx.build.builder import Builder, Shared
-from modelguard_runtime.onnx.build.hints import Hints, declared_shapes
 from modelguard_runtime.onnx.errors import MALFORMED, GraphError, UnsupportedError, WeightError
+from modelguard_runtime.onnx.graph.builder import Builder, Shared
+from modelguard_runtime.onnx.graph.hints import Hints, declared_shapes
 from modelguard_runtime.onnx.limits import GraphLimits
 from modelguard_runtime.onnx.lower.nodes import finish, run_graph, stored_names
 from modelguard_runtime.onnx.lower.scope import Context, Scope, SourceNode

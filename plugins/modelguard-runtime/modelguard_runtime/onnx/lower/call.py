@@ -10,9 +10,9 @@ import onnx
 import torch
 from torch import fx
 
-from modelguard_runtime.onnx.build.builder import Builder
-from modelguard_runtime.onnx.build.values import Const, Ints, Value
 from modelguard_runtime.onnx.errors import MALFORMED, GraphError
+from modelguard_runtime.onnx.graph.builder import Builder
+from modelguard_runtime.onnx.graph.values import Const, Ints, Value
 from modelguard_runtime.onnx.structure import describe
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from modelguard_runtime.onnx.build.values import Const, Ints, Value
 from modelguard_runtime.onnx.errors import GraphError
+from modelguard_runtime.onnx.graph.values import Const, Ints, Value
 from modelguard_runtime.onnx.lower import static
 from modelguard_runtime.onnx.lower.call import Call
 from modelguard_runtime.onnx.structure import describe

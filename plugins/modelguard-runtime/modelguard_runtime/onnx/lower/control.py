@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from modelguard_runtime.onnx.build.values import Ints, Value, item, to_ints, truth
 from modelguard_runtime.onnx.errors import HOSTILE, GraphLimitError
+from modelguard_runtime.onnx.graph.values import Ints, Value, item, to_ints, truth
 from modelguard_runtime.onnx.limits import MAX_LOOP_ITERATIONS
 from modelguard_runtime.onnx.lower.call import Body, Call
 from modelguard_runtime.onnx.lower.loops import run_if, run_loop, run_scan

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from modelguard_runtime.onnx.build.builder import Builder
-from modelguard_runtime.onnx.build.values import Const, Ints, small_ints
+from modelguard_runtime.onnx.graph.builder import Builder
+from modelguard_runtime.onnx.graph.values import Const, Ints, small_ints
 from modelguard_runtime.onnx.lower.call import Call
 from modelguard_runtime.onnx.tensors import DTYPES
 

@@ -10,8 +10,6 @@ import onnx
 from onnx import AttributeProto
 from torch import fx
 
-from modelguard_runtime.onnx.build.builder import Builder
-from modelguard_runtime.onnx.build.values import Const, Value, truth
 from modelguard_runtime.onnx.errors import (
     HOSTILE,
     MALFORMED,
@@ -23,6 +21,8 @@ from modelguard_runtime.onnx.errors import (
     one_line,
     raise_if_out_of_memory,
 )  # fmt: skip
+from modelguard_runtime.onnx.graph.builder import Builder
+from modelguard_runtime.onnx.graph.values import Const, Value, truth
 from modelguard_runtime.onnx.lower.call import Body, Call
 from modelguard_runtime.onnx.lower.scope import Context, Scope, SourceNode
 from modelguard_runtime.onnx.lower.table import lower

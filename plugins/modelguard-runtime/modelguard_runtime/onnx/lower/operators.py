@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from modelguard_runtime.onnx.build.values import Const, Ints, Value, item, to_ints
 from modelguard_runtime.onnx.errors import HOSTILE, GraphLimitError, UnsupportedError
+from modelguard_runtime.onnx.graph.values import Const, Ints, Value, item, to_ints
 from modelguard_runtime.onnx.limits import MAX_ELEMENTS, check_elements
 from modelguard_runtime.onnx.lower.call import Call
 from modelguard_runtime.onnx.ops.table import Operator

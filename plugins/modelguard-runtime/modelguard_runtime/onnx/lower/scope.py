@@ -10,8 +10,8 @@ import onnx
 from onnx import AttributeProto
 from torch import fx
 
-from modelguard_runtime.onnx.build.builder import Builder
-from modelguard_runtime.onnx.build.values import Value
+from modelguard_runtime.onnx.graph.builder import Builder
+from modelguard_runtime.onnx.graph.values import Value
 from modelguard_runtime.onnx.structure import FunctionKey
 from modelguard_runtime.onnx.tensors import Weight
 

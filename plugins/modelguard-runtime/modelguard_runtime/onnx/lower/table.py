@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelguard_runtime.onnx.build.values import Ints, Value
 from modelguard_runtime.onnx.errors import UnsupportedError
+from modelguard_runtime.onnx.graph.values import Ints, Value
 from modelguard_runtime.onnx.lower import constants, control, integers, operators
 from modelguard_runtime.onnx.lower.call import Call, Lowering
 from modelguard_runtime.onnx.ops import ONNX, TABLE, find

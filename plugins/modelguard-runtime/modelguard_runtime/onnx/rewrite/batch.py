@@ -1,7 +1,7 @@
 """Freeing the batch that an exporter fixed.
 
 A model traced with a batch of one carries ``Reshape(x, [1, 512])`` where the module said ``x.flatten(1)``. Every value has two hinted
-shapes, one with the traced batch and one with it :data:`~modelguard_runtime.onnx.build.hints.FACTOR` times as large; the dimension that
+shapes, one with the traced batch and one with it :data:`~modelguard_runtime.onnx.graph.hints.FACTOR` times as large; the dimension that
 differs is the one that follows the batch. From it the written-out dimension of a Reshape, Expand or Resize is put back, and a constant
 that was repeated over the traced batch is repeated over the real one. Whether the result is right is then measured: the outputs for
 several batches at once must be the outputs for each alone (:func:`verified`); where they are not, the graph stays as it was exported.
@@ -17,9 +17,9 @@ import onnx
 import torch
 from torch import fx
 
-from modelguard_runtime.onnx.build.builder import Builder
-from modelguard_runtime.onnx.build.hints import FACTOR, Unknown
 from modelguard_runtime.onnx.errors import raise_if_out_of_memory
+from modelguard_runtime.onnx.graph.builder import Builder
+from modelguard_runtime.onnx.graph.hints import FACTOR, Unknown
 from modelguard_runtime.onnx.ops.table import Operator
 from modelguard_runtime.onnx.tensors import ValueInfo, dtype_named
 

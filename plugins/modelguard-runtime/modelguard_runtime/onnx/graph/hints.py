@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelguard_runtime.onnx.build.values import Const
 from modelguard_runtime.onnx.errors import GraphLimitError
+from modelguard_runtime.onnx.graph.values import Const
 from modelguard_runtime.onnx.limits import check_elements
 from modelguard_runtime.onnx.ops.table import Operator
 from modelguard_runtime.onnx.tensors import ValueInfo

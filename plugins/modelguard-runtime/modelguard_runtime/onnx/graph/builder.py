@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from modelguard_runtime.onnx.build.hints import Hints
-from modelguard_runtime.onnx.build.values import Const, Ints, Value, ints_to_tensor
+from modelguard_runtime.onnx.graph.hints import Hints
+from modelguard_runtime.onnx.graph.values import Const, Ints, Value, ints_to_tensor
 from modelguard_runtime.onnx.limits import GraphLimits
 
 
