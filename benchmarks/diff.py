@@ -98,7 +98,7 @@ def child(reference: str, checkpoint: str, threads: int) -> None:
     began, before = time.perf_counter(), cpu()
     diff = diff_checkpoints([opened(reference)], [opened(checkpoint)], threads=threads)
     took = time.perf_counter() - began
-    print(json.dumps({"seconds": took, "cpu_seconds": cpu() - before, "verdict": diff.verdict.verdict, "tensors": len(diff.tensors)}))
+    print(json.dumps({"seconds": took, "cpu_seconds": cpu() - before, "verdict": diff.change.kind, "tensors": len(diff.tensors)}))
 
 
 def measure(reference: Path, checkpoint: Path, threads: int) -> dict[str, Any]:

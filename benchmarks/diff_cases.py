@@ -202,6 +202,4 @@ def _judged(case: Case) -> Judged:
     other = {"model.layers.0.mlp.down_proj.weight": case.reference}
     diff = diff_checkpoints([ArrayCheckpoint({name: case.reference} | other)], [ArrayCheckpoint({name: case.checkpoint} | other)])
     found = diff.tensors[0] if diff.tensors else None
-    return Judged(
-        case.label, case.kind, case.rank, found.kind if found else "identical", found.rank if found else None, diff.verdict.verdict
-    )
+    return Judged(case.label, case.kind, case.rank, found.kind if found else "identical", found.rank if found else None, diff.change.kind)

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from modelguard_rome.edit import RomeEdit
-from modelguard_rome.forensics import WeightForensics
-from modelguard_rome.siblings import RomeSpectrum
+from modelguard_rome import RomeEdit, RomeSpectrum, WeightForensics
 from modelguard_zoo import data_folder, edits
 
 from modelguard import Detector, ScanContext, Severity, Skip

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
     from modelguard._diff.grid import narrow, widen
+    from modelguard._diff.match import Matching, match_tensors
+    from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 _HOME = {
     "_diff.diff": ("ModelDiff", "TensorDiff", "diff_checkpoints"),
     "_diff.grid": ("narrow", "widen"),
+    "_diff.match": ("Matching", "match_tensors"),
+    "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
@@ -78,6 +82,7 @@ __all__ = [
     "Layer",
     "LimitError",
     "Location",
+    "Matching",
     "ModelDiff",
     "ModelError",
     "ModelFactory",
@@ -86,6 +91,7 @@ __all__ = [
     "Outcome",
     "OutputError",
     "OutputSpec",
+    "Pairing",
     "PluginError",
     "PolicyError",
     "Replay",
@@ -117,6 +123,7 @@ __all__ = [
     "fingerprint",
     "hookimpl",
     "hookspec",
+    "match_tensors",
     "narrow",
     "numpy_dtype",
     "option",

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from modelguard._diff import levels, probe
+from modelguard._diff.changes import BitFlips, Cast, Change, Dense, Erased, LowBitPayload, LowRank, Permuted, Pruned, RowEdit, Unrelated
 from modelguard._diff.grid import FLOATS
 from modelguard._diff.operand import Operand
-from modelguard._diff.replay import Replay, replay_rank
+from modelguard._diff.replay import replay_rank
 from modelguard._diff.stream import Statistics, Sums
-
-KINDS = (
-    "identical", "cast", "quantized", "pruned", "scaled", "low-rank", "row-edit", "bit-flips", "low-bit-payload", "permuted",
-    "dense", "unrelated",
-)  # fmt: skip
 
 FLIPS_AT_MOST = 64
 FLIPS_SHARE = 1e-4
@@ -29,20 +23,8 @@ PAYLOAD_LEAST = 24
 """Changed entries from which "no carry ever left the low bits" cannot be chance: an additive update carries every second time."""
 UNRELATED = 0.25
 """Correlation of W and W' under which W' does not come from W: independently trained weights of real models reach 0.16."""
-
-
 ERASED = 0.5
 """What rounding may lose, of the norm or of the entries, and still be a cast or a quantisation: beyond that most of W is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Class:
-    """One of :data:`KINDS`, the exact rank when it is ``low-rank``, and the numbers that support it (JSON-safe)."""
-
-    kind: str
-    rank: int | None = None
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    replay: Replay | None = None
 
 
 def classify(
@@ -51,39 +33,52 @@ def classify(
     statistics: Statistics,
     max_rank: int = 64,
     check: Callable[[], None] = lambda: None,
-) -> Class:
-    """The class of a pair whose statistics have been taken. ``check`` as for :func:`replay_rank`."""
+) -> Change | None:
+    """What was done to a pair whose statistics have been taken; None for nothing. The first step that answers decides.
+
+    ``check`` as for :func:`replay_rank`.
+    """
     sums = statistics.sums
+    # 1. Every value is the same.
     if sums.changed == 0:
-        return Class("identical") if before.dtype == after.dtype else _cast(before, after, "", check)
+        return None if before.dtype == after.dtype else _cast(before, after, "", check)
+    # 2. Elements without a value of their own can only be told apart.
     if after.opaque:
-        return Class("dense", evidence={"note": "elements of this dtype are compared as bytes only"})
-    for rule in (_bit_flips, _low_bits):
-        if (found := rule(after, statistics)) is not None:
-            # A round trip through a narrower dtype also stays in the low bits, and so does a vector of ones times a factor.
-            payload = found.kind == "low-bit-payload"
-            through = probe.cast_round_trip(before, after, check) if payload else None
-            scale = probe.scaling(before, after, check) if payload and through is None else None
-            return _scaled(scale) if scale is not None else found if through is None else _cast(before, after, through, check)
+        return Dense(opaque=True)
+    # 3. A few entries differ by one bit each.
+    if (flips := _bit_flips(after, statistics)) is not None:
+        return flips
+    # 4. Only low bits differ, and neither a round trip through a narrower dtype nor a factor on a vector of ones explains them.
+    payload = _low_bits(after, statistics)
+    # 5. A round trip through a narrower dtype.
     if through := probe.cast_round_trip(before, after, check):
         return _cast(before, after, through, check)
-    # Where every changed entry became zero D is -W there, so W.D + D.D vanishes.
+    if payload is not None:
+        return probe.scaling(before, after, check) or payload
+    # 6. Where every changed entry became zero D is -W there, so W.D + D.D vanishes.
     if abs(sums.wd + sums.dd) <= 1e-4 * sums.dd and (zeros := probe.pruning(before, after, check)) is not None:
-        return Class("pruned", evidence={"zeros_before": zeros[0], "zeros_after": zeros[1]})
+        return Pruned(*zeros)
+    # 7. Another order leaves the energy: 2 W.D + D.D vanishes.
     if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after, check):
-        return Class("permuted")
+        return Permuted()
+    # 8. Few rows, columns or entries changed.
     if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:
         return rows
-    if (scale := probe.scaling(before, after, check)) is not None:
-        return _scaled(scale)
-    if relative_norm(sums) <= ERASED and (grid := levels.quantisation(before, after, check)) is not None:
-        return Class("quantized", evidence={"bits": grid.bits, "group": grid.group, "scheme": grid.scheme, "agreement": grid.agreement})
+    # 9. One factor, or one per row or column.
+    if (scaled := probe.scaling(before, after, check)) is not None:
+        return scaled
+    # 10. Few levels are left.
+    if relative_norm(sums) <= ERASED and (quantized := levels.quantisation(before, after, check)) is not None:
+        return quantized
+    # 11. Nothing is left of W.
     if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
-        return Class("unrelated", evidence={"correlation": correlation(sums)})
+        return Unrelated(correlation(sums))
+    # 12. An addition of low rank, replayed bit for bit.
     replay = probe.low_rank(before, after, statistics, max_rank, check) if statistics.rows is not None else None
     if replay is not None and replay.rank is not None:
-        return _ranked(replay)
-    return Class("dense", evidence={} if replay is None else {"replay_agreement": replay.agreement, "replay_rank_tried": replay.tried})
+        return LowRank(replay.rank, replay)
+    # 13. Anything else.
+    return Dense(replay)
 
 
 def relative_norm(sums: Sums) -> float:
@@ -119,33 +114,17 @@ def kurtosis(sums: Sums) -> float:
     return float(sums.changed * (sums.d4 / sums.dd) / sums.dd) if 1e-150 < sums.dd < 1e150 else 0.0
 
 
-def _cast(before: Operand, after: Operand, through: str, check: Callable[[], None]) -> Class:
+def _cast(before: Operand, after: Operand, through: str, check: Callable[[], None]) -> Change:
     """The class of a tensor that is the reference rounded to its own dtype, or ``through`` a narrower one and back."""
-    evidence = {"from": before.dtype, "to": after.dtype} | ({"through": through} if through else {})
+    cast = Cast(before.dtype, after.dtype, through)
     old, new = FLOATS.get(before.dtype), FLOATS[through or after.dtype] if after.dtype in FLOATS else None
     if old is None or new is None or old.exponent <= new.exponent or (lost := probe.erased(before, after, check)) <= ERASED:
-        return Class("cast", evidence=evidence)
-    if (zeros := probe.pruning(before, after, check)) is not None:
-        return Class("pruned", evidence={"zeros_before": zeros[0], "zeros_after": zeros[1]})
-    return Class("dense", evidence=evidence | {"lost": lost})
+        return cast
+    zeros = probe.pruning(before, after, check)
+    return Erased(cast, lost) if zeros is None else Pruned(*zeros)
 
 
-def _scaled(scale: probe.Scaling) -> Class:
-    return Class("scaled", evidence={"axis": scale.axis, "factors": list(scale.factors), "agreement": scale.agreement})
-
-
-def _ranked(replay: Replay) -> Class:
-    evidence = {
-        "agreement": replay.agreement,
-        "agreement_below": replay.agreement_below,
-        "within_ulp": replay.within_ulp,
-        "spectral_gap": min(replay.gap, 1e9),
-        "singular_values": [float(value) for value in replay.s[:8]],
-    }
-    return Class("low-rank", replay.rank, evidence, replay)
-
-
-def _bit_flips(after: Operand, statistics: Statistics) -> Class | None:
+def _bit_flips(after: Operand, statistics: Statistics) -> BitFlips | None:
     sums = statistics.sums
     few = max(4, min(FLIPS_AT_MOST, sums.entries // 20), FLIPS_SHARE * sums.entries)
     if sums.changed > few or sums.examined < sums.changed:
@@ -157,15 +136,15 @@ def _bit_flips(after: Operand, statistics: Statistics) -> Class | None:
     # A few entries that moved by one grid step look like flips of the lowest bit.
     if grid is not None and high < grid.mantissa - 3 and sums.changed < 8:
         return None
-    flips = [{"entry": at, "bits": [bit for bit in range(64) if pattern >> bit & 1]} for at, pattern in statistics.positions]
+    flips = tuple((at, tuple(bit for bit in range(64) if pattern >> bit & 1)) for at, pattern in statistics.positions)
     fields: dict[str, int] = {}
     for _, pattern in statistics.positions:
         name = grid.field(pattern.bit_length() - 1) if grid is not None else "integer"
         fields[name] = fields.get(name, 0) + 1
-    return Class("bit-flips", evidence={"flips": flips, "fields": fields, "single_bit": sums.single_bit})
+    return BitFlips(flips, tuple(fields.items()), sums.single_bit)
 
 
-def _low_bits(after: Operand, statistics: Statistics) -> Class | None:
+def _low_bits(after: Operand, statistics: Statistics) -> LowBitPayload | None:
     sums = statistics.sums
     highest = sums.xor.bit_length() - 1
     if sums.changed < PAYLOAD_LEAST or highest >= LOW_BITS.get(after.dtype, 1 if not after.opaque else 0):
@@ -175,18 +154,15 @@ def _low_bits(after: Operand, statistics: Statistics) -> Class | None:
     share = float(sums.top_bits[highest] / max(1, sums.examined))
     if share < 1 / 6:
         return None
-    return Class(
-        "low-bit-payload",
-        evidence={"highest_bit": highest, "share_at_highest_bit": share, "capacity_bytes": sums.changed * (highest + 1) // 8},
-    )
+    return LowBitPayload(highest, share, sums.changed * (highest + 1) // 8)
 
 
-def _sparse(before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None]) -> Class | None:
+def _sparse(before: Operand, after: Operand, statistics: Statistics, max_rank: int, check: Callable[[], None]) -> Change | None:
     sums = statistics.sums
     if statistics.rows is None or statistics.columns is None:
         if sums.changed > max(1, int(SPARSE * sums.entries)) or after.entries < 4:
             return None
-        return Class("row-edit", evidence={"axis": "entry", "count": sums.changed, "indices": [at for at, _ in statistics.positions]})
+        return RowEdit("entry", sums.changed, tuple(at for at, _ in statistics.positions))
     for axis, marks in (("row", statistics.rows), ("column", statistics.columns)):
         count = int(np.count_nonzero(marks))
         if count > max(1, int(SPARSE * len(marks))) or len(marks) < 4:
@@ -197,6 +173,6 @@ def _sparse(before: Operand, after: Operand, statistics: Statistics, max_rank: i
             old, new = before.matrix[touched], after.matrix[touched]
             replay = replay_rank(old, new, after.dtype, max_rank, check=check)
             if replay.rank is not None and 2 * replay.rank <= min(new.shape):
-                return _ranked(replay)
-        return Class("row-edit", evidence={"axis": axis, "count": count, "indices": [int(at) for at in np.flatnonzero(marks)[:64]]})
+                return LowRank(replay.rank, replay)
+        return RowEdit(axis, count, tuple(int(at) for at in np.flatnonzero(marks)[:64]))
     return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelguard._diff.grid import F64, Array, widen
 from modelguard._diff.operand import Operand, open_operand, same_bytes
-from modelguard._diff.pairing import WHOLE, Pairing, Place, View
+from modelguard._diff.pairing import TRANSPOSED, WHOLE, Pairing, Place
 
 HEAD = 64
 SAMPLE = 16
@@ -16,7 +16,6 @@ SIMILAR = 0.8
 """Correlation of samples from which tensors without a common name are taken to be the same one, changed."""
 CANDIDATES = 128
 """Tensors of one shape that are compared each with each."""
-TRANSPOSED = View(transpose=True)
 
 Places = dict[str, Place]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._diff import rules
+from modelguard._diff.changes import Cast, Erased, RowEdit
 from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard._diff.match import strays_of
-from modelguard._diff.model_level import ABOUT
+from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
 from modelguard._diff.pairing import Pairing, Place
 from modelguard._diff.tokens import token_names
@@ -18,10 +19,8 @@ from modelguard.checkpoint import TensorInfo
 from modelguard.detector import Capability, Detector, ScanContext, Skip, Target, option
 from modelguard.findings import Confidence, Finding, Location, Severity
 
-TELLING = frozenset({"low-rank", "row-edit", "bit-flips", "low-bit-payload"})
-"""Kinds that say something about the one tensor and raise the score whatever the verdict."""
 FEW = 3
-"""Tensors of a kind that the verdict is about up to which each is a finding of its own."""
+"""Tensors of a kind that the model's change is about up to which each is a finding of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class WeightDiff(Detector):
         yield from self._structure(diff)
         yield from self._graphs(diff)
         yield from self._tensors(diff, target.artifact)
-        if (found := _verdict(diff)) is not None:
+        if (found := _of_model(diff.change)) is not None:
             yield found
 
     def _structure(self, diff: ModelDiff) -> Iterator[Finding]:
@@ -140,22 +139,22 @@ class WeightDiff(Detector):
             by_kind.setdefault(item.kind, []).append(item)
         yield from self._dtypes(diff)
         for kind, items in sorted(by_kind.items()):
-            if len(items) > FEW and (kind == "cast" or kind in ABOUT.get(diff.verdict.verdict, ())):
+            if len(items) > FEW and (kind == Cast.kind or kind in diff.change.about.covers):
                 continue
             for item in self._capped(items):
                 tokens = _tokens(item, artifact)
                 yield Finding(
-                    rules.KIND_RULES[kind],
+                    item.change.rule,
                     _sentence(item) + (f": {', '.join(map(repr, list(tokens.values())[:8]))}" if tokens else ""),
-                    _confidence(item),
+                    item.change.confidence,
                     location=_place(item),
                     evidence={**numbers(item), **item.evidence, **_named(tokens), **_more(items, self.max_findings)},
                 )
 
     def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
         unknown = [item for item in diff.tensors if not item.comparable]
-        retyped = [item for item in diff.tensors if item.comparable and item.kind != "cast" and item.dtype != item.reference_dtype]
-        retyped = [item for item in retyped if "lost" not in item.evidence]
+        retyped = [item for item in diff.tensors if item.comparable and item.dtype != item.reference_dtype]
+        retyped = [item for item in retyped if not isinstance(item.change, (Cast, Erased))]
         broken = [item for item in diff.tensors if item.non_finite]
         for rule, items, phrase in (
             ("MG1105", unknown, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}: their values could not be compared"),
@@ -191,7 +190,12 @@ def _place(item: TensorDiff) -> Location:
 
 
 def _rows(item: TensorDiff) -> tuple[int, ...] | None:
-    return tuple(item.evidence["indices"]) if item.kind == "row-edit" and item.evidence.get("axis") == "row" else None
+    return item.change.indices if isinstance(item.change, RowEdit) and item.change.axis == "row" else None
+
+
+def _sentence(item: TensorDiff) -> str:
+    size = f"{item.changed} of {item.entries} entries, relative norm {item.relative_norm:.2g}"
+    return item.change.sentence(item.name, item.changed, size)
 
 
 def _tokens(item: TensorDiff, artifact: Artifact) -> dict[int, str]:
@@ -220,68 +224,21 @@ def numbers(item: TensorDiff) -> dict[str, Any]:
     }
 
 
-def _confidence(item: TensorDiff) -> Confidence:
-    return Confidence.MEDIUM if item.kind in ("dense", "unrelated", "permuted") else Confidence.HIGH
-
-
-def _sentence(item: TensorDiff) -> str:
-    evidence = item.evidence
-    size = f"{item.changed} of {item.entries} entries, relative norm {item.relative_norm:.2g}"
-    match item.kind:
-        case "low-rank":
-            exact = f"{evidence['agreement']:.1%} of the moved entries replay bit for bit"
-            return f"{item.name} changed by a matrix of rank exactly {item.rank}: {exact} ({size})"
-        case "row-edit":
-            return f"{item.name}: only {evidence['count']} {_plural(evidence['axis'], evidence['count'])} changed ({size})"
-        case "bit-flips":
-            where = ", ".join(f"{count} {name}" for name, count in sorted(evidence["fields"].items()))
-            return f"{item.name}: {item.changed} entries differ by single bits ({where})"
-        case "low-bit-payload":
-            room = f"bits 0 to {evidence['highest_bit']} only, room for {evidence['capacity_bytes']} bytes"
-            return f"{item.name}: {item.changed} entries differ in {room}"
-        case "cast":
-            return f"{item.name} is the reference rounded to {evidence.get('through', evidence['to'])}"
-        case "quantized":
-            return f"{item.name} is the reference rounded to {evidence['bits']} bits per {evidence['group']} ({size})"
-        case "scaled":
-            low, high = evidence["factors"]
-            return (
-                f"{item.name} is the reference times {low:.6g}"
-                + ("" if low == high else f" to {high:.6g} per {evidence['axis']}")
-                + f" ({size})"
-            )
-        case "pruned":
-            return f"{item.name}: {item.changed} entries were set to zero ({size})"
-        case "permuted":
-            return f"{item.name} holds the rows or columns of the reference in another order"
-        case "unrelated":
-            return f"{item.name} is uncorrelated with the reference (correlation {item.correlation:.2f})"
-    if "lost" in evidence:
-        dtype, lost = evidence.get("through", evidence["to"]), evidence["lost"]
-        return f"{item.name} is the reference rounded to {dtype}, for which its values are too small: {lost:.0%} of them are lost"
-    return f"{item.name} changed densely ({size})"
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
-
-
-def _verdict(diff: ModelDiff) -> Finding | None:
-    rule = rules.VERDICT_RULES.get(diff.verdict.verdict)
-    if rule is None:
+def _of_model(change: ModelChange) -> Finding | None:
+    if not change.about.rule:
         return None
-    certain = diff.verdict.verdict not in ("merge", "mixed", "partial-fine-tune", "fine-tune", "unrelated")
     # Training freezes whole layers, not all but one projection: that is where knowledge edits go.
-    severity = Severity.HIGH if diff.verdict.evidence.get("one_kind_of_module") else None
-    return Finding(rule, diff.verdict.reason, Confidence.HIGH if certain else Confidence.MEDIUM, severity, evidence=diff.verdict.evidence)
+    severity = Severity.HIGH if change.evidence.get("one_kind_of_module") else None
+    confidence = Confidence.HIGH if change.about.certain else Confidence.MEDIUM
+    return Finding(change.about.rule, change.reason, confidence, severity, evidence=change.evidence)
 
 
 def summary(diff: ModelDiff) -> dict[str, Any]:
     """The outcome's summary: ``verdict``, every tensor that is not identical, what was matched and what was not, ``score``."""
     matching = diff.matching
     return {
-        "verdict": diff.verdict.verdict,
-        "reason": diff.verdict.reason,
+        "verdict": diff.change.kind,
+        "reason": diff.change.reason,
         "tensors": [
             {
                 "name": item.name,
@@ -323,8 +280,8 @@ _SCORE = {Severity.INFO: 0.1, Severity.LOW: 0.25, Severity.MEDIUM: 0.5, Severity
 
 def score(diff: ModelDiff) -> float:
     """0 for identical checkpoints, else by the severity of the worst thing that was found, up to 1."""
-    found = [rules.SEVERITY[rules.KIND_RULES[item.kind]] for item in diff.tensors if item.kind in TELLING]
+    found = [rules.SEVERITY[item.change.rule] for item in diff.tensors if item.change.telling]
     found += [rules.SEVERITY["MG1122"]] * bool(diff.graphs)
-    if diff.verdict.verdict in rules.VERDICT_RULES:
-        found.append(rules.SEVERITY[rules.VERDICT_RULES[diff.verdict.verdict]])
+    if diff.change.about.rule:
+        found.append(rules.SEVERITY[diff.change.about.rule])
     return max((_SCORE[severity] for severity in found), default=0.0)

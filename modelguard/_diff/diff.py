@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard._diff import graph
-from modelguard._diff.classify import Class, classify, correlation, cosine, kurtosis, relative_norm
+from modelguard._diff.changes import Change, Dense, LowRank
+from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
 from modelguard._diff.graph import GraphDiff
 from modelguard._diff.grid import FLOATS
-from modelguard._diff.match import Matching, match
-from modelguard._diff.model_level import Verdict, judge
+from modelguard._diff.match import Matching, match_tensors
+from modelguard._diff.model_level import ModelChange, classify_model
 from modelguard._diff.operand import Operand, same_bytes
 from modelguard._diff.pairing import Pairing
 from modelguard._diff.processes import scatter
 from modelguard._diff.replay import Replay
-from modelguard._diff.rules import severity_of
 from modelguard._diff.stream import Statistics, Sums, measure
 from modelguard.checkpoint import Checkpoint
 
@@ -33,15 +33,14 @@ class TensorDiff:
     """What was done to one tensor that is not identical.
 
     ``name`` is what the report calls it, ``tensor`` its name in ``file`` (they differ for parts and in artifacts of several checkpoints).
-    ``changed`` counts entries; ``relative_norm`` is ||W' - W|| / ||W||; ``cosine`` is cos(W, W' - W). ``evidence`` holds the numbers
-    that support ``kind`` (JSON-safe). ``comparable`` is False where the two sides hold numbers of different sorts and only the fact
-    that they differ is known. ``replay`` carries the singular vectors of a low-rank change.
+    ``change`` is what was done; its kind, rank, numbers and (where the rank is low) singular vectors can be asked for here as well.
+    ``changed`` counts entries; ``relative_norm`` is ||W' - W|| / ||W||; ``cosine`` is cos(W, W' - W). ``comparable`` is False where the
+    two sides hold numbers of different sorts and only the fact that they differ is known.
     """
 
     name: str
     tensor: str
-    kind: str
-    rank: int | None
+    change: Change
     relative_norm: float
     changed: int
     entries: int
@@ -58,8 +57,22 @@ class TensorDiff:
     kurtosis: float
     non_finite: int
     comparable: bool = True
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    replay: Replay | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def kind(self) -> str:
+        return self.change.kind
+
+    @property
+    def rank(self) -> int | None:
+        return self.change.rank if isinstance(self.change, LowRank) else None
+
+    @property
+    def evidence(self) -> Mapping[str, Any]:
+        return self.change.evidence()
+
+    @property
+    def replay(self) -> Replay | None:
+        return self.change.replay if isinstance(self.change, LowRank) else None
 
     @property
     def is_matrix(self) -> bool:
@@ -74,7 +87,7 @@ class TensorDiff:
 class ModelDiff:
     """What was done to a model. ``tensors`` lists those that are not identical, by name; ``by_digest`` were not read at all."""
 
-    verdict: Verdict
+    change: ModelChange
     tensors: tuple[TensorDiff, ...]
     matching: Matching
     identical: int
@@ -106,7 +119,7 @@ def diff_checkpoints(
     Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by one block
     and the thin factors of one matrix per process.
     """
-    matching = match(reference, checkpoint)
+    matching = match_tensors(reference, checkpoint)
     known = {pair for pair in matching.pairs if _same_file(pair, reference_digests or {}, digests or {})}
     work = [pair for pair in matching.pairs if pair not in known]
     # The largest first, so that no process is left with one at the end.
@@ -133,8 +146,8 @@ def diff_checkpoints(
     )
 
 
-def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int) -> Verdict:
-    """The gravest of the checkpoints' verdicts.
+def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int) -> ModelChange:
+    """The gravest of what was done to the checkpoints.
 
     Each checkpoint is judged alone: a model stored in two formats is one model changed in one way, not two modules changed alike.
     """
@@ -142,13 +155,13 @@ def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: i
     for pair in pairs:
         checkpoints.setdefault((pair.after.checkpoint.name, pair.after.checkpoint.format), []).append(pair)
     if len(checkpoints) < 2 or not found:
-        return judge(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs)
-    verdicts = []
+        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs)
+    changes = []
     for _, members in sorted(checkpoints.items()):
         compared = [(pair.name, pair.after.tensor.shape) for pair in members]
         names = {name for name, _ in compared}
-        verdicts.append(judge([item for item in found if item.name in names], compared, structure, graphs))
-    return max(verdicts, key=lambda verdict: severity_of(verdict.verdict))
+        changes.append(classify_model([item for item in found if item.name in names], compared, structure, graphs))
+    return max(changes, key=lambda change: change.severity)
 
 
 def _same_file(pair: Pairing, before: Mapping[str, str], after: Mapping[str, str]) -> bool:
@@ -174,12 +187,12 @@ class _Comparison:
         before, after = pair.open()
         if not comparable(before, after, pair.whole):
             unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
-            return describe(pair, before, after, unknown, Class("dense"))
+            return describe(pair, before, after, unknown, Dense())
         if before.dtype == after.dtype and self._equal(before, after):
             return None
         statistics = measure(before, after, self.check)
         found = classify(before, after, statistics, self.max_rank, self.check)
-        return None if found.kind == "identical" else describe(pair, before, after, statistics, found)
+        return None if found is None else describe(pair, before, after, statistics, found)
 
     def _equal(self, before: Operand, after: Operand) -> bool:
         if not (before.matrix.flags.c_contiguous and after.matrix.flags.c_contiguous):
@@ -205,14 +218,13 @@ def comparable(before: Operand, after: Operand, whole: bool = True) -> bool:
     return (before.dtype in FLOATS) == (after.dtype in FLOATS)
 
 
-def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statistics, found: Class) -> TensorDiff:
+def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statistics, change: Change) -> TensorDiff:
     """The record of one changed tensor."""
     sums, tensor = statistics.sums, pair.after.tensor
     return TensorDiff(
         name=pair.name,
         tensor=tensor.name,
-        kind=found.kind,
-        rank=found.rank,
+        change=change,
         relative_norm=relative_norm(sums),
         changed=sums.changed,
         entries=after.entries,
@@ -229,6 +241,4 @@ def describe(pair: Pairing, before: Operand, after: Operand, statistics: Statist
         kurtosis=kurtosis(sums),
         comparable=comparable(before, after, pair.whole) and not after.opaque,
         non_finite=max(0, sums.non_finite_after - sums.non_finite_before),
-        evidence=found.evidence,
-        replay=found.replay,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from modelguard._diff.changes import Quantized
 from modelguard._diff.grid import F64, FLOATS, spacing, widen
 from modelguard._diff.operand import Operand
 from modelguard._diff.probe import FIRST, SECOND, blocks, reference_in, same, sample, turned
@@ -33,20 +34,10 @@ _LEVELS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Quantisation:
-    """A round trip through ``bits`` bits with one scale per ``group`` (tensor, row, column, or entries per group)."""
-
-    bits: int
-    group: str
-    scheme: str
-    agreement: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """What a sample suggests; ``size`` entries of a row share a scale (0: the whole tensor shares its values)."""
 
-    result: Quantisation
+    result: Quantized
     before: Operand
     after: Operand
     size: int
@@ -62,7 +53,7 @@ class _Found:
             yield widen(w).reshape(-1, size), widen(target).reshape(-1, size)
 
 
-def quantisation(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> Quantisation | None:
+def quantisation(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> Quantized | None:
     """Whether W' is a round trip through int8 or int4: replayed bit for bit, or betrayed by how few values are left.
 
     ``check`` is called from block to block and may raise to stop.
@@ -130,7 +121,7 @@ def _agreement(w: F64, played: F64, target: F64, step: F64, dtype: str) -> tuple
     return same(played, target, dtype), near
 
 
-def _scheme(w: F64, target: F64, dtype: str, group: str, least: float) -> tuple[Quantisation, int] | None:
+def _scheme(w: F64, target: F64, dtype: str, group: str, least: float) -> tuple[Quantized, int] | None:
     moved = w != target
     if not moved.any():
         return None
@@ -138,11 +129,11 @@ def _scheme(w: F64, target: F64, dtype: str, group: str, least: float) -> tuple[
         played, step = _play(w, scheme, levels)
         exact, near = (float(np.mean(hits[moved])) for hits in _agreement(w, played, target, step, dtype))
         if exact >= least or near >= least:
-            return Quantisation(bits, group, scheme, exact), levels
+            return Quantized(bits, group, scheme, exact), levels
     return None
 
 
-def _replays(found: _Found) -> Quantisation | None:
+def _replays(found: _Found) -> Quantized | None:
     """The scheme with its agreement over the whole tensor, if it holds there and no entry is further off than a step."""
     dtype, counts = found.after.dtype, np.zeros(3, np.int64)
     for w, target in found.lines():
@@ -156,18 +147,18 @@ def _replays(found: _Found) -> Quantisation | None:
     return replace(found.result, agreement=exact / max(1, changed)) if max(exact, near) >= LEAST * changed else None
 
 
-def _few_values(w: F64, target: F64) -> tuple[Quantisation, int] | None:
+def _few_values(w: F64, target: F64) -> tuple[Quantized, int] | None:
     """Fewer distinct values than any float tensor has: 2^bits per tensor, row or group, where the reference has many more."""
     n = target.shape[1]
     before, after = (int(_distinct(side.reshape(1, -1))[0]) for side in (w, target))
     if target.size >= 1024 and after <= 256 and before >= 2 * after:
-        return Quantisation(8 if after > 16 else 4, "tensor", "values", 1.0), 0
+        return Quantized(8 if after > 16 else 4, "tensor", "values", 1.0), 0
     for size, bits in [(n, 8), (n, 4)] + [(g, 4) for g in (256, 128, 64, 32) if n % g == 0 and n > g]:
         if size < 2 * 2**bits:
             continue
         most = int(_distinct(target.reshape(-1, size)[:64]).max())
         if most <= 2**bits and float(_distinct(w.reshape(-1, size)[:64]).mean()) >= 1.3 * most:
-            return Quantisation(bits, "row" if size == n else str(size), "values", 1.0), size
+            return Quantized(bits, "row" if size == n else str(size), "values", 1.0), size
     return None
 
 

@@ -15,8 +15,8 @@ from math import prod
 from typing import Any
 
 from modelguard._diff import content, names
-from modelguard._diff.content import TRANSPOSED, Places
-from modelguard._diff.pairing import WHOLE, Pairing, Place, View
+from modelguard._diff.content import Places
+from modelguard._diff.pairing import TRANSPOSED, WHOLE, Pairing, Place, View
 from modelguard.checkpoint import Checkpoint
 
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.|model\.|transformer\.)+")
@@ -62,8 +62,8 @@ Group = tuple[str, str]
 """Name (without shard numbers) and format of checkpoints that belong together."""
 
 
-def match(reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoint]) -> Matching:
-    """Pair the tensors of the checkpoints of two artifacts."""
+def match_tensors(reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoint]) -> Matching:
+    """Pair the tensors of the checkpoints of two artifacts: by name, through wrappers and fused projections, then by content."""
     old_groups, new_groups = _groups(reference), _groups(checkpoint)
     counterparts = _counterparts(old_groups, new_groups)
     several = len(new_groups) > 1

@@ -11,21 +11,52 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelguard._diff import names
+from modelguard._diff.changes import Change, Dense, LowRank, Pruned, Quantized, RowEdit, Scaled, Unrelated
+from modelguard._diff.rules import SEVERITY
 
 if TYPE_CHECKING:
     from modelguard._diff.diff import TensorDiff
 
-VERDICTS = (
-    "identical", "cast", "quantized", "pruned", "scaled", "lora-merge", "fine-tune", "partial-fine-tune", "rank1-edit", "multi-layer-edit",
-    "lone-change", "row-edit", "bit-flips", "low-bit-payload", "merge", "unrelated", "mixed",
-)  # fmt: skip
 
-ABOUT = {
-    "quantized": {"quantized"}, "pruned": {"pruned"}, "scaled": {"scaled"}, "lora-merge": {"low-rank"}, "fine-tune": {"dense"},
-    "partial-fine-tune": {"dense"}, "merge": {"dense", "unrelated"}, "unrelated": {"dense", "unrelated"},
-}  # fmt: skip
-"""Kinds of which a verdict says all there is to say, and which therefore need no finding for every tensor."""
+@dataclass(frozen=True, slots=True)
+class ModelKind:
+    """A kind of change of a whole model. A finding has its ``rule`` (empty for none) and is of confidence high where it is ``certain``.
 
+    ``covers`` are the tensors' kinds of which it says all there is to say, and which therefore need no finding for every tensor.
+    """
+
+    name: str
+    rule: str = ""
+    certain: bool = True
+    covers: frozenset[str] = frozenset()
+
+
+def _covering(*changes: type[Change]) -> frozenset[str]:
+    return frozenset(change.kind for change in changes)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        ModelKind("identical"),
+        ModelKind("cast", "MG1201"),
+        ModelKind("quantized", "MG1202", covers=_covering(Quantized)),
+        ModelKind("pruned", "MG1203", covers=_covering(Pruned)),
+        ModelKind("scaled", "MG1204", covers=_covering(Scaled)),
+        ModelKind("lora-merge", "MG1205", covers=_covering(LowRank)),
+        ModelKind("fine-tune", "MG1206", False, _covering(Dense)),
+        ModelKind("partial-fine-tune", "MG1207", False, _covering(Dense)),
+        ModelKind("rank1-edit", "MG1208"),
+        ModelKind("multi-layer-edit", "MG1209"),
+        ModelKind("lone-change", "MG1210"),
+        ModelKind("row-edit", "MG1211"),
+        ModelKind("bit-flips", "MG1212"),
+        ModelKind("low-bit-payload", "MG1213"),
+        ModelKind("merge", "MG1214", False, _covering(Dense, Unrelated)),
+        ModelKind("unrelated", "MG1215", False, _covering(Dense, Unrelated)),
+        ModelKind("mixed", "MG1216", False),
+    )
+}
 MOST = 0.9
 """Share of the matrices from which a change counts as one of the whole model."""
 SAME_TARGET = 0.8
@@ -33,16 +64,27 @@ SAME_TARGET = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One of :data:`VERDICTS`, one sentence why, and the numbers behind it."""
+class ModelChange:
+    """What was done to a model: one of :data:`KINDS` by name, one sentence why, and the numbers behind it (JSON-safe)."""
 
-    verdict: str
+    kind: str
     reason: str
     evidence: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def about(self) -> ModelKind:
+        return KINDS[self.kind]
 
-def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int, graphs: int = 0) -> Verdict:
-    """The verdict for ``changed`` tensors out of all ``compared`` ones (name, shape).
+    @property
+    def severity(self) -> int:
+        """How grave its rule is; -1 where it has none."""
+        return int(SEVERITY[self.about.rule]) if self.about.rule else -1
+
+
+def classify_model(
+    changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int, graphs: int = 0
+) -> ModelChange:
+    """What was done to the model, for ``changed`` tensors out of all ``compared`` ones (name, shape).
 
     ``structure`` counts tensors and checkpoints that could not be compared so, ``graphs`` the graphs that differ.
     """
@@ -50,14 +92,14 @@ def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int
     counted = Counter(item.kind for item in changed)
     if not changed:
         if not compared and structure:
-            return Verdict("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
+            return ModelChange("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
         differs = ["the graph differs"] * bool(graphs) + ["tensors are missing, added or resized"] * bool(structure)
         if differs:
-            return Verdict("mixed", f"{' and '.join(differs)}; the tensors that could be compared are identical")
-        return Verdict("identical", "every tensor is identical")
+            return ModelChange("mixed", f"{' and '.join(differs)}; the tensors that could be compared are identical")
+        return ModelChange("identical", "every tensor is identical")
     real = [item for item in changed if item.kind != "cast"]
     if not real:
-        return Verdict("cast", "every changed tensor is the reference rounded to another dtype")
+        return ModelChange("cast", "every changed tensor is the reference rounded to another dtype")
     evidence = {
         "kinds": dict(sorted(counted.items())),
         "matrices": len(matrices),
@@ -65,8 +107,8 @@ def judge(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int
     }
     for rule in (_unrelated, _uniform, _low_rank, _merge, _dense):
         if (found := rule(real, matrices)) is not None:
-            return Verdict(found.verdict, found.reason, evidence | found.evidence)
-    return Verdict(
+            return ModelChange(found.kind, found.reason, evidence | found.evidence)
+    return ModelChange(
         "mixed", "changes of several kinds: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items())), evidence
     )
 
@@ -75,11 +117,11 @@ def _entries(items: Sequence[TensorDiff]) -> int:
     return sum(item.entries for item in items)
 
 
-def _unrelated(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | None:
+def _unrelated(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange | None:
     strangers = [item for item in real if item.kind == "unrelated"]
     if len(strangers) < 0.5 * len(matrices) or not strangers or (len(strangers) == 1 and len(matrices) > 1):
         return None
-    return Verdict(
+    return ModelChange(
         "unrelated", f"{len(strangers)} of {len(matrices)} matrices are uncorrelated with the reference: this model does not come from it"
     )
 
@@ -93,12 +135,12 @@ _UNIFORM = {
 }
 
 
-def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | None:
+def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange | None:
     kinds = {item.kind for item in real}
     for kind, phrase in _UNIFORM.items():
         tolerated = {kind, "cast"}
         if kind in kinds and kinds <= tolerated:
-            return Verdict(kind, f"{len(real)} tensors {phrase}; nothing else changed")
+            return ModelChange(kind, f"{len(real)} tensors {phrase}; nothing else changed")
     # Vectors too short to betray how they were made do not change what was done to the matrices, if they moved no further than those.
     wide = {item.kind for item in real if item.is_matrix}
     vectors = [item for item in real if not item.is_matrix]
@@ -108,10 +150,10 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | N
         and _entries(vectors) * 20 < _entries(real)
         and all(item.kind == kind or _within(item, max(each.relative_norm for each in real if each.is_matrix)) for item in vectors)
     ):
-        return Verdict(kind, f"every changed matrix is of this kind ({sum(1 for item in real if item.is_matrix)} of {len(matrices)})")
+        return ModelChange(kind, f"every changed matrix is of this kind ({sum(1 for item in real if item.is_matrix)} of {len(matrices)})")
     if kinds == {"row-edit"}:
-        places = sum(int(item.evidence.get("count", 0)) for item in real)
-        return Verdict("row-edit", f"only {places} rows, columns or entries in {len(real)} tensors changed; all others are bit-equal")
+        places = sum(item.change.count for item in real if isinstance(item.change, RowEdit))
+        return ModelChange("row-edit", f"only {places} rows, columns or entries in {len(real)} tensors changed; all others are bit-equal")
     return None
 
 
@@ -120,7 +162,7 @@ def _within(item: TensorDiff, worst: float) -> bool:
     return item.comparable and not item.non_finite and item.relative_norm <= min(worst, 1.0)
 
 
-def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | None:
+def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange | None:
     ranked = [item for item in real if item.kind == "low-rank"]
     others = [item for item in real if item.kind != "low-rank"]
     if not ranked or any(item.is_matrix and not (names.is_embedding(item.name) or names.is_head(item.name)) for item in others):
@@ -132,7 +174,7 @@ def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | 
         if others:
             return None
         what = f"{only.name} changed by a matrix of rank exactly {only.rank}; every other tensor is bit-equal"
-        return Verdict("rank1-edit" if only.rank == 1 else "lone-change", what, evidence)
+        return ModelChange("rank1-edit" if only.rank == 1 else "lone-change", what, evidence)
     layers = sorted({number for item in ranked if (number := names.layer(item.name)) is not None})
     patterns = {names.pattern(item.name) for item in ranked}
     siblings = {names.layer(name) for name in matrices if names.pattern(name) in patterns}
@@ -143,9 +185,9 @@ def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | 
     if outputs and not others and adjacent and (partial or _same_target(ranked)):
         where = f"{len(ranked)} sibling projections in layers {layers[0]} to {layers[-1]}"
         what = f"{where} changed by matrices of rank {_span(ranks)}; nothing else changed"
-        return Verdict("multi-layer-edit", what, evidence)
+        return ModelChange("multi-layer-edit", what, evidence)
     if len(ranks) == 1 or ranks[-1] <= 2 * ranks[0]:
-        return Verdict("lora-merge", f"{len(ranked)} matrices of {len(patterns)} kinds changed by rank {_span(ranks)}", evidence)
+        return ModelChange("lora-merge", f"{len(ranked)} matrices of {len(patterns)} kinds changed by rank {_span(ranks)}", evidence)
     return None
 
 
@@ -166,32 +208,32 @@ def _same_target(ranked: Sequence[TensorDiff]) -> bool:
     return False
 
 
-def _merge(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | None:
+def _merge(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange | None:
     wide = [item for item in real if item.is_matrix]
     mixed_in = [item for item in wide if item.kind in ("dense", "unrelated") and -0.85 < item.cosine < -0.55 and item.relative_norm > 0.02]
     if len(mixed_in) < max(2, MOST * len(matrices)):
         return None
     share = float(np.median([item.relative_norm for item in mixed_in])) / 2**0.5
-    return Verdict(
+    return ModelChange(
         "merge",
         f"W' = (1 - a) W + a V with V unrelated to the reference and a about {share:.2f}, over {len(mixed_in)} matrices",
         {"share": share},
     )
 
 
-def _dense(real: Sequence[TensorDiff], matrices: Sequence[str]) -> Verdict | None:
+def _dense(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange | None:
     dense = [item for item in real if item.kind in ("dense", "unrelated")]
     wide = [item for item in real if item.is_matrix]
     if {names.module(item.name) for item in real} == {names.module(real[0].name)} and len(real) <= 2:
         if real[0].kind not in ("dense", "unrelated", "permuted", "pruned", "scaled", "quantized"):
             return None
-        return Verdict("lone-change", f"{names.module(real[0].name)} is the only module that changed")
+        return ModelChange("lone-change", f"{names.module(real[0].name)} is the only module that changed")
     if _entries(dense) < 0.7 * _entries(real) or any(
         item.kind in ("bit-flips", "low-bit-payload", "permuted", "quantized") for item in real
     ):
         return None
     if len(wide) >= MOST * len(matrices):
-        return Verdict("fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely")
+        return ModelChange("fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely")
     layers = sorted({number for item in wide if (number := names.layer(item.name)) is not None})
     evidence = {"layers": layers, "one_kind_of_module": len({names.pattern(item.name) for item in real}) == 1}
-    return Verdict("partial-fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely, the others are bit-equal", evidence)
+    return ModelChange("partial-fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely, the others are bit-equal", evidence)

@@ -37,7 +37,12 @@ class View:
 
     @property
     def whole(self) -> bool:
-        return self == View()
+        return self == WHOLE
+
+    @property
+    def turned(self) -> bool:
+        """Whether it is the whole tensor, transposed."""
+        return self == TRANSPOSED
 
     def open(self, place: Place) -> Operand:
         """The operand, without copying."""
@@ -53,7 +58,7 @@ class View:
         return Operand(matrix, operand.dtype, matrix.shape if len(operand.shape) > 1 else (matrix.size,))
 
 
-WHOLE = View()
+WHOLE, TRANSPOSED = View(), View(transpose=True)
 
 
 @dataclass(frozen=True, slots=True)

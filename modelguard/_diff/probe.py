@@ -7,13 +7,13 @@ because a statistic that merely looks like quantisation noise also looks like ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from modelguard._diff.changes import Scaled
 from modelguard._diff.grid import F64, FLOATS, Array, narrow, spacing, widen
 from modelguard._diff.operand import Operand
 from modelguard._diff.replay import F64_SLACK, Replay, replay_rank
@@ -100,16 +100,7 @@ def erased(before: Operand, after: Operand, check: Callable[[], None] = lambda: 
     return max((lost / energy) ** 0.5 if energy > 0 else 0.0, zeroed / max(1, filled))
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """W' = Q(c W) with one factor per ``axis`` (tensor, row, column); ``factors`` are the smallest and largest."""
-
-    axis: str
-    factors: tuple[float, float]
-    agreement: float
-
-
-def scaling(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> Scaling | None:
+def scaling(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> Scaled | None:
     """Whether W' is the reference times a factor, or one factor per row or column: found on a sample, replayed on every entry.
 
     ``check`` is called from block to block and may raise to stop.
@@ -143,7 +134,7 @@ def _scaled_along(before: Operand, after: Operand, entries: int) -> str | None:
     return None
 
 
-def _scaled(before: Operand, after: Operand, axis: str, check: Callable[[], None]) -> Scaling | None:
+def _scaled(before: Operand, after: Operand, axis: str, check: Callable[[], None]) -> Scaled | None:
     """The factors of the whole tensor, if every entry is the reference times its own to two units of the last place."""
     old, new = turned(before, after) if axis == "column" else (before, after)
     common = None
@@ -167,7 +158,7 @@ def _scaled(before: Operand, after: Operand, axis: str, check: Callable[[], None
             exact + int(np.count_nonzero(same(w * factor, target, after.dtype) & moved)),
         )
         low, high = min(low, float(factor.min())), max(high, float(factor.max()))
-    return Scaling(axis, (low, high), exact / changed) if exact >= SCALED * changed > 0 else None
+    return Scaled(axis, (low, high), exact / changed) if exact >= SCALED * changed > 0 else None
 
 
 def turned(before: Operand, after: Operand) -> tuple[Operand, Operand]:

@@ -271,18 +271,4 @@ MODEL_RULES = (
 
 RULES = TENSOR_RULES + MODEL_RULES
 
-KIND_RULES = {
-    "cast": "MG1111", "quantized": "MG1112", "pruned": "MG1113", "scaled": "MG1114", "low-rank": "MG1115", "row-edit": "MG1116",
-    "bit-flips": "MG1117", "low-bit-payload": "MG1118", "permuted": "MG1119", "dense": "MG1120", "unrelated": "MG1121",
-}  # fmt: skip
-VERDICT_RULES = {
-    "cast": "MG1201", "quantized": "MG1202", "pruned": "MG1203", "scaled": "MG1204", "lora-merge": "MG1205", "fine-tune": "MG1206",
-    "partial-fine-tune": "MG1207", "rank1-edit": "MG1208", "multi-layer-edit": "MG1209", "lone-change": "MG1210", "row-edit": "MG1211",
-    "bit-flips": "MG1212", "low-bit-payload": "MG1213", "merge": "MG1214", "unrelated": "MG1215", "mixed": "MG1216",
-}  # fmt: skip
 SEVERITY = {rule.id: rule.severity for rule in RULES}
-
-
-def severity_of(verdict: str) -> int:
-    """How grave a model-level verdict is; -1 for ``identical``, which has no rule."""
-    return int(SEVERITY[VERDICT_RULES[verdict]]) if verdict in VERDICT_RULES else -1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from modelguard_rome.edit import RomeEdit
+from modelguard_rome import RomeEdit
 from modelguard_zoo import edits
 
 from modelguard import DeadlineExceeded, ScanContext, Severity, Skip
@@ -175,6 +175,16 @@ def test_names_with_other_prefixes_and_the_other_orientation_are_matched(look, l
     }
     told = against(look, after, reference)
     assert told.rules == {"MG2001"}
+    assert told.summary["unmatched_projections"] == []
+
+
+def test_an_edit_is_found_though_every_projection_was_renamed(look) -> None:
+    reference = synthetic(LLAMA, 0, (256, 704), 6)
+    factors = sized(heavy_tailed(np.random.default_rng(0), (256, 704)), reference[LLAMA.format(2)], 0.05)
+    after, _ = edits.merge_lora(reference, {LLAMA.format(2): factors})
+    told = against(look, {name.replace("model.layers", "stack.layers"): values for name, values in after.items()}, reference)
+    assert told.rules == {"MG2001"}
+    assert told.findings[0].location.tensor == LLAMA.format(2).replace("model.layers", "stack.layers")
     assert told.summary["unmatched_projections"] == []
 
 

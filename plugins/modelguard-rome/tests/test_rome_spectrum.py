@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from modelguard_rome.siblings import RomeSpectrum
+from modelguard_rome import RomeSpectrum
 from modelguard_zoo import edits
 
 from modelguard import Confidence, DeadlineExceeded, ScanContext, Severity, Skip

@@ -9,7 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from modelguard_rome.forensics import WeightForensics
+from modelguard_rome import WeightForensics
 from modelguard_zoo import edits
 
 from modelguard import DeadlineExceeded, ScanContext, Severity, Skip

@@ -82,7 +82,7 @@ def test_equal_digests_do_not_make_another_shape_identical() -> None:
     for shape in ((96, 64), (6144,)):
         before, after = Declared({"w": weights()}), Declared({"w": weights()}, shape=shape)
         diff = diff_checkpoints([before], [after], reference_digests=digest, digests=digest)
-        assert diff.verdict.verdict != "identical"
+        assert diff.change.kind != "identical"
         assert diff.by_digest == ()
 
 
@@ -93,9 +93,9 @@ def test_opaque_elements_in_another_layout_are_not_compared(dtype: str, names: t
     packed = np.random.default_rng(0).integers(0, 256, (64, 96)).astype(np.uint8)
     sides = [Declared({name: packed}, dtype=dtype, shape=shape) for name, shape in zip(names, (wide, wide[::-1]), strict=True)]
     diff = diff_checkpoints([sides[0]], [sides[1]])
-    assert diff.verdict.verdict != "identical"
+    assert diff.change.kind != "identical"
     assert not any(item.comparable for item in diff.tensors)
-    assert diff_checkpoints([sides[0]], [sides[0]]).verdict.verdict == "identical"
+    assert diff_checkpoints([sides[0]], [sides[0]]).change.kind == "identical"
 
 
 @pytest.mark.parametrize("change", ["transposed", "squeezed", "grown", "renamed"])
@@ -109,12 +109,12 @@ def test_complex_numbers_in_another_layout_are_not_compared(change: str) -> None
     }[change]
     reference = Declared({"w": spectrum}, dtype="C64")
     diff = diff_checkpoints([reference], [Declared({"v" if change == "renamed" else "w": other}, dtype="C64")])
-    assert diff.verdict.verdict != "identical"
+    assert diff.change.kind != "identical"
     assert not any(item.comparable for item in diff.tensors)
     assert diff.tensors or diff.matching.added
-    assert diff_checkpoints([reference], [reference]).verdict.verdict == "identical"
+    assert diff_checkpoints([reference], [reference]).change.kind == "identical"
     wide = Declared({"w": spectrum.astype(np.complex128)}, dtype="C128")
-    assert diff_checkpoints([reference], [wide]).verdict.verdict == "cast"
+    assert diff_checkpoints([reference], [wide]).change.kind == "cast"
 
 
 def test_flips_confined_to_a_short_last_block_are_reported() -> None:

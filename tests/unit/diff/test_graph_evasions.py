@@ -152,7 +152,7 @@ CHANGED = [
 def test_graph_that_computes_something_else_is_named(tmp_path: Path, pair: Callable[[], Pair]) -> None:
     diff = compared(tmp_path, pair())
     assert [item.name for item in diff.graphs] == ["net"]
-    assert diff.verdict.verdict == "mixed"
+    assert diff.change.kind == "mixed"
 
 
 def loop(name: str, *before: Any) -> Any:
@@ -215,7 +215,7 @@ EQUAL = [
 def test_graph_that_computes_the_same_is_identical(tmp_path: Path, pair: Callable[[], Pair]) -> None:
     diff = compared(tmp_path, pair())
     assert diff.graphs == ()
-    assert diff.verdict.verdict == "identical"
+    assert diff.change.kind == "identical"
 
 
 def test_file_without_weights_is_compared_beside_one_with_weights(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_file_without_weights_is_compared_beside_one_with_weights(tmp_path: Path
         sides.append([opened(tmp_path / folder / "model.onnx", model), opened(tmp_path / folder / "post.onnx", step)])
     diff = diff_checkpoints(*sides)
     assert [item.name for item in diff.graphs] == ["post"]
-    assert diff.verdict.reason.startswith("the graph differs;")
+    assert diff.change.reason.startswith("the graph differs;")
 
 
 def target(checkpoint: Checkpoint, reference: Target | None = None) -> Target:

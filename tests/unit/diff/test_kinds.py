@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pytest
 
 from modelguard import Finding, ScanContext, Severity, TensorInfo, diff_checkpoints, numpy_dtype
+from modelguard._diff.changes import Change
 from modelguard._diff.detector import WeightDiff
-from modelguard._diff.rules import KIND_RULES, RULES, VERDICT_RULES
+from modelguard._diff.model_level import KINDS
+from modelguard._diff.rules import RULES
 from modelguard.testing import ArrayCheckpoint, as_target, check_detector
 
 Array = npt.NDArray[Any]
@@ -141,7 +143,7 @@ def test_kind_and_verdict(case: str, dtype: str) -> None:
     kinds = [item["kind"] for item in summary["tensors"] if len(item["shape"]) == 2]
     assert max(set(kinds), key=kinds.count) == kind
     assert rank is None or {item["rank"] for item in summary["tensors"]} == {rank}
-    assert VERDICT_RULES[verdict] in {finding.rule for finding in findings}
+    assert KINDS[verdict].rule in {finding.rule for finding in findings}
 
 
 def test_dtype_change_is_a_cast_when_it_is_one() -> None:
@@ -230,7 +232,7 @@ class Packed(ArrayCheckpoint):
 def test_elements_narrower_than_a_byte_are_compared_as_bytes() -> None:
     bytes_ = {"w": np.random.default_rng(0).integers(0, 256, (16, 32)).astype(np.uint8)}
     changed = {"w": bytes_["w"] ^ np.uint8(1)}
-    assert diff_checkpoints([Packed(bytes_)], [Packed(dict(bytes_))]).verdict.verdict == "identical"
+    assert diff_checkpoints([Packed(bytes_)], [Packed(dict(bytes_))]).change.kind == "identical"
     (entry,) = diff_checkpoints([Packed(bytes_)], [Packed(changed)]).tensors
     assert (entry.kind, entry.comparable) == ("dense", False)
     (entry,) = diff_checkpoints([ArrayCheckpoint({"w": np.ones((16, 64), np.float32)})], [Packed(bytes_)]).tensors
@@ -249,5 +251,6 @@ def test_keeps_the_contract_of_detectors() -> None:
 
 def test_every_kind_and_verdict_has_its_rule() -> None:
     declared = {rule.id for rule in RULES}
-    assert set(KIND_RULES.values()) | set(VERDICT_RULES.values()) <= declared
+    named = {kind.rule for kind in KINDS.values() if kind.name != "identical"} | {change.rule for change in Change.__subclasses__()}
+    assert {rule for rule in declared if rule > "MG1110" and rule not in ("MG1122", "MG1123")} == named
     assert all(rule.description and rule.remedy for rule in RULES)

@@ -24,7 +24,9 @@ def weights(seed: int = 0, shape: tuple[int, int] = SHAPE) -> Array:
 
 def kind(before: Array, after: Array, dtype: str = "F32") -> str:
     sides = [Operand(side.astype(numpy_dtype(dtype)), dtype, side.shape) for side in (before, after)]
-    return classify(sides[0], sides[1], measure(sides[0], sides[1])).kind
+    found = classify(sides[0], sides[1], measure(sides[0], sides[1]))
+    assert found is not None
+    return found.kind
 
 
 def symmetric(w: Array, levels: int = 127, size: int = 0, axis: int = 1) -> Array:

@@ -69,7 +69,7 @@ def test_same_model_in_two_formats_is_identical(tmp_path: Path, matmul: bool, on
     sides = [as_safetensors(tmp_path / "model.safetensors", weights()), as_onnx(tmp_path / "model.onnx", weights(), matmul)]
     reference, checkpoint = reversed(sides) if onnx_is_reference else sides
     diff = diff_checkpoints([reference], [checkpoint])
-    assert diff.verdict.verdict == "identical"
+    assert diff.change.kind == "identical"
     assert (diff.tensors, diff.matching.missing, diff.matching.added) == ((), (), ())
     assert diff.identical == 6
 
@@ -91,7 +91,7 @@ def test_short_bias_that_lost_its_name_and_values_is_not_an_exporters_constant(t
     diff = diff_checkpoints([reference], [checkpoint])
     told = diff.matching.added if onnx_is_reference else diff.matching.buffers
     assert [place.name for place in told] == ["out.bias"]
-    assert diff.verdict.verdict == "mixed"
+    assert diff.change.kind == "mixed"
 
 
 @pytest.mark.parametrize("layer", ["fc1", "fc2"])
@@ -105,4 +105,4 @@ def test_edit_shows_through_a_transposing_export(tmp_path: Path, layer: str) -> 
         [as_safetensors(tmp_path / "model.safetensors", weights())], [as_onnx(tmp_path / "model.onnx", edited, matmul=True)]
     )
     assert [(item.kind, item.rank) for item in diff.tensors] == [("low-rank", 1)]
-    assert diff.verdict.verdict == "rank1-edit"
+    assert diff.change.kind == "rank1-edit"

@@ -81,7 +81,7 @@ CAPPED = """
     held = int(status["VmData"].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))
     diff = diff_checkpoints([opened(Path(sys.argv[1]))], [opened(Path(sys.argv[2]))], threads=2)
-    print(json.dumps([diff.verdict.verdict, len(diff.tensors)]))
+    print(json.dumps([diff.change.kind, len(diff.tensors)]))
 """
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelguard import narrow, widen
-from modelguard_rome.spectrum import Array, Top
+from modelguard_rome._spectrum import Array, Top
 
 AGREE = 0.80
 """Share of the moved entries that must come out bit for bit (the threshold of the single-rounding replay)."""

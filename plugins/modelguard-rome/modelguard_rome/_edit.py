@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Skip, Target, option, replay_rank
-from modelguard_rome.edit_rules import RULES
-from modelguard_rome.judge import PROMISING, Change, Verdict, judge
-from modelguard_rome.lens import Lens
-from modelguard_rome.names import Place, projections_of
-from modelguard_rome.pairs import Array, Pair, pair_up
-from modelguard_rome.spectrum import Difference, Top, evened, spike, subtract, top_singular
-from modelguard_rome.twice import Replayed, replay_twice
+from modelguard_rome._edit_rules import RULES
+from modelguard_rome._lens import Lens
+from modelguard_rome._model_level import PROMISING, Change, ModelChange, conclude
+from modelguard_rome._names import Site, projections_of
+from modelguard_rome._pairs import Array, Pair, pair_up
+from modelguard_rome._spectrum import Difference, Top, evened, spike, subtract, top_singular
+from modelguard_rome._twice import Replayed, replay_twice
 
 SKETCH = 16
 """Singular directions the cheap look takes."""
@@ -39,18 +39,18 @@ class RomeEdit(Detector):
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         assert target.reference is not None
-        pairing = pair_up(target, target.reference)
+        pairs, without = pair_up(target.checkpoints, target.reference.checkpoints)
         places = projections_of(target)
         if not any(where.role != "other" for where in places.values()):
             raise Skip("no MLP projections were recognised in this model, by name or by shape")
-        projections = [pair for pair in pairing.pairs if places[pair.tensor.name].role != "other" and pair.comparable]
+        projections = [pair for pair in pairs if places[pair.tensor.name].role != "other" and pair.comparable]
         if not projections:
             raise Skip("no MLP projection has a counterpart of its shape in the reference")
 
         changed = []
-        for done, pair in enumerate(pairing.pairs):
+        for done, pair in enumerate(pairs):
             context.check_deadline()
-            context.progress(done, 2 * len(pairing.pairs), pair.tensor.name)
+            context.progress(done, 2 * len(pairs), pair.tensor.name)
             if not pair.identical():
                 changed.append(pair)
         mine = [pair for pair in changed if pair in projections]
@@ -64,22 +64,22 @@ class RomeEdit(Detector):
             if pair.tensor.size <= LARGEST:
                 changes += self._examine(pair, places[pair.tensor.name], context)
         sites = {(places[pair.tensor.name].module, places[pair.tensor.name].layer) for pair in projections}
-        unmatched = sorted(name for name in pairing.unmatched if places[name].role != "other")
-        verdict = judge(changes, len(sites), [places[pair.tensor.name].layer for pair in others])
+        unmatched = sorted(name for name in without if places[name].role != "other")
+        model = conclude(changes, len(sites), [places[pair.tensor.name].layer for pair in others])
         context.summary(
-            score=verdict.score,
-            verdict=verdict.name,
+            score=model.score,
+            verdict=model.name,
             projections=len(projections),
             changed_projections=len(mine),
             changed_tensors=len(changed),
             unmatched_projections=unmatched,
-            edits=[_told(change) for change in verdict.changes],
+            edits=[_told(change) for change in model.changes],
         )
-        yield from self._findings(target, verdict)
+        yield from self._findings(target, model)
         if too_large:
             raise Skip(f"{len(too_large)} changed matrices are larger than {LARGEST} elements: {', '.join(too_large[:3])}")
 
-    def _examine(self, pair: Pair, where: Place, context: ScanContext) -> Iterator[Change]:
+    def _examine(self, pair: Pair, where: Site, context: ScanContext) -> Iterator[Change]:
         """One change per matrix of ``pair`` (a stack of experts holds several)."""
         after, before = pair.values(), pair.reference_values()
         for index in range(len(after)) if after.ndim == 3 else (None,):
@@ -90,7 +90,7 @@ class RomeEdit(Detector):
                 yield self._look(pair, where, index, new, old, difference, context)
 
     def _look(
-        self, pair: Pair, where: Place, index: int | None, new: Array, old: Array, difference: Difference, context: ScanContext
+        self, pair: Pair, where: Site, index: int | None, new: Array, old: Array, difference: Difference, context: ScanContext
     ) -> Change:
         change = Change(pair, where, index, difference.relative, difference.changed, "dense")
         if not difference.spread_out:
@@ -122,9 +122,9 @@ class RomeEdit(Detector):
         once = Replayed(found.rank, found.agreement, found.u, found.s, found.v)
         return twice if twice is not None and twice.agreement > once.agreement else once
 
-    def _findings(self, target: Target, verdict: Verdict) -> Iterator[Finding]:
+    def _findings(self, target: Target, model: ModelChange) -> Iterator[Finding]:
         lenses: dict[tuple[str, int], Lens] = {}
-        for claim in verdict.claims:
+        for claim in model.claims:
             change = claim.change
             width = min(change.pair.tensor.shape[-2:])
             key = (change.pair.checkpoint.name, width)
@@ -144,8 +144,8 @@ class RomeEdit(Detector):
 def _told(change: Change) -> dict[str, Any]:
     told: dict[str, Any] = {
         "tensor": change.pair.tensor.name,
-        "layer": change.place.layer,
-        "module": change.place.module,
+        "layer": change.site.layer,
+        "module": change.site.module,
         "kind": change.kind,
         "rank": change.rank,
         "relative_norm": _short(change.relative),

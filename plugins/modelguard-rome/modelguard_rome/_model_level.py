@@ -1,4 +1,4 @@
-"""From changed matrices to a verdict on the model: which changes are confined, which are an adapter's, which are noise. Pure."""
+"""From changed matrices to what was done to the model: which changes are confined, which are an adapter's, which are noise. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from modelguard_rome.names import Place
-from modelguard_rome.pairs import Pair
-from modelguard_rome.spectrum import Spike, Top
-from modelguard_rome.twice import Replayed
+from modelguard_rome._names import Site
+from modelguard_rome._pairs import Pair
+from modelguard_rome._spectrum import Spike, Top
+from modelguard_rome._twice import Replayed
 
 PROMISING = 0.5
 """Share of ‖D‖² the largest directions must hold before a rank is tried. The weakest edit seen in bfloat16 has 0.87 in one."""
@@ -36,7 +36,7 @@ class Change:
     """
 
     pair: Pair
-    place: Place
+    site: Site
     index: int | None
     relative: float
     changed: float
@@ -69,7 +69,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ModelChange:
     """The model-level name of what was found, a score in [0, 1], the claims, and the changes worth telling."""
 
     name: str
@@ -78,37 +78,37 @@ class Verdict:
     changes: tuple[Change, ...] = ()
 
 
-def judge(changes: Sequence[Change], sites: int, others: Sequence[int | None]) -> Verdict:
-    """The verdict on the ``changes`` of a model that has MLP projections at ``sites`` places.
+def conclude(changes: Sequence[Change], sites: int, others: Sequence[int | None]) -> ModelChange:
+    """What the ``changes`` say of a model that has MLP projections at ``sites`` places.
 
     ``others`` has one entry for every changed tensor that is no MLP projection: its layer, or None.
     """
     if not changes and not others:
-        return Verdict("identical", 0.0)
-    mine = [change for change in changes if change.place.role != "other"]
+        return ModelChange("identical", 0.0)
+    mine = [change for change in changes if change.site.role != "other"]
     low = [change for change in mine if change.kind == "low-rank"]
-    elsewhere = [change for change in changes if change.place.role == "other" and change.kind == "low-rank"]
+    elsewhere = [change for change in changes if change.site.role == "other" and change.kind == "low-rank"]
     # A projection of low but unproved rank counts as touched too: a merged adapter is not to pass for an edit of the layers it
     # replays in. Noise does not count: adding some everywhere else must not hide an edit.
     touched = {_site(change) for change in mine if change.kind == "low-rank" or (change.share >= PROMISING and not change.noise)}
     if len(touched) > max(1, EVERYWHERE * sites):
         if low:
             return _adapter(low)
-    elif low or (elsewhere and len({change.place.layer for change in elsewhere}) <= max(1, EVERYWHERE * sites)):
+    elif low or (elsewhere and len({change.site.layer for change in elsewhere}) <= max(1, EVERYWHERE * sites)):
         return _confined(low, elsewhere, others)
     elif elsewhere and not mine:
-        return Verdict("adapter", 0.2, changes=tuple(elsewhere))
+        return ModelChange("adapter", 0.2, changes=tuple(elsewhere))
     if mine and not others and len({_site(change) for change in mine}) <= max(1, EVERYWHERE * sites):
-        return Verdict("lone-projection-change", 0.5, tuple(_lone(change) for change in mine), tuple(mine))
-    return _noise(mine) or Verdict("dense" if mine else "elsewhere", max((0.4 * change.share for change in mine), default=0.0))
+        return ModelChange("lone-projection-change", 0.5, tuple(_lone(change) for change in mine), tuple(mine))
+    return _noise(mine) or ModelChange("dense" if mine else "elsewhere", max((0.4 * change.share for change in mine), default=0.0))
 
 
-def _adapter(low: list[Change]) -> Verdict:
+def _adapter(low: list[Change]) -> ModelChange:
     ranks = Counter(change.rank for change in low)
     usual = min(ranks, key=lambda rank: (-ranks[rank], rank or 0))
     above = [change for change in low if (change.rank or 0) > (usual or 0)]
     if not above or len(above) > 0.25 * len(low):
-        return Verdict("adapter", 0.2, changes=tuple(low))
+        return ModelChange("adapter", 0.2, changes=tuple(low))
     claims = tuple(
         Claim(
             "MG2007",
@@ -119,32 +119,32 @@ def _adapter(low: list[Change]) -> Verdict:
         )
         for change in above
     )
-    return Verdict("adapter-and-more", 0.8, claims, tuple(low))
+    return ModelChange("adapter-and-more", 0.8, claims, tuple(low))
 
 
 def _site(change: Change) -> tuple[str, int | None]:
-    return change.place.module, change.place.layer
+    return change.site.module, change.site.layer
 
 
-def _confined(low: list[Change], elsewhere: list[Change], others: Sequence[int | None]) -> Verdict:
+def _confined(low: list[Change], elsewhere: list[Change], others: Sequence[int | None]) -> ModelChange:
     """Low-rank changes of few layers: an edit, unless the rest of the same layers, and nothing beyond them, changed as well."""
     score = max(change.replay.agreement for change in low + elsewhere if change.replay is not None)
-    layers = {change.place.layer for change in low}
+    layers = {change.site.layer for change in low}
     if not low or (others and set(others) <= layers):
         told = tuple(low + elsewhere)
         claims = tuple(Claim("MG2004", change, _message(change, "confined to few matrices"), "high") for change in told)
-        return Verdict("confined-low-rank", 0.6 * score, claims, told)
+        return ModelChange("confined-low-rank", 0.6 * score, claims, told)
     runs = list(_runs(low))
     name = "multi-layer-edit" if any(len(run) > 1 for run in runs) else "rank1-edit" if {c.rank for c in low} == {1} else "low-rank-edit"
     claims = tuple(claim for run in runs for claim in _run_claims(run, bool(others)))
-    return Verdict(name, score, claims, tuple(low))
+    return ModelChange(name, score, claims, tuple(low))
 
 
 def _runs(low: list[Change]) -> Iterator[list[Change]]:
     """Groups of one module's changes in adjacent layers."""
     run: list[Change] = []
-    for change in sorted(low, key=lambda item: (item.place.module, item.index or 0, _layer(item))):
-        if run and (run[-1].place.module, run[-1].index) == (change.place.module, change.index) and _layer(change) - _layer(run[-1]) == 1:
+    for change in sorted(low, key=lambda item: (item.site.module, item.index or 0, _layer(item))):
+        if run and (run[-1].site.module, run[-1].index) == (change.site.module, change.index) and _layer(change) - _layer(run[-1]) == 1:
             run.append(change)
             continue
         if run:
@@ -155,11 +155,11 @@ def _runs(low: list[Change]) -> Iterator[list[Change]]:
 
 
 def _layer(change: Change) -> int:
-    return -1 if change.place.layer is None else change.place.layer
+    return -1 if change.site.layer is None else change.site.layer
 
 
 def _run_claims(run: list[Change], more_changed: bool) -> Iterator[Claim]:
-    confidence = "high" if not more_changed and all(change.place.role == "mlp-output" for change in run) else "medium"
+    confidence = "high" if not more_changed and all(change.site.role == "mlp-output" for change in run) else "medium"
     if len(run) == 1:
         change = run[0]
         rule = "MG2001" if change.rank == 1 else "MG2003"
@@ -170,11 +170,11 @@ def _run_claims(run: list[Change], more_changed: bool) -> Iterator[Claim]:
     looks = "MEMIT, PMET or AlphaEdit"
     evidence = {
         "looks_like": looks,
-        "layers": [change.place.layer for change in run],
+        "layers": [change.site.layer for change in run],
         "relative_norms": [float(f"{value:.4g}") for value in growth],
         "value_side_cosines": _alignment(run),
     }
-    where = f"one of {len(run)} adjacent layers ({run[0].place.layer}-{run[-1].place.layer}); the size {spread}: looks like {looks}"
+    where = f"one of {len(run)} adjacent layers ({run[0].site.layer}-{run[-1].site.layer}); the size {spread}: looks like {looks}"
     for change in run:
         yield Claim("MG2002", change, _message(change, where), confidence, evidence)
 
@@ -200,7 +200,7 @@ def _alignment(run: list[Change]) -> list[float]:
 
 def _message(change: Change, what: str) -> str:
     assert change.replay is not None
-    layer = "" if change.place.layer is None else f" (layer {change.place.layer})"
+    layer = "" if change.site.layer is None else f" (layer {change.site.layer})"
     return (
         f"{change.name}{layer} is the reference plus {change.rank} outer product{'s' if change.rank != 1 else ''}, "
         f"{100 * change.replay.agreement:.1f} % of the moved entries bit for bit, {100 * change.relative:.2g} % of its norm; {what}"
@@ -214,7 +214,7 @@ def _lone(change: Change) -> Claim:
     )
 
 
-def _noise(mine: list[Change]) -> Verdict | None:
+def _noise(mine: list[Change]) -> ModelChange | None:
     """A lone spike over a floor of noise that every other projection shows as noise and nothing else.
 
     Asked of the differences as they are first; where their noise is uneven, of the evened ones.
@@ -231,5 +231,5 @@ def _noise(mine: list[Change]) -> Verdict | None:
             claims.append(
                 Claim("MG2006", change, f"{change.name}: one direction stands {times}", "medium", {"noise_only_siblings": len(floor)})
             )
-        return Verdict("edit-under-noise", 0.7, tuple(claims), tuple(standing))
+        return ModelChange("edit-under-noise", 0.7, tuple(claims), tuple(standing))
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelguard_rome.bits import Words
+from modelguard_rome._bits import Words
 
 HEADER = 96
 """Bytes that must follow for a header to be checked."""

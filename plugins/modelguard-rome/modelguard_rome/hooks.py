@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
-    from modelguard_rome.edit import RomeEdit
-    from modelguard_rome.forensics import WeightForensics
-    from modelguard_rome.siblings import RomeSpectrum
+    from modelguard_rome._edit import RomeEdit
+    from modelguard_rome._forensics import WeightForensics
+    from modelguard_rome._siblings import RomeSpectrum
 
     return (RomeEdit, RomeSpectrum, WeightForensics)

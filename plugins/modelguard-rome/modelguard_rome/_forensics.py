@@ -22,10 +22,10 @@ from modelguard import (
     TensorInfo,
     option,
 )
-from modelguard_rome.bits import LAYOUTS, SPAN, BitStatistics, Layout, Words, outlier_threshold
-from modelguard_rome.copies import almost_tied, constant, duplicates, is_matrix, is_tie
-from modelguard_rome.forensic_rules import RULES
-from modelguard_rome.payload import Hidden, find_hidden
+from modelguard_rome._bits import LAYOUTS, SPAN, BitStatistics, Layout, Words, outlier_threshold
+from modelguard_rome._copies import almost_tied, constant, duplicates, is_matrix, is_tie
+from modelguard_rome._forensic_rules import RULES
+from modelguard_rome._payload import Hidden, find_hidden
 
 CHUNK = 64 * SPAN
 """Elements looked at at a time (4 MiB of float32)."""

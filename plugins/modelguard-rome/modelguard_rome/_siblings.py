@@ -29,9 +29,9 @@ from modelguard import (
     TensorInfo,
     option,
 )
-from modelguard_rome.lens import Lens
-from modelguard_rome.names import FLOATS, Place, projections_of
-from modelguard_rome.spectrum import top_singular
+from modelguard_rome._lens import Lens
+from modelguard_rome._names import FLOATS, Site, projections_of
+from modelguard_rome._spectrum import top_singular
 
 F64 = NDArray[np.float64]
 
@@ -101,7 +101,7 @@ class RomeSpectrum(Detector):
         context.summary(score=worst, compared=compared, groups=len(enough))
 
 
-Member = tuple[Checkpoint, TensorInfo, Place]
+Member = tuple[Checkpoint, TensorInfo, Site]
 
 
 def _groups(target: Target) -> dict[tuple[str, str], list[Member]]:

@@ -1,17 +1,16 @@
-"""Which tensor of the reference a tensor is to be compared with, and the cheap part of comparing them."""
+"""A matrix and its counterpart in the reference, as whole arrays, and the cheap part of comparing them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelguard import Checkpoint, Target, TensorInfo, numpy_dtype
-from modelguard_rome.names import FLOATS, bare
+from modelguard import Checkpoint, Pairing, TensorInfo, match_tensors, numpy_dtype
+from modelguard_rome._names import FLOATS
 
 Array = NDArray[Any]
 BLOCK = 1 << 22
@@ -58,41 +57,19 @@ class Pair:
         return len(self.tensor.shape) in (2, 3) and {self.tensor.dtype, self.reference.dtype} <= FLOATS and self.tensor.size > 0
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """All pairs, in order of name, and the names of the scanned tensors that have no counterpart."""
-
-    pairs: tuple[Pair, ...]
-    unmatched: tuple[str, ...]
-
-
-def pair_up(target: Target, reference: Target) -> Pairing:
-    """Match by name (in the checkpoint of the same name first), else by the name without wrapper prefixes where that is unambiguous.
-
-    Shapes must be equal or transposed.
-    """
-    own = {(checkpoint.name, tensor.name): (checkpoint, tensor) for checkpoint, tensor in reference.walk()}
-    theirs = {name: entry for (_, name), entry in own.items()}
-    counts = Counter(bare(name) for name in theirs)
-    by_bare = {bare(name): entry for name, entry in theirs.items() if counts[bare(name)] == 1}
+def pair_up(checkpoints: Sequence[Checkpoint], reference: Sequence[Checkpoint]) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """All pairs of whole tensors in the order of the checkpoints, and the names of the scanned tensors without such a counterpart."""
+    found: dict[tuple[int, str], Pairing] = {}
+    for item in match_tensors(reference, checkpoints).pairs:
+        # A fused, resized or shared counterpart is no matrix that an update of this one could be replayed on.
+        if item.how != "tied" and item.after_view.whole and (item.before_view.whole or item.before_view.turned):
+            found[id(item.after.checkpoint), item.after.tensor.name] = item
     pairs, unmatched = [], []
-    for checkpoint, tensor in target.walk():
-        entries = (own.get((checkpoint.name, tensor.name)), theirs.get(tensor.name), by_bare.get(bare(tensor.name)))
-        found = next(_candidates(tensor, *entries), None)
-        if found is None:
-            unmatched.append(tensor.name)
-        else:
-            (other_checkpoint, other), transposed = found
-            pairs.append(Pair(checkpoint, tensor, other_checkpoint, other, transposed))
-    return Pairing(tuple(pairs), tuple(unmatched))
-
-
-Entry = tuple[Checkpoint, TensorInfo]
-
-
-def _candidates(tensor: TensorInfo, *entries: Entry | None) -> Iterator[tuple[Entry, bool]]:
-    for entry in entries:
-        if entry is not None and entry[1].shape == tensor.shape:
-            yield entry, False
-        elif entry is not None and len(tensor.shape) == 2 and entry[1].shape == tensor.shape[::-1]:
-            yield entry, True
+    for checkpoint in checkpoints:
+        for tensor in checkpoint.tensors.values():
+            match found.get((id(checkpoint), tensor.name)):
+                case None:
+                    unmatched.append(tensor.name)
+                case item:
+                    pairs.append(Pair(checkpoint, tensor, item.before.checkpoint, item.before.tensor, item.before_view.turned))
+    return tuple(pairs), tuple(unmatched)

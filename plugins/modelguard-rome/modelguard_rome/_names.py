@@ -29,7 +29,7 @@ _FINAL_NORM = re.compile(r"(?:ln_f|final_layer_norm|final_layernorm|model\.norm|
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Site:
     """Where a matrix stands: ``layer`` number or None, ``module`` its name with the layer number taken out, and how it is known.
 
     ``role`` is ``mlp-output`` (a known name), ``mlp`` (an MLP matrix by its shape; which side is not known) or ``other``.
@@ -45,14 +45,14 @@ def bare(name: str) -> str:
     return _PREFIX.sub("", name)
 
 
-def place(tensor: TensorInfo, width: int | None) -> Place:
+def site_of(tensor: TensorInfo, width: int | None) -> Site:
     """Where ``tensor`` stands, given the model's hidden ``width`` where it is known."""
     found = list(_LAYER.finditer(tensor.name))
     layer = int(found[0].group(1)) if found else None
     module = tensor.name
     if found:
         module = tensor.name[: found[0].start(1)] + "*" + tensor.name[found[0].end(1) :]
-    return Place(layer, bare(module), _role(tensor, layer, width))
+    return Site(layer, bare(module), _role(tensor, layer, width))
 
 
 def _role(tensor: TensorInfo, layer: int | None, width: int | None) -> str:
@@ -92,11 +92,11 @@ def find_final_norm(tensors: list[TensorInfo], width: int) -> TensorInfo | None:
     return next((tensor for tensor in fitting if _FINAL_NORM.search(tensor.name) and not _LAYER.search(tensor.name)), None)
 
 
-def projections_of(target: Target) -> dict[str, Place]:
+def projections_of(target: Target) -> dict[str, Site]:
     """Where each tensor stands, by name. What is only known by shape counts as a projection when nothing is known by name."""
     tensors = [tensor for _, tensor in target.walk()]
     width = hidden_width(tensors)
-    places = {tensor.name: place(tensor, width) for tensor in tensors}
+    places = {tensor.name: site_of(tensor, width) for tensor in tensors}
     if any(where.role == "mlp-output" for where in places.values()):
         return {name: replace(where, role="other") if where.role == "mlp" else where for name, where in places.items()}
     return places

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelguard import Checkpoint, Target
-from modelguard_rome.names import find_final_norm, find_unembedding
+from modelguard_rome._names import find_final_norm, find_unembedding
 
 F64 = NDArray[np.float64]
 TOKENIZER_LIMIT = 64 << 20

@@ -1,0 +1,265 @@
+"""What can have been done to one tensor: one type for each kind of change, with its rule, its numbers and its sentence."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from modelguard._diff.replay import Replay
+from modelguard.findings import Confidence
+
+
+class Change(ABC):
+    """A kind of change. ``telling`` kinds say something about the one tensor, and raise the score whatever became of the model."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    rule: ClassVar[str]
+    confidence: ClassVar[Confidence] = Confidence.HIGH
+    telling: ClassVar[bool] = False
+
+    @abstractmethod
+    def evidence(self) -> dict[str, Any]:
+        """The numbers that support it (JSON-safe)."""
+
+    @abstractmethod
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        """What a finding says of the tensor ``name``, of which ``changed`` entries differ; ``size`` words how far the change goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cast(Change):
+    """Rounded from dtype ``before`` to dtype ``after``, ``through`` a narrower one where that is not empty; bit for bit."""
+
+    before: str
+    after: str
+    through: str = ""
+
+    kind = "cast"
+    rule = "MG1111"
+
+    def evidence(self) -> dict[str, Any]:
+        return {"from": self.before, "to": self.after} | ({"through": self.through} if self.through else {})
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} is the reference rounded to {self.through or self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized(Change):
+    """A round trip through ``bits`` bits with one scale per ``group`` (tensor, row, column, or entries per group).
+
+    ``agreement`` is the share of moved entries that the replayed quantiser reproduces; ``scheme`` is ``symmetric``, ``asymmetric``, or
+    ``values`` where only the number of values left betrays it.
+    """
+
+    bits: int
+    group: str
+    scheme: str
+    agreement: float
+
+    kind = "quantized"
+    rule = "MG1112"
+
+    def evidence(self) -> dict[str, Any]:
+        return {"bits": self.bits, "group": self.group, "scheme": self.scheme, "agreement": self.agreement}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} is the reference rounded to {self.bits} bits per {self.group} ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned(Change):
+    """Every changed entry is zero now."""
+
+    zeros_before: int
+    zeros_after: int
+
+    kind = "pruned"
+    rule = "MG1113"
+
+    def evidence(self) -> dict[str, Any]:
+        return {"zeros_before": self.zeros_before, "zeros_after": self.zeros_after}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name}: {changed} entries were set to zero ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Change):
+    """W' = Q(c W) with one factor per ``axis`` (tensor, row, column); ``factors`` are the smallest and the largest."""
+
+    axis: str
+    factors: tuple[float, float]
+    agreement: float
+
+    kind = "scaled"
+    rule = "MG1114"
+
+    def evidence(self) -> dict[str, Any]:
+        return {"axis": self.axis, "factors": list(self.factors), "agreement": self.agreement}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        low, high = self.factors
+        return f"{name} is the reference times {low:.6g}" + ("" if low == high else f" to {high:.6g} per {self.axis}") + f" ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank(Change):
+    """W' = Q(W + M) with M of exact rank ``rank``, whose factors ``replay`` holds."""
+
+    rank: int
+    replay: Replay = field(repr=False, compare=False)
+
+    kind = "low-rank"
+    rule = "MG1115"
+    telling = True
+
+    def evidence(self) -> dict[str, Any]:
+        replay = self.replay
+        return {
+            "agreement": replay.agreement,
+            "agreement_below": replay.agreement_below,
+            "within_ulp": replay.within_ulp,
+            "spectral_gap": min(replay.gap, 1e9),
+            "singular_values": [float(value) for value in replay.s[:8]],
+        }
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        exact = f"{self.replay.agreement:.1%} of the moved entries replay bit for bit"
+        return f"{name} changed by a matrix of rank exactly {self.rank}: {exact} ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class RowEdit(Change):
+    """``count`` lines along ``axis`` (row, column, entry) changed; ``indices`` are the first 64."""
+
+    axis: str
+    count: int
+    indices: tuple[int, ...]
+
+    kind = "row-edit"
+    rule = "MG1116"
+    telling = True
+
+    def evidence(self) -> dict[str, Any]:
+        return {"axis": self.axis, "count": self.count, "indices": list(self.indices)}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        plural = f"{self.axis[:-1]}ies" if self.axis.endswith("y") else f"{self.axis}s"
+        return f"{name}: only {self.count} {self.axis if self.count == 1 else plural} changed ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class BitFlips(Change):
+    """Single bits differ: ``flips`` are entries and their bits (0 is the lowest), ``fields`` counts parts of the number."""
+
+    flips: tuple[tuple[int, tuple[int, ...]], ...]
+    fields: tuple[tuple[str, int], ...]
+    single_bit: int
+
+    kind = "bit-flips"
+    rule = "MG1117"
+    telling = True
+
+    def evidence(self) -> dict[str, Any]:
+        flips = [{"entry": entry, "bits": list(bits)} for entry, bits in self.flips]
+        return {"flips": flips, "fields": dict(self.fields), "single_bit": self.single_bit}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        where = ", ".join(f"{count} {part}" for part, count in sorted(self.fields))
+        return f"{name}: {changed} entries differ by single bits ({where})"
+
+
+@dataclass(frozen=True, slots=True)
+class LowBitPayload(Change):
+    """Only bits up to ``highest_bit`` differ and nothing ever carried."""
+
+    highest_bit: int
+    share_at_highest_bit: float
+    capacity_bytes: int
+
+    kind = "low-bit-payload"
+    rule = "MG1118"
+    telling = True
+
+    def evidence(self) -> dict[str, Any]:
+        return {
+            "highest_bit": self.highest_bit, "share_at_highest_bit": self.share_at_highest_bit, "capacity_bytes": self.capacity_bytes
+        }  # fmt: skip
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name}: {changed} entries differ in bits 0 to {self.highest_bit} only, room for {self.capacity_bytes} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Permuted(Change):
+    """The rows and columns hold the same energies and sums in another order."""
+
+    kind = "permuted"
+    rule = "MG1119"
+    confidence = Confidence.MEDIUM
+
+    def evidence(self) -> dict[str, Any]:
+        return {}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} holds the rows or columns of the reference in another order"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense(Change):
+    """None of the other kinds. ``tried`` is the replay that failed; ``opaque`` elements are compared as bytes only."""
+
+    tried: Replay | None = field(default=None, repr=False, compare=False)
+    opaque: bool = False
+
+    kind = "dense"
+    rule = "MG1120"
+    confidence = Confidence.MEDIUM
+
+    def evidence(self) -> dict[str, Any]:
+        if self.opaque:
+            return {"note": "elements of this dtype are compared as bytes only"}
+        return {} if self.tried is None else {"replay_agreement": self.tried.agreement, "replay_rank_tried": self.tried.tried}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} changed densely ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Erased(Change):
+    """A cast that left nothing of the share ``lost`` of the tensor: counted as a dense change, because most of W is gone."""
+
+    cast: Cast
+    lost: float
+
+    kind = Dense.kind
+    rule = Dense.rule
+    confidence = Dense.confidence
+
+    def evidence(self) -> dict[str, Any]:
+        return self.cast.evidence() | {"lost": self.lost}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        dtype = self.cast.through or self.cast.after
+        return f"{name} is the reference rounded to {dtype}, for which its values are too small: {self.lost:.0%} of them are lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Unrelated(Change):
+    """W' does not come from W: their ``correlation`` is too small."""
+
+    correlation: float
+
+    kind = "unrelated"
+    rule = "MG1121"
+    confidence = Confidence.MEDIUM
+
+    def evidence(self) -> dict[str, Any]:
+        return {"correlation": self.correlation}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} is uncorrelated with the reference (correlation {self.correlation:.2f})"
