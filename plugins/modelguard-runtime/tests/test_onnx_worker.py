@@ -63,7 +63,7 @@ def endless(turns: str, data: bool) -> Any:
     going = [node("Identity", ["c"], ["d"])]
     if data:
         going = [node("ReduceSum", ["s"], ["r"], keepdims=0), node("Mul", ["r", "o"], ["p"]), node("Equal", ["p", "o"], ["d"])]
-    inner = [numpy_helper.from_array(np.float32(0), "o")] if data else []
+    inner = [numpy_helper.from_array(np.array(0, np.float32), "o")] if data else []
     body = helper.make_graph(
         [*going, node("Abs", ["s"], ["t"])], "body",
         [value("i", [], INT64), value("c", [], BOOL), value("s", ["n", 4])], [value("d", [], BOOL), value("t", ["n", 4])], inner,

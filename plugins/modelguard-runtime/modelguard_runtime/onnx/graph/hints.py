@@ -91,7 +91,7 @@ class Hints:
         check_sizes(node.name, result)
         return result
 
-    def sizes(self, entry: Operator, inputs: Sequence[Any], attributes: Mapping[str, Any], extra: Mapping[str, Any]) -> list[int]:
+    def sizes(self, operator: Operator, inputs: Sequence[Any], attributes: Mapping[str, Any], extra: Mapping[str, Any]) -> list[int]:
         """Element counts of an operator's results over constants, without computing them; empty when only computing tells.
 
         Raises :class:`GraphLimitError` where the function itself refuses what it is asked for.
@@ -99,13 +99,13 @@ class Hints:
         args = []
         for index, value in enumerate(inputs):
             tensor = value.tensor if isinstance(value, Const) else None
-            args.append(tensor if tensor is None else tensor.tolist() if entry.input(index) in entry.ints else tensor.to("meta"))
+            args.append(tensor if tensor is None else tensor.tolist() if operator.input(index) in operator.ints else tensor.to("meta"))
         kwargs = {n: v.tensor.to("meta") if isinstance(v, Const) else v for n, v in attributes.items()}
-        if "like" in entry.parameters:
+        if "like" in operator.parameters:
             kwargs["like"] = torch.empty(0, device="meta")
         try:
             with torch.no_grad():
-                result = entry.run(*args, **kwargs, **extra)
+                result = operator.run(*args, **kwargs, **extra)
         except GraphLimitError:
             raise
         except Exception:  # whatever a shape cannot tell is left to the run

@@ -38,7 +38,7 @@ def declared(model: onnx.ModelProto) -> int | None:
     return None
 
 
-def free(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+def free(builder: Builder, op_type: str, operator: Operator, args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """The operator's arguments with what was written out for the traced batch put back in terms of the real one."""
     if builder.hints.fixed is None:
         return args
@@ -49,7 +49,7 @@ def free(builder: Builder, op_type: str, entry: Operator, args: list[Any], kwarg
             args = [_one_row(builder, args[0], args[1]), _follow(builder, args[0], args[1]), *args[2:]]
         case "Resize" if len(args) > 3 and args[3] is not None and "axes" not in kwargs:
             args = [*args[:3], _follow(builder, args[0], args[3]), *args[4:]]
-    return _repeat(builder, entry, args, kwargs)
+    return _repeat(builder, operator, args, kwargs)
 
 
 def _carrier(builder: Builder, node: Any) -> tuple[int, tuple[int, ...]] | None:
@@ -149,10 +149,10 @@ def _alike(builder: Builder, constant: fx.Node, axis: int) -> bool:
     return bool((tensor == tensor.narrow(axis, 0, 1)).all())
 
 
-def _repeat(builder: Builder, entry: Operator, args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+def _repeat(builder: Builder, operator: Operator, args: list[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """Constants that were repeated over the traced batch, where the operator does not take them beside the real one."""
     probe = fx.Graph()
-    attempt = probe.call_function(entry.run, (), {})
+    attempt = probe.call_function(operator.run, (), {})
     attempt._args, attempt._kwargs = tuple(args), dict(kwargs)  # hints are of the builder's nodes; a probe must not become their user
     try:
         builder.hints.of(args, 1)
