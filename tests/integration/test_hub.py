@@ -292,11 +292,14 @@ class TestFaults:
         assert f"(HTTP {status})" in line
 
     @pytest.mark.parametrize("request_kind", ["info", "tree", "resolve", "storage"])
-    def test_a_rate_limit_that_asks_for_too_long(self, client: Client, hub: LoopbackHub, request_kind: str) -> None:
+    def test_a_rate_limit_that_asks_for_too_long(
+        self, client: Client, hub: LoopbackHub, request_kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         hub.fault("rate-limit", request=request_kind, seconds=3600)
-        begin = time.monotonic()
+        pauses: list[float] = []
+        monkeypatch.setattr(time, "sleep", pauses.append)
         assert "limits the rate of requests (HTTP 429) and asks to wait 3600 s" in client.error()
-        assert time.monotonic() - begin < 5
+        assert max(pauses, default=0.0) < 60, "nobody waits that long"
 
     def test_a_short_rate_limit_is_obeyed(self, client: Client, hub: LoopbackHub, hasty: None) -> None:
         hub.fault("rate-limit", request="storage", seconds=1, times=2)
@@ -329,16 +332,14 @@ class TestFaults:
     def test_a_body_that_drips(self, client: Client, hub: LoopbackHub) -> None:
         client.options["patience"] = Patience(window=0.5)
         hub.fault("slow", request="storage", path="model.safetensors", seconds=0.05)
-        begin = time.monotonic()
         assert "the Hub sends too slowly (less than 1024 bytes/s over 0.5 s)" in client.error()
-        assert time.monotonic() - begin < 5
 
     def test_the_first_failure_ends_the_other_transfers(self, client: Client, hub: LoopbackHub) -> None:
-        hub.fault("slow", request="storage", path="vae/*", seconds=0.2)
+        """If it did not, this would take more than an hour: a byte a second, and nobody who loses patience."""
+        client.options["patience"] = Patience(window=1e9)
+        hub.fault("slow", request="storage", path="model.safetensors", seconds=1)
         hub.fault("status", request="resolve", path="config.json", status=403)
-        begin = time.monotonic()
         assert "config.json" in client.error()
-        assert time.monotonic() - begin < 5
 
     def test_an_unasked_for_encoding(self, client: Client, hub: LoopbackHub) -> None:
         hub.fault("encoded", request="storage", path="model.safetensors")
