@@ -24,12 +24,11 @@ def test_200_000_tensors_are_no_limit_and_are_not_read_one_by_one(monkeypatch: p
     count, read = 200_000, []
     for name in ("_string", "_space", "_take", "_more"):
         monkeypatch.setattr(_Reader, name, lambda *_, name=name: read.append(name))
-    entries = (entry(f"model.layers.{index % 64}.mlp.experts.{index}.w", 2 * index, 2 * index + 2) for index in range(count))
-    header = f"{{{','.join(entries)}}}".encode()
-    tensors, _ = read_header(memoryview(safetensors_bytes(header, bytes(2 * count))), "m.safetensors")
+    header = f"{{{','.join([entry(f'expert.{index}', index, index + 1) for index in range(count)])}}}".encode()
+    tensors, _ = read_header(memoryview(safetensors_bytes(header, bytes(count))), "m.safetensors")
     assert len(tensors) == count
     assert list(tensors) == sorted(tensors)
-    assert tensors["model.layers.7.mlp.experts.199943.w"].byte_offset == 8 + len(header) + 2 * 199943
+    assert tensors["expert.199943"].byte_offset == 8 + len(header) + 199943
     assert not read, "every entry costs a few dozen calls of these"
 
 

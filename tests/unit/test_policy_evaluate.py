@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import random
 from collections.abc import Mapping
@@ -75,8 +76,13 @@ def policy(**keys: Any) -> Policy:
     return Policy.model_validate({"version": 1, "name": "x", "detectors": {"required": ["format-integrity"]}, **keys})
 
 
+@functools.cache
+def baseline() -> Policy:
+    return load_policy()
+
+
 def judge(subject: Report, rules: Policy | None = None, today: datetime.date = TODAY) -> Decision:
-    return evaluate(subject, rules or load_policy(), today)
+    return evaluate(subject, rules or baseline(), today)
 
 
 def lines(decision: Decision) -> list[tuple[str, str, bool]]:
