@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
+    from modelguard.api import load_report, render, scan
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
     from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, configure, option, option_fields
@@ -35,7 +36,23 @@ if TYPE_CHECKING:
     from modelguard.hookspecs import hookimpl, hookspec
     from modelguard.images import exhibit, png
     from modelguard.model import InputSpec, Layer, ModelFactory, ModelOptions, OutputSpec, RunnableModel, Samples
-    from modelguard.report import Decision, Outcome, Report, Reporter, Status, Verdict, Violation
+    from modelguard.policy import Policy, evaluate, load_policy
+    from modelguard.report import (
+        Decision,
+        FileInfo,
+        Outcome,
+        PluginFailure,
+        PluginInfo,
+        PolicyInfo,
+        Report,
+        Reporter,
+        SamplesInfo,
+        Status,
+        TargetInfo,
+        Verdict,
+        Violation,
+        Waived,
+    )
 
 # Resolved on first use, so that importing the package (and `modelguard --help`) costs next to nothing.
 _HOME = {
@@ -45,6 +62,7 @@ _HOME = {
     "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
+    "api": ("load_report", "render", "scan"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
     "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
@@ -56,7 +74,11 @@ _HOME = {
     "hookspecs": ("hookimpl", "hookspec"),
     "images": ("exhibit", "png"),
     "model": ("InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples"),
-    "report": ("Decision", "Outcome", "Report", "Reporter", "Status", "Verdict", "Violation"),
+    "policy": ("Policy", "evaluate", "load_policy"),
+    "report": (
+        "Decision", "FileInfo", "Outcome", "PluginFailure", "PluginInfo", "PolicyInfo", "Report", "Reporter", "SamplesInfo", "Status",
+        "TargetInfo", "Verdict", "Violation", "Waived",
+    ),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -73,6 +95,7 @@ __all__ = [
     "Decision",
     "Detector",
     "DigestMismatchError",
+    "FileInfo",
     "FileStamp",
     "Finding",
     "Format",
@@ -93,7 +116,11 @@ __all__ = [
     "OutputSpec",
     "Pairing",
     "PluginError",
+    "PluginFailure",
+    "PluginInfo",
+    "Policy",
     "PolicyError",
+    "PolicyInfo",
     "Replay",
     "Report",
     "Reporter",
@@ -101,6 +128,7 @@ __all__ = [
     "RunnableModel",
     "Samples",
     "SamplesError",
+    "SamplesInfo",
     "ScanContext",
     "Severity",
     "Skip",
@@ -109,28 +137,35 @@ __all__ = [
     "SourceError",
     "Status",
     "Target",
+    "TargetInfo",
     "TensorDiff",
     "TensorInfo",
     "UnfetchedFile",
     "UsageError",
     "Verdict",
     "Violation",
+    "Waived",
     "agreement",
     "class_numbers",
     "configure",
     "diff_checkpoints",
+    "evaluate",
     "exhibit",
     "fingerprint",
     "hookimpl",
     "hookspec",
+    "load_policy",
+    "load_report",
     "match_tensors",
     "narrow",
     "numpy_dtype",
     "option",
     "option_fields",
     "png",
+    "render",
     "replay_rank",
     "require_understanding",
+    "scan",
     "sha256_file",
     "widen",
 ]
@@ -140,3 +175,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE:
         raise AttributeError(f"module 'modelguard' has no attribute {name!r}")
     return getattr(import_module(f"modelguard.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -46,8 +46,7 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def bytes(self, done: int, total: int, note: str) -> None:
-        """Progress of a source, in bytes."""
+    def reading(self, done: int, total: int, note: str) -> None:
         self._show("reading", done, total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {note}")
 
     def started(self, detector: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import deliver, output_options, plugin_option, run_options
-from modelguard._cli.scan import perform, prepare
+from modelguard._cli._options import OutputOptions, output_options, parse_detector_options, plugin_option, run_options
 from modelguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelguard._scanner.prepare import RunOptions
 
 DETECTOR = "weight-diff"
 
@@ -24,18 +27,42 @@ DETECTOR = "weight-diff"
 @run_options
 @output_options
 @plugin_option
-def command(reference: str, target: str, every: bool, download: bool, stdout_format: str, options: tuple[str, ...], **given: Any) -> int:
+def command(
+    reference: str,
+    target: str,
+    every: bool,
+    policy: str | None,
+    options: tuple[str, ...],
+    digest: bool,
+    download: bool,
+    run: RunOptions,
+    quiet: bool,
+    output: OutputOptions,
+    without: tuple[str, ...],
+) -> int:
     """Say what was done to REFERENCE's weights to get TARGET's.
 
     A scan with the detector weight-diff alone. Of two models from one Hub only what may differ is read. Exit codes: 0 nothing the policy
     objects to, 1 changed in a way it blocks, 2 usage error, 3 not compared.
     """
-    if stdout_format == "console":
-        stdout_format = "diff-all" if every else "diff"
+    from modelguard._cli.scan import perform
+    from modelguard._scanner.prepare import ScanArguments, prepare
+
+    if output.stdout_format == "console":
+        output = replace(output, stdout_format="diff-all" if every else "diff")
     elif every:
-        raise UsageError("--all", f"has no meaning with --format {stdout_format}", "every tensor is in that format anyway")
+        raise UsageError("--all", f"has no meaning with --format {output.stdout_format}", "every tensor is in that format anyway")
     prepared = prepare(
-        target, reference=reference, detectors=(DETECTOR,), options=options, stdout_format=stdout_format, by_range=not download, **given
+        ScanArguments(
+            target=target,
+            reference=reference,
+            policy=policy,
+            detectors=(DETECTOR,),
+            options=parse_detector_options(options),
+            run=run,
+            without=without,
+            digest=digest,
+            by_range=not download,
+        )
     )
-    report, decision = perform(prepared)
-    return deliver(report, decision, prepared.registry, prepared.outputs, prepared.stdout_format)
+    return perform(prepared, output, (target, reference, policy), quiet)

@@ -7,21 +7,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelguard._cli._options import (
-    chosen_model,
-    existing_path,
-    load_registry,
-    model_options,
-    parse_memory,
-    plugin_option,
-    print_answer,
-    run_options,
-    thread_count,
-)
+from modelguard._cli._options import model_options, plugin_option, print_answer, run_options
+
+if TYPE_CHECKING:
+    from modelguard._scanner.prepare import RunOptions
+    from modelguard.model import ModelOptions
 
 
 @click.command("model", short_help="Show how a checkpoint runs: inputs, classes, layers, parity.")
@@ -32,20 +26,7 @@ from modelguard._cli._options import (
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def command(
-    target: str,
-    samples: str | None,
-    factory: str | None,
-    input_spec: str | None,
-    device: str,
-    precision: str,
-    seed: int,
-    timeout: float,
-    memory: str | None,
-    threads: int | None,
-    offline: bool,
-    quiet: bool,
-    plugins: tuple[str, ...],
-    as_json: bool,
+    target: str, samples: str | None, model: ModelOptions, run: RunOptions, quiet: bool, without: tuple[str, ...], as_json: bool
 ) -> int:
     """Build the runnable model of TARGET in an isolated worker and say what it takes, what it returns, and what was checked.
 
@@ -54,24 +35,11 @@ def command(
     from modelguard._cli._progress import ProgressDisplay
     from modelguard._detectors.describe_model import DescribeModel
     from modelguard._reporters.escape import visible
-    from modelguard._scanner.protocol import Limits
-    from modelguard._scanner.scan import Request, scan
-    from modelguard.artifact import SourceContext
-    from modelguard.report import PolicyInfo
+    from modelguard._scanner.prepare import ScanArguments, prepare
 
-    registry = load_registry(plugins)
+    prepared = prepare(ScanArguments(target=target, samples=samples, detectors=(DescribeModel,), model=model, run=run, without=without))
     with ProgressDisplay(quiet or as_json) as display:
-        request = Request(
-            target=target,
-            detectors=(DescribeModel,),
-            samples=existing_path(samples, "--samples"),
-            model=chosen_model(factory, input_spec, device, precision, threads),
-            timeout=timeout,
-            seed=seed,
-            limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
-            source=SourceContext(offline=offline, progress=display.bytes),
-        )
-        report = scan(request, registry, PolicyInfo("none", ""), display)
+        report = prepared.scan(display)
     outcome = next(iter(report.outcomes), None)
     completed = outcome is not None and outcome.status.value == "completed" and not report.failure
     reason = report.failure or (outcome.reason if outcome is not None else "it was not looked at")

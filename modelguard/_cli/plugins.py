@@ -6,7 +6,7 @@ import json
 
 import click
 
-from modelguard._cli._options import load_registry, plugin_option, print_answer
+from modelguard._cli._options import plugin_option, print_answer
 
 
 @click.group("plugins", short_help="List installed plugins and what they register.")
@@ -17,11 +17,12 @@ def command() -> None:
 @command.command("list", short_help="List plugins with version and detectors.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @plugin_option
-def list_plugins(as_json: bool, plugins: tuple[str, ...]) -> int:
+def list_plugins(as_json: bool, without: tuple[str, ...]) -> int:
     """List plugins with version and detectors; exit 3 when one failed to load."""
+    from modelguard._plugins import load
     from modelguard._reporters.escape import visible
 
-    registry = load_registry(plugins)
+    registry = load(disabled=without)
     if as_json:
         data = {
             "plugins": [

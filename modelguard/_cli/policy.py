@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import load_registry, plugin_option, print_answer
-from modelguard._cli._stored import judge_again, read_report, today_option
+from modelguard._cli._options import plugin_option, print_answer
+from modelguard._cli._stored import judge_again, today_option
 from modelguard._cli._streams import complain
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ def command() -> None:
 @command.command("validate")
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @plugin_option
-def validate(policies: tuple[str, ...], plugins: tuple[str, ...]) -> int:
+def validate(policies: tuple[str, ...], without: tuple[str, ...]) -> int:
     """Check policy files, their parents and every name they use; exit 2 when one is wrong."""
+    from modelguard._plugins import load
     from modelguard._reporters.escape import visible
     from modelguard.errors import PolicyError
     from modelguard.policy import load_policy
 
-    registry = load_registry(plugins)
+    registry = load(disabled=without)
     rules, failed = registry.rules(), False
     for name in policies:
         try:
@@ -63,13 +64,15 @@ def show(policy: str, resolved: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @today_option
 @plugin_option
-def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.datetime | None, plugins: tuple[str, ...]) -> int:
+def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.datetime | None, without: tuple[str, ...]) -> int:
     """Judge a stored report: print the decision, every line with its reason, and exit with its code."""
+    from modelguard._plugins import load
     from modelguard._reporters.json import dump, report_document
+    from modelguard.api import load_report
     from modelguard.errors import OutputError
 
-    stored, _ = read_report(report)
-    judged, decision = judge_again(stored, policy, load_registry(plugins), today)
+    stored, _ = load_report(report)
+    judged, decision = judge_again(stored, policy, load(disabled=without), today)
     if as_json:
         document = report_document(judged, decision)
         answer = dump({"policy": document["policy"], "decision": document["decision"]})

@@ -6,8 +6,8 @@ import datetime
 
 import click
 
-from modelguard._cli._options import deliver, load_registry, output_options, parse_outputs, plugin_option
-from modelguard._cli._stored import judge_again, read_report, today_option
+from modelguard._cli._options import OutputOptions, deliver, output_options, parse_outputs, plugin_option
+from modelguard._cli._stored import judge_again, today_option
 from modelguard.errors import UsageError
 
 
@@ -17,23 +17,19 @@ from modelguard.errors import UsageError
 @today_option
 @output_options
 @plugin_option
-def command(
-    report: str,
-    policy: str | None,
-    today: datetime.datetime | None,
-    outputs: tuple[str, ...],
-    stdout_format: str,
-    plugins: tuple[str, ...],
-) -> int:
+def command(report: str, policy: str | None, today: datetime.datetime | None, output: OutputOptions, without: tuple[str, ...]) -> int:
     """Render REPORT.json, with its stored decision or a new one, and exit with the decision's code.
 
     A stored decision is believed as it stands; give --policy where the file may have been touched.
     """
+    from modelguard._plugins import load
+    from modelguard.api import load_report
+
     if today is not None and policy is None:
         raise UsageError("--today", "has no effect on a stored decision", "give --policy as well")
-    registry = load_registry(plugins)
-    files = parse_outputs(outputs, stdout_format, registry, (report, policy))
-    stored, decision = read_report(report)
+    registry = load(disabled=without)
+    files = parse_outputs(output, registry, (report, policy))
+    stored, decision = load_report(report)
     if policy is not None:
         stored, decision = judge_again(stored, policy, registry, today)
-    return deliver(stored, decision, registry, files, stdout_format)
+    return deliver(stored, decision, registry, files, output.stdout_format)

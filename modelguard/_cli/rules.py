@@ -7,7 +7,7 @@ import json
 
 import click
 
-from modelguard._cli._options import load_registry, plugin_option, print_answer
+from modelguard._cli._options import plugin_option, print_answer
 from modelguard.errors import UsageError
 
 
@@ -15,11 +15,12 @@ from modelguard.errors import UsageError
 @click.argument("rule", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @plugin_option
-def command(rule: str | None, as_json: bool, plugins: tuple[str, ...]) -> int:
+def command(rule: str | None, as_json: bool, without: tuple[str, ...]) -> int:
     """List every rule, or explain RULE: what it means, what else looks like it, what to do."""
+    from modelguard._plugins import load
     from modelguard.policy import JUDGEMENT_RULES
 
-    registry = load_registry(plugins)
+    registry = load(disabled=without)
     rules = {**registry.rules(), **{item.id: item for item in JUDGEMENT_RULES}}
     rules = dict(sorted(rules.items()))
     if rule is None:

@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
 from modelguard._cli._options import (
-    choose_detectors,
-    chosen_model,
+    OutputOptions,
     deliver,
-    existing_path,
-    load_registry,
     model_options,
     output_options,
     parse_detector_options,
-    parse_memory,
     parse_outputs,
     plugin_option,
     print_answer,
     run_options,
-    thread_count,
 )
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
-    from modelguard._plugins import Registry
-    from modelguard._scanner.scan import Request
-    from modelguard.policy import Policy
-    from modelguard.report import Decision, Report
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything a scan needs, checked before anything is downloaded or opened."""
-
-    request: Request
-    registry: Registry
-    policy: Policy
-    outputs: tuple[tuple[str, Path], ...]
-    stdout_format: str
-    quiet: bool
+    from modelguard._scanner.prepare import Prepared, RunOptions
+    from modelguard.model import ModelOptions
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
@@ -63,111 +43,70 @@ class Prepared:
 @output_options
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
-def command(target: str, plan: bool, **given: Any) -> int:
+def command(
+    target: str,
+    reference: str | None,
+    samples: str | None,
+    policy: str | None,
+    detectors: tuple[str, ...],
+    options: tuple[str, ...],
+    quick: bool,
+    model: ModelOptions,
+    run: RunOptions,
+    quiet: bool,
+    output: OutputOptions,
+    without: tuple[str, ...],
+    plan: bool,
+) -> int:
     """Scan TARGET: a file, a folder, or hf://org/name[@revision][/path].
 
     Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict.
     """
-    prepared = prepare(target, **given)
-    if plan:
-        if prepared.outputs or prepared.stdout_format not in ("console", "json"):
-            raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
-        return _show_plan(prepared)
-    report, decision = perform(prepared)
-    return deliver(report, decision, prepared.registry, prepared.outputs, prepared.stdout_format)
+    from modelguard._scanner.prepare import ScanArguments, prepare
 
-
-def prepare(
-    target: str,
-    *,
-    reference: str | None,
-    samples: str | None = None,
-    policy: str | None = None,
-    detectors: tuple[str, ...] = (),
-    options: tuple[str, ...] = (),
-    quick: bool = False,
-    factory: str | None = None,
-    input_spec: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    seed: int,
-    timeout: float,
-    memory: str | None,
-    threads: int | None,
-    offline: bool,
-    quiet: bool,
-    outputs: tuple[str, ...],
-    stdout_format: str,
-    plugins: tuple[str, ...],
-    digest: bool = True,
-    by_range: bool = False,
-) -> Prepared:
-    """Check everything the user said. Raises :class:`UsageError`, before any download, naming what is wrong."""
-    from modelguard._scanner.protocol import Limits
-    from modelguard._scanner.scan import Request
-    from modelguard.artifact import SourceContext
-    from modelguard.detector import configure
-    from modelguard.policy import load_policy
-
-    rules = load_policy(policy)
-    registry = load_registry(plugins, rules.allows_plugin)
-    rules.check(registry.rules(), registry.detectors)
-    chosen = choose_detectors(detectors, registry)
-    if detectors:
-        rules = rules.requiring([detector.id for detector in chosen])
-    values = {name: dict(item) for name, item in rules.detectors.options.items() if name in registry.detectors}
-    if quick:
-        for detector in chosen:
-            if detector.when_quick == "shorter":
-                values.setdefault(detector.id, {})["quick"] = True
-    for name, item in parse_detector_options(options, registry.detectors).items():
-        values.setdefault(name, {}).update(item)
-    for name, item in values.items():
-        configured = configure(registry.detectors[name], item)
-        values[name] = {option: getattr(configured, option) for option in item}
-    files = parse_outputs(outputs, stdout_format, registry, (target, reference, samples, policy))
-    request = Request(
-        target=target,
-        detectors=chosen,
-        reference=reference,
-        samples=existing_path(samples, "--samples"),
-        model=chosen_model(factory, input_spec, device, precision, threads),
-        options=values,
-        timeouts={name: float(seconds) for name, seconds in rules.detectors.timeouts.items()},
-        timeout=timeout,
-        seed=seed,
-        limits=Limits(memory=parse_memory(memory), threads=thread_count(threads)),
-        source=SourceContext(offline=offline, digest=digest),
-        quick=quick,
-        by_range=by_range,
+    if plan and (output.outputs or output.stdout_format not in ("console", "json")):
+        raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
+    prepared = prepare(
+        ScanArguments(
+            target=target,
+            reference=reference,
+            samples=samples,
+            policy=policy,
+            detectors=detectors or None,
+            options=parse_detector_options(options),
+            quick=quick,
+            model=model,
+            run=run,
+            without=without,
+        )
     )
-    return Prepared(request, registry, rules, files, stdout_format, quiet)
+    if plan:
+        return _show_plan(prepared, output.stdout_format)
+    return perform(prepared, output, (target, reference, samples, policy), quiet)
 
 
-def perform(prepared: Prepared) -> tuple[Report, Decision]:
-    """Scan and judge."""
+def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool) -> int:
+    """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
-    from dataclasses import replace
 
     from modelguard._cli._progress import ProgressDisplay
-    from modelguard._scanner.scan import scan
     from modelguard.policy import evaluate
 
-    with ProgressDisplay(prepared.quiet) as display:
-        request = replace(prepared.request, source=replace(prepared.request.source, progress=display.bytes))
-        report = scan(request, prepared.registry, prepared.policy.info, display)
-    return report, evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
+    files = parse_outputs(output, prepared.registry, inputs)
+    with ProgressDisplay(quiet) as display:
+        report = prepared.scan(display)
+    decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
+    return deliver(report, decision, prepared.registry, files, output.stdout_format)
 
 
-def _show_plan(prepared: Prepared) -> int:
+def _show_plan(prepared: Prepared, stdout_format: str) -> int:
     """Print the plan; exit 3 when the scan could not end in a pass: something the policy requires cannot run, or nothing is there."""
     from modelguard._reporters.escape import visible
     from modelguard._scanner.run import Silent
-    from modelguard._scanner.scan import describe
 
-    described = describe(prepared.request, prepared.registry, Silent())
+    described = prepared.describe(Silent())
     required = set(prepared.policy.required_for(reference=described.reference is not None, samples=prepared.request.samples is not None))
-    if prepared.stdout_format == "json":
+    if stdout_format == "json":
         steps = [
             {"detector": step.detector, "runnable": step.runnable, "required": step.detector in required, "reason": step.reason}
             for step in described.steps

@@ -6,6 +6,7 @@ parsers disagree about; the last is how a typing error becomes a hole in the gat
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Resolved:
     origins: Mapping[str, str]
 
 
-def load_policy(name_or_path: str | None = None) -> Policy:
+def load_policy(name_or_path: str | os.PathLike[str] | None = None) -> Policy:
     """The resolved policy ``builtin:NAME`` or at a path; ``builtin:baseline`` for None.
 
     Raises :class:`PolicyError` naming file and line. Names of rules and detectors are checked by :meth:`Policy.check`.
@@ -50,9 +51,9 @@ def load_policy(name_or_path: str | None = None) -> Policy:
     return resolve(name_or_path).policy
 
 
-def resolve(name_or_path: str | None = None) -> Resolved:
+def resolve(name_or_path: str | os.PathLike[str] | None = None) -> Resolved:
     """As :func:`load_policy`, together with where each part came from."""
-    name = DEFAULT if name_or_path is None else name_or_path
+    name = DEFAULT if name_or_path is None else os.fspath(name_or_path)
     layer = _layer(name, Path(), (), [])
     return Resolved(Policy.model_validate(layer.document()), layer.all_origins())
 

@@ -26,6 +26,9 @@ _RUNS_MODEL = frozenset({Capability.FORWARD, Capability.GRADIENTS})
 class Progress(Protocol):
     """Told what happens while it happens."""
 
+    def reading(self, done: int, total: int, note: str) -> None:
+        """Bytes of the artifact that were fetched or hashed."""
+
     def started(self, detector: str) -> None: ...
 
     def progressed(self, detector: str, done: int, total: int, note: str) -> None: ...
@@ -245,6 +248,8 @@ def admitted(finding: Finding, detector: type[Detector], identity: str) -> Findi
 
 class Silent:
     """A :class:`Progress` that says nothing."""
+
+    def reading(self, done: int, total: int, note: str) -> None: ...
 
     def started(self, detector: str) -> None: ...
 

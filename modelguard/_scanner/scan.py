@@ -27,7 +27,7 @@ DEFAULT_TIMEOUT = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for. ``detectors`` are the classes to consider; ``options`` and ``timeouts`` are by detector id."""
+    """What is to be scanned, and how. ``detectors`` are the classes to consider; ``options`` and ``timeouts`` are by detector id."""
 
     target: str
     detectors: tuple[type[Detector], ...]
@@ -71,7 +71,10 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     model: Mapping[str, Any] | None = None
     failure = ""
     try:
-        with brought(request, registry) as (artifact, reference), Scan(_job(request, registry, artifact, reference), progress) as running:
+        with (
+            brought(request, registry, progress) as (artifact, reference),
+            Scan(_job(request, registry, artifact, reference), progress) as running,
+        ):
             facts = running.describe(request.timeout)
             steps = _plan(request, facts)
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
@@ -104,17 +107,20 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:
     """Fetch, open and plan, and stop there. Raises :class:`ModelguardError`."""
-    with brought(request, registry) as (artifact, reference), Scan(_job(request, registry, artifact, reference), progress) as running:
+    with (
+        brought(request, registry, progress) as (artifact, reference),
+        Scan(_job(request, registry, artifact, reference), progress) as running,
+    ):
         facts = running.describe(request.timeout)
     return Described(artifact, reference, facts, _plan(request, facts), _nothing_scannable(artifact, reference, facts))
 
 
 @contextmanager
-def brought(request: Request, registry: Registry) -> Iterator[tuple[Artifact, Artifact | None]]:
+def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
     source, target = _source(request.target, registry)
     extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
-    context = replace(request.source, extensions=extensions)
+    context = replace(request.source, extensions=extensions, progress=progress.reading)
     if request.reference is None:
         yield source.fetch(target, context), None
         return

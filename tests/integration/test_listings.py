@@ -106,7 +106,7 @@ def test_progress_on_a_terminal_is_live_and_leaves_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with ProgressDisplay(quiet=False) as display:
-        display.bytes(1_000_000, 4_000_000, "model\x1b[31m.safetensors")
+        display.reading(1_000_000, 4_000_000, "model\x1b[31m.safetensors")
         display.started("weight-diff")
         display.progressed("weight-diff", 1, 4, "layer 1 of 4")
         display._live.refresh()

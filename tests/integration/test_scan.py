@@ -151,17 +151,17 @@ def test_standard_output_carries_the_report_and_nothing_else(mg: Run, tiny_model
         (["-o", "json"], ["-o json", "FORMAT=PATH"]),
         (["-o", "pdf=x.pdf"], ["pdf", "sarif"]),
         (["-f", "pdf"], ["pdf", "sarif"]),
-        (["--samples", "nowhere.npz"], ["--samples nowhere.npz", "does not exist"]),
+        (["--samples", "nowhere.npz"], ["samples nowhere.npz", "does not exist"]),
         (["-p", "weight-diff"], ["-p weight-diff", "no:NAME"]),
-        (["--memory", "lots"], ["--memory lots", "8G"]),
+        (["--memory", "lots"], ["memory lots", "8G"]),
         (["--timeout", "0"], ["timeout"]),
-        (["--timeout", "inf"], ["--timeout inf: is no finite number of seconds; write for example"]),
-        (["--timeout", "nan"], ["--timeout nan: is no finite number of seconds"]),
+        (["--timeout", "inf"], ["timeout inf: must be a finite number of seconds above 0; write for example"]),
+        (["--timeout", "nan"], ["timeout nan: must be a finite number of seconds"]),
         (["--input", "rnage=0..1"], ["--input rnage=0..1: is no known setting", "range="]),
         (["--input", "range=1..0"], ["--input range=1..0: is wrong: a range is LOW..HIGH"]),
-        (["--model", "factory"], ["--model factory: is not module:factory; write for example"]),
-        (["--model", "module:"], ["--model module:: is not module:factory"]),
-        (["--model", ".module:f"], ["--model .module:f: is not module:factory"]),
+        (["--model", "factory"], ["model factory: is not module:factory; write for example"]),
+        (["--model", "module:"], ["model module:: is not module:factory"]),
+        (["--model", ".module:f"], ["model .module:f: is not module:factory"]),
         (["--seed", "-1"], ["seed"]),
         (["--no-such-option"], ["--no-such-option"]),
         (["--plan", "-o", "json=x.json"], ["--plan", "leave -o out"]),
@@ -258,12 +258,12 @@ def test_a_stored_report_can_be_shown_and_judged_again(mg: Run, tiny_model: Path
 
 
 def test_an_uncaught_exception_is_no_verdict(mg: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelguard._scanner import scan
+    from modelguard._scanner import prepare
 
     def explode(*_: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(scan, "scan", explode)
+    monkeypatch.setattr(prepare, "scan", explode)
     ran = mg("scan", tiny_model, "-q")
     assert ran.code == 3
     assert "boom" in ran.err.splitlines()[-1]

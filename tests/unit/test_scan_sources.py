@@ -12,6 +12,7 @@ import pytest
 
 from modelguard import Artifact, Source, SourceContext, UsageError
 from modelguard._plugins import Registry, load
+from modelguard._scanner.run import Silent
 from modelguard._scanner.scan import Request, brought
 
 
@@ -49,7 +50,7 @@ def registry() -> Callable[[type[Source]], Registry]:
 
 
 def bring(registry: Registry, target: str, reference: str | None, **given: object) -> tuple[Artifact, Artifact | None]:
-    with brought(Request(target, (), reference=reference, **given), registry) as pair:  # type: ignore[arg-type]
+    with brought(Request(target, (), reference=reference, **given), registry, Silent()) as pair:  # type: ignore[arg-type]
         return pair
 
 

@@ -1,0 +1,1 @@
+raise ImportError("the sun is in the wrong place")
