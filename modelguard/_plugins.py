@@ -197,7 +197,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Raise ``TimeoutError`` in the main thread after ``seconds``; without effect elsewhere or where there is no SIGALRM."""
+    """Raise ``TimeoutError`` in the main thread after ``seconds``; elsewhere, and where there is no SIGALRM, it does nothing."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return

@@ -77,7 +77,7 @@ def scan(
     :param without: plugins not to load, by entry point or distribution.
     :param progress: called while artifacts are read and detectors work, see :data:`ProgressCallback`.
 
-    An artifact that cannot be fetched or opened is no error: the report's ``failure`` says so, and no policy passes it. Raises
+    An artifact that cannot be fetched or opened is not an error: the report's ``failure`` says so, and no policy passes it. Raises
     :class:`~modelguard.UsageError` (or its subclass :class:`~modelguard.PolicyError`) for a wrong argument, before anything is fetched,
     and :class:`~modelguard.PluginError` when two plugins claim one name.
     """

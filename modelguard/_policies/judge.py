@@ -125,7 +125,7 @@ def _plugins(report: Report, policy: Policy, ledger: _Ledger) -> None:
             ledger.violations.append(Violation("plugin", plugin.name, message, blocks=True, rule=judgement.PLUGIN_REFUSED.id))
     for failure in report.plugin_failures:
         message = f"plugin {failure.name} of {failure.distribution} could not be used: {failure.reason}"
-        # One the policy keeps out is no failure.
+        # One that the policy keeps out has not failed.
         if policy.plugins.failures == "incomplete" and policy.allows_plugin(failure.distribution):
             message += " (plugins.failures: incomplete)"
             ledger.violations.append(Violation("plugin", failure.distribution, message, blocks=False, rule=judgement.PLUGIN_FAILED.id))

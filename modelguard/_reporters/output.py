@@ -16,7 +16,7 @@ def parse_output_spec(spec: str, formats: Collection[str]) -> tuple[str, Path]:
     name, equals, path = spec.partition("=")
     known = ", ".join(sorted(formats))
     if path == "-":
-        raise UsageError(f"-o {spec}", "standard output is no file", f"write --format {name}")
+        raise UsageError(f"-o {spec}", "standard output is not a file", f"write --format {name}")
     if not equals or not path:
         raise UsageError(f"-o {spec}", "is not FORMAT=PATH", f"write for example json=report.json; formats: {known}")
     if name not in formats:
@@ -27,7 +27,7 @@ def parse_output_spec(spec: str, formats: Collection[str]) -> tuple[str, Path]:
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 so that ``path`` holds either what it held before or all of it.
 
-    A temporary file in the same folder is written, flushed to disk and renamed over ``path``; something that is no regular file
+    A temporary file in the same folder is written, flushed to disk and renamed over ``path``; something that is not a regular file
     (``/dev/stdout``, a pipe) is written to directly. Raises :class:`OutputError`; nothing half-written is left.
     """
     try:

@@ -459,7 +459,7 @@ def test_a_name_that_is_not_utf8_is_refused(mg: Run, tmp_path: Path) -> None:
         (["m", "-o", "json=r.json", "-o", "sarif=./r.json"], "-o sarif=./r.json: r.json is given to two reports; name another file"),
         (["m", "-o", "json=m"], "-o json=m: m is read by this command; name another file"),
         (["m", "--reference", "ref", "-o", "json=./ref"], "-o json=./ref: ref is read by this command; name another file"),
-        (["m", "-o", "json=-"], "-o json=-: standard output is no file; write --format json"),
+        (["m", "-o", "json=-"], "-o json=-: standard output is not a file; write --format json"),
         (["m", "-o", "json=folder"], "-o json=folder: folder is a folder; name a file in it"),
         (["m", "-o", "json=no/r.json"], "-o json=no/r.json: the folder no does not exist; create it first"),
     ],
