@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -115,6 +116,10 @@ def _flat(x: Tensor, axis: int) -> Tensor:
     return x.reshape(prod(x.shape[: axis % x.ndim if x.ndim else 0]), -1)
 
 
+def _as_before_13(function: Callable[[Tensor, int], Tensor], x: Tensor, axis: int) -> Tensor:
+    return function(x, -1) if axis in (-1, x.ndim - 1) else function(_flat(x, axis), 1).reshape(x.shape)
+
+
 @op("Softmax", since=13)
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return torch.softmax(x, axis)
@@ -122,7 +127,7 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
 
 @op("Softmax", since=1)
 def softmax_1(x: Tensor, *, axis: int = 1) -> Tensor:
-    return torch.softmax(x, -1) if axis in (-1, x.ndim - 1) else torch.softmax(_flat(x, axis), 1).reshape(x.shape)
+    return _as_before_13(torch.softmax, x, axis)
 
 
 @op("LogSoftmax", since=13)
@@ -132,7 +137,7 @@ def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
 
 @op("LogSoftmax", since=1)
 def log_softmax_1(x: Tensor, *, axis: int = 1) -> Tensor:
-    return torch.log_softmax(x, -1) if axis in (-1, x.ndim - 1) else torch.log_softmax(_flat(x, axis), 1).reshape(x.shape)
+    return _as_before_13(torch.log_softmax, x, axis)
 
 
 @op("Hardmax", since=13)
