@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from modelguard import diff_checkpoints, numpy_dtype
 from modelguard._diff.detector import summary
 from modelguard._diff.operand import Operand
 from modelguard._diff.stream import Statistics, measure
-from modelguard.testing import ArrayCheckpoint
+from modelguard.testing import ArrayCheckpoint, safetensors_bytes
 
 
 def measured(before: Any, after: Any, dtype: str) -> Statistics:
@@ -85,25 +86,35 @@ CAPPED = """
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts anonymous memory on Linux only")
-@pytest.mark.parametrize(("edited", "verdict"), [(1, "lone-change"), (6, "fine-tune")])
-def test_pair_larger_than_the_memory_it_may_use(tmp_path: Path, edited: int, verdict: str) -> None:
-    # Two files of 288 MB each; the diff may take 96 MB on top of what the interpreter and its libraries hold.
-    shape, count = (4000, 6000), 6
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, Path]]:
+    """Two files of 144 MB, of whose three matrices the second has as many changed as asked for."""
+    folder, shape, count = tmp_path_factory.mktemp("pair"), (4000, 6000), 3
     rng = np.random.default_rng(0)
     base = (0.02 * rng.standard_normal(shape, dtype=np.float32)).astype(numpy_dtype("BF16"))
     moved = (base.astype(np.float32) + 0.001 * rng.standard_normal(shape, dtype=np.float32)).astype(base.dtype)
-    header, offset = {}, 0
-    for index in range(count):
-        header[f"layers.{index}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + base.nbytes]}
-        offset += base.nbytes
-    text = json.dumps(header).encode()
-    for name, changed in (("a", 0), ("b", edited)):
-        with (tmp_path / f"{name}.safetensors").open("wb") as out:
-            out.write(len(text).to_bytes(8, "little") + text)
+    offsets = [index * base.nbytes for index in range(count + 1)]
+    header = {
+        f"layers.{index}.weight": {"dtype": "BF16", "shape": shape, "data_offsets": offsets[index : index + 2]} for index in range(count)
+    }
+
+    def write(name: str, changed: int) -> Path:
+        path = folder / f"{name}.safetensors"
+        with path.open("wb") as out:
+            out.write(safetensors_bytes(header))
             for index in range(count):
                 out.write((moved if index < changed else base).view(np.uint16).data)
-    command = [sys.executable, "-c", textwrap.dedent(CAPPED), *(str(tmp_path / f"{name}.safetensors") for name in "ab"), str(96 << 20)]
+        return path
+
+    before = write("before", 0)
+    return lambda changed: (before, write("after", changed))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts anonymous memory on Linux only")
+@pytest.mark.parametrize(("edited", "verdict"), [(1, "lone-change"), (3, "fine-tune")])
+def test_pair_larger_than_the_memory_it_may_use(pair: Callable[[int], tuple[Path, Path]], edited: int, verdict: str) -> None:
+    # The diff may take 96 MB on top of what the interpreter and its libraries hold.
+    command = [sys.executable, "-c", textwrap.dedent(CAPPED), *map(str, pair(edited)), str(96 << 20)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""})
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == [verdict, edited]
