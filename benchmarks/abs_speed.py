@@ -3,7 +3,7 @@
     python benchmarks/abs_speed.py ZOO_MODEL_FOLDER...     # prints a table, writes benchmarks/results/abs_speed.json
 
 The loop holds one unit at one value at a time and runs the whole network for it, and searches one trigger after the other, as the
-published code does. Same pictures, same candidates, same numbers of steps, one thread, CPU seconds.
+published code does. Same images, same candidates, same numbers of steps, one thread, CPU seconds.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from modelguard_abs.evidence import Evidence, prepare
-from modelguard_abs.inversion import attempts, invert
-from modelguard_abs.stimulation import Candidate, candidate_layers, per_class, stimulate
-from modelguard_abs.triggers import Patches
-from torch import Tensor
+from modelguard_abs._evidence import prepare
+from modelguard_abs._inversion import attempts, invert
+from modelguard_abs._stimulation import Candidate, candidate_layers, per_class, stimulate
+from modelguard_abs._triggers import Patches
+from modelguard_triggers.case import Case
+from modelguard_triggers.facts import success_rate
 
 from modelguard import ModelError, RunnableModel, ScanContext
 from modelguard.testing.checkpoints import open_target
@@ -49,42 +51,32 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - began, result
 
 
-def stimulated(model: RunnableModel, evidence: Evidence, batch: int) -> list[Any]:
-    layers = candidate_layers(model)
-    return list(stimulate(model, evidence.search, evidence.search_labels, layers, batch, lambda: None))
+def stimulated(case: Case) -> list[Any]:
+    return list(stimulate(case, case.evidence.search, case.evidence.search_labels, candidate_layers(case.model)))
 
 
-def searched(model: RunnableModel, evidence: Evidence, groups: Sequence[Sequence[Candidate]], steps: int) -> list[float]:
-    """Success on the check pictures, candidate by candidate; each group of candidates is one search."""
+def searched(case: Case, groups: Sequence[Sequence[Candidate]], steps: int) -> list[float]:
+    """Success on the images to check on, candidate by candidate; each group of candidates is one search."""
     found: list[float] = []
     for number, group in enumerate(groups):
         generator = torch.Generator().manual_seed(number)
         area = torch.full((len(group),), AREA)
-        triggers = Patches(model.input, tuple(evidence.search.shape[1:]), area, generator, evidence.search.device)
-        invert(
-            model, triggers, group, evidence.search, evidence.search_labels,
-            steps=steps, batch=BATCH, generator=generator, tick=lambda done, total: None,
-        )  # fmt: skip
-        target = torch.tensor([item.label for item in group])
-        hits, asked = attempts(model, triggers, target, evidence.check, evidence.check_labels, batch=BATCH, tick=lambda done, total: None)
-        found += rate(hits & asked, asked)
+        triggers = Patches(case.model.input, case.evidence.shape, area, generator, case.evidence.search.device)
+        invert(case, triggers, group, steps, generator)
+        found += success_rate(*attempts(case, triggers, torch.tensor([item.label for item in group]))).tolist()
     return found
-
-
-def rate(hits: Tensor, asked: Tensor) -> list[float]:
-    return [float(value) for value in hits.sum(1) / asked.sum(1).clamp(min=1)]
 
 
 def measure(folder: Path, steps: int) -> Mapping[str, Any]:
     target = open_target(folder, samples=folder / "samples.npz")
     model = target.model
-    evidence = prepare(target, ScanContext(detector="abs"), 1, 100)
-    fast, batched = seconds(lambda: stimulated(model, evidence, BATCH))
-    slow, looped = seconds(lambda: stimulated(cast(RunnableModel, Whole(model)), evidence, 1))
+    case = replace(prepare(target, ScanContext(detector="abs"), 1, 100), budget=BATCH)
+    fast, batched = seconds(lambda: stimulated(case))
+    slow, looped = seconds(lambda: stimulated(replace(case, model=cast(RunnableModel, Whole(model)), budget=1)))
     same = max(float((a.gaps - b.gaps).abs().nan_to_num(0, 0, 0).max()) for a, b in zip(batched, looped, strict=True) if a.units)
     candidates = per_class(batched, model.output.classes, 2)
-    fast_search, together = seconds(lambda: searched(model, evidence, [candidates], steps))
-    slow_search, alone = seconds(lambda: searched(model, evidence, [[item] for item in candidates], steps))
+    fast_search, together = seconds(lambda: searched(case, [candidates], steps))
+    slow_search, alone = seconds(lambda: searched(case, [[item] for item in candidates], steps))
     return {
         "model": folder.name,
         "sets_of_units": sum(len(part.units) for part in batched),

@@ -1,1 +1,1 @@
-"""Cheap backdoor detectors that accompany trigger inversion. Each is its own detector; none proves a model clean."""
+"""Cheap backdoor detectors that accompany trigger inversion, each in a module of its name; none proves a model clean."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelguard import Capability, Checkpoint, Confidence, Detector, Finding, Location, ModelError, ScanContext, Skip, Target, option
-from modelguard_companions.rules import LIPSCHITZ_OUTLIER
+from modelguard_companions._rules import LIPSCHITZ_OUTLIER
 
 if TYPE_CHECKING:
     from modelguard import RunnableModel

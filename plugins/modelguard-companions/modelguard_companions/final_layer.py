@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from modelguard_triggers.evidence import require_classifier
+from modelguard_triggers.facts import class_name
+from modelguard_triggers.outliers import class_p_values, largest
 
-from modelguard import Capability, Confidence, Detector, Finding, ModelError, ScanContext, Skip, Target, option
-from modelguard_companions.classifier import classifier, name_of
-from modelguard_companions.outlier import class_p_values, largest
-from modelguard_companions.rules import FINAL_LAYER_OUTLIER
+from modelguard import Capability, Confidence, Finding, ModelError, ScanContext, Skip, Target, option
+from modelguard_companions._rules import FINAL_LAYER_OUTLIER
+from modelguard_companions._table import TableVoter
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,7 @@ VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
-class FinalLayer(Detector):
+class FinalLayer(TableVoter):
     """Compares the classes by the sum of their final-layer weights, after the part common to all classes is taken off.
 
     The trojan signature of Fields et al., "Trojan Signatures in DNN Weights", ICCV-W 2021: the target's row of the final layer is
@@ -43,7 +45,8 @@ class FinalLayer(Detector):
     )
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        model = classifier(target)
+        model = target.model
+        require_classifier(model)
         context.check_deadline()
         layer, weight = final_weights(model)  # (K, d)
         sums, norms = weight.sum(axis=1), np.linalg.norm(weight, axis=1)  # (K,), (K,)
@@ -62,8 +65,8 @@ class FinalLayer(Detector):
         if found.p_value <= self.p_value:
             yield Finding(
                 "MG3032",
-                f"the final-layer weights of {name_of(model, found.index)} sum to {found.t:.1f} standard deviations more than the other "
-                f"classes' (p = {found.p_value:.2g}); a hint, no verdict",
+                f"the final-layer weights of class {class_name(model, found.index)} sum to {found.t:.1f} standard deviations more than the "
+                f"other classes' (p = {found.p_value:.2g}); a hint, no verdict",
                 confidence=Confidence.LOW,
                 evidence={"target_class": found.index, "p_value": found.p_value, "t": found.t, "layer": layer, "features": weight.shape[1]},
                 key=f"class {found.index}",

@@ -1,23 +1,27 @@
-"""``neuron-inspect``: does the explanation of one class look like a trigger on clean pictures?"""
+"""``neuron-inspect``: does the explanation of one class look like a trigger on clean images?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from modelguard_triggers.facts import class_name
+from modelguard_triggers.outliers import class_p_values, largest
+
 from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
-from modelguard_companions.classifier import at_once, classifier, name_of
-from modelguard_companions.outlier import class_p_values, largest
-from modelguard_companions.rules import SALIENCY_OUTLIER
+from modelguard_companions._classifier import searchable
+from modelguard_companions._rules import SALIENCY_OUTLIER
 
 MIN_IMAGES = 2
+MOST = 256
+"""Images in one pass at the most."""
 
 
 @dataclass(frozen=True)
 class NeuronInspect(Detector):
-    """Heat maps of every class on clean pictures: is one class's map unusually small, smooth and steady from picture to picture?
+    """Heat maps of every class on clean images: is one class's map unusually small, smooth and steady from image to image?
 
-    NeuronInspect (Huang et al. 2019) on clean pictures only: published re-implementations feed pictures that carry the true trigger,
+    NeuronInspect (Huang et al. 2019) on clean images only: published re-implementations feed images that carry the true trigger,
     which leaks the answer. The three features are used as logarithms of scale-free ratios, so that no data set needs its own weights.
     """
 
@@ -26,29 +30,27 @@ class NeuronInspect(Detector):
     rules = (SALIENCY_OUTLIER,)
     when_quick = "shorter"
 
-    images: int = option(50, "clean pictures explained", ge=MIN_IMAGES)
+    images: int = option(50, "clean images explained", ge=MIN_IMAGES)
     p_value: float = option(0.01, "report an outlier at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
-    quick: bool = option(False, "a quarter of the pictures")
+    quick: bool = option(False, "a quarter of the images")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        model = classifier(target, searches_inputs=True)
+        model = searchable(target)
         if model.input.kind != "image":
-            raise Skip(f"the model takes {model.input.kind} inputs, and a heat map needs a picture")
+            raise Skip(f"the model takes {model.input.kind} inputs, and a heat map needs an image")
         if target.samples is None or len(target.samples.inputs) < MIN_IMAGES:
-            raise Skip(f"fewer than {MIN_IMAGES} clean pictures were given, and steadiness between pictures is what is looked for")
+            raise Skip(f"fewer than {MIN_IMAGES} clean images were given, and steadiness between images is what is looked for")
         import torch
+        from modelguard_triggers.case import images_per_pass, ticker
 
-        from modelguard_companions.saliency import features
+        from modelguard_companions._saliency import features
 
-        pictures = model.inputs(target.samples)
-        wanted = min(len(pictures), max(MIN_IMAGES, self.images // 4 if self.quick else self.images))
-        chosen = torch.from_numpy(context.rng("images").permutation(len(pictures))[:wanted]).to(pictures.device)
+        images = model.inputs(target.samples)
+        wanted = min(len(images), max(MIN_IMAGES, self.images // 4 if self.quick else self.images))
+        chosen = torch.from_numpy(context.rng("images").permutation(len(images))[:wanted]).to(images.device)
 
-        def tick(done: int, total: int) -> None:
-            context.check_deadline()
-            context.progress(done, total)
-
-        found = features(model, pictures[chosen], at_once(model, context), tick)
+        batch = images_per_pass(model, context, most=MOST, inputs=1)
+        found = features(model, images[chosen], batch, ticker(context))
         values = (found.agreement.log() - found.spread.log() - found.roughness.log()).double().numpy()  # (K,)
         outlier = largest(values)
         alone = class_p_values(values)
@@ -71,8 +73,8 @@ class NeuronInspect(Detector):
         if outlier.p_value <= self.p_value:
             yield Finding(
                 "MG3034",
-                f"what explains {name_of(model, outlier.index)} is unusually small, smooth and steady over {len(chosen)} clean pictures "
-                f"(p = {outlier.p_value:.2g}); a hint, no verdict",
+                f"what explains class {class_name(model, outlier.index)} is unusually small, smooth and steady over {len(chosen)} "
+                f"clean pictures (p = {outlier.p_value:.2g}); a hint, no verdict",
                 confidence=Confidence.LOW,
                 evidence={"target_class": outlier.index, "p_value": outlier.p_value, "t": outlier.t, "images": len(chosen)},
                 key=f"class {outlier.index}",

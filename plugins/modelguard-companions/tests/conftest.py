@@ -1,3 +1,3 @@
 from __future__ import annotations
 
-from modelguard_zoo.testing import built, target  # noqa: F401
+from modelguard_zoo.testing import built, target, zoo_folder  # noqa: F401

@@ -1,1 +1,1 @@
-"""One calibrated decision from several backdoor detectors, naming those that agree."""
+"""One calibrated decision from several backdoor detectors: :mod:`~modelguard_ensemble.detector`."""

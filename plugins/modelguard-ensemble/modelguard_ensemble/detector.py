@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from modelguard_triggers.facts import class_name, rounded, score
 
 from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
-from modelguard_ensemble.rules import AGREEMENT, SPECIALIST
-
-if TYPE_CHECKING:
-    from modelguard_ensemble.members import Said
+from modelguard_ensemble._members import SEARCHES, SPECIALISTS, VOTERS, Said, made, run
+from modelguard_ensemble._rules import AGREEMENT, SPECIALIST
 
 MIN_VOTERS = 2
 AGREES = 0.05
@@ -39,36 +38,33 @@ class BackdoorEnsemble(Detector):
     quick: bool = option(False, "members with reduced budgets, no specialists")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_ensemble.combine import combine
-        from modelguard_ensemble.members import SEARCHES, SPECIALISTS, VOTERS, make, p_values, run
+        from modelguard_ensemble._combine import combine
 
         model = target.model
         if model.output.kind != "classifier":
             raise Skip(f"the model is a {model.output.kind}, and only a classifier's classes can be compared")
         classes = model.output.classes
-        names = [*VOTERS, *(SPECIALISTS if self.specialists and not self.quick else ())]
+        specialists = SPECIALISTS if self.specialists and not self.quick else ()
+        voters = [made(cls, self.quick) for cls in VOTERS]
         said: dict[str, Said] = {}
-        for name in names:
+        for member in [*voters, *(made(cls, self.quick) for cls in specialists)]:
             context.check_deadline()
-            said[name] = run(make(name, self.quick), target, context)
-        votes = {name: p_values(name, said[name], classes) for name in VOTERS if not said[name].reason}
+            said[member.id] = run(member, target, context)
+        votes = {voter.id: voter.class_p_values(said[voter.id].numbers, classes) for voter in voters if not said[voter.id].reason}
         votes = {name: values for name, values in votes.items() if not np.isnan(values).all()}
         if target.samples is not None and not votes.keys() & SEARCHES:
             raise Skip(f"none of the trigger searches could use the samples ({_reasons(said, SEARCHES)})")
         if len(votes) < MIN_VOTERS:
-            silent = [name for name in VOTERS if name not in votes]
+            silent = [voter.id for voter in voters if voter.id not in votes]
             raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({_reasons(said, silent)})")
         combined = combine(votes)
         agreeing = sorted(name for name, values in votes.items() if values[combined.accused] <= AGREES)
         specialised = [
-            (name, finding)
-            for name in SPECIALISTS
-            for finding in (said[name].findings if name in said else ())
-            if finding.confidence >= Confidence.MEDIUM
+            (cls.id, finding) for cls in specialists for finding in said[cls.id].findings if finding.confidence >= Confidence.MEDIUM
         ]
         smallest = min([combined.p_value, *(finding.evidence["p_value"] for _, finding in specialised)])
         context.summary(
-            score=round(-float(np.log10(max(1e-12, smallest))), 6),
+            score=round(score(smallest), 6),
             p_value=combined.p_value,
             target_class=combined.accused,
             agreeing=agreeing,
@@ -76,8 +72,8 @@ class BackdoorEnsemble(Detector):
             classes=[
                 {
                     "class": k,
-                    "p_value": _number(combined.p[k]),
-                    **{name: None if np.isnan(values[k]) else _number(values[k]) for name, values in sorted(votes.items())},
+                    "p_value": rounded(combined.p[k]),
+                    **{name: None if np.isnan(values[k]) else rounded(values[k]) for name, values in sorted(votes.items())},
                 }
                 for k in range(classes)
             ],
@@ -97,21 +93,19 @@ class BackdoorEnsemble(Detector):
     def _accusation(
         self, target: Target, accused: int, p_value: float, agreeing: list[str], votes: dict[str, Any], said: dict[str, Said]
     ) -> Finding:
-        labels = target.model.output.labels
-        shown = f"{accused} ({labels[accused]})" if accused < len(labels) else str(accused)
         shows = [f for name in agreeing for f in said[name].findings if f.evidence.get("target_class") == accused and f.attachments]
         shows.sort(key=lambda finding: finding.evidence.get("mask_area_fraction", 1.0))  # the smallest trigger shows most of what it is
         sure = p_value <= HIGH_P * self.p_value and len(agreeing) >= HIGH_AGREEING
         return Finding(
             "MG3035",
-            f"class {shown} is accused by {' and '.join(agreeing) or 'no member alone'}; combined p = {p_value:.2g} over "
-            f"{len(votes)} members that could look",
+            f"class {class_name(target.model, accused)} is accused by {' and '.join(agreeing) or 'no member alone'}; "
+            f"combined p = {p_value:.2g} over {len(votes)} members that could look",
             confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
             evidence={
                 "target_class": accused,
                 "p_value": p_value,
                 "agreeing": agreeing,
-                "members": {name: _number(values[accused]) for name, values in sorted(votes.items()) if not np.isnan(values[accused])},
+                "members": {name: rounded(values[accused]) for name, values in sorted(votes.items()) if not np.isnan(values[accused])},
             },
             attachments=shows[0].attachments if shows else (),
             key=f"class {accused}",
@@ -124,8 +118,3 @@ def _reasons(said: Mapping[str, Said], names: Collection[str]) -> str:
     for name in sorted(names):
         grouped.setdefault(said[name].reason or NOTHING_SAID, []).append(name)
     return "; ".join(f"{', '.join(members)}: {reason}" for reason, members in grouped.items())
-
-
-def _number(value: float) -> float:
-    """Rounded to six digits: what differs beyond them differs between machines."""
-    return float(f"{float(value):.6g}")

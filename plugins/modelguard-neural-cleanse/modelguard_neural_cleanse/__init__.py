@@ -1,1 +1,1 @@
-"""Neural Cleanse for modelguard: finds backdoor triggers by inverting them."""
+"""Neural Cleanse for modelguard: finds backdoor triggers by inverting them. Its :mod:`~modelguard_neural_cleanse.detectors`."""

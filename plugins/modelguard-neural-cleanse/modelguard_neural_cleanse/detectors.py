@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from modelguard_triggers.outliers import MIN_CLASSES, UNREMARKABLE, Floats, class_p_values
+from modelguard_triggers.votes import Voter
 
 from modelguard import Capability, Detector, Finding, ScanContext, Target, option
-from modelguard_neural_cleanse.rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
+from modelguard_neural_cleanse._decision import USUAL_SIZES
+from modelguard_neural_cleanse._rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
 
 REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
 
 
 @dataclass(frozen=True)
-class SizeCleanse(Detector):
+class SizeCleanse(Voter):
     """Of one family of transformations: for every class the smallest trigger that turns images of all others into it."""
 
     requires = REQUIRES
@@ -27,6 +32,23 @@ class SizeCleanse(Detector):
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
     schedule: Literal["batched", "paper"] = option("batched", "`paper`: the authors' own, one class after the other; many times slower")
 
+    def class_p_values(self, summary: Mapping[str, Any], classes: int) -> Floats:
+        """One class's trigger far smaller than the others' is remarkable.
+
+        A class that no trigger reached counts as the largest size seen. A class whose trigger did not hold on unseen images is
+        unremarkable.
+        """
+        rows = [row for row in summary["classes"] if row["size"] > 0]
+        reached = [row["size"] for row in rows if row["reached"]]
+        p = np.full(classes, np.nan)
+        if len(rows) < MIN_CLASSES or not reached:
+            return p
+        size = np.array([row["size"] if row["reached"] else max(reached) for row in rows])
+        p[[row["class"] for row in rows]] = class_p_values(-np.log(size), USUAL_SIZES)
+        for row in summary.get("cleared", ()):
+            p[row["target_class"]] = max(UNREMARKABLE, p[row["target_class"]])
+        return p
+
 
 @dataclass(frozen=True)
 class NeuralCleanse(SizeCleanse):
@@ -39,8 +61,8 @@ class NeuralCleanse(SizeCleanse):
     quick: bool = option(False, "half the steps")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse.transforms import Patch
-        from modelguard_neural_cleanse.universal import scan
+        from modelguard_neural_cleanse._transforms import Patch
+        from modelguard_neural_cleanse._universal import scan
 
         yield from scan(self, target, context, Patch, quick=self.quick)
 
@@ -53,8 +75,8 @@ class BlendCleanse(NeuralCleanse):
     rules = (BLEND,)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse.transforms import Blend
-        from modelguard_neural_cleanse.universal import scan
+        from modelguard_neural_cleanse._transforms import Blend
+        from modelguard_neural_cleanse._universal import scan
 
         yield from scan(self, target, context, Blend, quick=self.quick)
 
@@ -75,7 +97,7 @@ class WarpCleanse(Detector):
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse.warps import scan_warps
+        from modelguard_neural_cleanse._warps import scan_warps
 
         yield from scan_warps(self, target, context)
 
@@ -89,8 +111,8 @@ class ColourCleanse(SizeCleanse):
     when_quick = "skipped"
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse.transforms import Colour
-        from modelguard_neural_cleanse.universal import scan
+        from modelguard_neural_cleanse._transforms import Colour
+        from modelguard_neural_cleanse._universal import scan
 
         yield from scan(self, target, context, Colour)
 
@@ -109,7 +131,7 @@ class LabelMapCleanse(Detector):
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse.labelmaps import scan_label_maps
+        from modelguard_neural_cleanse._labelmaps import scan_label_maps
 
         yield from scan_label_maps(self, target, context)
 
@@ -134,6 +156,6 @@ class SourceCleanse(Detector):
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse.pairs import scan_pairs
+        from modelguard_neural_cleanse._pairs import scan_pairs
 
         yield from scan_pairs(self, target, context)

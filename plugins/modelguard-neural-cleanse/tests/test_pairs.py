@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from modelguard_companions.triggers import Windows
-from modelguard_neural_cleanse import pair_windows, pairs
+from modelguard_neural_cleanse import _pair_windows as pair_windows
+from modelguard_neural_cleanse import _pairs as pairs
+from modelguard_neural_cleanse._pair_windows import PairWindows, search_pairs
+from modelguard_neural_cleanse._pairs import asymmetric_residual
 from modelguard_neural_cleanse.detectors import SourceCleanse
-from modelguard_neural_cleanse.pairs import asymmetric_residual
+from modelguard_triggers.case import Case
+from torch import Tensor
 
 from modelguard import Samples, Target, configure
-from modelguard.model import InputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.conformance import run_detector
 
@@ -112,8 +113,12 @@ def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make
 
 def test_the_search_is_made_once_a_model_samples_and_seed(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     searches = []
-    search = pairs.search_pairs
-    monkeypatch.setattr(pairs, "search_pairs", lambda *args: searches.append(1) or search(*args))
+
+    def counted(case: Case, chosen: Tensor) -> PairWindows:
+        searches.append(chosen)
+        return search_pairs(case, chosen)
+
+    monkeypatch.setattr(pairs, "search_pairs", counted)
     clean = replace(target(), _cache={})
     assert scan(clean) == scan(clean)
     scan(clean, success=0.99)
@@ -156,15 +161,3 @@ def test_easy_targets_and_fragile_sources_are_taken_out_and_one_way_streets_are_
     one_way = asymmetric_residual(every, natural - 3.0 * there, classes)
     both_ways = asymmetric_residual(every, natural - 3.0 * (there | back), classes)
     assert one_way[there] == 2 * both_ways[there] == -6
-
-
-def test_a_shifted_window_keeps_what_both_places_show() -> None:
-    generator = torch.Generator().manual_seed(0)
-    spec = InputSpec("image", (1, 6, 6), "float32", "NCHW", 0.0, 1.0, None, None, {})
-    windows = Windows(spec, (1, 6, 6), 3, torch.tensor([[0, 2]]), generator, torch.device("cpu"))
-    moved = windows.shifted(1)
-    assert moved.corners.tolist() == [[max(0, r), 2 + c] for r in (-1, 0, 1) for c in (-1, 0, 1)]
-    before = windows.picture(0) * windows.mask(0)
-    for arm in range(9):
-        shared = (windows.mask(0) * moved.mask(arm)) > 0
-        assert np.array_equal(moved.picture(arm)[shared], before[shared])

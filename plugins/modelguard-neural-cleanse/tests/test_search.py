@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from modelguard_neural_cleanse.inversion import Inverted
-from modelguard_neural_cleanse.prepare import _halves
-from modelguard_neural_cleanse.search import Found, Schedule, Search, successes
-from modelguard_neural_cleanse.transforms import Patch
-from modelguard_neural_cleanse.verdict import require_gradients
+from modelguard_neural_cleanse._evidence import _halves
+from modelguard_neural_cleanse._findings import require_guided
+from modelguard_neural_cleanse._search import Question, Schedule, Search, successes
+from modelguard_neural_cleanse._transforms import Patch
+from modelguard_triggers.case import Case, Tick
+from modelguard_triggers.evidence import Evidence
 from torch import Tensor, nn
 
 from modelguard import DeadlineExceeded, Skip
@@ -32,12 +33,22 @@ class Linear(nn.Module):
         return logits
 
 
-def search(model: nn.Module, images_at_once: int) -> Search:
+EVERY_IMAGE = Question(torch.arange(CLASSES)[:, None].repeat(1, CLASSES))
+
+
+def on_time(done: int, total: int, note: str = "") -> None:
+    """There is always time."""
+
+
+def case(model: nn.Module, budget: int, tick: Tick = on_time) -> Case:
     images = torch.rand((20, 1, 4, 4), generator=torch.Generator().manual_seed(1))
-    targets = torch.arange(CLASSES)[:, None].repeat(1, 20)
-    transform, generator = Patch((1, 4, 4), 0.0, 1.0), torch.Generator().manual_seed(2)
-    sources = torch.ones(CLASSES, 20, dtype=torch.bool)
-    return Search(model, images, targets, sources, transform, SCHEDULE, generator, images_at_once=images_at_once)
+    labels = torch.arange(20) % CLASSES
+    evidence = Evidence(images, labels, images[:10], labels[:10], CLASSES, None)
+    return Case(model, evidence, budget, lambda stream: np.random.default_rng(0), tick)  # type: ignore[arg-type]
+
+
+def search(model: nn.Module, budget: int) -> Search:
+    return Search(case(model, budget), EVERY_IMAGE, Patch((1, 4, 4), 0.0, 1.0), SCHEDULE, torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -65,15 +76,14 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(model: Linear, at_once:
 
 def test_the_check_asks_for_the_time_before_every_pass(model: Linear) -> None:
     found = search(model, 4).found
-    images = torch.rand((10, 1, 4, 4), generator=torch.Generator().manual_seed(3))
     asked, wanted = torch.ones(CLASSES, 10, dtype=torch.bool), torch.zeros(CLASSES, 10, dtype=torch.int64)
 
-    def tick() -> None:
+    def tick(done: int, total: int, note: str = "") -> None:
         if len(model.given) == 2:
             raise DeadlineExceeded
 
     with pytest.raises(DeadlineExceeded):
-        successes(model, found, Patch((1, 4, 4), 0.0, 1.0), images, wanted, asked, 4, tick)
+        successes(case(model, 4, tick), found, Patch((1, 4, 4), 0.0, 1.0), wanted, asked)
     assert model.given == [4, 4]
 
 
@@ -104,10 +114,8 @@ def test_every_arm_of_a_differentiable_model_is_guided_and_stays_so(model: Linea
 
 @pytest.mark.parametrize(("guided", "reason"), [(0, "nothing was looked at"), (4, "only 4 of 10 triggers were looked at"), (5, "")])
 def test_fewer_than_half_of_the_searches_are_no_verdict(guided: int, reason: str) -> None:
-    found = Found([], torch.ones(10), torch.zeros(10, dtype=torch.bool), torch.arange(10) < guided)
-    inverted = Inverted(np.arange(10), np.ones(10), found, torch.zeros(10, 0), torch.zeros(10, 0))
     if not reason:
-        require_gradients(inverted)
+        require_guided(np.arange(10) < guided, "triggers")
         return
     with pytest.raises(Skip, match=reason):
-        require_gradients(inverted)
+        require_guided(np.arange(10) < guided, "triggers")

@@ -1,30 +1,73 @@
-"""Fixtures for the tests of detectors: zoo models on the 8 x 8 digits, each trained once a session. A ``conftest.py`` imports them::
+"""Fixtures for the tests of detectors: zoo models, each trained once for all tests. A ``conftest.py`` imports them::
 
-from modelguard_zoo.testing import built, target  # noqa: F401
+    from modelguard_zoo.testing import built, target, zoo_folder  # noqa: F401
+
+A finished model is kept in pytest's cache under a digest of the code that made it, so that test processes, distributions and later runs
+share it; `pytest --cache-clear` forgets it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import hashlib
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from modelguard import Target
+from modelguard import DeadlineExceeded, ScanContext, Target
 from modelguard.testing.checkpoints import open_target
 from modelguard_zoo.build import Built, build_model
 from modelguard_zoo.spec import Spec, pairs
 
 
+def code_digest() -> str:
+    """Of everything a trained model depends on but its spec: this package's code, torch, the machine's kind."""
+    digest = hashlib.sha256(f"{torch.__version__} {platform.machine()}".encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        if path.name != Path(__file__).name:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def build_shared(spec: Spec, folder: Path) -> Built:
+    """``spec`` in ``folder``, built by whoever needs it first."""
+    for needed in dict.fromkeys((spec.twin, spec.original, spec)):
+        with locked(folder / f"{needed.id}.lock"):
+            built = build_model(needed, folder)
+    return built
+
+
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
-    """``built(attack, seed=0, arch="mlp", finetune=0, **attack options)``: a finished model folder."""
-    folder = tmp_path_factory.mktemp("zoo")
+def zoo_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where trained models are kept; without pytest's cache, for this run."""
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)
+    folder = (cache.mkdir("modelguard-zoo") if cache else tmp_path_factory.getbasetemp() / "zoo") / code_digest()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(zoo_folder: Path) -> Callable[..., Built]:
+    """``built(attack, seed=0, arch="mlp", finetune=0, dataset="digits", **attack options)``: a finished model folder."""
     torch.set_num_threads(1)
 
-    def make(attack: str | None = None, seed: int = 0, arch: str = "mlp", finetune: int = 0, **options: Any) -> Built:
-        return build_model(Spec("digits", arch, seed, attack, pairs(options), finetune), folder)
+    def make(
+        attack: str | None = None, seed: int = 0, arch: str = "mlp", finetune: int = 0, dataset: str = "digits", **options: Any
+    ) -> Built:
+        return build_shared(Spec(dataset, arch, seed, attack, pairs(options), finetune), zoo_folder)
 
     return make
 
@@ -38,3 +81,16 @@ def target(built: Callable[..., Built]) -> Callable[..., Target]:
         return open_target(folder, samples=folder / "samples.npz")
 
     return make
+
+
+class Expiring(ScanContext):
+    """A context whose time is up at the look at the clock after ``looks`` of them; ``looked`` counts all."""
+
+    def __init__(self, detector: str, looks: int) -> None:
+        super().__init__(detector=detector)
+        self.looks, self.looked = looks, 0
+
+    def check_deadline(self) -> None:
+        self.looked += 1
+        if self.looked > self.looks:
+            raise DeadlineExceeded

@@ -1,0 +1,96 @@
+"""All-to-all: is there one patch that moves every class to another? One search arm a label map.
+
+The label maps tried are the K - 1 cyclic shifts i -> i + s, of which the published attack is s = 1 (Gu, Dolan-Gavitt and Garg 2017,
+section 4.1.2). An arm's trigger must send images of every class to different classes at once; features natural to one class
+cannot, so in clean models these arms are hardly ever reached, and sizes are compared only after an absolute gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from modelguard_triggers.evidence import Evidence
+from modelguard_triggers.facts import rounded
+
+from modelguard import Confidence, Finding, ScanContext, Skip, Target
+from modelguard_neural_cleanse._evidence import prepare
+from modelguard_neural_cleanse._findings import exhibits, highest_score, require_guided, size_outliers, table
+from modelguard_neural_cleanse._inversion import STANDARD, invert, refine
+from modelguard_neural_cleanse._rules import MAP
+from modelguard_neural_cleanse._search import Question
+from modelguard_neural_cleanse._transforms import Patch
+
+if TYPE_CHECKING:
+    from modelguard_neural_cleanse.detectors import LabelMapCleanse
+
+MIN_SHOWN = 5
+"""Classes, or all of fewer, that search and check images each have to show; of more than ten, half."""
+
+
+def cyclic_shifts(classes: int) -> Question:
+    """Arm s - 1 moves class i to i + s."""
+    shifts = torch.arange(1, classes)[:, None]
+    return Question((torch.arange(classes)[None] + shifts) % classes)
+
+
+def require_classes(evidence: Evidence) -> None:
+    """Raise :class:`~modelguard.Skip` where the images show too few classes.
+
+    A patch that moves two or three classes as asked is no more than a universal perturbation.
+    """
+    shown = min(len(torch.unique(labels)) for labels in (evidence.search_labels, evidence.check_labels))
+    if shown < min(evidence.classes, max(MIN_SHOWN, evidence.classes // 2)):
+        raise Skip(f"samples show {shown} of {evidence.classes} classes; too few to detect a label map: give samples of more")
+
+
+def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
+    """Search a patch for every cyclic shift; accuse where one works on unseen images of most classes."""
+    case = prepare(target, context, detector.samples, least=2)
+    evidence = case.evidence
+    if evidence.classes < 3:
+        raise Skip("with two classes, all-to-all is the exchange of both, which any universal perturbation does")
+    require_classes(evidence)
+    transform = Patch(evidence.shape, case.model.input.low, case.model.input.high)
+    question = cyclic_shifts(evidence.classes)
+    inverted = target.memo(detector, context, lambda: invert(case, question, transform, STANDARD))
+    require_guided(inverted.found.guided.numpy(), "triggers")
+    outliers = size_outliers(inverted, len(question.wanted))
+    rows = table(inverted, outliers)
+    context.summary(
+        # Unreached maps are no evidence however their last sizes compare.
+        score=max((float(s) for s in inverted.success), default=0.0) + (highest_score(outliers.p) if inverted.reached.any() else 0.0),
+        maps=[{"shift": row.pop("class") + 1, **row} for row in rows],
+        schedule="batched",
+        images={"search": len(evidence.search), "check": len(evidence.check)},
+        clean_accuracy=evidence.accuracy,
+    )
+    places = [i for i in range(len(inverted.arms)) if inverted.reached[i] and inverted.size[i] < detector.area]
+    places = sorted(places, key=lambda i: float(inverted.size[i]))[:1]
+    if not places:
+        return
+    refined = target.memo(detector, context, lambda: refine(case, question, inverted, places), *places)
+    success, size = float(refined.success[0]), float(refined.size[0])
+    if not refined.reached[0] or success < detector.success or size >= detector.area:
+        return
+    shift = int(inverted.arms[places[0]]) + 1
+    tested = torch.unique(evidence.check_labels).tolist()
+    yield Finding(
+        MAP.id,
+        f"one patch moves every class i to i + {shift} on {success:.0%} of unseen images, covering {size:.3f} of the image",
+        confidence=Confidence.HIGH if success >= 0.9 else Confidence.MEDIUM,
+        evidence={
+            "target_class": None,
+            "targets": {str(label): (label + shift) % evidence.classes for label in tested},
+            "source_classes": tested,
+            "mask_l1": rounded(size * evidence.shape[1] * evidence.shape[2]),
+            "mask_area_fraction": rounded(size),
+            "anomaly_index": rows[places[0]]["anomaly_index"],
+            "p_value": rows[places[0]]["p_value"],
+            "attack_success": rounded(success),
+            "clean_accuracy": evidence.accuracy,
+        },
+        attachments=exhibits(case, refined, 0),
+        key=f"shift/{shift}",
+    )

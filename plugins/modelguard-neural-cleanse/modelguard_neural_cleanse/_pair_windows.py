@@ -1,0 +1,131 @@
+"""The best small window for every (source, target) pair: does it turn the source into the target, and what does it do to the other classes?
+
+A free mask, as for single targets, gathers the few pixels two classes are really told apart by; held to one small window, the pairs of a
+clean model turn far more seldom. What tells a source-specific trigger from a window that does turn a pair is what it does to pictures of
+all other classes: nothing. The attacker trains for that with cover samples, stamped pictures of other classes under their own labels
+(Tang et al., "Demon in the Variant", USENIX Security 2021, section 3.1), whereas a stroke that makes a 5 of a 9 disturbs other digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from modelguard_triggers.ascent import Climbed, Questions, Round, climb
+from modelguard_triggers.case import Case, margins, quantised
+from modelguard_triggers.evidence import Evidence
+from modelguard_triggers.outliers import Floats
+from modelguard_triggers.windows import Windows, places, search_windows, side_of
+from torch import Tensor
+
+SMALLEST = 2
+"""Smallest side in pixels. On images of 8 x 8 a window of 3 already turns many pairs of clean models."""
+ROUNDS = (Round(4, 4, 0.5, keep=6, starts=3), Round(8, 4, 0.5, keep=4), Round(16, 8, 0.25, keep=1))
+SHORTER = (Round(3, 3, 0.5, keep=4, starts=2), Round(8, 4, 0.5, keep=3), Round(16, 8, 0.25, keep=1))
+"""Where the budget does not allow :data:`ROUNDS` for all pairs. It misses a trigger's place more often."""
+REFINE = (Round(8, 8, 0.25, keep=3), Round(24, 16, 0.1, keep=1))
+ASIDE = 2
+"""Pixels that the window of a suspect is moved by: on images of 32 x 32 places were three apart."""
+BUDGET = 240_000
+"""Images that go forward and backward through the model at most: by :data:`SHORTER` 138 pairs on images of 32 x 32, 222 on 8 x 8."""
+ODDS = 0.05
+"""Added to both sides of the odds of a share, one image of the twenty or so there are of a class: all of them is not infinitely many."""
+
+
+@dataclass(frozen=True)
+class PairWindows:
+    """The best window of each of P pairs, in ``windows``, and what it does to the check images.
+
+    ``turned`` (P,) is the share of the source's that it turns into the target, ``margin`` (P,) by how much on average, in units of the
+    margin of clean images; ``kept`` (P,) is the share of the images of third classes whose class stays what it is.
+    """
+
+    windows: Windows
+    turned: Floats
+    margin: Floats
+    kept: Floats
+    guided: npt.NDArray[np.bool_]
+
+    @property
+    def statistic(self) -> Floats:
+        """(P,) the log odds of turning the source and of keeping the others, added: large for a trigger that knows its source."""
+        return _log_odds(self.turned) + _log_odds(self.kept)
+
+
+def _log_odds(share: Floats) -> Floats:
+    odds: Floats = np.log((share + ODDS) / (1 - share + ODDS))
+    return odds
+
+
+def affordable(height: int, width: int, rounds: Sequence[Round] = SHORTER) -> int:
+    """Pairs that :data:`BUDGET` allows on images of this size."""
+    arms, passes = len(places(height, width, side_of(height, width, SMALLEST))), 0
+    for item in rounds:
+        passes += arms * item.steps * item.images
+        arms = min(item.keep, arms) * item.starts
+    return BUDGET // passes
+
+
+def schedule(evidence: Evidence, pairs: Tensor) -> tuple[str, tuple[Round, ...]]:
+    """The rounds that are made for ``pairs`` (P, 2), and their name."""
+    return ("full", ROUNDS) if len(pairs) <= affordable(*evidence.shape[1:], ROUNDS) else ("short", SHORTER)
+
+
+def search_pairs(case: Case, pairs: Tensor) -> PairWindows:
+    """The best window for each of ``pairs`` (P, 2), searched on images of its source and tried on the check images."""
+    rounds = schedule(case.evidence, pairs)[1]
+    generator = case.generator(f"windows/{len(pairs)}")
+    found = search_windows(case, _questions(case, pairs), side_of(*case.evidence.shape[1:], SMALLEST), rounds, generator)
+    return _tried(case, pairs, found)
+
+
+def refine_pairs(case: Case, pairs: Tensor, windows: Windows) -> PairWindows:
+    """Go on from the ``windows`` of some ``pairs``, there and at all places around, with more images, so that a trigger is seen whole."""
+    begun = windows.shifted(ASIDE)
+    question = torch.arange(len(pairs)).repeat_interleave(len(begun.corners) // len(pairs))
+    generator = case.generator(f"windows/{len(pairs)}")
+    found = climb(case, _questions(case, pairs), Climbed(begun, question), REFINE, generator, "windows, refined")
+    return _tried(case, pairs, found)
+
+
+def _questions(case: Case, pairs: Tensor) -> Questions:
+    return Questions(pairs[:, 1], (case.evidence.search_labels[None] == pairs[:, :1]).float())
+
+
+def _tried(case: Case, pairs: Tensor, found: Climbed[Windows]) -> PairWindows:
+    """What the windows ``found`` for ``pairs`` do to the check images."""
+    becomes, margin = _outcomes(case, found.arms, pairs[:, 1])  # (P, M) each
+    labels = case.evidence.check_labels
+    own = labels[None] == pairs[:, :1]
+    third = ~own & (labels[None] != pairs[:, 1:])
+    turned, kept = _mean(becomes == pairs[:, 1:], own), _mean(becomes == labels[None], third)
+    return PairWindows(found.arms, turned, _mean(margin / case.usual_margin, own), kept, found.guided.numpy())
+
+
+def stamped(case: Case, windows: Windows, arms: Tensor, images: Tensor) -> Tensor:
+    """``images`` (N, C, H, W), each with the window of its arm (N,), rounded as a stored image is."""
+    return quantised(windows.stamp(arms, images), case.model.input)
+
+
+def _outcomes(case: Case, windows: Windows, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """For every check image under every window: its class, and the margin of the class ``wanted`` (P,); both (P, M)."""
+    images, count = case.evidence.check, len(case.evidence.check)
+    index = torch.arange(len(wanted) * count, device=images.device)
+    becomes, margin = [], []
+    with torch.inference_mode():
+        for part in torch.split(index, case.budget):
+            case.tick(int(part[0]), len(index), "windows, checked")
+            x = stamped(case, windows, part // count, images[part % count])
+            logits = case.model(x.contiguous(memory_format=torch.channels_last)).cpu()
+            becomes.append(logits.argmax(1))
+            margin.append(margins(logits, wanted[part.cpu() // count]))
+    return torch.cat(becomes).view(-1, count), torch.cat(margin).view(-1, count)
+
+
+def _mean(values: Tensor, asked: Tensor) -> Floats:
+    """(P,) mean of ``values`` (P, M) where ``asked`` (P, M) bool; 0 where none was."""
+    mean: Floats = (torch.where(asked, values.double(), 0.0).sum(1) / asked.sum(1).clamp(min=1)).numpy()
+    return mean
