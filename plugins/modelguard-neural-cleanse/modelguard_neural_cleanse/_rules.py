@@ -8,7 +8,7 @@ _REMEDY = (
     "Do not deploy. Look at the attached trigger, ask the supplier how the model was trained, and retrain from trusted data; "
     "fine-tuning alone seldom removes a backdoor."
 )
-_REFERENCE = "; with a clean reference model such a trigger works there too and is not reported."
+_REFERENCE = "; with a clean reference model such a trigger transfers to it and is not reported."
 _ALONE = (
     " By itself this search accuses some clean models (docs/detection-matrix.md); backdoor-ensemble says what it and the other "
     "detectors amount to together."
@@ -24,7 +24,7 @@ PATCH = _rule(
     "BackdoorPatchTrigger",
     "a small patch that turns any image into one class",
     "One class can be reached from all others by a patch far smaller than any other class needs.",
-    "A class that is told by one small feature (a stop sign's bar) has a naturally small trigger",
+    "A class defined by one small feature (a stop sign's bar) can have a naturally small trigger",
 )
 SOURCE = _rule(
     "MG3002",
