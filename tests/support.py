@@ -41,7 +41,8 @@ def make_venv(folder: Path, *distributions: Path) -> Path:
     (site / "parent.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
     for project in distributions:
         command = [sys.executable, "-m", "pip", "-q", "--python", str(python), "install", "--no-deps", "--no-build-isolation", "--no-index"]
-        subprocess.run([*command, str(project)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
+        copied = shutil.copytree(project, folder / "source" / project.name)  # setuptools builds in the folder it is given
+        subprocess.run([*command, str(copied)], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
     return python
 
 

@@ -601,9 +601,9 @@ def test_a_terminal_gets_colour_and_lines_that_fit(stored: Path, columns: int) -
     assert max(map(len, lines)) <= columns
 
 
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colour_is_left_out_where_it_is_not_wanted(stored: Path, environment: dict[str, str]) -> None:
-    code, shown = on_terminal("report", stored, **environment)
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colour_is_left_out_where_it_is_not_wanted(stored: Path, variable: str, value: str) -> None:
+    code, shown = on_terminal("report", stored, columns=80, **{variable: value})
     assert code == 1
     assert "\x1b[" not in shown
     assert shown.startswith("BLOCKED")
@@ -645,7 +645,7 @@ def test_other_commands_leave_quietly_when_nobody_reads(command: str) -> None:
 
 def test_a_full_standard_output_is_told(stored: Path, tiny_model: Path) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "modelguard", "scan", tiny_model, "-q"]
+        command = [sys.executable, "-m", "modelguard", "scan", str(tiny_model), "-q"]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ran.returncode == 3
     (line,) = ran.stderr.splitlines()
@@ -658,12 +658,10 @@ def test_a_full_standard_output_is_told(stored: Path, tiny_model: Path) -> None:
 def test_a_machine_that_lets_no_worker_start_is_no_verdict(
     mg: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modelguard._scanner import child
-
     def full(**_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(child.tempfile, "mkdtemp", full)
+    monkeypatch.setattr("modelguard._scanner.child.tempfile.mkdtemp", full)
     ran, report = judged(mg, tmp_path, tiny_model)
     assert ran.code == 3
     assert report["failure"] == (

@@ -110,7 +110,7 @@ def test_terminal_escapes_never_reach_the_terminal(python: Path, tiny_model: Pat
 
 
 def test_ctrl_c_is_130_and_leaves_nothing_behind(python: Path, tiny_model: Path, tmp_path: Path) -> None:
-    command = [python, "-m", "modelguard", "scan", str(tiny_model), "--detector", "faulty-hangs", "-o", f"json={tmp_path / 'r.json'}"]
+    command = [str(python), "-m", "modelguard", "scan", str(tiny_model), "--detector", "faulty-hangs", "-o", f"json={tmp_path / 'r.json'}"]
     process = subprocess.Popen(
         command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

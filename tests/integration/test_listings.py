@@ -120,10 +120,8 @@ def test_progress_on_a_terminal_is_live_and_leaves_nothing(monkeypatch: pytest.M
 
 
 def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from modelguard._cli import _progress
-
     now = 100.0
-    monkeypatch.setattr(_progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("modelguard._cli._progress.time.monotonic", lambda: now)
     with ProgressDisplay(quiet=False) as display:
         for step in range(40):
             display.progressed("weight-diff", step, 40, "")

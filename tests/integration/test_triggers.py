@@ -177,9 +177,10 @@ def test_a_thousand_classes_end_with_an_outcome_for_every_detector(mg: Run, tmp_
     from torch import nn
 
     torch.manual_seed(1)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1000)).eval()
+    first = nn.Linear(64, 64)
+    network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(64, 1000)).eval()
     with torch.no_grad():
-        network[1].weight /= 40
+        first.weight /= 40
         inputs = np.random.default_rng(0).integers(0, 256, (600, 1, 8, 8)).astype(np.uint8)
         labels = network(torch.from_numpy(inputs).float()).argmax(1).numpy()
     export(tmp_path / "model.onnx", network, 1000)

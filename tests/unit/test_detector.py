@@ -64,6 +64,6 @@ def test_a_result_is_made_once_for_detector_options_seed_and_part(target: Target
 ])  # fmt: skip
 def test_an_option_quick_goes_with_a_shorter_look(when: str, has: bool, problem: str) -> None:
     fields = {"quick": option(False, "shorter"), "__annotations__": {"quick": bool}} if has else {}
-    cls = dataclass(frozen=True)(type("Bad", (Search,), {"__module__": __name__, "id": "bad", "when_quick": when, **fields}))
+    made: type[Detector] = type("Bad", (Search,), {"__module__": __name__, "id": "bad", "when_quick": when, **fields})
     with pytest.raises(AssertionError, match=problem):
-        check_detector(cls)
+        check_detector(dataclass(frozen=True)(made))

@@ -9,4 +9,5 @@ from modelguard import Detector, hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard_faulty import detectors
 
-    return detectors.ALL
+    classes: list[type[Detector]] = detectors.ALL
+    return classes

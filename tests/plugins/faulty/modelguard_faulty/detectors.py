@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,83 +25,77 @@ class Faulty(Detector):
         context.summary(score=0.0)
         yield from self.misbehave(context)
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         raise NotImplementedError
 
 
 class Raises(Faulty):
     id = "faulty-raises"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         raise ValueError("the dog ate the tensor")
-        yield
 
 
 class Hangs(Faulty):
     id = "faulty-hangs"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         while True:
             time.sleep(1)
-        yield
 
 
 class Slow(Faulty):
     id = "faulty-slow"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         while True:
             context.check_deadline()
             context.progress(1, 2, "crawling")
             time.sleep(0.05)
-        yield
 
 
 class Exits(Faulty):
     id = "faulty-exits"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         os._exit(0)
-        yield
 
 
 class SystemExits(Faulty):
     id = "faulty-system-exit"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         raise SystemExit(0)
-        yield
 
 
 class Killed(Faulty):
     id = "faulty-killed"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         os.kill(os.getpid(), signal.SIGKILL)
-        yield
+        return ()
 
 
 class Allocates(Faulty):
     id = "faulty-allocates"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         hoard = []
         while True:
             hoard.append(bytearray(64 << 20))
-        yield
 
 
 class Undeclared(Faulty):
     id = "faulty-undeclared"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         yield Finding("FAULTY-0999", "nobody declared this")
 
 
 class NonFinite(Faulty):
     id = "faulty-non-finite"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         yield Finding("FAULTY-0001", "a finding whose evidence is not finite", evidence={"ratio": float("nan"), "fine": 1}, key="nan")
 
 
@@ -115,26 +109,26 @@ class Scoreless(Faulty):
 class Garbage(Faulty):
     id = "faulty-garbage"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         _scribble(b"\x00\xff not an event\n")
         time.sleep(60)
-        yield
+        return ()
 
 
 class Impostor(Faulty):
     id = "faulty-impostor"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         said = {"status": "completed", "reason": "", "summary": {"score": 0}, "model": None}
         _scribble(json.dumps({"answer": "ended", "detector": "format-integrity", **said}).encode() + b"\n")
         time.sleep(60)
-        yield
+        return ()
 
 
 class Flood(Faulty):
     id = "faulty-flood"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         for index in range(20_000):
             yield Finding("FAULTY-0001", "again", key=str(index))
 
@@ -142,26 +136,26 @@ class Flood(Faulty):
 class LongLine(Faulty):
     id = "faulty-long-line"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         block = b"x" * (1 << 20)
         for _ in range(64):
             _scribble(block)
         time.sleep(60)
-        yield
+        return ()
 
 
 class Chatty(Faulty):
     id = "faulty-chatty"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         print("verdict: pass\n" * 100_000)
-        yield from ()
+        return ()
 
 
 class Escapes(Faulty):
     id = "faulty-escapes"
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         yield Finding("FAULTY-0001", f"{HOSTILE} <script>alert(1)</script>", location=Location(tensor=HOSTILE), evidence={HOSTILE: HOSTILE})
 
 
@@ -171,12 +165,12 @@ class Fine(Faulty):
 
     extra: int = option(0, "how many further findings to make", ge=0, le=5)
 
-    def misbehave(self, context: ScanContext) -> Iterator[Finding]:
+    def misbehave(self, context: ScanContext) -> Iterable[Finding]:
         for index in range(self.extra):
             yield Finding("FAULTY-0001", f"number {index}", key=str(index))
 
 
-ALL = [
+ALL: list[type[Detector]] = [
     Raises, Hangs, Slow, Exits, SystemExits, Killed, Allocates, Undeclared, NonFinite, Scoreless, Garbage, Impostor, Flood, LongLine,
     Chatty, Escapes, Fine,
 ]  # fmt: skip

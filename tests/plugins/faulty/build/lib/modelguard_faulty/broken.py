@@ -1,1 +1,0 @@
-raise ImportError("the sun is in the wrong place")
