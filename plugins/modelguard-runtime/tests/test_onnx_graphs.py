@@ -17,7 +17,7 @@ from modelguard_runtime.onnx import (
     UnsupportedError,
     import_graph,
 )
-from modelguard_runtime.onnx.limits import MAX_LOOP_ITERATIONS
+from modelguard_runtime.onnx.lower import loops
 from onnx import TensorProto, helper, numpy_helper
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,11 +29,14 @@ TERA = 10**12
 FOLDED = 1 << 20
 """Elements of constants that the imports here may compute."""
 
-LARGEST = 8 * FOLDED
+LARGEST = 4 * FOLDED
 """Bytes the largest tensor may have that is made on the way to a refusal."""
 
-CALLS = 12 * MAX_LOOP_ITERATIONS
-"""torch functions that may be called on the way to a refusal: the longest loops that are allowed, and nothing like a hang."""
+CALLS = 3000
+"""torch functions that may be called on the way to a refusal."""
+
+TURNS = 200
+"""Iterations that loops may make together, here: enough to tell a bound from none."""
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -64,7 +67,7 @@ def within_bounds() -> Iterator[None]:
 
 def test_the_watch_sees_memory_and_calls() -> None:
     with Watch() as watch:
-        torch.zeros(LARGEST + 1, dtype=torch.int8, device="meta")
+        torch.empty(LARGEST + 1, dtype=torch.int8, device="meta")
         torch.zeros(8).expand(LARGEST, 8)
         assert watch.largest == 32
         torch.arange(FOLDED, dtype=torch.int32)
@@ -412,22 +415,25 @@ def test_loop_of_too_many_turns(trips: int) -> None:
     refused(loop(SAME, "m", "go", [TRUE, constant("m", trips)]), GraphLimitError, "loops")
 
 
-def test_loop_that_the_data_never_ends() -> None:
+def test_loop_that_the_data_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "MAX_LOOP_ITERATIONS", TURNS)
     going = [node("Constant", [], ["zero"], value=constant("", [0.0], np.float32)), node("Mul", ["s", "zero"], ["p"])]
     going += [node("Equal", ["p", "zero"], ["q"]), node("Squeeze", ["q"], ["d"])]
     graph = import_graph(loop(going, "", "", []))
-    with pytest.raises(GraphLimitError, match="runs past"):
+    with pytest.raises(GraphLimitError, match=f"runs past {TURNS} iterations"):
         graph.module(torch.zeros(1))
 
 
-def test_loops_inside_loops_share_one_bound() -> None:
+def test_loops_inside_loops_share_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "MAX_LOOP_ITERATIONS", TURNS)
+
     def nest(depth: int) -> onnx.GraphProto:
         inner = [node("Loop", ["m", "", "s"], ["t"], body=nest(depth - 1))] if depth else [node("Add", ["s", "s"], ["t"])]
         names = [value("i", [], INT64), value("c", [], BOOL), value("s", [1])]
         return helper.make_graph([node("Identity", ["c"], ["d"]), *inner], f"b{depth}", names, [value("d", [], BOOL), value("t", [1])])
 
     graph = import_graph(model([node("Loop", ["m", "", "x"], body=nest(2))], [constant("m", 5000)], [value("x", [1])]))
-    with pytest.raises(GraphLimitError, match="runs past"):
+    with pytest.raises(GraphLimitError, match=f"runs past {TURNS} iterations"):
         graph.module(torch.zeros(1))
 
 
