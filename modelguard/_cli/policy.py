@@ -25,7 +25,7 @@ def command() -> None:
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @plugin_option
 def validate(policies: tuple[str, ...], without: tuple[str, ...]) -> int:
-    """Check policy files, their parents and every name they use; exit 2 when one is wrong."""
+    """Check policy files, their parents, every name they use and every detector option they set; exit 2 when one is wrong."""
     from modelguard._plugins import load
     from modelguard._reporters.escape import visible
     from modelguard.errors import PolicyError

@@ -90,6 +90,7 @@ def test_it_can_be_left_out(python: Path, tiny_model: Path) -> None:
         ("square", "other", "detector square"),
         ("circle", "squares", "plugin squares"),
         ("format-integrity", "other", "detector format-integrity"),
+        ("circle", "other", "rule prefix ACME"),
     ],
 )
 def test_two_plugins_with_one_name_are_an_error_naming_both(
