@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from modelguard._diff.match import Matching, match_tensors
     from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
+    from modelguard._formats.onnx import onnx_skeleton
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
+    from modelguard._inputs.canonical import canonical_inputs
+    from modelguard._inputs.config import artifact_json
+    from modelguard._inputs.hints import InputHints
+    from modelguard._inputs.output import output_spec
+    from modelguard._inputs.samples import load_samples
+    from modelguard._inputs.spec import resolve_input, usual_normalisations
     from modelguard.api import load_report, render, scan
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from modelguard.findings import Attachment, Confidence, Finding, Location, Rule, Severity, fingerprint
     from modelguard.hookspecs import hookimpl, hookspec
     from modelguard.images import exhibit, png
-    from modelguard.model import InputSpec, Layer, ModelFactory, ModelOptions, OutputSpec, RunnableModel, Samples
+    from modelguard.model import ASSUMED, BuildRequest, InputSpec, Layer, ModelFactory, ModelOptions, OutputSpec, RunnableModel, Samples
     from modelguard.policy import Policy, evaluate, load_policy
     from modelguard.report import (
         Decision,
@@ -61,8 +68,15 @@ _HOME = {
     "_diff.match": ("Matching", "match_tensors"),
     "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
+    "_formats.onnx": ("onnx_skeleton",),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "api": ("load_report", "render", "scan"),
+    "_inputs.canonical": ("canonical_inputs",),
+    "_inputs.config": ("artifact_json",),
+    "_inputs.hints": ("InputHints",),
+    "_inputs.output": ("output_spec",),
+    "_inputs.samples": ("load_samples",),
+    "_inputs.spec": ("resolve_input", "usual_normalisations"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
     "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
@@ -73,20 +87,22 @@ _HOME = {
     "findings": ("Attachment", "Confidence", "Finding", "Location", "Rule", "Severity", "fingerprint"),
     "hookspecs": ("hookimpl", "hookspec"),
     "images": ("exhibit", "png"),
-    "model": ("InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples"),
     "policy": ("Policy", "evaluate", "load_policy"),
     "report": (
         "Decision", "FileInfo", "Outcome", "PluginFailure", "PluginInfo", "PolicyInfo", "Report", "Reporter", "SamplesInfo", "Status",
         "TargetInfo", "Verdict", "Violation", "Waived",
     ),
+    "model": ("ASSUMED", "BuildRequest", "InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples"),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ASSUMED",
     "Artifact",
     "ArtifactError",
     "ArtifactFile",
     "Attachment",
+    "BuildRequest",
     "Capability",
     "Checkpoint",
     "Confidence",
@@ -101,6 +117,7 @@ __all__ = [
     "Format",
     "FormatError",
     "FormatProblem",
+    "InputHints",
     "InputSpec",
     "Layer",
     "LimitError",
@@ -146,6 +163,8 @@ __all__ = [
     "Violation",
     "Waived",
     "agreement",
+    "artifact_json",
+    "canonical_inputs",
     "class_numbers",
     "configure",
     "diff_checkpoints",
@@ -156,17 +175,22 @@ __all__ = [
     "hookspec",
     "load_policy",
     "load_report",
+    "load_samples",
     "match_tensors",
     "narrow",
     "numpy_dtype",
+    "onnx_skeleton",
     "option",
     "option_fields",
+    "output_spec",
     "png",
     "render",
     "replay_rank",
     "require_understanding",
+    "resolve_input",
     "scan",
     "sha256_file",
+    "usual_normalisations",
     "widen",
 ]
 

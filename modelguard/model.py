@@ -1,10 +1,10 @@
-"""The runnable form of a checkpoint, as detectors see it. The implementations live in ``modelguard_runtime`` (torch)."""
+"""The runnable form of a checkpoint, as detectors see it, and the factories that plugins bring to build it. No torch here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+
+ASSUMED = "assumed"
+"""What :attr:`InputSpec.source` says of a field that nobody said anything of: the usual value was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,8 @@ class InputSpec:
         False where bounds, or a scale between them and the graph, are only the usual ones (``source`` says ``assumed``): a search over
         all inputs would then search the wrong ones, and without samples nothing would show it.
         """
-        bounds = self.dtype == "uint8" or "assumed" not in (self.source.get("low"), self.source.get("high"))
-        if self.source.get("mean") == "assumed":
+        bounds = self.dtype == "uint8" or ASSUMED not in (self.source.get("low"), self.source.get("high"))
+        if self.source.get("mean") == ASSUMED:
             return bounds and self.mean is None
         return bounds or self.mean is not None  # a stated normalisation of unit pixels implies their range
 
@@ -151,7 +155,7 @@ class RunnableModel(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """JSON-safe facts for the report: specs, parity with onnxruntime, provider, agreement with sample labels."""
+        """JSON-safe facts for the report: specs, how it was built, what was checked of it, agreement with sample labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,20 @@ class ModelOptions:
     cwd: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What a factory is asked to run: ``checkpoint`` of ``artifact``, which it accepted.
+
+    ``others`` are the artifact's checkpoints that are not run; ``samples`` are the user's, or None.
+    """
+
+    artifact: Artifact
+    checkpoint: Checkpoint
+    others: tuple[Checkpoint, ...] = ()
+    samples: Samples | None = None
+    options: ModelOptions = field(default_factory=ModelOptions)
+
+
 class ModelFactory(ABC):
     """Turns a checkpoint into a runnable model. The first factory, by ascending ``priority`` then id, that accepts is used."""
 
@@ -180,5 +198,6 @@ class ModelFactory(ABC):
         """Whether this factory knows how to run the checkpoint. Cheap: reads no tensor, imports no torch."""
 
     @abstractmethod
-    def build(self, artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> RunnableModel:
-        """Build it. Raises :class:`~modelguard.errors.ModelError`, or ``Skip`` with the reason it cannot be run."""
+    def build(self, request: BuildRequest) -> RunnableModel:
+        """Build it. Raises :class:`~modelguard.errors.ModelError` when the model must not be used, or
+        :class:`~modelguard.detector.Skip` with the reason it cannot be run."""

@@ -29,7 +29,7 @@ from modelguard._formats.onnx_tensors import Numbers, Stored, TensorFields, dime
 from modelguard._formats.protobuf import LEN, VARINT, Field, Wire
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem, TensorInfo
-from modelguard.errors import FormatError, LimitError
+from modelguard.errors import FormatError, LimitError, ModelError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -154,6 +154,16 @@ class OnnxCheckpoint(Checkpoint):
         path = self._mapped.file.path
         stored = self._stored
         return {begin: name for begin, name in self._names.items() if stored[name].length > KEPT or stored[name].file.path != path}
+
+
+def onnx_skeleton(checkpoint: Checkpoint) -> bytes:
+    """The graph of an ONNX checkpoint without its weights: see :meth:`OnnxCheckpoint.skeleton`.
+
+    Raises :class:`~modelguard.errors.ModelError` for a checkpoint of another format.
+    """
+    if not isinstance(checkpoint, OnnxCheckpoint):
+        raise ModelError(checkpoint.name, "is not an ONNX checkpoint", "scan the .onnx file")
+    return checkpoint.skeleton()
 
 
 def _info(name: str, stored: Stored) -> TensorInfo:

@@ -1,1 +1,1 @@
-"""What a scan is given beside the artifact: samples, what is said of the input, config.json. No torch."""
+"""What a scan is given beside the artifact: samples, what is said of the input and the output, config.json. No torch."""

@@ -1,5 +1,4 @@
-"""What a model returns, and whether it understands the samples it is given: a detector run on samples it does not understand must
-not conclude anything."""
+"""Whether a model understands the samples it is given: a detector run on samples it does not understand must not conclude anything."""
 
 from __future__ import annotations
 
@@ -8,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelguard.detector import Skip
 from modelguard.errors import SamplesError
-from modelguard.model import OutputSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     import numpy.typing as npt
 
@@ -25,33 +21,6 @@ UNCERTAIN = 0.95
 """Mean entropy of the predictions, as a share of the largest possible, from which the model is guessing."""
 ENOUGH = 20
 """Samples from which one class for all of them is no coincidence."""
-
-
-def output_spec(width: int, head: Any, samples: Samples | None, config: Mapping[str, Any] | None = None) -> OutputSpec:
-    """What a model with ``width`` outputs is: a classifier, unless it has one output that nothing says is a probability.
-
-    One output is a classifier of two classes when the graph ends in a sigmoid or the samples' labels are 0 and 1, else a regressor.
-    Label names come from ``id2label`` of config.json when it names every class.
-    """
-    import numpy as np
-
-    config = config or {}
-    if config.get("problem_type") == "regression":
-        return OutputSpec("regressor", width, "logits")
-    if width == 1:
-        labels = None if samples is None else samples.labels
-        binary = head == "sigmoid" or (labels is not None and np.array_equal(np.unique(labels), [0, 1]))
-        return OutputSpec("classifier", 2, head, label_names(config, 2)) if binary else OutputSpec("regressor", 1, "logits")
-    return OutputSpec("classifier", width, head, label_names(config, width))
-
-
-def label_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
-    """The class names of config.json's ``id2label``, or () when they are missing, incomplete or only LABEL_0, LABEL_1 ..."""
-    named = config.get("id2label")
-    if not isinstance(named, dict) or len(named) != classes or not all(str(place) in named for place in range(classes)):
-        return ()
-    names = tuple(str(named[str(place)])[:200] for place in range(classes))
-    return () if all(name == f"LABEL_{place}" for place, name in enumerate(names)) else names
 
 
 def agreement(model: RunnableModel, samples: Samples, *, limit: int = MAX_SAMPLES) -> dict[str, Any]:

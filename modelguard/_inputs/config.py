@@ -17,7 +17,7 @@ MAX_BYTES = 32 << 20
 def artifact_json(artifact: Artifact, checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:
     """The object in ``name`` beside the checkpoint, else at the artifact's root; empty when there is none.
 
-    Raises :class:`ModelError` when the file is there and is no JSON object, or is too large.
+    Raises :class:`ModelError` when the file is there and is not a JSON object, or is too large.
     """
     folder = PurePosixPath(checkpoint.files[0]).parent if checkpoint.files else PurePosixPath()
     file = artifact.file((folder / name).as_posix()) or artifact.file(name)
@@ -29,7 +29,7 @@ def artifact_json(artifact: Artifact, checkpoint: Checkpoint, name: str) -> Mapp
         with file.open() as handle:
             value = json.loads(handle.read(MAX_BYTES + 1))
     except (ValueError, RecursionError) as error:
-        raise ModelError(file.path, f"is no valid JSON ({type(error).__name__})", "repair it") from error
+        raise ModelError(file.path, f"is not valid JSON ({type(error).__name__})", "repair it") from error
     if not isinstance(value, dict):
-        raise ModelError(file.path, "is no JSON object", "repair it")
+        raise ModelError(file.path, "is not a JSON object", "repair it")
     return value

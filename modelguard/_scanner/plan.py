@@ -16,6 +16,13 @@ _REMEDY = {
     Capability.SAMPLES: "clean samples (give --samples)",
 }
 
+RUNTIME = "modelguard-runtime"
+"""The distribution of modelguard's own model factories."""
+_NOTHING_RUNS = {
+    Capability.FORWARD: f"a model that can be run, and no loaded plugin runs models (install {RUNTIME}, of the same release)",
+    Capability.GRADIENTS: f"a model that can be differentiated, and no loaded plugin runs models (install {RUNTIME}, of the same release)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -30,14 +37,20 @@ class Step:
         return not self.reason
 
 
-def make_plan(detectors: Iterable[type[Detector]], provides: frozenset[Capability], *, quick: bool = False) -> tuple[Step, ...]:
-    """One step per detector, by id: runnable, or skipped with everything it lacks, or because a ``quick`` look leaves it out."""
+def make_plan(
+    detectors: Iterable[type[Detector]], provides: frozenset[Capability], *, runs_models: bool = True, quick: bool = False
+) -> tuple[Step, ...]:
+    """One step per detector, by id: runnable, or skipped with everything it lacks, or because a ``quick`` look leaves it out.
+
+    ``runs_models`` says whether any plugin that is loaded brings model factories: where none does, that is what to install.
+    """
+    remedies = _REMEDY if runs_models else {**_REMEDY, **_NOTHING_RUNS}
     steps = []
     for detector in sorted(detectors, key=lambda item: item.id):
         missing = sorted(detector.requires - provides, key=lambda item: list(Capability).index(item))
         if Capability.GRADIENTS in missing and Capability.FORWARD in missing:
             missing.remove(Capability.FORWARD)
-        reason = "needs " + " and ".join(_REMEDY[item] for item in missing) if missing else ""
+        reason = "needs " + " and ".join(remedies[item] for item in missing) if missing else ""
         if quick and detector.when_quick == "skipped":
             reason = "left out by --quick; scan without it"
         steps.append(Step(detector.id, detector.requires, reason))

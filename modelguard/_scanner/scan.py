@@ -76,7 +76,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             Scan(_job(request, registry, artifact, reference), progress) as running,
         ):
             facts = running.describe(request.timeout)
-            steps = _plan(request, facts)
+            steps = _plan(request, registry, facts)
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
             tasks = [_task(request, step.detector) for step in steps if step.runnable]
             outcomes += running.run(tasks, {item.id: item for item in request.detectors})
@@ -112,7 +112,7 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
         Scan(_job(request, registry, artifact, reference), progress) as running,
     ):
         facts = running.describe(request.timeout)
-    return Described(artifact, reference, facts, _plan(request, facts), _nothing_scannable(artifact, reference, facts))
+    return Described(artifact, reference, facts, _plan(request, registry, facts), _nothing_scannable(artifact, reference, facts))
 
 
 @contextmanager
@@ -153,8 +153,8 @@ def _job(request: Request, registry: Registry, artifact: Artifact, reference: Ar
     )
 
 
-def _plan(request: Request, facts: Facts) -> tuple[Step, ...]:
-    return make_plan(request.detectors, frozenset(facts.capabilities), quick=request.quick)
+def _plan(request: Request, registry: Registry, facts: Facts) -> tuple[Step, ...]:
+    return make_plan(request.detectors, frozenset(facts.capabilities), runs_models=bool(registry.models), quick=request.quick)
 
 
 def _task(request: Request, detector: str) -> Task:

@@ -35,18 +35,17 @@ from modelguard._scanner.protocol import (
     encode,
     resolve,
 )
+from modelguard._scanner.target import make_target
 from modelguard._scanner.values import NotJsonSafe, finite, json_safe
-from modelguard.detector import Capability, DeadlineExceeded, ScanContext, Skip, Target, configure
+from modelguard.detector import DeadlineExceeded, ScanContext, Skip, Target, configure
 from modelguard.errors import ModelguardError, SamplesError, without_paths
 from modelguard.report import SamplesInfo, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from modelguard.artifact import Artifact
-    from modelguard.checkpoint import Format
     from modelguard.findings import Finding
-    from modelguard.model import ModelFactory, RunnableModel, Samples
+    from modelguard.model import RunnableModel, Samples
 
 PROGRESS_SECONDS = 0.2
 
@@ -91,8 +90,8 @@ def open_target(job: Job) -> Target:
     formats = [resolve(ref)() for ref in job.formats]
     factories = [resolve(ref)() for ref in job.models]
     samples = _samples(job.samples) if job.samples is not None else None
-    reference = _open(job.reference, formats, factories, None, job, None) if job.reference is not None else None
-    return _open(job.artifact, formats, factories, samples, job, reference)
+    reference = make_target(job.reference, formats, factories, job.model) if job.reference is not None else None
+    return make_target(job.artifact, formats, factories, job.model, samples, reference)
 
 
 def _samples(path: Path) -> Samples:
@@ -107,34 +106,6 @@ def _samples(path: Path) -> Samples:
         raise SamplesError(path.name, "need more memory than the limit", "give fewer samples, or raise --memory") from None
     except Exception as error:
         raise SamplesError(path.name, f"cannot be read ({_blame(error)})", "check the file, or scan without --samples") from error
-
-
-def _open(
-    artifact: Artifact,
-    formats: list[Format],
-    factories: list[ModelFactory],
-    samples: Samples | None,
-    job: Job,
-    reference: Target | None,
-) -> Target:
-    from modelguard._formats import open_artifact
-
-    opened = open_artifact(artifact, formats)
-    capabilities = {Capability.FILES}
-    build = None
-    if opened.checkpoints:
-        from modelguard_runtime.build import build_model, model_capabilities
-
-        capabilities |= {Capability.WEIGHTS, *model_capabilities(artifact, opened.checkpoints, job.model, factories)}
-
-        def build() -> Any:
-            return build_model(artifact, opened.checkpoints, samples, job.model, factories)
-
-    if reference is not None and reference.checkpoints:
-        capabilities.add(Capability.REFERENCE)
-    if samples is not None:
-        capabilities.add(Capability.SAMPLES)
-    return Target(artifact, opened.checkpoints, opened.problems, opened.unread, reference, samples, frozenset(capabilities), build)
 
 
 def describe(target: Target) -> Facts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from modelguard.model import ModelOptions, Samples
 if TYPE_CHECKING:
     import onnx
 
+    from modelguard._plugins import Registry
     from modelguard.detector import Target
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -208,26 +210,32 @@ def open_target(
 ) -> Target:
     """What a detector gets to see of a local path, opened in this process as the scanner's worker opens it.
 
-    Only the formats and model factories that modelguard ships are used. Raises whatever the source, the samples or the opening raise.
+    Formats and model factories are those of modelguard and of every installed plugin. Raises whatever the source, the samples or the
+    opening raise.
     """
-    from modelguard_runtime.hooks import modelguard_models
-
-    from modelguard._builtin import modelguard_formats
     from modelguard._inputs.samples import load_samples
-    from modelguard._scanner.protocol import Job, Limits
-    from modelguard._scanner.worker import _open
+    from modelguard._scanner.target import make_target
     from modelguard._sources.local import LocalSource
     from modelguard.artifact import SourceContext
 
-    formats = [item() for item in modelguard_formats()]
-    factories = [item() for item in modelguard_models()]
+    registry = _installed()
+    formats = [item() for item in registry.formats.values()]
+    factories = [item() for item in registry.models.values()]
+    options = model or ModelOptions()
     source = LocalSource()
     artifact = source.fetch(str(path), SourceContext())
     trusted = source.fetch(str(reference), SourceContext()) if reference is not None else None
     given = load_samples(Path(samples)) if isinstance(samples, str | Path) else samples
-    job = Job(artifact, trusted, None, model or ModelOptions(), (), (), 0, Limits(memory=None, threads=1))
-    opened = _open(trusted, formats, factories, None, job, None) if trusted is not None else None
-    return _open(artifact, formats, factories, given, job, opened)
+    opened = make_target(trusted, formats, factories, options) if trusted is not None else None
+    return make_target(artifact, formats, factories, options, given, opened)
+
+
+@cache
+def _installed() -> Registry:
+    """What every installed plugin registers, loaded once a process."""
+    from modelguard._plugins import load
+
+    return load()
 
 
 def _model(nodes: list[Any], weights: Tensors, inputs: list[Any], outputs: list[Any]) -> onnx.ModelProto:

@@ -119,10 +119,11 @@ def test_help_survives_a_clash(tmp_path: Path) -> None:
 
 
 MODEL_PLUGIN = '''
-from modelguard import Capability, Confidence, Detector, Finding, InputSpec, ModelFactory, OutputSpec, Rule, Severity, hookimpl
+from modelguard import Capability, Confidence, Detector, Finding, InputSpec, OutputSpec, Rule, Severity, hookimpl
+from modelguard_runtime import ModelFacts, TorchFactory
 
 
-class Tower(ModelFactory):
+class Tower(TorchFactory):
     """Two linear layers whose middle is a sine, as acme.txt beside the weights says."""
 
     id = "acme-tower"
@@ -131,7 +132,7 @@ class Tower(ModelFactory):
     def accepts(self, artifact, checkpoint, options):
         return checkpoint.format == "safetensors" and artifact.file("acme.txt") is not None
 
-    def build(self, artifact, checkpoint, samples, options):
+    def make(self, request):
         import torch
         from modelguard_runtime import TorchModel, load_weights
 
@@ -140,9 +141,9 @@ class Tower(ModelFactory):
                 return torch.sin(x)
 
         module = torch.nn.Sequential(torch.nn.Linear(6, 5), Sine(), torch.nn.Linear(5, 3))
-        load_weights(module, checkpoint)
+        load_weights(module, request.checkpoint)
         takes = InputSpec("vector", (6,), "float32", "NF", 0.0, 1.0, None, None, {"all": "acme.txt"})
-        return TorchModel(module, takes, OutputSpec("classifier", 3, "logits"), facts={"factory": "acme tower"})
+        return TorchModel(module, takes, OutputSpec("classifier", 3, "logits"), facts=ModelFacts(factory="acme tower"))
 
 
 class Steep(Detector):

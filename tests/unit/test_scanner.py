@@ -23,6 +23,14 @@ def test_a_plan_names_everything_a_detector_lacks() -> None:
     assert "can be run:" not in steps[1].reason
 
 
+def test_where_nothing_runs_models_a_plan_names_the_distribution_that_does() -> None:
+    classes = [detector("runs", Capability.FORWARD), detector("searches", Capability.GRADIENTS), detector("reads", Capability.WEIGHTS)]
+    steps = make_plan(classes, frozenset({Capability.WEIGHTS}), runs_models=False)
+    assert [(step.detector, "modelguard-runtime" in step.reason) for step in steps] == [
+        ("reads", False), ("runs", True), ("searches", True),
+    ]  # fmt: skip
+
+
 def test_a_plan_does_not_depend_on_the_order_of_registration() -> None:
     classes = [detector(name, Capability.WEIGHTS) for name in "cab"]
     assert make_plan(classes, frozenset()) == make_plan(reversed(classes), frozenset())

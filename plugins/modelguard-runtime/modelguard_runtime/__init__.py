@@ -1,4 +1,8 @@
-"""Turns checkpoints into runnable, differentiable models. Importing this package imports neither torch nor onnxruntime."""
+"""Turns checkpoints into runnable, differentiable models. Importing this package imports neither torch nor onnxruntime.
+
+Public beside these names: :mod:`modelguard_runtime.testing` (small models that run, for tests of detectors) and
+:mod:`modelguard_runtime.onnx` (ONNX graphs as ``torch.fx`` modules).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelguard_runtime.torch_model import TorchModel
-    from modelguard_runtime.weights import load_weights
+    from modelguard_runtime._factory import TorchFactory
+    from modelguard_runtime._facts import ModelFacts, Parity, Precision
+    from modelguard_runtime._torch_model import TorchModel
+    from modelguard_runtime._weights import load_weights
 
-__all__ = ["TorchModel", "load_weights"]
+__all__ = ["ModelFacts", "Parity", "Precision", "TorchFactory", "TorchModel", "load_weights"]
 
-_HOME = {"TorchModel": "torch_model", "load_weights": "weights"}
+_HOME = {
+    "ModelFacts": "_facts",
+    "Parity": "_facts",
+    "Precision": "_facts",
+    "TorchFactory": "_factory",
+    "TorchModel": "_torch_model",
+    "load_weights": "_weights",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def modelguard_models() -> Iterable[type[ModelFactory]]:
-    from modelguard_runtime.factories import BUILTIN
+    from modelguard_runtime._factories import OnnxFactory, PlainFactory, TimmFactory, TransformersFactory, UserFactory
 
-    return BUILTIN
+    return [UserFactory, OnnxFactory, TransformersFactory, TimmFactory, PlainFactory]

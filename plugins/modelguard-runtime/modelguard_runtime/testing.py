@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from modelguard.model import InputSpec, ModelOptions, OutputSpec, Samples
-from modelguard_runtime.torch_model import TorchModel
-
-if TYPE_CHECKING:
-    from modelguard.model import RunnableModel
+from modelguard import InputSpec, ModelOptions, OutputSpec, RunnableModel, Samples
+from modelguard.testing import open_target
+from modelguard_runtime._torch_model import TorchModel
 
 
 def runnable(
@@ -66,16 +64,8 @@ def built(
 
     Raises :class:`~modelguard.Skip` when nothing there can be run, :class:`~modelguard.ModelError` when it must not be used.
     """
-    from modelguard._formats import builtin_formats, open_artifact
-    from modelguard._sources.local import LocalSource
-    from modelguard.artifact import SourceContext
-    from modelguard_runtime.build import build_model
-    from modelguard_runtime.factories import BUILTIN
-
-    artifact = LocalSource().fetch(str(path), SourceContext())
-    checkpoints = open_artifact(artifact, [make() for make in builtin_formats()]).checkpoints
     options = ModelOptions(factory=model, input=input, device=device, precision=precision, cwd=cwd)
-    return build_model(artifact, checkpoints, samples, options, [make() for make in BUILTIN])
+    return open_target(path, samples=samples, model=options).model
 
 
 def mlp(features: int = 64, classes: int = 10, hidden: Sequence[int] = (64, 32)) -> nn.Sequential:

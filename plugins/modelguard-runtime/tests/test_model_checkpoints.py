@@ -15,8 +15,8 @@ from modelguard_runtime.testing import built, cnn, digits, digits_module, mlp, t
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from modelguard import Capability, ModelError, Skip, UsageError
-from modelguard.model import ModelOptions, Samples
+from modelguard import ModelError, Skip, UsageError
+from modelguard.model import Samples
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -335,20 +335,10 @@ def test_capabilities_are_told_without_torch(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(3, 3, 3)}, tmp_path / "none" / "model.safetensors")
     code = (
         "import sys\n"
-        "from modelguard._formats import builtin_formats, open_artifact\n"
-        "from modelguard_runtime.build import model_capabilities\n"
-        "from modelguard_runtime.factories import BUILTIN\n"
-        "from modelguard._sources.local import LocalSource\n"
-        "from modelguard.artifact import SourceContext\n"
-        "from modelguard.model import ModelOptions\n"
+        "from modelguard.testing import open_target\n"
         "for name in sys.argv[1:]:\n"
-        "    artifact = LocalSource().fetch(name, SourceContext())\n"
-        "    checkpoints = open_artifact(artifact, [f() for f in builtin_formats()]).checkpoints\n"
-        "    found = model_capabilities(artifact, checkpoints, ModelOptions(), [f() for f in BUILTIN])\n"
-        "    print(sorted(item.value for item in found), 'torch' in sys.modules)\n"
+        "    print(sorted(item.value for item in open_target(name).capabilities), 'torch' in sys.modules)\n"
     )
     folders = [str(tmp_path / "plain"), str(tmp_path / "none")]
     ran = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines() == ["['forward', 'gradients'] False", "[] False"]
-    assert Capability.FORWARD.value == "forward"
-    assert ModelOptions().device == "auto"
+    assert ran.stdout.splitlines() == ["['files', 'forward', 'gradients', 'weights'] False", "['files', 'weights'] False"]

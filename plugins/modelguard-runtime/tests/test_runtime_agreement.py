@@ -12,9 +12,7 @@ import torch
 from modelguard_runtime.testing import digits, digits_module, runnable
 from torch import nn
 
-from modelguard import SamplesError, Skip, agreement, require_understanding
-from modelguard._inputs.agreement import class_numbers, label_names, output_spec
-from modelguard.model import RunnableModel, Samples
+from modelguard import RunnableModel, Samples, SamplesError, Skip, agreement, class_numbers, require_understanding
 
 
 @pytest.fixture(scope="module")
@@ -119,19 +117,3 @@ def test_a_regressor_is_no_classifier() -> None:
     model.output = replace(model.output, kind="regressor")
     with pytest.raises(Skip, match="the model is a regressor"):
         require_understanding(model, Samples(np.random.rand(30, 4).astype(np.float32), None, "x.npz", ""))
-
-
-def test_one_output_is_a_classifier_only_when_something_says_so() -> None:
-    binary = Samples(np.zeros((4, 2)), np.array([0, 1, 1, 0]), "x.npz", "")
-    assert output_spec(1, "logits", None).kind == "regressor"
-    assert output_spec(1, "sigmoid", None).classes == 2
-    assert output_spec(1, "logits", binary).classes == 2
-    assert output_spec(1000, "logits", None).classes == 1000
-    assert output_spec(3, "logits", None, {"problem_type": "regression"}).kind == "regressor"
-
-
-def test_label_names_need_to_be_complete_and_to_say_something() -> None:
-    assert label_names({"id2label": {"0": "cat", "1": "dog"}}, 2) == ("cat", "dog")
-    assert label_names({"id2label": {"0": "cat"}}, 2) == ()
-    assert label_names({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, 2) == ()
-    assert label_names({"id2label": ["cat", "dog"]}, 2) == ()

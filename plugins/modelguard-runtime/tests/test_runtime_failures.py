@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from modelguard_runtime.failures import one_line, raise_if_out_of_memory
+from modelguard_runtime._failures import one_line, raise_if_out_of_memory
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import ModelError
@@ -85,7 +85,7 @@ def test_onnxruntime_is_quoted_far_enough_to_be_understood(model: Path, monkeypa
     ],
 )
 def test_memory_that_ran_out_is_told_from_a_model_that_does_not_fit(model: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    from modelguard_runtime.graph_engine import GraphEngine
+    from modelguard_runtime._engines.graph import GraphEngine
 
     def fail(*args: Any) -> None:
         raise RuntimeError(said)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from modelguard_runtime.gradient import SILENT, check
+from modelguard_runtime._gradient import SILENT, check
+from modelguard_runtime._torch_model import TorchModel
 from modelguard_runtime.testing import built, digits, digits_module, mlp, runnable
-from modelguard_runtime.torch_model import TorchModel
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -187,7 +187,7 @@ def test_a_gradient_that_is_zero_here_and_there_is_one(module: type[nn.Module], 
     assert isinstance(model, TorchModel)
     edges = Samples(np.eye(FEATURES, dtype=np.float32), None, "edges.npz", "")
     check(model, edges)
-    assert model.facts.get("forward_only") == (SILENT if silent else None)
+    assert model.facts.forward_only == (SILENT if silent else None)
 
 
 def test_a_model_that_fails_where_it_is_probed_is_not_taken_for_one_with_a_gradient() -> None:

@@ -296,7 +296,7 @@ def test_describe_is_plain_json(model: RunnableModel) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_it_runs_on_a_gpu() -> None:
-    from modelguard_runtime.torch_model import TorchModel
+    from modelguard_runtime._torch_model import TorchModel
 
     model = runnable(copy.deepcopy(digits_module("cnn")), (1, 8, 8), 10)
     on_cpu = model(raw())

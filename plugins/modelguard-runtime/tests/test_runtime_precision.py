@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from modelguard_runtime import parity
+from modelguard_runtime import _parity as parity
+from modelguard_runtime._torch_model import TorchModel
 from modelguard_runtime.testing import ViT, digits, digits_module, runnable
-from modelguard_runtime.torch_model import TorchModel
 from torch import nn
 
 from modelguard import ModelError
@@ -161,4 +161,5 @@ class Flat(nn.Module):
 def test_models_without_a_gradient_move_all_the_same(module: type[nn.Module], cosine: float | None) -> None:
     model = model_of(module())
     parity.move(model, "cpu", "bfloat16")
-    assert model.facts["precision"]["gradient_cosine"] == cosine
+    assert model.facts.precision is not None
+    assert model.facts.precision.gradient_cosine == cosine

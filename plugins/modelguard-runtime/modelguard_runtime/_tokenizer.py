@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelguard._inputs.config import artifact_json
-from modelguard.artifact import Artifact
-from modelguard.checkpoint import Checkpoint
+from modelguard import Artifact, Checkpoint, artifact_json
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelguard.detector import Skip
-from modelguard.errors import LimitError, ModelError
+from modelguard import LimitError, ModelError, Skip
 from modelguard_runtime.onnx import GraphError, GraphLimitError, UnsupportedError
 
 

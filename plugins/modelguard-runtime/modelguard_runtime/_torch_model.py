@@ -1,4 +1,4 @@
-"""A torch module as a :class:`~modelguard.model.RunnableModel`: raw input domain in, logits out."""
+"""A torch module as a :class:`~modelguard.RunnableModel`: raw input domain in, logits out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from modelguard.detector import DeadlineExceeded, Skip
-from modelguard.errors import ModelError, ModelguardError
-from modelguard.model import InputSpec, Layer, OutputSpec, RunnableModel, Samples
-from modelguard_runtime.chunks import ChunkedEngine
-from modelguard_runtime.engine import Blank, Engine
-from modelguard_runtime.failures import one_line, raise_if_out_of_memory
-from modelguard_runtime.graph_engine import GraphEngine
-from modelguard_runtime.graph_errors import graph_errors
-from modelguard_runtime.inputs import canonical
-from modelguard_runtime.module_engine import ModuleEngine
+from modelguard import (
+    DeadlineExceeded,
+    InputSpec,
+    Layer,
+    ModelError,
+    ModelguardError,
+    OutputSpec,
+    RunnableModel,
+    Samples,
+    Skip,
+    canonical_inputs,
+)
+from modelguard_runtime._engines.base import Blank, Engine
+from modelguard_runtime._engines.chunked import ChunkedEngine
+from modelguard_runtime._engines.graph import GraphEngine
+from modelguard_runtime._engines.module import ModuleEngine
+from modelguard_runtime._facts import ModelFacts
+from modelguard_runtime._failures import one_line, raise_if_out_of_memory
+from modelguard_runtime._graph_errors import graph_errors
+from modelguard_runtime._heads import UNDO, head_of
 
 Tensor = torch.Tensor
 Predictor = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -34,14 +44,14 @@ FREE = 32
 
 
 class TorchModel(RunnableModel):
-    """``module`` behind the canonical raw input domain: what a :class:`~modelguard.model.ModelFactory` returns.
+    """``module`` behind the canonical raw input domain: what a :class:`~modelguard_runtime.TorchFactory` returns.
 
     ``output`` is what the module returns, or makes that of its width and head. ``head`` says what the module's last operation was
     where it has been taken off already; otherwise it is looked for, and undone. ``call(module, x)`` returns the output tensor where
     calling the module does not (it returns a structure, or takes keywords). ``batch`` is the only number of inputs a
     ``torch.fx.GraphModule`` takes at once, or None when any will do; any number is run in chunks of it.
     ``predictor`` maps a graph input array to a graph output array faster than torch does, for :meth:`predict` alone.
-    ``encode`` turns text samples into token ids. ``facts`` is added to :meth:`describe`.
+    ``encode`` turns text samples into token ids. ``facts`` says what else is known of the model.
 
     Raises :class:`ModelError` when the module cannot take what ``input`` says, or does not return ``output.classes`` values.
     """
@@ -58,11 +68,11 @@ class TorchModel(RunnableModel):
         call: Callable[[nn.Module, Tensor], Tensor] | None = None,
         predictor: Predictor | None = None,
         encode: Callable[[Sequence[str]], npt.NDArray[np.int64]] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        facts: ModelFacts = ModelFacts(),  # noqa: B008  (frozen)
     ) -> None:
         self.device = torch.device(device)
         self.input = input
-        self.facts = dict(facts or {})
+        self.facts = facts
         self._predictor = predictor
         self._encode = encode
         self._undo = None
@@ -85,7 +95,7 @@ class TorchModel(RunnableModel):
             head = self.engine.head  # undone inside the engine
         elif head == "unknown":
             head = head_of(probe)
-            self._undo = _UNDO.get(head)
+            self._undo = UNDO.get(head)
         width = probe.shape[1]
         self.output = output if isinstance(output, OutputSpec) else output(width, head)
         if not isinstance(output, OutputSpec) and input.kind == "text" and returned.ndim == 3:
@@ -129,12 +139,12 @@ class TorchModel(RunnableModel):
 
     def forward_only(self, reason: str) -> None:
         """From now on refuse, with ``reason``, whatever promises a gradient; layers can still be captured and patched. In place."""
-        self.facts["forward_only"] = reason
+        self.facts = replace(self.facts, forward_only=reason)
 
     def _require_gradient(self) -> None:
         """Raise :class:`Skip` when the model runs forward only."""
-        if self.facts.get("forward_only"):
-            raise Skip(f"the model runs forward only: {self.facts['forward_only']}")
+        if self.facts.forward_only:
+            raise Skip(f"the model runs forward only: {self.facts.forward_only}")
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -195,7 +205,7 @@ class TorchModel(RunnableModel):
             if self._encode is None:
                 raise ModelError("tokenizer", "the artifact has none that can be read", "give token ids as samples")
             return torch.from_numpy(self._encode([str(text) for text in samples.inputs])).to(self.device)
-        return torch.from_numpy(canonical(samples, self.input)).to(self.device)
+        return torch.from_numpy(canonical_inputs(samples, self.input)).to(self.device)
 
     def describe(self) -> dict[str, Any]:
         spec, output = self.input, self.output
@@ -210,7 +220,7 @@ class TorchModel(RunnableModel):
             "layers": len(self.layers),
             "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
             "device": self.device.type,
-            **self.facts,
+            **self.facts.describe(),
         }  # fmt: skip
 
     @property
@@ -311,32 +321,3 @@ def running() -> Iterator[None]:
         raise ModelError(
             "model", f"fails while it runs ({type(error).__name__}: {one_line(error)})", "check that the input fits it"
         ) from error
-
-
-def head_of(output: Tensor) -> Any:
-    """What a graph seems to end in, by its values (N, K): rows of a softmax sum to one, those of a log-softmax do so exponentiated.
-
-    A sigmoid cannot be told from logits by its values alone, so it is only found where the graph shows it.
-    """
-    values = output.detach().float()
-    if values.ndim != 2 or values.shape[1] < 2:
-        return "logits"
-    ones = torch.ones(len(values), device=values.device)
-    if bool((values >= 0).all()) and torch.allclose(values.sum(1), ones, atol=1e-3):
-        return "softmax"
-    if bool((values <= 0).all()) and torch.allclose(values.exp().sum(1), ones, atol=1e-3):
-        return "log-softmax"
-    return "logits"
-
-
-def _log(probabilities: Tensor) -> Tensor:
-    # log p is a vector of logits whose softmax is p; the smallest normal float keeps a saturated class finite.
-    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
-
-
-def _logit(probabilities: Tensor) -> Tensor:
-    logits: Tensor = torch.special.logit(probabilities, eps=1e-7)
-    return logits
-
-
-_UNDO: Mapping[str, Callable[[Tensor], Tensor]] = {"softmax": _log, "sigmoid": _logit}

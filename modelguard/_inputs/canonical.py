@@ -1,4 +1,4 @@
-"""What a model takes: where its input description comes from, and how samples become canonical raw inputs."""
+"""How samples become canonical raw inputs of a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLACK = 1e-3
 """By how much of its range a sample value may lie outside it (resampled images overshoot a little)."""
 
 
-def canonical(samples: Samples, spec: InputSpec) -> npt.NDArray[Any]:
+def canonical_inputs(samples: Samples, spec: InputSpec) -> npt.NDArray[Any]:
     """The samples as canonical raw inputs: (N, C, H, W) or (N, F) float32 within ``spec``'s range, token ids (N, T) int64.
 
     Raises :class:`SamplesError` when shape or range do not fit.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelguard import SamplesError
-from modelguard._inputs.samples import load_samples, samples_sha256
+from modelguard import SamplesError, load_samples
+from modelguard._inputs.samples import samples_sha256
 
 
 class Bomb:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from modelguard.errors import ModelError
-from modelguard_runtime.engine import PROBES, Blank, Cut, Edit, Engine, Tensor, first_tensor, freeze, single
-from modelguard_runtime.graph_engine import split_graph
-from modelguard_runtime.layers import Place, module_kind, to_layers
+from modelguard import ModelError
+from modelguard_runtime._engines.base import PROBES, Blank, Cut, Edit, Engine, Tensor, first_tensor, freeze, single
+from modelguard_runtime._engines.graph import split_graph
+from modelguard_runtime._engines.layers import Place, module_kind, to_layers
 
 HEADS: Mapping[type, str] = {nn.Softmax: "softmax", nn.LogSoftmax: "log-softmax", nn.Sigmoid: "sigmoid"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from modelguard.errors import ModelError
+from modelguard import ModelError
 
 _HEADS = {"Softmax": "softmax", "LogSoftmax": "log-softmax", "Sigmoid": "sigmoid"}
 _TRANSPARENT = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Dropout")

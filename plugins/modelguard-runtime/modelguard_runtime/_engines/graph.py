@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelguard_runtime.engine import PROBES, Blank, Cut, Edit, Engine, Tensor, freeze, single
-from modelguard_runtime.layers import Place, node_kind, to_layers
+from modelguard_runtime._engines.base import PROBES, Blank, Cut, Edit, Engine, Tensor, freeze, single
+from modelguard_runtime._engines.layers import Place, node_kind, to_layers
 
 Runner = Callable[[fx.GraphModule], Callable[..., Any]]
 

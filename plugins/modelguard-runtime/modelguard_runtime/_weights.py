@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelguard.checkpoint import Checkpoint
-from modelguard.errors import ModelError
-from modelguard_runtime.graph_errors import graph_errors
+from modelguard import Checkpoint, ModelError
+from modelguard_runtime._graph_errors import graph_errors
 from modelguard_runtime.onnx import from_numpy
 
 BENIGN = ("num_batches_tracked",)

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from modelguard.errors import ModelError
-from modelguard_runtime.failures import one_line, raise_if_out_of_memory
+from modelguard import ModelError
+from modelguard_runtime._failures import one_line, raise_if_out_of_memory
+from modelguard_runtime._onnx_model.file import OnnxFile
 from modelguard_runtime.onnx import EXTERNAL_KEY
-from modelguard_runtime.onnx_file import OnnxFile
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -46,7 +46,7 @@ class OrtSession:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
-            raise ModelError("onnxruntime", f"is not installed ({one_line(error)})", "pip install modelguard[runtime]") from error
+            raise ModelError("onnxruntime", f"is not installed ({one_line(error)})", "install it, or modelguard-runtime again") from error
         except ImportError as error:
             raise_if_out_of_memory(error)
             raise ModelError("onnxruntime", f"cannot be loaded: {one_line(error)}", "reinstall it") from error
@@ -97,7 +97,7 @@ class OrtSession:
             raise_if_out_of_memory(error)
             raise ModelError("onnxruntime", f"cannot run the graph: {one_line(error)}", "export the model again") from error
         if not isinstance(result, np.ndarray):
-            raise ModelError(f"output {self._output[:80]!r}", "is no tensor", "export the model without ZipMap")
+            raise ModelError(f"output {self._output[:80]!r}", "is not a tensor", "export the model without ZipMap")
         return result
 
 
@@ -153,7 +153,7 @@ def _taken_out(file: OnnxFile, tensor: TensorProto) -> npt.NDArray[Any] | None:
 
 
 def _other_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of the model that is no initializer of its graph."""
+    """Every tensor of the model that is not an initializer of its graph."""
     yield from _inner_tensors(model.graph)
     for function in model.functions:
         yield from _node_tensors(function.node)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modelguard.errors import ModelError, SamplesError
-from modelguard.model import Samples
-from modelguard_runtime.torch_model import TorchModel, running
+from modelguard import ModelError, Samples, SamplesError
+from modelguard_runtime._torch_model import TorchModel, running
 
 if TYPE_CHECKING:
     Tensor = torch.Tensor
@@ -47,7 +46,7 @@ def check(model: TorchModel, samples: Samples | None) -> None:
     is zero at some inputs is a matter of course (ReLU, a saturated softmax); this is for one that is nothing at every one of them, or
     leads elsewhere.
     """
-    if model.input.kind == "text" or model.facts.get("forward_only"):
+    if model.input.kind == "text" or model.facts.forward_only:
         return
     precision, model.precision = model.precision, torch.float32  # in bfloat16, rounding alone moves the logits by more than MOVES
     try:

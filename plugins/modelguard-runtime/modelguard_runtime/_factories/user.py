@@ -8,45 +8,62 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from modelguard._inputs import spec
-from modelguard._inputs.agreement import output_spec
-from modelguard._inputs.config import artifact_json
-from modelguard.artifact import Artifact
-from modelguard.checkpoint import Checkpoint
-from modelguard.errors import ModelError, UsageError
-from modelguard.model import ModelOptions, Samples
-from modelguard_runtime.failures import one_line, raise_if_out_of_memory
+from modelguard import (
+    Artifact,
+    BuildRequest,
+    Checkpoint,
+    InputHints,
+    ModelError,
+    ModelOptions,
+    UsageError,
+    artifact_json,
+    output_spec,
+    resolve_input,
+)
+from modelguard_runtime._factory import TorchFactory
+from modelguard_runtime._facts import ModelFacts
+from modelguard_runtime._failures import one_line, raise_if_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from modelguard_runtime.torch_model import TorchModel
+    from modelguard_runtime._torch_model import TorchModel
 
 
-def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
-    """Call the factory and load the checkpoint into what it returns, strictly.
+class UserFactory(TorchFactory):
+    """The user's own function builds the module; any format whose tensors can be read will do."""
 
-    Raises :class:`UsageError` when the factory cannot be found, :class:`ModelError` when it fails or the weights do not fit.
-    """
-    from modelguard_runtime.torch_model import TorchModel
-    from modelguard_runtime.weights import fit, input_shape, state_dict
+    id: ClassVar[str] = "user"
+    priority: ClassVar[int] = 0
 
-    reference = options.factory or ""
-    config = artifact_json(artifact, checkpoint, "config.json")
-    module = _call(reference, config, options.cwd)
-    fit(module, state_dict(checkpoint), f"--model {reference}")
-    preprocessor = artifact_json(artifact, checkpoint, "preprocessor_config.json")
-    hints = [
-        *([spec.parse_option(options.input)] if options.input else []),
-        *([spec.from_preprocessor(preprocessor)] if preprocessor else []),
-    ]
-    if samples is None and (shape := input_shape(module)) is not None:
-        hints.append(spec.Hints("first layer", {1: "vector", 3: "image"}[len(shape)], shape))
-    described = spec.resolve(hints, samples)
-    facts = {"factory": f"--model {reference} (the user's own code)", "checkpoint": checkpoint.name}
-    return TorchModel(module, described, lambda width, head: output_spec(width, head, samples, config), facts=facts)
+    def accepts(self, artifact: Artifact, checkpoint: Checkpoint, options: ModelOptions) -> bool:
+        return options.factory is not None
+
+    def make(self, request: BuildRequest) -> TorchModel:
+        """Call the user's factory and load the checkpoint into what it returns, strictly.
+
+        Raises :class:`UsageError` when the factory cannot be found, :class:`ModelError` when it fails or the weights do not fit.
+        """
+        from modelguard_runtime._torch_model import TorchModel
+        from modelguard_runtime._weights import fit, input_shape, state_dict
+
+        options, samples = request.options, request.samples
+        reference = options.factory or ""
+        config = artifact_json(request.artifact, request.checkpoint, "config.json")
+        module = _call(reference, config, options.cwd)
+        fit(module, state_dict(request.checkpoint), f"--model {reference}")
+        preprocessor = artifact_json(request.artifact, request.checkpoint, "preprocessor_config.json")
+        hints = [
+            *([InputHints.from_option(options.input)] if options.input else []),
+            *([InputHints.from_preprocessor(preprocessor)] if preprocessor else []),
+        ]
+        if samples is None and (shape := input_shape(module)) is not None:
+            hints.append(InputHints("first layer", {1: "vector", 3: "image"}[len(shape)], shape))
+        facts = ModelFacts(factory=f"--model {reference} (the user's own code)", checkpoint=request.checkpoint.name)
+        described = resolve_input(hints, samples)
+        return TorchModel(module, described, lambda width, head: output_spec(width, head, samples, config), facts=facts)
 
 
 def _call(reference: str, config: Mapping[str, Any], cwd: Path | None) -> nn.Module:

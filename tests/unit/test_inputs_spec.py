@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from modelguard_runtime.inputs import canonical
 
-from modelguard import ModelError, SamplesError, UsageError
-from modelguard._inputs import spec
-from modelguard.model import InputSpec, Samples
+from modelguard import InputHints, InputSpec, ModelError, Samples, SamplesError, UsageError, canonical_inputs, resolve_input
 
 
 def samples(values: Any, **given: Any) -> Samples:
@@ -23,9 +20,9 @@ def image_spec(**given: Any) -> InputSpec:
 
 
 def test_the_user_is_believed_before_the_graph_and_the_graph_before_the_samples() -> None:
-    graph = spec.from_graph(("N", 3, 32, 32), "float32", samples=None)
-    given = spec.parse_option("range=0..255,mean=0.5:0.4:0.3,std=0.25")
-    resolved = spec.resolve([given, graph], samples(np.zeros((2, 32, 32, 3), np.float32)))
+    graph = InputHints.from_graph(("N", 3, 32, 32), "float32", samples=None)
+    given = InputHints.from_option("range=0..255,mean=0.5:0.4:0.3,std=0.25")
+    resolved = resolve_input([given, graph], samples(np.zeros((2, 32, 32, 3), np.float32)))
     assert (resolved.kind, resolved.shape, resolved.layout) == ("image", (3, 32, 32), "NCHW")
     assert (resolved.low, resolved.high) == (0, 255)
     assert resolved.mean == pytest.approx((127.5, 102, 76.5))
@@ -46,7 +43,7 @@ def test_the_user_is_believed_before_the_graph_and_the_graph_before_the_samples(
     ],
 )
 def test_means_as_everybody_writes_them(text: str, mean: float, std: float) -> None:
-    resolved = spec.resolve([spec.parse_option(text + ",shape=1x4x4")], None)
+    resolved = resolve_input([InputHints.from_option(text + ",shape=1x4x4")], None)
     assert resolved.mean == (mean,)
     assert resolved.std == (std,)
 
@@ -68,7 +65,7 @@ def test_means_as_everybody_writes_them(text: str, mean: float, std: float) -> N
 )
 def test_a_wrong_option_is_a_usage_error_that_names_it(text: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
-        spec.parse_option(text)
+        InputHints.from_option(text)
     assert message in str(raised.value)
 
 
@@ -84,20 +81,20 @@ def test_a_wrong_option_is_a_usage_error_that_names_it(text: str, message: str) 
     ],
 )
 def test_a_graph_input_tells_kind_and_layout(shape: Any, dtype: str, kind: str, canonical_shape: Any, layout: str) -> None:
-    resolved = spec.resolve([spec.from_graph(shape, dtype, samples=None)], None)
+    resolved = resolve_input([InputHints.from_graph(shape, dtype, samples=None)], None)
     assert (resolved.kind, resolved.shape, resolved.layout) == (kind, canonical_shape, layout)
 
 
 def test_free_dimensions_are_filled_from_the_samples() -> None:
-    graph = spec.from_graph((None, 3, None, None), "float32", samples=None)
-    resolved = spec.resolve([graph], samples(np.zeros((2, 3, 20, 24))))
+    graph = InputHints.from_graph((None, 3, None, None), "float32", samples=None)
+    resolved = resolve_input([graph], samples(np.zeros((2, 3, 20, 24))))
     assert resolved.shape == (3, 20, 24)
     assert resolved.source["shape"] == "ONNX graph, inferred from samples"
 
 
 def test_a_graph_of_another_rank_is_refused() -> None:
     with pytest.raises(ModelError, match="has 5 dimensions"):
-        spec.from_graph((1, 3, 8, 32, 32), "float32", samples=None)
+        InputHints.from_graph((1, 3, 8, 32, 32), "float32", samples=None)
 
 
 @pytest.mark.parametrize(
@@ -110,66 +107,66 @@ def test_a_graph_of_another_rank_is_refused() -> None:
     ],
 )
 def test_the_range_is_inferred_from_samples(values: Any, low: float, high: float) -> None:
-    resolved = spec.resolve([], samples(values))
+    resolved = resolve_input([], samples(values))
     assert (resolved.low, resolved.high) == (low, high)
     assert resolved.source["low"] == "inferred from samples"
 
 
 def test_a_float_graph_for_whole_pixels_is_assumed_to_take_0_to_1_and_says_so() -> None:
-    resolved = spec.resolve([spec.from_graph(("N", 3, 4, 4), "float32", samples=None)], samples(np.zeros((2, 4, 4, 3), np.uint8)))
+    resolved = resolve_input([InputHints.from_graph(("N", 3, 4, 4), "float32", samples=None)], samples(np.zeros((2, 4, 4, 3), np.uint8)))
     assert resolved.std == (255.0,) * 3
     assert resolved.source["std"] == "assumed"
-    whole = spec.resolve([spec.from_graph(("N", 3, 4, 4), "uint8", samples=None)], None)
+    whole = resolve_input([InputHints.from_graph(("N", 3, 4, 4), "uint8", samples=None)], None)
     assert (whole.high, whole.mean, whole.std) == (255, None, None)
 
 
 def test_processor_settings_are_of_pixels_in_0_to_1_whatever_the_samples_are() -> None:
     config = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     for values, scale in ((np.zeros((2, 4, 4, 3), np.uint8), 255.0), (np.zeros((2, 4, 4, 3), np.float32), 1.0)):
-        resolved = spec.resolve([spec.from_preprocessor(config)], samples(values))
+        resolved = resolve_input([InputHints.from_preprocessor(config)], samples(values))
         assert resolved.high == scale
         assert resolved.mean == (0.5 * scale,) * 3
         assert resolved.std == (0.25 * scale,) * 3
-    plain = spec.resolve([spec.from_preprocessor({"do_normalize": False})], samples(np.zeros((2, 4, 4, 3), np.uint8)))
+    plain = resolve_input([InputHints.from_preprocessor({"do_normalize": False})], samples(np.zeros((2, 4, 4, 3), np.uint8)))
     assert plain.std == (255.0,) * 3
-    hostile = spec.from_preprocessor({"image_mean": ["a"], "image_std": {"b": 1}, "do_normalize": True})
+    hostile = InputHints.from_preprocessor({"image_mean": ["a"], "image_std": {"b": 1}, "do_normalize": True})
     assert hostile.mean == (0.0,)
 
 
 def test_timm_and_metadata_speak_too() -> None:
     config = {"pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
-    assert spec.resolve([spec.from_timm(config)], None).shape == (3, 64, 64)
-    metadata = spec.from_metadata({"Image.NominalPixelRange": "NominalRange_0_255"})
-    resolved = spec.resolve([metadata, spec.parse_option("shape=3x4x4")], None)
+    assert resolve_input([InputHints.from_timm(config)], None).shape == (3, 64, 64)
+    metadata = InputHints.from_metadata({"Image.NominalPixelRange": "NominalRange_0_255"})
+    resolved = resolve_input([metadata, InputHints.from_option("shape=3x4x4")], None)
     assert (resolved.low, resolved.high, resolved.mean) == (0, 255, (0.0, 0.0, 0.0))
 
 
 def test_a_normalisation_of_the_wrong_width_is_refused() -> None:
     with pytest.raises(ModelError, match="has 3 channels but a normalisation of 2"):
-        spec.resolve([spec.parse_option("shape=3x4x4,mean=0.5:0.5,std=0.5")], None)
+        resolve_input([InputHints.from_option("shape=3x4x4,mean=0.5:0.5,std=0.5")], None)
     with pytest.raises(ModelError, match="standard deviation 0"):
-        spec.resolve([spec.parse_option("shape=3x4x4,mean=0.5,std=0")], None)
+        resolve_input([InputHints.from_option("shape=3x4x4,mean=0.5,std=0")], None)
 
 
 def test_nobody_says_anything() -> None:
     with pytest.raises(ModelError, match="is not described by the model; give --samples"):
-        spec.resolve([], None)
+        resolve_input([], None)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)])
 def test_both_image_layouts_become_canonical(order: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).random((2, 3, 4, 4)).astype(np.float32)
-    np.testing.assert_array_equal(canonical(samples(values.transpose(order)), image_spec()), values)
+    np.testing.assert_array_equal(canonical_inputs(samples(values.transpose(order)), image_spec()), values)
 
 
 def test_photographs_are_resized_and_other_arrays_are_not() -> None:
     pytest.importorskip("PIL")
     values = np.full((2, 9, 11, 3), 255, np.uint8)
-    result = canonical(samples(values, resizable=True), image_spec())
+    result = canonical_inputs(samples(values, resizable=True), image_spec())
     assert result.shape == (2, 3, 4, 4)
     assert result.min() == 1
     with pytest.raises(SamplesError, match=r"samples.npz: has samples of shape 9x11x3, the model takes 3x4x4"):
-        canonical(samples(values), image_spec())
+        canonical_inputs(samples(values), image_spec())
 
 
 @pytest.mark.parametrize(
@@ -184,13 +181,13 @@ def test_photographs_are_resized_and_other_arrays_are_not() -> None:
 )
 def test_values_outside_the_raw_range_are_refused(values: Any, message: str) -> None:
     with pytest.raises(SamplesError, match=message):
-        canonical(samples(values), image_spec())
+        canonical_inputs(samples(values), image_spec())
 
 
 def test_token_ids_outside_the_vocabulary_are_refused() -> None:
     text = image_spec(kind="text", shape=(-1,), dtype="int64", layout="NT", high=99.0)
-    np.testing.assert_array_equal(canonical(samples(np.array([[1, 99]])), text), [[1, 99]])
+    np.testing.assert_array_equal(canonical_inputs(samples(np.array([[1, 99]])), text), [[1, 99]])
     with pytest.raises(SamplesError, match=r"token ids outside 0..99"):
-        canonical(samples(np.array([[1, 100]])), text)
+        canonical_inputs(samples(np.array([[1, 100]])), text)
     with pytest.raises(SamplesError, match="not token ids"):
-        canonical(samples(np.array([[1.5, 2.0]])), text)
+        canonical_inputs(samples(np.array([[1.5, 2.0]])), text)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import fx, nn
 from torch.nn.modules import activation as activations
 
-from modelguard.model import Layer
+from modelguard import Layer
 
 Kind = Literal["conv", "linear", "norm", "activation", "attention", "pool", "embedding", "block", "other"]
 

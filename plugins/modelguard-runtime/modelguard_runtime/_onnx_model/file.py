@@ -9,10 +9,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
-from modelguard._formats.onnx import OnnxCheckpoint
-from modelguard.artifact import Artifact
-from modelguard.checkpoint import Checkpoint, numpy_dtype
-from modelguard.errors import ArtifactError, LimitError, ModelError
+from modelguard import Artifact, ArtifactError, Checkpoint, LimitError, ModelError, numpy_dtype, onnx_skeleton
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,10 +29,8 @@ class OnnxFile:
 
     @classmethod
     def load(cls, artifact: Artifact, checkpoint: Checkpoint) -> OnnxFile:
-        """Raises :class:`ModelError` when it is no ONNX checkpoint, :class:`LimitError` when its graph alone is too large."""
-        if not isinstance(checkpoint, OnnxCheckpoint):
-            raise ModelError(checkpoint.name, "is no ONNX checkpoint", "scan the .onnx file")
-        message = checkpoint.skeleton()
+        """Raises :class:`ModelError` when it is not an ONNX checkpoint, :class:`LimitError` when its graph alone is too large."""
+        message = onnx_skeleton(checkpoint)
         if len(message) > MAX_MESSAGE:
             raise LimitError(
                 checkpoint.name,
@@ -46,7 +41,7 @@ class OnnxFile:
         try:
             model.ParseFromString(message)
         except DecodeError as error:
-            raise ModelError(checkpoint.name, f"is no valid ONNX model ({error})", "export it again") from None
+            raise ModelError(checkpoint.name, f"is not a valid ONNX model ({error})", "export it again") from None
         return cls(model, artifact, checkpoint)
 
     def weight(self, name: str) -> npt.NDArray[Any]:

@@ -1,8 +1,8 @@
 """Running a torch module from its own input to its own output, with named places to capture, patch and cut.
 
-Two engines do the same five things: :class:`~modelguard_runtime.graph_engine.GraphEngine` for a ``torch.fx.GraphModule`` (what an
-ONNX file becomes), by rewriting the graph; :class:`~modelguard_runtime.module_engine.ModuleEngine` for any other ``nn.Module``, with
-forward hooks. Both work in the domain of the graph itself; :class:`~modelguard_runtime.torch_model.TorchModel` adds the raw input
+Two engines do the same five things: :class:`~modelguard_runtime._engines.graph.GraphEngine` for a ``torch.fx.GraphModule`` (what an
+ONNX file becomes), by rewriting the graph; :class:`~modelguard_runtime._engines.module.ModuleEngine` for any other ``nn.Module``, with
+forward hooks. Both work in the domain of the graph itself; :class:`~modelguard_runtime._torch_model.TorchModel` adds the raw input
 domain and the logits.
 """
 
@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelguard.errors import ModelError
-from modelguard.model import Layer
+from modelguard import Layer, ModelError
 
 Tensor = torch.Tensor
 Edit = Callable[[Tensor], Tensor]

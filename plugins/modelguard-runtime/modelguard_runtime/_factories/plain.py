@@ -11,20 +11,28 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from modelguard._inputs import spec
-from modelguard._inputs.agreement import agreement, output_spec
-from modelguard.artifact import Artifact
-from modelguard.checkpoint import Checkpoint
-from modelguard.detector import Skip
-from modelguard.errors import ModelguardError
-from modelguard.model import InputSpec, ModelOptions, Samples
+from modelguard import (
+    Artifact,
+    BuildRequest,
+    Checkpoint,
+    InputHints,
+    InputSpec,
+    ModelguardError,
+    Samples,
+    Skip,
+    agreement,
+    output_spec,
+    resolve_input,
+)
+from modelguard_runtime._factory import WeightsFactory
+from modelguard_runtime._facts import ModelFacts
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from modelguard_runtime.torch_model import TorchModel
+    from modelguard_runtime._torch_model import TorchModel
 
 ENOUGH_SAMPLES = 50
 ENOUGH_ACCURACY = 0.5
@@ -33,6 +41,53 @@ MAX_LAYERS = 40
 
 _ACTIVATIONS = ("ReLU", "GELU", "Tanh", "SiLU", "LeakyReLU", "Sigmoid")
 _PARTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+class PlainFactory(WeightsFactory):
+    """Sequences of linear or convolutional layers whose shapes leave little open; labelled samples settle the rest."""
+
+    id: ClassVar[str] = "plain"
+    priority: ClassVar[int] = 90
+
+    def knows(self, artifact: Artifact, checkpoint: Checkpoint) -> bool:
+        return stages(checkpoint) is not None
+
+    def make(self, request: BuildRequest) -> TorchModel:
+        """The guess that labelled samples agree with best. Raises :class:`Skip` when there is nothing to choose by, or no guess fits."""
+        checkpoint, samples = request.checkpoint, request.samples
+        found = stages(checkpoint) or ()
+        hints = [InputHints.from_option(request.options.input)] if request.options.input else []
+        first = found[0]
+        if first.kind == "linear":
+            hints.append(InputHints("first layer", "vector", (first.shape[1],)))
+        else:
+            hints.append(InputHints("first layer", "image", (first.shape[1], -1, -1)))
+        described = resolve_input(hints, samples)
+        if len(found) == 1:
+            return _model(checkpoint, found, Guess("ReLU", True, "none", False), described, samples)
+        if samples is None or samples.labels is None or len(samples.inputs) < ENOUGH_SAMPLES:
+            raise Skip(
+                f"the shapes of {checkpoint.name} do not say which activation and pooling it has: give {ENOUGH_SAMPLES} labelled "
+                "--samples, or --model package.module:factory"
+            )
+        scored: list[tuple[float, str, TorchModel]] = []
+        for guess in guesses(found, described):
+            try:
+                model = _model(checkpoint, found, guess, described, samples)
+                result = agreement(model, samples)
+            except ModelguardError:
+                continue  # this guess does not even run on the input
+            if result["ok"] and result["accuracy"] >= ENOUGH_ACCURACY:
+                scored.append((result["accuracy"], str(guess), model))
+        if not scored:
+            raise Skip(
+                f"no usual activation and pooling makes {checkpoint.name} agree with the labels: give --model package.module:factory"
+            )
+        scored.sort(key=lambda item: -item[0])
+        accuracy, best, model = scored[0]
+        others = tuple(f"{name}: {accuracy:.1%}" for accuracy, name, _ in scored[1:4])
+        model.facts = replace(model.facts, assumed=f"{best}: {accuracy:.1%} of the labels agree", alternatives=others)
+        return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +115,7 @@ class Guess:
 
 
 def stages(checkpoint: Checkpoint) -> tuple[Stage, ...] | None:
-    """The layers in order, or None when the tensors are no chain of linear, convolutional and batch-norm layers.
+    """The layers in order, or None when the tensors are not a chain of linear, convolutional and batch-norm layers.
 
     The order is that of the numbers in the names, parts with convolutions first (``features`` before ``classifier``). Cheap: looks at
     headers only.
@@ -107,41 +162,6 @@ def _natural(name: str) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
-    """The guess that labelled samples agree with best. Raises :class:`Skip` when there is nothing to choose by, or no guess fits."""
-    found = stages(checkpoint) or ()
-    hints = [spec.parse_option(options.input)] if options.input else []
-    first = found[0]
-    if first.kind == "linear":
-        hints.append(spec.Hints("first layer", "vector", (first.shape[1],)))
-    else:
-        hints.append(spec.Hints("first layer", "image", (first.shape[1], -1, -1)))
-    described = spec.resolve(hints, samples)
-    if len(found) == 1:
-        return _model(checkpoint, found, Guess("ReLU", True, "none", False), described, samples, {})
-    if samples is None or samples.labels is None or len(samples.inputs) < ENOUGH_SAMPLES:
-        raise Skip(
-            f"the shapes of {checkpoint.name} do not say which activation and pooling it has: give {ENOUGH_SAMPLES} labelled --samples, "
-            "or --model package.module:factory"
-        )
-    scored: list[tuple[float, str, TorchModel]] = []
-    for guess in guesses(found, described):
-        try:
-            model = _model(checkpoint, found, guess, described, samples, {"assumed": str(guess)})
-            result = agreement(model, samples)
-        except ModelguardError:
-            continue  # this guess does not even run on the input
-        if result["ok"] and result["accuracy"] >= ENOUGH_ACCURACY:
-            scored.append((result["accuracy"], str(guess), model))
-    if not scored:
-        raise Skip(f"no usual activation and pooling makes {checkpoint.name} agree with the labels: give --model package.module:factory")
-    scored.sort(key=lambda item: -item[0])
-    model = scored[0][2]
-    model.facts["assumed"] = f"{scored[0][1]}: {scored[0][0]:.1%} of the labels agree"
-    model.facts["alternatives"] = [f"{name}: {accuracy:.1%}" for accuracy, name, _ in scored[1:4]]
-    return model
-
-
 def guesses(found: tuple[Stage, ...], described: InputSpec) -> Iterator[Guess]:
     """Usual answers whose flattened size is what the first linear layer takes."""
     if found[0].kind == "linear":
@@ -170,11 +190,9 @@ def _flattened(found: tuple[Stage, ...], described: InputSpec, guess: Guess) -> 
     return False
 
 
-def _model(
-    checkpoint: Checkpoint, found: tuple[Stage, ...], guess: Guess, described: InputSpec, samples: Samples | None, facts: dict[str, Any]
-) -> TorchModel:
-    from modelguard_runtime.torch_model import TorchModel
-    from modelguard_runtime.weights import fit, state_dict
+def _model(checkpoint: Checkpoint, found: tuple[Stage, ...], guess: Guess, described: InputSpec, samples: Samples | None) -> TorchModel:
+    from modelguard_runtime._torch_model import TorchModel
+    from modelguard_runtime._weights import fit, state_dict
 
     module = _module(found, guess)
     names = {f"{place}.": f"{stage.name}." for place, stage in enumerate(found)}
@@ -185,8 +203,8 @@ def _model(
         if (name := names[place + dot] + part) in stored:
             state[own] = stored[name]
     fit(module, state, checkpoint.name)
-    facts = {"factory": "plain: layers told from the shapes of the weights", "checkpoint": checkpoint.name, **facts}
-    return TorchModel(module, replace(described), lambda width, head: output_spec(width, head, samples), facts=facts)
+    facts = ModelFacts(factory="plain: layers told from the shapes of the weights", checkpoint=checkpoint.name)
+    return TorchModel(module, described, lambda width, head: output_spec(width, head, samples), facts=facts)
 
 
 def _module(found: tuple[Stage, ...], guess: Guess) -> nn.Sequential:

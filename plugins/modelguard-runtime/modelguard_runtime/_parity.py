@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from modelguard.errors import ModelError
-from modelguard_runtime.torch_model import TorchModel, running
+from modelguard import ModelError
+from modelguard_runtime._facts import Parity, Precision
+from modelguard_runtime._torch_model import TorchModel, running
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,11 +33,10 @@ the tests it is 0.991 or more in bfloat16, and 0.9995 in half precision."""
 
 def check(
     model: TorchModel, session: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], precision: str, samples: torch.Tensor | None
-) -> dict[str, Any]:
+) -> Parity:
     """Compare on random inputs within the raw range and on the first samples (canonical raw, or None).
 
     The random inputs go in together and, once more, the first of them alone: a graph may do another thing with a batch of one.
-    Returns ``ok``, ``max_abs``, ``max_rel`` (deviation over the largest output magnitude), ``tolerance``, and the counts compared.
     Raises :class:`ModelError` when the outputs disagree, in shape, in what is finite, or beyond the tolerance.
     """
     random = model.raw_random(RANDOM, seed=0)
@@ -59,8 +60,7 @@ def check(
         max_rel = max(max_rel, difference / scale if scale > 0 else difference)
     if max_rel > tolerance:
         raise _disagreement(f"they differ by {max_rel:.2g} of the largest output, {tolerance:g} is allowed for {precision}")
-    counts = {"random": RANDOM, "samples": 0 if samples is None else len(samples[:SAMPLES])}
-    return {"ok": True, "max_abs": max_abs, "max_rel": max_rel, "tolerance": tolerance, **counts}
+    return Parity(True, max_abs, max_rel, tolerance, RANDOM, 0 if samples is None else len(samples[:SAMPLES]))
 
 
 def independent(model: TorchModel, precision: str) -> bool:
@@ -91,7 +91,7 @@ def move(model: TorchModel, device: str, precision: str) -> None:
     cosine = None if gradient is None or slope is None else _cosine(gradient, slope)
     # A GPU computes float32 convolutions with 11 bits (TF32) unless it is told otherwise.
     tolerance = max(TOLERANCES[precision], TOLERANCES["float16"] if device == "cuda" else 0.0)
-    model.facts["precision"] = {"computed_in": precision, "max_rel": deviation, "tolerance": tolerance, "gradient_cosine": cosine}
+    model.facts = replace(model.facts, precision=Precision(precision, deviation, tolerance, cosine))
     if not deviation <= tolerance or (cosine is not None and not cosine >= COSINE):
         told = f"logits differ by {deviation:.2g} of the largest" + ("" if cosine is None else f", the gradients' cosine is {cosine:.3f}")
         raise ModelError(f"{precision} on {device}", f"does not compute what float32 on the CPU does: {told}", "use --device cpu")
@@ -99,7 +99,7 @@ def move(model: TorchModel, device: str, precision: str) -> None:
 
 def _differentiated(model: TorchModel, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits and, where there is one, the gradient of a fixed projection of them with respect to the input, flat, on the CPU."""
-    if not x.is_floating_point() or model.facts.get("forward_only"):
+    if not x.is_floating_point() or model.facts.forward_only:
         with torch.no_grad():
             return model(x).cpu(), None
     leaf = x.clone().requires_grad_()

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from modelguard._inputs import spec
-from modelguard._inputs.agreement import output_spec
-from modelguard._inputs.config import artifact_json
-from modelguard.artifact import Artifact
-from modelguard.checkpoint import Checkpoint
-from modelguard.detector import Skip
-from modelguard.errors import ModelError
-from modelguard.model import ModelOptions, OutputSpec, Samples
-from modelguard_runtime.failures import one_line, raise_if_out_of_memory
+from modelguard import (
+    Artifact,
+    BuildRequest,
+    Checkpoint,
+    InputHints,
+    ModelError,
+    OutputSpec,
+    Skip,
+    artifact_json,
+    output_spec,
+    resolve_input,
+)
+from modelguard_runtime._factory import WeightsFactory
+from modelguard_runtime._facts import ModelFacts
+from modelguard_runtime._failures import one_line, raise_if_out_of_memory
 
 if TYPE_CHECKING:
     import torch
 
-    from modelguard_runtime.torch_model import TorchModel
+    from modelguard_runtime._torch_model import TorchModel
 
 TASKS = {
     "ForImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
@@ -38,50 +44,62 @@ _DROPPED = frozenset(
 )  # fmt: skip
 
 
-def accepts(config: Mapping[str, Any]) -> bool:
-    """Whether config.json names an architecture of a task that is run."""
-    return isinstance(config.get("model_type"), str) and _task(config) is not None
+class TransformersFactory(WeightsFactory):
+    """transformers' own classes, by config.json."""
 
+    id: ClassVar[str] = "transformers"
+    priority: ClassVar[int] = 20
 
-def build(artifact: Artifact, checkpoint: Checkpoint, samples: Samples | None, options: ModelOptions) -> TorchModel:
-    """Build transformers' class for config.json and load the checkpoint into it, strictly.
+    def knows(self, artifact: Artifact, checkpoint: Checkpoint) -> bool:
+        """Whether config.json names an architecture of a task that is run."""
+        config = artifact_json(artifact, checkpoint, "config.json")
+        return isinstance(config.get("model_type"), str) and _task(config) is not None
 
-    Raises :class:`Skip` when transformers is not installed or has no such class; :class:`ModelError` when the tensors do not fit.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise_if_out_of_memory(error)
-        raise Skip(
-            "config.json names a transformers model, and transformers is not installed: pip install modelguard[transformers]"
-        ) from None
-    from modelguard_runtime.text import tokenizer
-    from modelguard_runtime.torch_model import TorchModel
-    from modelguard_runtime.weights import state_dict
+    def make(self, request: BuildRequest) -> TorchModel:
+        """Build transformers' class for config.json and load the checkpoint into it, strictly.
 
-    config = artifact_json(artifact, checkpoint, "config.json")
-    if config.get("quantization_config"):
-        raise Skip("config.json asks for quantised weights, whose kernels are not run; scan the unquantised model")
-    name = _class_name(config)
-    _check_depth(config, len(checkpoint.tensors))
-    module = _load(transformers, name, config, state_dict(checkpoint))
-    pad = config.get("pad_token_id")
-    call = _caller(name, pad if isinstance(pad, int) else None)
-    hints = [spec.parse_option(options.input)] if options.input else []
-    encode = None
-    if name.endswith("ForImageClassification"):
-        hints += _image_hints(artifact, checkpoint, module.config)
-    else:
-        vocabulary = int(module.get_input_embeddings().num_embeddings)
-        hints.append(spec.Hints("config.json", "text", (-1,), "int64", "NT", 0.0, float(vocabulary - 1)))
-        encode = tokenizer(artifact, checkpoint, pad if isinstance(pad, int) else 0, left=not name.endswith("ForSequenceClassification"))
-    facts = {"factory": f"transformers {transformers.__version__}, {name}", "checkpoint": checkpoint.name}
-    generates = not name.endswith(("ForImageClassification", "ForSequenceClassification"))
+        Raises :class:`Skip` when transformers is not installed or has no such class; :class:`ModelError` when the tensors do not fit.
+        """
+        try:
+            import transformers
+        except ImportError as error:
+            raise_if_out_of_memory(error)
+            raise Skip("config.json names a transformers model, and transformers is not installed: pip install transformers") from None
+        from modelguard_runtime._tokenizer import tokenizer
+        from modelguard_runtime._torch_model import TorchModel
+        from modelguard_runtime._weights import state_dict
 
-    def describe_output(width: int, head: Any) -> OutputSpec:
-        return OutputSpec("language-model", width, "logits") if generates else output_spec(width, head, samples, config)
+        artifact, checkpoint, samples = request.artifact, request.checkpoint, request.samples
+        config = artifact_json(artifact, checkpoint, "config.json")
+        if config.get("quantization_config"):
+            raise Skip("config.json asks for quantised weights, whose kernels are not run; scan the unquantised model")
+        name = _class_name(config)
+        _check_depth(config, len(checkpoint.tensors))
+        module = _load(transformers, name, config, state_dict(checkpoint))
+        pad = config.get("pad_token_id")
+        pad = pad if isinstance(pad, int) else None
+        hints = [InputHints.from_option(request.options.input)] if request.options.input else []
+        encode = None
+        if name.endswith("ForImageClassification"):
+            hints += _image_hints(artifact, checkpoint, module.config)
+        else:
+            vocabulary = int(module.get_input_embeddings().num_embeddings)
+            hints.append(InputHints("config.json", "text", (-1,), "int64", "NT", 0.0, float(vocabulary - 1)))
+            encode = tokenizer(artifact, checkpoint, pad or 0, left=not name.endswith("ForSequenceClassification"))
+        generates = not name.endswith(("ForImageClassification", "ForSequenceClassification"))
 
-    return TorchModel(module, spec.resolve(hints, samples), describe_output, head="logits", call=call, encode=encode, facts=facts)
+        def describe_output(width: int, head: Any) -> OutputSpec:
+            return OutputSpec("language-model", width, "logits") if generates else output_spec(width, head, samples, config)
+
+        return TorchModel(
+            module,
+            resolve_input(hints, samples),
+            describe_output,
+            head="logits",
+            call=_caller(name, pad),
+            encode=encode,
+            facts=ModelFacts(factory=f"transformers {transformers.__version__}, {name}", checkpoint=checkpoint.name),
+        )
 
 
 def _task(config: Mapping[str, Any]) -> str | None:
@@ -116,7 +134,7 @@ def _check_depth(config: Mapping[str, Any], tensors: int) -> None:
 def _load(transformers: Any, name: str, config: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Any:
     import torch
 
-    from modelguard_runtime.weights import refuse_misfit
+    from modelguard_runtime._weights import refuse_misfit
 
     what = f"transformers {name}"
     transformers.utils.logging.disable_progress_bar()
@@ -155,7 +173,7 @@ def _caller(name: str, pad: int | None) -> Callable[[Any, torch.Tensor], torch.T
     return on_tokens
 
 
-def _image_hints(artifact: Artifact, checkpoint: Checkpoint, config: Any) -> list[spec.Hints]:
+def _image_hints(artifact: Artifact, checkpoint: Checkpoint, config: Any) -> list[InputHints]:
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
     side = size[0] if isinstance(size, list | tuple) else size
     preprocessor = artifact_json(artifact, checkpoint, "preprocessor_config.json")
@@ -163,5 +181,5 @@ def _image_hints(artifact: Artifact, checkpoint: Checkpoint, config: Any) -> lis
         wanted = preprocessor.get("size")
         wanted = wanted.get("height", wanted.get("shortest_edge")) if isinstance(wanted, Mapping) else wanted
         side = wanted if isinstance(wanted, int) and 0 < wanted < 1 << 14 else -1
-    hints = [spec.Hints("config.json", "image", (channels, side, side), "float32", "NCHW")]
-    return [*hints, spec.from_preprocessor(preprocessor)] if preprocessor else hints
+    hints = [InputHints("config.json", "image", (channels, side, side), "float32", "NCHW")]
+    return [*hints, InputHints.from_preprocessor(preprocessor)] if preprocessor else hints

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelguard_runtime.engine import Blank, Cut, Edit, Tensor, single
-from modelguard_runtime.graph_engine import GraphEngine, split_graph
+from modelguard_runtime._engines.base import Blank, Cut, Edit, Tensor, single
+from modelguard_runtime._engines.graph import GraphEngine, split_graph
 
 
 class ChunkedEngine(GraphEngine):
