@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "modelguard"
 
-PLUGINS = sorted((ROOT / "plugins").glob("modelguard-*"))
+PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
 
 LEVELS = {
     "testing": 7,

@@ -19,8 +19,8 @@ _REMEDY = {
 RUNTIME = "modelguard-runtime"
 """The distribution of modelguard's own model factories."""
 _NOTHING_RUNS = {
-    Capability.FORWARD: f"a model that can be run, and no loaded plugin runs models (install {RUNTIME}, of the same release)",
-    Capability.GRADIENTS: f"a model that can be differentiated, and no loaded plugin runs models (install {RUNTIME}, of the same release)",
+    Capability.FORWARD: f"a model that can be run, and no loaded plugin runs models (install {RUNTIME} of the same release)",
+    Capability.GRADIENTS: f"a model that can be differentiated, and no loaded plugin runs models (install {RUNTIME} of the same release)",
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from modelguard._inputs.spec import parse_option
+from modelguard._inputs.hints import InputHints
 from modelguard._plugins import Registry, check_prefixes, check_rule_ids, load
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
@@ -191,7 +191,7 @@ def _samples(path: StrPath | None) -> Path | None:
 def _model(options: ModelOptions, threads: int | None) -> ModelOptions:
     """A factory is looked up from the working directory. What is wrong whatever the model is would be the detectors' failure to look."""
     if options.input is not None:
-        parse_option(options.input)
+        InputHints.from_option(options.input)
     if options.factory is not None:
         module, colon, function = options.factory.partition(":")
         if not (colon and all(module.split(".")) and all(part.isidentifier() for part in function.split("."))):

@@ -19,16 +19,6 @@ from modelguard import ModelError, Skip, UsageError
 from modelguard.model import Samples
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def held_out() -> Samples:
-    return digits()[1]
-
-
 def save(module: nn.Module, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, folder / "model.safetensors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ pytest.importorskip("onnxruntime")
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 TERA = 10**12
-SECONDS = 60
 ZERO, UNIT = np.float32(0), np.float32(1)
 
 
@@ -116,9 +114,7 @@ FAST = ("cycle", "expand by data", "loop that the data never ends", "external da
 def test_it_is_refused_in_one_line(mg: Callable[..., Ran], tmp_path: Path, name: str) -> None:
     build, words = HOSTILE[name]
     (tmp_path / "model.onnx").write_bytes(build().SerializeToString())
-    started = time.monotonic()
-    ran = mg("model", tmp_path / "model.onnx", "-q", "--threads", "1", "--memory", "2G", "--timeout", str(SECONDS))
-    assert time.monotonic() - started < SECONDS
+    ran = mg("model", tmp_path / "model.onnx", "-q", "--threads", "1", "--memory", "2G", "--timeout", "60")
     assert (ran.code, len(ran.out.splitlines()), ran.err) == (3, 1, "")
     assert ran.out.startswith("model.onnx: cannot be run: ")
     assert len(ran.out) < 700

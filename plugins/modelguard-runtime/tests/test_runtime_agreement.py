@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from modelguard_runtime.testing import digits, digits_module, runnable
+from modelguard_runtime.testing import digits_module, runnable
 from torch import nn
 
 from modelguard import RunnableModel, Samples, SamplesError, Skip, agreement, class_numbers, require_understanding
@@ -17,13 +17,7 @@ from modelguard import RunnableModel, Samples, SamplesError, Skip, agreement, cl
 
 @pytest.fixture(scope="module")
 def model() -> RunnableModel:
-    torch.set_num_threads(1)
     return runnable(copy.deepcopy(digits_module("cnn")), (1, 8, 8), 10)
-
-
-@pytest.fixture(scope="module")
-def held_out() -> Samples:
-    return digits()[1]
 
 
 def test_its_own_task_is_understood(model: RunnableModel, held_out: Samples) -> None:

@@ -29,11 +29,6 @@ MASK = [NODE("Mul", ["x", "tiny"], ["t"]), NODE("Add", ["c", "t"], ["h"])]
 """A gradient that is there, and says nothing."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def planted(folder: Path, before: Sequence[Any], after: Sequence[Any] = (), *, precision: Any = "float32") -> RunnableModel:
     """(N, 6) ``x`` -> ``before`` -> ``h`` -> a ReLU network whose logits are ``z`` -> ``after`` -> ``y``."""
     rng = np.random.default_rng(0)

@@ -15,11 +15,6 @@ from modelguard import ModelError
 from modelguard.model import RunnableModel, Samples
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def model() -> RunnableModel:
     return runnable(copy.deepcopy(digits_module("cnn")), (1, 8, 8), 10)

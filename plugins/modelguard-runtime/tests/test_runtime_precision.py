@@ -20,11 +20,6 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 WHERE = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 class Seen(nn.Module):
     """Notes what the layer before it computes in."""
 
