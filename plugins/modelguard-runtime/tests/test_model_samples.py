@@ -89,7 +89,7 @@ def test_label_names_and_processor_settings_come_from_beside_the_graph(tmp_path:
     assert model.input.std == (255.0,)
     assert model.describe()["agreement"]["accuracy"] > 0.95
     (tmp_path / "preprocessor_config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"preprocessor_config.json: is no valid JSON"):
+    with pytest.raises(ModelError, match=r"preprocessor_config.json: is not valid JSON"):
         built(tmp_path)
 
 

@@ -38,7 +38,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("raised", "expected", "message"),
     [
-        (ModuleNotFoundError("No module named 'onnxruntime'"), ModelError, r"onnxruntime: is not installed .*pip install"),
+        (ModuleNotFoundError("No module named 'onnxruntime'"), ModelError, r"onnxruntime: is not installed .*; install it"),
         (
             ImportError("libonnxruntime.so.1: undefined symbol: f"),
             ModelError,
