@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from modelguard._sources.digest import hash_files
 from modelguard._sources.hub_uri import HubUri
-from modelguard._sources.listing import Listed, cached_listing, check_listing, verify_blob_name
+from modelguard._sources.listing import Listed, cached_listing, check_listing, resolve_commit, verify_blob_name
 from modelguard._sources.local import COMMIT, Snapshot, entry, ignored, walk
 from modelguard._sources.paths import unsafe_path
 from modelguard._sources.references import references
@@ -340,16 +340,6 @@ class _Fetch:
                     pool.shutdown(wait=True, cancel_futures=True)
         failures = [failure for future in futures if not future.cancelled() and (failure := future.exception()) is not None]
         raise_first(failures)
-
-
-def resolve_commit(api: Any, uri: str, place: HubUri) -> str:
-    """The commit a revision stands for now, as the Hub itself says. Raises SourceError when what it says is no commit, or another one."""
-    commit = api.model_info(place.repo_id, revision=place.revision, timeout=20).sha
-    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-        raise SourceError(uri, "the Hub names no commit for the revision", "check HF_ENDPOINT")
-    if place.revision is not None and COMMIT.fullmatch(place.revision) and commit != place.revision:
-        raise SourceError(uri, f"the Hub answers for commit {commit}", "check HF_ENDPOINT")
-    return commit
 
 
 def _quiet_bar(count: Callable[[int], None]) -> type:

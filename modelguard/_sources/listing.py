@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from modelguard._sources.digest import git_blob_id
-from modelguard._sources.local import MAX_FILES
+from modelguard._sources.hub_uri import HubUri
+from modelguard._sources.local import COMMIT, MAX_FILES
 from modelguard._sources.paths import normal_path, unsafe_path
 from modelguard.artifact import ArtifactFile
 from modelguard.errors import DigestMismatchError, SourceError
@@ -109,3 +110,13 @@ def _add(thing: str, files: dict[str, Listed], path: Any, size: Any, blob_id: An
     if len(files) >= MAX_FILES:
         raise SourceError(thing, f"the repository has more than {MAX_FILES} files", "name a folder of it: hf://org/name/folder")
     files[path] = Listed(path, size, blob_id, sha256, xet_hash)
+
+
+def resolve_commit(api: Any, uri: str, place: HubUri) -> str:
+    """The commit a revision stands for now, as the Hub itself says. Raises SourceError when what it says is no commit, or another one."""
+    commit = api.model_info(place.repo_id, revision=place.revision, timeout=20).sha
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise SourceError(uri, "the Hub names no commit for the revision", "check HF_ENDPOINT")
+    if place.revision is not None and COMMIT.fullmatch(place.revision) and commit != place.revision:
+        raise SourceError(uri, f"the Hub answers for commit {commit}", "check HF_ENDPOINT")
+    return commit

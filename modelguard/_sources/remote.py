@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelguard._formats.safetensors import MAX_HEADER
-from modelguard._sources.hub import HubSource, resolve_commit
 from modelguard._sources.hub_uri import HubUri
-from modelguard._sources.listing import Listed, check_listing
+from modelguard._sources.listing import Listed, check_listing, resolve_commit
 from modelguard._sources.local import ignored
 from modelguard._sources.ranges import RangeReader
 from modelguard._sources.replica import Range, Replica
@@ -31,20 +30,20 @@ from modelguard.artifact import Artifact, SourceContext, UnfetchedFile
 from modelguard.checkpoint import TensorInfo
 from modelguard.errors import ModelguardError, SourceError
 
+if TYPE_CHECKING:
+    from modelguard._sources.hub import HubSource
+
 WHOLE = 64 << 10
 """Files up to this size (configurations, indices) are read whole and verified."""
 DOWNLOAD = "compare with --download"
 
 
 @contextmanager
-def remote_pair(
-    reference: str, target: str, context: SourceContext, source: HubSource | None = None
-) -> Iterator[tuple[Artifact, Artifact]]:
-    """Replicas of two ``hf://`` models, reference first, that show every difference between their safetensors. Removed on leaving.
+def remote_pair(reference: str, target: str, context: SourceContext, source: HubSource) -> Iterator[tuple[Artifact, Artifact]]:
+    """Replicas of two ``hf://`` models of one Hub, reference first, that show all differences of their safetensors. Removed on leaving.
 
     Raises :class:`~modelguard.errors.SourceError`, also when there is nothing to compare this way.
     """
-    source = source or HubSource()
     both = f"{reference} and {target}"
     if context.offline or source.offline:
         raise SourceError(both, "models cannot be compared by ranges without the network", f"{DOWNLOAD} what is in the cache")
