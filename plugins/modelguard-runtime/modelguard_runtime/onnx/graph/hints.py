@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelguard_runtime.onnx.build.values import Const
 from modelguard_runtime.onnx.errors import GraphLimitError
 from modelguard_runtime.onnx.graph.values import Const
 from modelguard_runtime.onnx.limits import check_elements
