@@ -305,7 +305,7 @@ def test_torchscript_and_pickles_are_never_run(tmp_path: Path) -> None:
             return (os.mkdir, (str(witness),))
 
     (tmp_path / "artifact").mkdir()
-    torch.jit.script(nn.Linear(4, 2)).save(str(tmp_path / "artifact" / "model.pt"))
+    torch.jit.save(torch.jit.script(nn.Linear(4, 2)), str(tmp_path / "artifact" / "model.pt"))  # type: ignore[no-untyped-call, unused-ignore]
     torch.save(Bomb(), tmp_path / "artifact" / "pytorch_model.bin")
     (tmp_path / "artifact" / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTForImageClassification"]}')
     with pytest.raises(Skip, match="no runnable model"):

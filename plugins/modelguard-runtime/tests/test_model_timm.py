@@ -69,6 +69,7 @@ def folder(path: Path, settings: dict[str, Any], module: nn.Module) -> Path:
 def source() -> Net:
     torch.manual_seed(0)
     net = Net(4).eval()
+    assert net.bn1.running_mean is not None
     net.bn1.running_mean.normal_()
     return net
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from modelguard_runtime.graph_errors import graph_errors
+from modelguard_runtime._graph_errors import graph_errors
 from modelguard_runtime.onnx import GraphError, GraphLimitError, UnsupportedError
 
 from modelguard import LimitError, ModelError, ModelguardError, Skip

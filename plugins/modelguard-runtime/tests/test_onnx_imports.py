@@ -72,7 +72,7 @@ def test_no_two_modules_of_the_importer_import_each_other() -> None:
         "from modelguard.errors import ModelError",
         "import modelguard",
         "from modelguard_runtime import torch_model",
-        "from modelguard_runtime.weights import fit",
+        "from modelguard_runtime._weights import fit",
         "def f():\n    from modelguard.detector import Skip",
         "import modelguard_runtime.onnx_model",
     ],

@@ -44,7 +44,7 @@ def test_products_are_in_reduced_precision_and_everything_seen_is_float32(device
     seen = Seen()
     inner = copy.deepcopy(digits_module("cnn"))
     assert isinstance(inner, nn.Sequential)
-    model = model_of(nn.Sequential(inner[0], seen, *inner[1:]))
+    model = model_of(nn.Sequential(inner[0], seen, *list(inner)[1:]))
     _, test = digits()
     x = model.inputs(test)[:64].requires_grad_()
     expected = model(x)
@@ -106,7 +106,8 @@ def test_a_precision_that_computes_something_else_is_refused() -> None:
             nn.init.constant_(self.linear.bias, 1000.0)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.linear(x.flatten(1)) - 1000
+            difference: torch.Tensor = self.linear(x.flatten(1)) - 1000
+            return difference
 
     torch.manual_seed(0)
     with pytest.raises(ModelError, match=r"bfloat16 on cpu: does not compute what float32 on the CPU does: .*; use --device cpu"):
