@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,7 +91,7 @@ class Scan:
         assert self._child is not None
         uri = self._job.artifact.uri
         try:
-            answer = self._child.answer(time.monotonic() + timeout)
+            answer = _opening(self._child, time.monotonic() + timeout)
         except WorkerTimeout:
             raise ModelguardError(
                 uri, f"was not opened within {timeout:g} s", "raise --timeout, or look at the file: it may be built to hang readers"
@@ -99,14 +100,9 @@ class Scan:
             raise ModelguardError(
                 uri, f"could not be opened: the isolated worker {error}", "the file may be built to crash readers; do not load it"
             ) from None
-        match answer:
-            case Facts():
-                return answer
-            case Failed(reason=reason):
-                raise _Reason(reason)
-            case _:
-                cause = "could not be opened: the isolated worker answered something other than facts"
-                raise ModelguardError(uri, cause, "do not load it")
+        if isinstance(answer, Failed):
+            raise _Reason(answer.reason)
+        return answer
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
         """One outcome per task, in order."""
@@ -149,15 +145,15 @@ class Scan:
         """Wait until a fresh worker has opened the artifact again; the outcome of ``task`` when it cannot."""
         running = _Running(task, time.monotonic())
         try:
-            answer = child.answer(time.monotonic() + task.timeout + GRACE)
+            answer = _opening(child, time.monotonic() + task.timeout + GRACE)
         except WorkerTimeout:
             return self._ended(running, running.outcome(Status.TIMED_OUT, "a fresh worker did not open the artifact in time"))
-        except (WorkerError, PluginError) as error:
+        except WorkerError as error:
             return self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker {error}"))
-        if isinstance(answer, Facts):
-            return None
-        cause = answer.reason if isinstance(answer, Failed) else "it answered something other than facts"
-        return self._ended(running, running.outcome(Status.ERRORED, f"a fresh worker could not open the artifact: {cause}"))
+        if isinstance(answer, Failed):
+            reason = f"a fresh worker could not open the artifact: {answer.reason}"
+            return self._ended(running, running.outcome(Status.ERRORED, reason))
+        return None
 
     def _one(self, child: Child, task: Task, detector: type[Detector]) -> tuple[Outcome, bool]:
         """The outcome of one task, and whether the worker can go on with the next."""
@@ -232,6 +228,15 @@ class _Reason(ModelguardError):
 
     def __str__(self) -> str:
         return self.thing
+
+
+def _opening(child: Child, deadline: float) -> Facts | Failed:
+    """What the worker says of the artifact once it has opened it, or failed to. Raises :class:`WorkerError`."""
+    with contextlib.suppress(PluginError):
+        answer = child.answer(deadline)
+        if isinstance(answer, Facts | Failed):
+            return answer
+    raise WorkerError("answered something other than facts")
 
 
 def admitted(finding: Finding, detector: type[Detector], identity: str) -> Finding:

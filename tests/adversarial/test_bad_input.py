@@ -716,17 +716,23 @@ def test_a_model_that_ends_its_worker_is_built_once(
 
 
 @pytest.mark.parametrize(
-    "event",
-    [{"event": "described"}, {"event": "outcome", "detector": "format-integrity"}, {"event": "described", "capabilities": [["x"]]}],
-    ids=["empty", "outcome", "wrong types"],
+    ("line", "cause"),
+    [
+        (b'{"answer": "facts"}', 'wrote b\'{"answer": "facts"}\' to the answer pipe, which is not an answer; '),
+        (b'{"answer": "facts", "capabilities": [["x"]]}', "which is not an answer; "),
+        (b'{"answer": "started", "detector": "format-integrity"}', "answered something other than facts; "),
+        (b'{"answer": "found", "detector": "format-integrity", "key": "", "finding": {}}', "answered something other than facts; "),
+    ],
+    ids=["empty", "wrong types", "another answer", "a broken finding"],
 )
 def test_a_worker_that_describes_nothing_is_not_believed(
-    mg: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any]
+    mg: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, cause: str
 ) -> None:
-    monkeypatch.setattr(Child, "event", lambda self, deadline: event)
+    monkeypatch.setattr(Child, "_block", lambda self, deadline: line + b"\n")
     ran, report = judged(mg, tmp_path, tiny_model)
     assert ran.code == 3
-    assert report["failure"] == "tiny: could not be opened: the isolated worker sent something else than a description; do not load it"
+    assert report["failure"].startswith("tiny: could not be opened: the isolated worker ")
+    assert cause in report["failure"]
 
 
 @pytest.mark.parametrize("model", [{"input": 3}, {"input": {"shape": 1, "source": "x"}}, {"error": "x"}, {}])
