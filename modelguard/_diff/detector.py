@@ -75,7 +75,7 @@ class WeightDiff(Detector):
                 yield Finding("MG1107", f"checkpoint {name} has no counterpart in the {side}", Confidence.HIGH, key=f"{side}/{name}")
         for rule, how, phrase in (
             ("MG1106", "similar", "have no counterpart by name and were paired with what they resemble most"),
-            ("MG1109", "content", "stand under other names than in the reference, with the same bytes or these transposed"),
+            ("MG1109", "content", "were renamed: the reference holds the same bytes, as they are or transposed, under other names"),
         ):
             renamed = [pair for pair in diff.matching.pairs if pair.how == how and (how == "similar" or _same_format(pair))]
             if renamed:
@@ -83,12 +83,12 @@ class WeightDiff(Detector):
                 evidence = {"renamed": pairs, **_more(renamed, self.max_findings)}
                 yield Finding(rule, f"{len(renamed)} tensors {phrase}", Confidence.HIGH, evidence=evidence)
         if strays := [pair for pair in strays_of(diff.matching.pairs) if _same_format(pair)]:
-            message = f"{len(strays)} tensors stand under another prefix than the others that share theirs in the reference"
+            message = f"{len(strays)} tensors have a different prefix from the others that share theirs in the reference"
             pairs = {pair.after.name: pair.before.name for pair in strays[: self.max_findings]}
             yield Finding("MG1109", message, Confidence.HIGH, key="prefix", evidence={"renamed": pairs, **_more(strays, self.max_findings)})
         for place in self._capped(diff.matching.buffers):
             tensor = place.tensor
-            message = f"{tensor.name} {list(tensor.shape)} {tensor.dtype} has no counterpart in this format: nothing was compared with it"
+            message = f"{tensor.name} {list(tensor.shape)} {tensor.dtype} has no counterpart in this format and was not compared"
             yield Finding(
                 "MG1105",
                 message,
@@ -109,7 +109,7 @@ class WeightDiff(Detector):
             )
             yield Finding(
                 "MG1103",
-                f"{new.name} is {list(new.shape)}, in the reference {list(old.shape)}: {note}",
+                f"{new.name} has shape {list(new.shape)}, and {list(old.shape)} in the reference: {note}",
                 Confidence.HIGH,
                 Severity.MEDIUM if grown and shared is None else None,
                 _location(new),
@@ -119,7 +119,7 @@ class WeightDiff(Detector):
     def _graphs(self, diff: ModelDiff) -> Iterator[Finding]:
         for item in self._capped(diff.graphs):
             counts = [
-                f"{sum(nodes.values())} operators {word} ({', '.join(f'{count} {name}' for name, count in list(nodes.items())[:8])})"
+                f"{_counted(sum(nodes.values()), word)} ({', '.join(f'{count} {name}' for name, count in list(nodes.items())[:8])})"
                 for nodes, word in ((item.added, "more"), (item.removed, "fewer"))
                 if nodes
             ]
@@ -127,10 +127,10 @@ class WeightDiff(Detector):
                 counts.append(f"inputs or outputs in another order ({', '.join(item.moved[:8])})")
             how = " and ".join(counts) or "the same operators with other constants, attributes or edges"
             evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64], "moved": list(item.moved)[:64]}
-            message = f"the graph of {item.name} is not the reference's: {how}"
+            message = f"the graph of {item.name} differs from the reference's: {how}"
             yield Finding("MG1122", message, Confidence.HIGH, location=Location(item.file), evidence=evidence)
         for name in self._capped(diff.graphs_not_compared):
-            message = f"the graph of {name} was compared with nothing: its weights stand against a checkpoint without one"
+            message = f"the graph of {name} was not compared: its weights were compared with a checkpoint that holds no graph"
             yield Finding("MG1123", message, Confidence.HIGH, key=name, evidence=_more(diff.graphs_not_compared, self.max_findings))
 
     def _tensors(self, diff: ModelDiff, artifact: Artifact) -> Iterator[Finding]:
@@ -157,8 +157,12 @@ class WeightDiff(Detector):
         retyped = [item for item in retyped if not isinstance(item.change, (Cast, Erased))]
         broken = [item for item in diff.tensors if item.non_finite]
         for rule, items, phrase in (
-            ("MG1105", unknown, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}: their values could not be compared"),
-            ("MG1104", retyped, "{0.name} is {0.dtype}, in the reference {0.reference_dtype}, and not the reference rounded to that"),
+            ("MG1105", unknown, "{0.name} is {0.dtype}, and {0.reference_dtype} in the reference: their values could not be compared"),
+            (
+                "MG1104",
+                retyped,
+                "{0.name} is {0.dtype}, and {0.reference_dtype} in the reference, but it is not the reference rounded to {0.dtype}",
+            ),
             ("MG1108", broken, "{0.non_finite} values of {0.name} are not finite, but are in the reference"),
         ):
             for item in self._capped(items):
@@ -171,6 +175,10 @@ class WeightDiff(Detector):
 
     def _capped(self, items: Any) -> Any:
         return items[: self.max_findings]
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word} operator{'' if count == 1 else 's'}"
 
 
 def _same_format(pair: Pairing) -> bool:

@@ -94,7 +94,7 @@ class ModelDiff:
     by_digest: tuple[str, ...]
     compared_bytes: int
     graphs: tuple[GraphDiff, ...] = ()
-    """The ONNX files that compute something else than their reference from the same weights."""
+    """The ONNX files that compute something other than their reference from the same weights."""
     graphs_not_compared: tuple[str, ...] = ()
     """The ONNX checkpoints whose counterpart is of a format without graphs."""
 

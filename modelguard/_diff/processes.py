@@ -55,7 +55,9 @@ def scatter(function: Callable[[T], R], items: Sequence[T], processes: int, chec
                 try:
                     index, result, error = connection.recv()
                 except (EOFError, ConnectionError):
-                    raise ModelguardError("comparison", "a process of it was killed", "allow it more memory or fewer --threads") from None
+                    raise ModelguardError(
+                        "comparison", "one of its processes was killed", "give it more memory or fewer --threads"
+                    ) from None
                 if error is not None:
                     raise error
                 busy.remove(connection)

@@ -37,10 +37,10 @@ TENSOR_RULES = (
         "Stochastic rounding, a cast through a third dtype, weights stored as integers with separate scales.",
     ),
     Rule(
-        "MG1105", "NotCompared", "tensor whose values could not be set against the reference's", Severity.MEDIUM,
-        "The tensor has a counterpart, but one side stores numbers and the other stores integers or elements narrower than a "
-        "byte, whose scale is not known here; or it is of the kind that exporters to the checkpoint's format compute or fold, integers and "
-        "a few floats, and has none. Not having looked is never a pass.",
+        "MG1105", "NotCompared", "tensor whose values could not be compared with the reference's", Severity.MEDIUM,
+        "The tensor has a counterpart, but one side stores floats and the other stores integers or elements narrower than a byte, "
+        "whose scale is not known here. Or it has no counterpart, because it holds integers or a few floats, which exporters to the "
+        "checkpoint's format compute or fold. Not having looked is never a pass.",
         "Dequantise the checkpoint, or quantise the reference with the same tool, and compare again.",
         "Weights quantised to integers with their scales in tensors of their own.",
     ),
@@ -64,7 +64,7 @@ TENSOR_RULES = (
         "An overflow when casting to float16, or a diverged training run.",
     ),
     Rule(
-        "MG1109", "TensorRenamed", "tensors under other names than in the reference", Severity.LOW,
+        "MG1109", "TensorRenamed", "tensors that were renamed", Severity.LOW,
         "Tensors without a counterpart of their name were paired with reference tensors that hold the same bytes, as they are or "
         "transposed, or whose name differs in a prefix that the others keep. Code that loads the checkpoint by the reference's names "
         "does not find them, and may initialise them at random.",
@@ -73,14 +73,14 @@ TENSOR_RULES = (
     ),
     Rule(
         "MG1111", "TensorCast", "tensor rounded to another dtype", Severity.INFO,
-        "Every value is the reference rounded to the dtype named in the evidence, bit for bit, possibly by way of a narrower "
+        "Every value is the reference rounded to the dtype named in the evidence, bit for bit, possibly through a narrower "
         "dtype and back. A cast that loses more than half of a tensor, because its values are too small for the dtype, is MG1120.",
         "Nothing, if the dtype is the one you expect.",
     ),
     Rule(
         "MG1112", "TensorQuantized", "tensor sent through a quantiser", Severity.LOW,
         "The values are the reference rounded to few levels per tensor, row or group and stored as floats again. Quantising the "
-        "reference anew reproduces them, or there are too few distinct values left for anything else.",
+        "reference again reproduces them, or there are too few distinct values left for anything else.",
         "Quantise the reference with the same tool and settings and compare with that: a small edit can hide under quantisation "
         "noise.",
         "Quantisation-aware training, weight clustering.",
@@ -105,7 +105,7 @@ TENSOR_RULES = (
         "many outer products was added.",
         "A merged LoRA adapter changes many modules like this: ask for the adapter. A change of one module, or of one module kind"
         " in a few neighbouring layers, is what knowledge editing leaves: run rome-edit, and do not deploy until it is explained.",
-        "A merged LoRA is the same mathematical object; which modules changed tells them apart, intent cannot be told.",
+        "A merged LoRA is the same mathematical object. Which modules changed tells the two apart; the intent cannot be known.",
     ),
     Rule(
         "MG1116", "RowsEdited", "a few rows, columns or entries changed", Severity.HIGH,
@@ -131,7 +131,7 @@ TENSOR_RULES = (
     ),
     Rule(
         "MG1119", "TensorPermuted", "rows or columns in another order", Severity.MEDIUM,
-        "Rows and columns carry exactly the energies of the reference in another order.",
+        "The rows and columns have exactly the energies of the reference's, in another order.",
         "Check that the neighbouring tensors were permuted alike; then the function of the model is unchanged.",
         "Head or channel reordering by a converter, vocabulary reordering (compare the tokenizers), weight matching before a "
         "merge.",
@@ -152,7 +152,7 @@ TENSOR_RULES = (
         "A classification head that was initialised anew for fine-tuning, or an unknown permutation of the reference.",
     ),
     Rule(
-        "MG1122", "GraphChanged", "ONNX graph that computes something else than the reference's", Severity.HIGH,
+        "MG1122", "GraphChanged", "ONNX graph that computes something other than the reference's", Severity.HIGH,
         "Both sides are ONNX, and an output is not computed from inputs, weights and constants as in the reference: operators, "
         "attributes, constants, edges or operator sets differ. Names and the order of nodes do not count. A few operators behind "
         "the logits are enough for a backdoor, whatever the weights are.",

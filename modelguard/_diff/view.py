@@ -31,8 +31,8 @@ _NOT_COMPARED = (
     ("unpaired", "checkpoints without a counterpart in the reference"),
     ("unpaired_reference", "checkpoints of the reference without a counterpart"),
     ("buffers", "integers and a few numbers that the reference stores and this format lacks"),
-    ("graphs", "whose graph is not the reference's"),
-    ("graphs_not_compared", "whose graph was compared with nothing"),
+    ("graphs", "whose graph differs from the reference's"),
+    ("graphs_not_compared", "whose graph was not compared"),
 )
 
 

@@ -28,8 +28,8 @@ ADJACENT = Rule(
     "over adjacent layers in this way; the rank is at most the number of facts.",
     "Do not deploy before the publisher explains the change. Restore the named tensors from the reference. Probe the model about the "
     "tokens in the evidence.",
-    "A LoRA restricted by layers_to_transform to the same few layers and to this one module. Whether MEMIT or AlphaEdit was used "
-    "cannot be told from weights alone: it takes the covariance of the keys.",
+    "A LoRA restricted by layers_to_transform to the same few layers and to this one module. The weights alone do not say "
+    "whether MEMIT or AlphaEdit was used: that takes the covariance of the keys.",
     cwe=506,
 )
 LONE_LOW_RANK = Rule(

@@ -28,7 +28,7 @@ class Declared(ArrayCheckpoint):
         self.said = said
 
     @property
-    def tensors(self) -> dict[str, TensorInfo]:  # type: ignore[override]
+    def tensors(self) -> dict[str, TensorInfo]:
         return {name: replace(info, **self.said) for name, info in super().tensors.items()}
 
 

@@ -143,10 +143,12 @@ def test_finding_says_which_operators(tmp_path: Path) -> None:
     for side, capabilities in zip(sides, ((), (Capability.REFERENCE,)), strict=True):
         artifact = Artifact("memory", "local:memory", tmp_path, ())
         wanted = frozenset({Capability.FILES, Capability.WEIGHTS, *capabilities})
-        targets.append(Target(artifact, (side,), wanted, reference=targets[0] if targets else None))
+        targets.append(Target(artifact, (side,), capabilities=wanted, reference=targets[0] if targets else None))
     context = ScanContext(detector="weight-diff")
     findings = [finding for finding in WeightDiff().detect(targets[1], context) if finding.rule == "MG1122"]
-    assert [finding.message for finding in findings] == ["the graph of b is not the reference's: 2 operators more (1 Add, 1 Constant)"]
+    assert [finding.message for finding in findings] == [
+        "the graph of b differs from the reference's: 2 more operators (1 Add, 1 Constant)"
+    ]
     assert findings[0].evidence["outputs"] == ["logits"]
     assert context._summary["graphs"] == ["b"]
     assert context._summary["score"] >= 0.8

@@ -230,7 +230,7 @@ def test_file_without_weights_is_compared_beside_one_with_weights(tmp_path: Path
 
 def target(checkpoint: Checkpoint, reference: Target | None = None) -> Target:
     wanted = {Capability.FILES, Capability.WEIGHTS} | ({Capability.REFERENCE} if reference else set())
-    return Target(Artifact("memory", "local:memory", Path(), ()), (checkpoint,), frozenset(wanted), reference=reference)
+    return Target(Artifact("memory", "local:memory", Path(), ()), (checkpoint,), capabilities=frozenset(wanted), reference=reference)
 
 
 def findings(reference: Checkpoint, checkpoint: Checkpoint) -> tuple[list[Finding], dict[str, Any]]:
@@ -256,7 +256,7 @@ def test_graph_that_nothing_was_compared_with_is_said(tmp_path: Path) -> None:
 def test_finding_names_what_moved(tmp_path: Path) -> None:
     before, after = (opened(tmp_path / f"{at}/net.onnx", model) for at, model in enumerate(inputs_change_names()))
     (found,) = (finding for finding in findings(before, after)[0] if finding.rule == "MG1122")
-    assert found.message == "the graph of net is not the reference's: inputs or outputs in another order (ids, mask)"
+    assert found.message == "the graph of net differs from the reference's: inputs or outputs in another order (ids, mask)"
     assert found.evidence["moved"] == ["ids", "mask"]
 
 

@@ -35,7 +35,7 @@ def drawn(dice: random.Random) -> Any:
 
     def weight(*shape: int) -> str:
         weights.append(tensor((dice.randint(0, 1) * rng.standard_normal(shape)).astype(np.float32), f"w{len(weights)}"))
-        return weights[-1].name
+        return str(weights[-1].name)
 
     def branch(name: str, operator: str) -> Any:
         inner = tensor(rng.standard_normal((4, 4)).astype(np.float32), f"{name}w")
@@ -108,7 +108,8 @@ def changed(model: Any, dice: random.Random) -> Any:
             tensor = dice.choice(weights)
             values, name = onnx.numpy_helper.to_array(tensor), dice.choice(["", "r."]) + tensor.name
             turned = values.T if values.ndim == 2 and dice.random() < 0.5 else values.reshape(*values.shape, 1)
-            renamed(model, lambda each, old=tensor.name: name if each == old else each)
+            old = tensor.name
+            renamed(model, lambda each: name if each == old else each)
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(turned), name))
         case "copy" if weights:
             tensor = dice.choice(weights)

@@ -225,7 +225,7 @@ class Packed(ArrayCheckpoint):
     """Two 4-bit elements to a byte, as safetensors stores F4."""
 
     @property
-    def tensors(self) -> dict[str, TensorInfo]:  # type: ignore[override]
+    def tensors(self) -> dict[str, TensorInfo]:
         return {name: replace(info, dtype="F4", shape=(*info.shape[:-1], 2 * info.shape[-1])) for name, info in super().tensors.items()}
 
 

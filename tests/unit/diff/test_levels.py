@@ -106,7 +106,7 @@ def test_single_entries_between_the_sampled_rows_are_held_to_a_step(name: str, t
 def test_scaled_is_said_of_every_entry(axis: str) -> None:
     w = weights().astype(np.float32).astype(np.float64)
     rng = np.random.default_rng(2)
-    factor = {"tensor": np.float64(0.98), "row": 1 + rng.random((SHAPE[0], 1)), "column": 1 + rng.random((1, SHAPE[1]))}[axis]
+    factor: Any = {"tensor": np.float64(0.98), "row": 1 + rng.random((SHAPE[0], 1)), "column": 1 + rng.random((1, SHAPE[1]))}[axis]
     scaled = w * factor
     assert kind(w, scaled) == "scaled"
     rows = unsampled(SHAPE)
@@ -131,7 +131,7 @@ def test_a_deadline_stops_the_look_at_every_entry(change: Any) -> None:
         raise TimeoutError
 
     w = weights()
-    sides = [Operand(side.astype(np.float32), "F32", side.shape) for side in (w, change(w.astype(np.float32)))]
-    statistics = measure(*sides)
+    before, after = (Operand(side.astype(np.float32), "F32", side.shape) for side in (w, change(w.astype(np.float32))))
+    statistics = measure(before, after)
     with pytest.raises(TimeoutError):
-        classify(*sides, statistics, check=stop)
+        classify(before, after, statistics, check=stop)

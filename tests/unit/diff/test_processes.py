@@ -60,7 +60,7 @@ def test_a_killed_process_is_an_error_and_no_result() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return item
 
-    with pytest.raises(ModelguardError, match=r"^comparison: a process of it was killed; "):
+    with pytest.raises(ModelguardError, match=r"^comparison: one of its processes was killed; "):
         list(scatter(suicide, [0, 1, 2, 3], 2, lambda: None))
     assert not multiprocessing.active_children()
 

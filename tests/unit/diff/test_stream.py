@@ -39,6 +39,8 @@ def test_sums_are_those_of_numpy(dtype: str, shape: tuple[int, int]) -> None:
     assert sums.wd == pytest.approx(float((w * d).sum()), abs=1e-5 * float((d * d).sum()))
     assert sums.max_abs == pytest.approx(float(np.abs(d).max()), rel=1e-6)
     if shape[0] > 1:
+        assert found.row_energy is not None
+        assert found.column_energy is not None
         np.testing.assert_allclose(found.row_energy, (d * d).sum(axis=1), rtol=1e-4)
         np.testing.assert_allclose(found.column_energy, (d * d).sum(axis=0), rtol=1e-4)
         assert found.rows is not None
