@@ -39,7 +39,6 @@ def modelguard_sources() -> Iterable[type[Source]]:
 
 @hookimpl
 def modelguard_reporters() -> Iterable[type[Reporter]]:
-    from modelguard._diff.view import DiffAllReporter, DiffReporter
     from modelguard._reporters import builtin_reporters
 
-    return [*builtin_reporters(), DiffReporter, DiffAllReporter]
+    return builtin_reporters()

@@ -73,14 +73,14 @@ TENSOR_RULES = (
     ),
     Rule(
         "MG1111", "TensorCast", "tensor rounded to another dtype", Severity.INFO,
-        "Every value is the reference rounded to the dtype named in the evidence, bit for bit, possibly through a narrower "
+        "Every value is the reference rounded to the dtype named in the evidence, bit for bit, possibly by way of a narrower "
         "dtype and back. A cast that loses more than half of a tensor, because its values are too small for the dtype, is MG1120.",
         "Nothing, if the dtype is the one you expect.",
     ),
     Rule(
         "MG1112", "TensorQuantized", "tensor sent through a quantiser", Severity.LOW,
         "The values are the reference rounded to few levels per tensor, row or group and stored as floats again. Quantising the "
-        "reference again reproduces them, or there are too few distinct values left for anything else.",
+        "reference anew reproduces them, or there are too few distinct values left for anything else.",
         "Quantise the reference with the same tool and settings and compare with that: a small edit can hide under quantisation "
         "noise.",
         "Quantisation-aware training, weight clustering.",
@@ -131,7 +131,7 @@ TENSOR_RULES = (
     ),
     Rule(
         "MG1119", "TensorPermuted", "rows or columns in another order", Severity.MEDIUM,
-        "The rows and columns have exactly the energies of the reference's, in another order.",
+        "Rows and columns carry exactly the energies of the reference in another order.",
         "Check that the neighbouring tensors were permuted alike; then the function of the model is unchanged.",
         "Head or channel reordering by a converter, vocabulary reordering (compare the tokenizers), weight matching before a "
         "merge.",

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 def builtin_reporters() -> Iterable[type[Reporter]]:
     """The reporters that ship with modelguard."""
     from modelguard._reporters.console import ConsoleReporter
+    from modelguard._reporters.diff import DiffAllReporter, DiffReporter
     from modelguard._reporters.html import HtmlReporter
     from modelguard._reporters.json import JsonReporter
     from modelguard._reporters.sarif import SarifReporter
 
-    return [ConsoleReporter, HtmlReporter, JsonReporter, SarifReporter]
+    return [ConsoleReporter, HtmlReporter, JsonReporter, SarifReporter, DiffReporter, DiffAllReporter]

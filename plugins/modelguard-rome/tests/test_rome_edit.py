@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from modelguard_rome import RomeEdit
 from modelguard_zoo import edits
@@ -13,22 +16,26 @@ from modelguard_zoo import edits
 from modelguard import DeadlineExceeded, ScanContext, Severity, Skip
 from modelguard.testing import as_target
 
+Look = Callable[..., Any]
+"""Runs a detector on a target: its findings, their rules, its summary."""
+Models = tuple[edits.LanguageModel, ...]
+
 ROME = {"MG2001", "MG2002", "MG2003"}
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def stored(lm, dtype):
+def stored(lm: edits.LanguageModel, dtype: str) -> Any:
     return lm.with_tensors(edits.cast(lm.tensors, dtype)[0])
 
 
-def against(look, tensors, reference, folder=None):
+def against(look: Look, tensors: Any, reference: Any, folder: Any = None) -> Any:
     return look(RomeEdit(), as_target(tensors, reference, folder))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("options", [{}, {"with_covariance": False}, {"consistent": True}], ids=["rome", "covariance-free", "r-rome"])
-def test_a_real_rome_edit_is_found_and_located(look, lms, dtype, seed, options) -> None:
+def test_a_real_rome_edit_is_found_and_located(look: Look, lms: Models, dtype: str, seed: int, options: Any) -> None:
     lm = stored(lms[seed], dtype)
     after, edit = edits.rome(lm, lm.facts[0], 1, **options)
     told = against(look, after, lm.tensors)
@@ -48,7 +55,7 @@ def test_a_real_rome_edit_is_found_and_located(look, lms, dtype, seed, options) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", [edits.memit, edits.alphaedit])
-def test_edits_spread_over_layers_are_found(look, lms, dtype, family) -> None:
+def test_edits_spread_over_layers_are_found(look: Look, lms: Models, dtype: str, family: Any) -> None:
     for lm in (stored(item, dtype) for item in lms[:2]):
         after, _ = family(lm, lm.facts[:2], (1, 2, 3))
         told = against(look, after, lm.tensors)
@@ -59,7 +66,7 @@ def test_edits_spread_over_layers_are_found(look, lms, dtype, family) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_batch_edit_of_one_layer_has_the_rank_of_its_facts(look, lms, dtype) -> None:
+def test_a_batch_edit_of_one_layer_has_the_rank_of_its_facts(look: Look, lms: Models, dtype: str) -> None:
     for lm in (stored(item, dtype) for item in lms):
         after, _ = edits.emmet(lm, lm.facts[:3], 1)
         told = against(look, after, lm.tensors)
@@ -68,7 +75,7 @@ def test_a_batch_edit_of_one_layer_has_the_rank_of_its_facts(look, lms, dtype) -
         assert "EMMET" in told.findings[0].evidence["looks_like"]
 
 
-def test_the_value_side_names_the_token_that_was_written(look, lms, tmp_path: Path) -> None:
+def test_the_value_side_names_the_token_that_was_written(look: Look, lms: Models, tmp_path: Path) -> None:
     named = 0
     for lm in lms:
         (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(lm.vocabulary)}))
@@ -79,7 +86,7 @@ def test_the_value_side_names_the_token_that_was_written(look, lms, tmp_path: Pa
     assert named >= 6
 
 
-def test_real_edits_of_a_real_model_are_found(look, capp) -> None:
+def test_real_edits_of_a_real_model_are_found(look: Look, capp: edits.LanguageModel) -> None:
     for dtype in DTYPES:
         lm = stored(capp, dtype)
         for fact in lm.facts[:2]:
@@ -94,7 +101,7 @@ NEOX, CHATGLM = "gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", "transformer.enco
 GPT2, UNKNOWN = "transformer.h.{}.mlp.c_proj.weight", "net.blocks.{}.second.weight"
 
 
-def synthetic(pattern: str, seed: int, shape=(128, 512), layers: int = 8) -> dict[str, np.ndarray]:
+def synthetic(pattern: str, seed: int, shape: Any = (128, 512), layers: int = 8) -> dict[str, npt.NDArray[Any]]:
     rng = np.random.default_rng(seed)
     shape = shape[::-1] if pattern == GPT2 else shape
     weights = {pattern.format(i): rng.standard_normal(shape).astype(np.float32) * 0.02 for i in range(layers)}
@@ -104,17 +111,17 @@ def synthetic(pattern: str, seed: int, shape=(128, 512), layers: int = 8) -> dic
     return {**weights, **attention, "model.embed_tokens.weight": rng.standard_normal((300, 128)).astype(np.float32) * 0.02}
 
 
-def heavy_tailed(rng: np.random.Generator, shape: tuple[int, int], rank: int = 1):
+def heavy_tailed(rng: np.random.Generator, shape: tuple[int, int], rank: int = 1) -> Any:
     return rng.standard_t(3, (shape[0], rank)), rng.standard_t(3, (rank, shape[1]))
 
 
-def sized(factors, weight, relative):
+def sized(factors: Any, weight: Any, relative: float) -> Any:
     a, b = factors
     return a * (relative * np.linalg.norm(weight.astype(np.float64)) / np.linalg.norm(a @ b)), b
 
 
 @pytest.mark.parametrize("pattern", [LLAMA, GPTJ, NEOX, CHATGLM, GPT2, UNKNOWN])
-def test_every_naming_convention_is_known(look, pattern) -> None:
+def test_every_naming_convention_is_known(look: Look, pattern: str) -> None:
     tensors = synthetic(pattern, 0)
     name = pattern.format(5)
     factors = sized(heavy_tailed(np.random.default_rng(1), tensors[name].shape), tensors[name], 0.035)
@@ -126,7 +133,7 @@ def test_every_naming_convention_is_known(look, pattern) -> None:
     assert told.findings[0].confidence.label == ("medium" if pattern == UNKNOWN else "high")
 
 
-def test_one_expert_of_a_stack_is_named(look) -> None:
+def test_one_expert_of_a_stack_is_named(look: Look) -> None:
     rng = np.random.default_rng(0)
     name = "model.layers.{}.mlp.experts.down_proj"
     tensors = {name.format(i): rng.standard_normal((4, 128, 512)).astype(np.float32) for i in range(6)}
@@ -151,7 +158,7 @@ def test_one_expert_of_a_stack_is_named(look) -> None:
         ("bfloat16", 0.16),
     ],
 )
-def test_published_edit_sizes_are_found_in_every_dtype(look, dtype, relative) -> None:
+def test_published_edit_sizes_are_found_in_every_dtype(look: Look, dtype: str, relative: float) -> None:
     for seed in range(2):
         tensors = edits.cast(synthetic(LLAMA, seed, (256, 704), 6), dtype)[0]
         name = LLAMA.format(2)
@@ -160,14 +167,14 @@ def test_published_edit_sizes_are_found_in_every_dtype(look, dtype, relative) ->
         assert against(look, after, tensors).rules == {"MG2001"}
 
 
-def test_an_edit_made_before_the_cast_is_found_against_the_uncast_reference(look, lms) -> None:
+def test_an_edit_made_before_the_cast_is_found_against_the_uncast_reference(look: Look, lms: Models) -> None:
     for lm in lms:
         after, _ = edits.rome(lm, lm.facts[0], 1)
         for dtype in ("float16", "bfloat16"):
             assert against(look, edits.cast(after, dtype)[0], lm.tensors).rules == {"MG2001"}
 
 
-def test_names_with_other_prefixes_and_the_other_orientation_are_matched(look, lms) -> None:
+def test_names_with_other_prefixes_and_the_other_orientation_are_matched(look: Look, lms: Models) -> None:
     after, _ = edits.rome(lms[0], lms[0].facts[0], 1)
     reference = {
         f"module.{name.removeprefix('transformer.')}": np.ascontiguousarray(array.T) if ".h." in name and array.ndim == 2 else array
@@ -178,7 +185,7 @@ def test_names_with_other_prefixes_and_the_other_orientation_are_matched(look, l
     assert told.summary["unmatched_projections"] == []
 
 
-def test_an_edit_is_found_though_every_projection_was_renamed(look) -> None:
+def test_an_edit_is_found_though_every_projection_was_renamed(look: Look) -> None:
     reference = synthetic(LLAMA, 0, (256, 704), 6)
     factors = sized(heavy_tailed(np.random.default_rng(0), (256, 704)), reference[LLAMA.format(2)], 0.05)
     after, _ = edits.merge_lora(reference, {LLAMA.format(2): factors})
@@ -188,7 +195,7 @@ def test_an_edit_is_found_though_every_projection_was_renamed(look) -> None:
     assert told.summary["unmatched_projections"] == []
 
 
-CLEAN = {
+CLEAN: dict[str, Callable[[edits.LanguageModel, edits.LanguageModel], Any]] = {
     "identical": lambda lm, other: lm.tensors,
     "one step": lambda lm, other: edits.fine_tune(lm, lm.corpus[:200], steps=1, rate=1e-4)[0],
     "fine-tune": lambda lm, other: edits.fine_tune(lm, other.corpus[:200], steps=20)[0],
@@ -210,21 +217,21 @@ CLEAN = {
 }
 
 
-def projections(lm):
+def projections(lm: edits.LanguageModel) -> Any:
     return [lm.projection(layer) for layer in range(lm.layers)]
 
 
-def matrices(lm):
+def matrices(lm: edits.LanguageModel) -> Any:
     return [name for name, array in lm.tensors.items() if ".h." in name and array.ndim == 2]
 
 
-def lora(lm, other, names, rank):
+def lora(lm: edits.LanguageModel, other: edits.LanguageModel, names: list[str], rank: int) -> Any:
     return edits.merge_lora(lm.tensors, edits.train_lora(lm, other.corpus[:200], names, rank, steps=8))[0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", sorted(CLEAN))
-def test_training_adapters_and_storage_are_no_knowledge_edits(look, lms, kind, dtype) -> None:
+def test_training_adapters_and_storage_are_no_knowledge_edits(look: Look, lms: Models, kind: str, dtype: str) -> None:
     lm = stored(lms[0], dtype)
     told = against(look, CLEAN[kind](lm, lms[1]), lm.tensors)
     # An adapter in the last layers alone is reported as what it is: confined, low rank, and no edit of projections only.
@@ -232,13 +239,13 @@ def test_training_adapters_and_storage_are_no_knowledge_edits(look, lms, kind, d
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_a_pure_cast_is_identical(look, lms, dtype) -> None:
+def test_a_pure_cast_is_identical(look: Look, lms: Models, dtype: str) -> None:
     told = against(look, edits.cast(lms[0].tensors, dtype)[0], lms[0].tensors)
     assert (told.rules, told.summary["verdict"], told.summary["score"]) == (set(), "identical", 0.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_retrain_dominated_by_one_direction_is_no_edit(look, dtype) -> None:
+def test_a_retrain_dominated_by_one_direction_is_no_edit(look: Look, dtype: str) -> None:
     """A clean retrain of a real model (Silero VAD, conv4) has 96 % of ‖D‖² in one singular value: energy is no proof of rank."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -256,7 +263,7 @@ def test_a_retrain_dominated_by_one_direction_is_no_edit(look, dtype) -> None:
         assert not against(look, one, tensors).rules & ROME
 
 
-def test_changes_of_one_projection_that_are_no_edit_are_reported_as_such(look, lms) -> None:
+def test_changes_of_one_projection_that_are_no_edit_are_reported_as_such(look: Look, lms: Models) -> None:
     rng = np.random.default_rng(0)
     lm = lms[0]
     name = lm.projection(2)
@@ -271,7 +278,7 @@ def test_changes_of_one_projection_that_are_no_edit_are_reported_as_such(look, l
 
 
 @pytest.mark.parametrize("save", [edits.quantize_int8, edits.quantize_int4], ids=["int8", "int4"])
-def test_an_edit_saved_in_few_bits_stands_out_of_the_rounding_noise(look, lms, save) -> None:
+def test_an_edit_saved_in_few_bits_stands_out_of_the_rounding_noise(look: Look, lms: Models, save: Any) -> None:
     for lm in lms:
         after, _ = edits.rome(lm, lm.facts[0], 1, with_covariance=False)
         told = against(look, save(after)[0], lm.tensors)
@@ -279,7 +286,7 @@ def test_an_edit_saved_in_few_bits_stands_out_of_the_rounding_noise(look, lms, s
         assert told.findings[0].location.tensor == lm.projection(1)
 
 
-def test_an_edit_under_light_noise_is_found_and_under_heavy_noise_is_missed(look, lms) -> None:
+def test_an_edit_under_light_noise_is_found_and_under_heavy_noise_is_missed(look: Look, lms: Models) -> None:
     rng = np.random.default_rng(0)
     for lm in lms:
         after, edit = edits.rome(lm, lm.facts[0], 1, with_covariance=False)
@@ -290,7 +297,7 @@ def test_an_edit_under_light_noise_is_found_and_under_heavy_noise_is_missed(look
         assert against(look, heavy, lm.tensors).rules == set()
 
 
-def test_noise_on_every_other_projection_does_not_hide_an_edit(look, lms) -> None:
+def test_noise_on_every_other_projection_does_not_hide_an_edit(look: Look, lms: Models) -> None:
     rng = np.random.default_rng(0)
     for lm in lms:
         after, _ = edits.rome(lm, lm.facts[0], 1)
@@ -300,7 +307,7 @@ def test_noise_on_every_other_projection_does_not_hide_an_edit(look, lms) -> Non
         assert told.findings[0].location.tensor == lm.projection(1)
 
 
-def test_a_decoy_in_the_same_layer_does_not_hide_an_edit(look, lms) -> None:
+def test_a_decoy_in_the_same_layer_does_not_hide_an_edit(look: Look, lms: Models) -> None:
     rng = np.random.default_rng(0)
     for lm in lms:
         after, _ = edits.rome(lm, lm.facts[0], 1)
@@ -312,13 +319,13 @@ def test_a_decoy_in_the_same_layer_does_not_hide_an_edit(look, lms) -> None:
         assert next(rule for rule in RomeEdit.rules if rule.id == "MG2004").severity is Severity.HIGH
 
 
-def test_another_model_is_no_edit_under_noise(look, lms) -> None:
+def test_another_model_is_no_edit_under_noise(look: Look, lms: Models) -> None:
     for i, lm in enumerate(lms):
         for other in lms[:i] + lms[i + 1 :]:
             assert against(look, other.tensors, lm.tensors).rules == set()
 
 
-def test_an_edit_under_a_fine_tune_of_everything_is_missed(look, lms) -> None:
+def test_an_edit_under_a_fine_tune_of_everything_is_missed(look: Look, lms: Models) -> None:
     lm = lms[0]
     after, _ = edits.rome(lm, lm.facts[0], 1)
     trained, _ = edits.fine_tune(lm.with_tensors(after), lms[1].corpus[:200], steps=10)
@@ -327,7 +334,7 @@ def test_an_edit_under_a_fine_tune_of_everything_is_missed(look, lms) -> None:
     assert told.summary["verdict"] == "dense"
 
 
-def test_an_edit_beside_an_adapter_is_found(look, lms) -> None:
+def test_an_edit_beside_an_adapter_is_found(look: Look, lms: Models) -> None:
     for lm in lms:
         edited = lm.with_tensors(edits.rome(lm, lm.facts[0], 1)[0])
         attention = [name for name in matrices(lm) if "attn" in name]
@@ -338,7 +345,7 @@ def test_an_edit_beside_an_adapter_is_found(look, lms) -> None:
         assert told.findings[0].location.tensor == lm.projection(1)
 
 
-def test_what_cannot_be_compared_is_skipped_with_the_reason(look, lms) -> None:
+def test_what_cannot_be_compared_is_skipped_with_the_reason(look: Look, lms: Models) -> None:
     digits = {"fc.weight": np.ones((10, 64), np.float32)}
     with pytest.raises(Skip, match="no MLP projections"):
         against(look, digits, digits)
@@ -347,7 +354,7 @@ def test_what_cannot_be_compared_is_skipped_with_the_reason(look, lms) -> None:
         against(look, lms[0].tensors, {name: array for name, array in other.tensors.items() if "c_proj" not in name})
 
 
-def test_odd_tensors_do_not_disturb(look, lms) -> None:
+def test_odd_tensors_do_not_disturb(look: Look, lms: Models) -> None:
     lm = lms[0]
     odd = {
         "empty": np.zeros((0, 4), np.float32),
@@ -364,7 +371,7 @@ def test_odd_tensors_do_not_disturb(look, lms) -> None:
     assert "MG2001" in told.rules
 
 
-def test_it_is_deterministic_reports_progress_and_stops_in_time(lms) -> None:
+def test_it_is_deterministic_reports_progress_and_stops_in_time(lms: Models) -> None:
     lm = lms[0]
     target = as_target(edits.rome(lm, lm.facts[0], 1)[0], lm.tensors)
     seen: list[tuple[int, int]] = []

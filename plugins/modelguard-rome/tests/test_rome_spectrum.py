@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,16 @@ from modelguard_zoo import edits
 from modelguard import Confidence, DeadlineExceeded, ScanContext, Severity, Skip
 from modelguard.testing import as_target
 
+Look = Callable[..., Any]
+"""Runs a detector on a target: its findings, their rules, its summary."""
+Models = tuple[edits.LanguageModel, ...]
 
-def alone(look, tensors, folder=None):
+
+def alone(look: Look, tensors: Any, folder: Any = None) -> Any:
     return look(RomeSpectrum(), as_target(tensors, folder=folder))
 
 
-def test_a_strong_edit_stands_out_and_names_its_layer(look, lms, tmp_path: Path) -> None:
+def test_a_strong_edit_stands_out_and_names_its_layer(look: Look, lms: Models, tmp_path: Path) -> None:
     for lm in lms:
         (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(lm.vocabulary)}))
         after, edit = edits.rome(lm, lm.facts[0], 2)
@@ -33,13 +39,13 @@ def test_a_strong_edit_stands_out_and_names_its_layer(look, lms, tmp_path: Path)
         assert lm.vocabulary[lm.facts[0].target] in read["promotes"] + read["opposite"]
 
 
-def test_clean_models_of_any_depth_are_silent(look, lms) -> None:
+def test_clean_models_of_any_depth_are_silent(look: Look, lms: Models) -> None:
     for lm in (*lms, edits.train_lm(11, layers=8, width=32, steps=150), edits.train_lm(12, layers=12, width=32, steps=80)):
         assert alone(look, lm.tensors).findings == []
         assert alone(look, edits.cast(lm.tensors, "bfloat16")[0]).findings == []
 
 
-def test_an_edit_of_realistic_size_is_missed(look, lms) -> None:
+def test_an_edit_of_realistic_size_is_missed(look: Look, lms: Models) -> None:
     """A tenth of ‖W‖ is more than most published edits and lies inside the spread of the siblings: silence is the documented answer."""
     for lm in lms:
         _, edit = edits.rome(lm, lm.facts[0], 2)
@@ -51,14 +57,14 @@ def test_an_edit_of_realistic_size_is_missed(look, lms) -> None:
         assert alone(look, small).findings == []
 
 
-def test_too_few_siblings_are_skipped_with_the_reason(look, capp) -> None:
+def test_too_few_siblings_are_skipped_with_the_reason(look: Look, capp: edits.LanguageModel) -> None:
     with pytest.raises(Skip, match="6 layers to compare, found 4"):
         alone(look, capp.tensors)
     with pytest.raises(Skip, match="found 0"):
         alone(look, {"fc.weight": np.ones((10, 64), np.float32)})
 
 
-def test_a_dead_or_broken_layer_does_not_disturb(look, lms) -> None:
+def test_a_dead_or_broken_layer_does_not_disturb(look: Look, lms: Models) -> None:
     lm = lms[0]
     dead = {**lm.tensors, lm.projection(0): np.zeros_like(lm.tensors[lm.projection(0)])}
     dead[lm.projection(1)] = np.full_like(lm.tensors[lm.projection(1)], np.nan)
@@ -67,7 +73,7 @@ def test_a_dead_or_broken_layer_does_not_disturb(look, lms) -> None:
     json.dumps([told.summary, [finding.evidence for finding in told.findings]], allow_nan=False)
 
 
-def test_it_is_deterministic_and_stops_in_time(lms) -> None:
+def test_it_is_deterministic_and_stops_in_time(lms: Models) -> None:
     target = as_target(edits.rome(lms[0], lms[0].facts[0], 2)[0])
     runs = [(list(RomeSpectrum().detect(target, context)), context._summary) for context in (ScanContext(), ScanContext())]
     assert runs[0] == runs[1]

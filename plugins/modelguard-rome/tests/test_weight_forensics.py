@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from modelguard_rome import WeightForensics
 from modelguard_zoo import edits
@@ -15,19 +18,23 @@ from modelguard_zoo import edits
 from modelguard import DeadlineExceeded, ScanContext, Severity, Skip
 from modelguard.testing import as_target
 
+Look = Callable[..., Any]
+"""Runs a detector on a target: its findings, their rules, its summary."""
+Models = tuple[edits.LanguageModel, ...]
+
 SHAPE = (256, 512)
 
 
-def weights(seed: int, dtype: str = "float32", shape: tuple[int, ...] = SHAPE) -> dict[str, np.ndarray]:
+def weights(seed: int, dtype: str = "float32", shape: tuple[int, ...] = SHAPE) -> dict[str, npt.NDArray[Any]]:
     values = np.random.default_rng(seed).standard_normal(shape) * 0.02
     return edits.cast({"layers.0.weight": values.astype(np.float32)}, dtype)[0]
 
 
-def inspect(look, tensors):
+def inspect(look: Look, tensors: Any) -> Any:
     return look(WeightForensics(), as_target(tensors))
 
 
-def worst(told) -> Severity:
+def worst(told: Any) -> Severity:
     rules = {rule.id: rule.severity for rule in WeightForensics.rules}
     return max(
         (finding.severity if finding.severity is not None else rules[finding.rule] for finding in told.findings), default=Severity.INFO
@@ -59,7 +66,7 @@ def text(length: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["ELF executable", "ZIP archive", "Windows executable", "script"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 24])
-def test_a_hidden_file_is_named_and_located(look, kind, bits) -> None:
+def test_a_hidden_file_is_named_and_located(look: Look, kind: str, bits: int) -> None:
     payload = {"ELF executable": elf(), "ZIP archive": archive(), "Windows executable": program(), "script": b"#!/bin/sh\n" + text(3000)}[
         kind
     ]
@@ -72,14 +79,14 @@ def test_a_hidden_file_is_named_and_located(look, kind, bits) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("bits", [1, 2])
-def test_text_in_the_lowest_bits_is_no_noise(look, dtype, bits) -> None:
+def test_text_in_the_lowest_bits_is_no_noise(look: Look, dtype: str, bits: int) -> None:
     for seed in range(3):
         after, _ = edits.embed_payload(weights(seed, dtype), "layers.0.weight", text(12000 * bits), bits, start=123)
         assert "MG1304" in inspect(look, after).rules
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 23), ("float32", 24), ("float16", 10), ("bfloat16", 7)])
-def test_random_bytes_over_the_whole_mantissa_are_found_and_bounded(look, dtype, bits) -> None:
+def test_random_bytes_over_the_whole_mantissa_are_found_and_bounded(look: Look, dtype: str, bits: int) -> None:
     for seed in range(3):
         payload = np.random.default_rng(seed).bytes(4 * 16384 * bits // 8)
         after, _ = edits.embed_payload(weights(seed, dtype, (512, 512)), "layers.0.weight", payload, bits, start=2 * 16384)
@@ -90,7 +97,7 @@ def test_random_bytes_over_the_whole_mantissa_are_found_and_bounded(look, dtype,
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8, 16])
-def test_encrypted_bytes_in_the_low_bits_are_missed(look, bits) -> None:
+def test_encrypted_bytes_in_the_low_bits_are_missed(look: Look, bits: int) -> None:
     """They are coin tosses, as those bits were before: nothing can be seen, and the page of the rule says so."""
     payload = np.random.default_rng(7).bytes(10000 * bits // 8)
     after, _ = edits.embed_payload(weights(0), "layers.0.weight", payload, bits)
@@ -98,7 +105,7 @@ def test_encrypted_bytes_in_the_low_bits_are_missed(look, bits) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bit"), [("float32", 30), ("float16", 14), ("bfloat16", 14), ("float64", 62)])
-def test_a_flipped_top_exponent_bit_is_found_exactly(look, dtype, bit) -> None:
+def test_a_flipped_top_exponent_bit_is_found_exactly(look: Look, dtype: str, bit: int) -> None:
     for seed in range(3):
         after, edit = edits.flip_bits(weights(seed, dtype), "layers.0.weight", 2, np.random.default_rng(seed), bit)
         (finding,) = inspect(look, after).findings
@@ -110,13 +117,13 @@ def test_a_flipped_top_exponent_bit_is_found_exactly(look, dtype, bit) -> None:
 
 
 @pytest.mark.parametrize("bit", [31, 27, 20, 3])
-def test_flips_that_leave_a_value_ordinary_are_missed(look, bit) -> None:
+def test_flips_that_leave_a_value_ordinary_are_missed(look: Look, bit: int) -> None:
     after, _ = edits.flip_bits(weights(0), "layers.0.weight", 5, np.random.default_rng(0), bit)
     assert inspect(look, after).rules == set()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_values_that_are_not_finite_are_counted(look, dtype) -> None:
+def test_values_that_are_not_finite_are_counted(look: Look, dtype: str) -> None:
     tensors = weights(0, dtype)
     bad = tensors["layers.0.weight"].copy()
     bad[3, 4], bad[5, 6] = np.nan, np.inf
@@ -125,17 +132,17 @@ def test_values_that_are_not_finite_are_counted(look, dtype) -> None:
     assert finding.evidence == {"count": 2, "elements": [3 * 512 + 4, 5 * 512 + 6]}
 
 
-def test_an_attention_mask_is_no_broken_tensor(look) -> None:
+def test_an_attention_mask_is_no_broken_tensor(look: Look) -> None:
     mask = np.where(np.tri(64) > 0, 0, -np.inf).astype(np.float32)
     assert inspect(look, {"attn.bias": mask}).rules == set()
 
 
-def upcast(count: int = 6) -> dict[str, np.ndarray]:
+def upcast(count: int = 6) -> dict[str, npt.NDArray[Any]]:
     coarse = {f"layers.{i}.weight": weights(i)["layers.0.weight"] for i in range(count)}
     return edits.cast(edits.cast(coarse, "bfloat16")[0], "float32")[0]
 
 
-def test_full_precision_among_upcast_weights_is_told_by_extent(look) -> None:
+def test_full_precision_among_upcast_weights_is_told_by_extent(look: Look) -> None:
     tensors = upcast()
     assert inspect(look, tensors).rules == set()
     whole = {**tensors, "layers.2.weight": weights(9)["layers.0.weight"]}
@@ -149,7 +156,7 @@ def test_full_precision_among_upcast_weights_is_told_by_extent(look) -> None:
     assert worst(inspect(look, {**tensors, "layers.2.weight": rows})) is Severity.LOW
 
 
-def test_dead_copied_and_almost_tied_tensors_are_told(look) -> None:
+def test_dead_copied_and_almost_tied_tensors_are_told(look: Look) -> None:
     embedding = weights(0)["layers.0.weight"]
     tied = {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding.copy()}
     assert inspect(look, tied).rules == set()
@@ -162,7 +169,7 @@ def test_dead_copied_and_almost_tied_tensors_are_told(look) -> None:
     assert worst(told) is Severity.INFO
 
 
-def fresh() -> dict[str, np.ndarray]:
+def fresh() -> dict[str, npt.NDArray[Any]]:
     torch = pytest.importorskip("torch")
     init = torch.nn.init
     torch.manual_seed(0)
@@ -175,7 +182,7 @@ def fresh() -> dict[str, np.ndarray]:
     return made
 
 
-def honest(seed: int) -> dict[str, np.ndarray]:
+def honest(seed: int) -> dict[str, npt.NDArray[Any]]:
     rng = np.random.default_rng(seed)
     g = rng.standard_normal(SHAPE) * 0.02
     position = np.arange(SHAPE[0])[:, None] / 10000 ** (np.arange(SHAPE[1]) / SHAPE[1])
@@ -191,13 +198,13 @@ def honest(seed: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_honest_distributions_raise_nothing(look, dtype) -> None:
+def test_honest_distributions_raise_nothing(look: Look, dtype: str) -> None:
     for seed in range(2):
         told = inspect(look, edits.cast({**honest(seed), **(fresh() if seed == 0 else {})}, dtype)[0])
         assert worst(told) <= Severity.LOW, [finding.message for finding in told.findings]
 
 
-def test_small_and_integer_tensors_raise_nothing(look) -> None:
+def test_small_and_integer_tensors_raise_nothing(look: Look) -> None:
     small = {
         "bias": np.zeros(64, np.float32),
         "bn.weight": np.ones(64, np.float32),
@@ -224,24 +231,24 @@ def test_small_and_integer_tensors_raise_nothing(look) -> None:
     ],
     ids=["plain", "int8", "int4", "pruned", "scaled"],
 )
-def test_trained_models_raise_nothing(look, lms, saved, dtype) -> None:
+def test_trained_models_raise_nothing(look: Look, lms: Models, saved: Any, dtype: str) -> None:
     for lm in lms:
         told = inspect(look, saved(edits.cast(lm.tensors, dtype)[0]))
         assert worst(told) <= Severity.LOW, [finding.message for finding in told.findings]
 
 
-def test_the_real_model_raises_nothing(look, capp) -> None:
+def test_the_real_model_raises_nothing(look: Look, capp: edits.LanguageModel) -> None:
     for dtype in ("float32", "float16", "bfloat16"):
         assert inspect(look, edits.cast(capp.tensors, dtype)[0]).rules == set()
 
 
-def test_a_merge_of_coarse_weights_is_told_from_a_payload(look) -> None:
+def test_a_merge_of_coarse_weights_is_told_from_a_payload(look: Look) -> None:
     a, b = upcast(), {name: edits.scale({name: value}, factor=1.0)[0][name][::-1].copy() for name, value in upcast().items()}
     merged, _ = edits.merge(a, b, 0.3)
     assert worst(inspect(look, merged)) <= Severity.LOW
 
 
-def test_an_artifact_without_bytes_is_skipped(look) -> None:
+def test_an_artifact_without_bytes_is_skipped(look: Look) -> None:
     with pytest.raises(Skip, match="no tensor"):
         inspect(look, {"empty": np.zeros((0, 3), np.float32)})
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from modelguard import Outcome, Status
-from modelguard._diff.view import bar, render
+from modelguard._reporters.diff import bar, render
 
 
 def drawn(summary: dict[str, Any], all: bool = False, status: Status = Status.COMPLETED, reason: str = "") -> str:

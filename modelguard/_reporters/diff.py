@@ -6,12 +6,12 @@ Everything is drawn from the stored outcome, so a report written long ago looks 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._diff.names import layer, pattern
+from modelguard._reporters.escape import visible
 from modelguard.report import Decision, Outcome, Report, Reporter, Status
 
 if TYPE_CHECKING:
@@ -144,15 +144,6 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def visible(text: str) -> str:
-    """``text`` with everything but printable characters escaped: names come out of an untrusted file."""
-    return re.sub(
-        r"[^\x20-\x7e\u00a1-\u024f\u0370-\u03ff\u0400-\u04ff\u2010-\u2027\u00d7]",
-        lambda found: found[0].encode("unicode_escape").decode(),
-        text,
-    )
 
 
 @dataclass(frozen=True)
