@@ -38,7 +38,7 @@ from modelguard.report import Decision, FileInfo, Outcome, PolicyInfo, Report, R
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 EVERYTHING = JsonReporter().render(*everything())
 SARIF = jsonschema.Draft4Validator(json.loads((GOLDEN / "sarif-schema-2.1.0.json").read_text(encoding="utf-8")))
-SUFFIX = {"json": "json", "sarif": "sarif", "html": "html", "console": "txt"}
+SUFFIX = {"json": "json", "sarif": "sarif", "html": "html", "console": "txt", "diff": "diff.txt", "diff-all": "diff-all.txt"}
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m\x1b]8;;http://evil\x07link",
