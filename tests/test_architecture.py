@@ -255,3 +255,22 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_parent_of_a_scan_imports_neither_torch_nor_onnxruntime(tiny_model: Path) -> None:
     loaded = _loaded(f"from modelguard._cli import run; assert run(['scan', {str(tiny_model)!r}, '-q']) == 0")
     assert loaded & HEAVY == set()
+
+
+def strangers(tests: Path, core: Path) -> list[str]:
+    """What is in ``tests`` and mirrors nothing of the core: a folder ``x`` is about ``_x`` or ``x``, and so is a file ``test_x.py``."""
+    units = {path.stem.lstrip("_") for path in core.iterdir() if path.suffix == ".py" or path.is_dir()}
+    there = [path for path in tests.iterdir() if path.suffix == ".py" or (path.is_dir() and path.name != "__pycache__")]
+    return sorted(path.name for path in there if path.stem.removeprefix("test_") not in units)
+
+
+def test_unit_tests_mirror_the_core() -> None:
+    assert strangers(ROOT / "tests" / "unit", CORE) == []
+
+
+def test_the_mirror_shows_a_test_of_nothing(tmp_path: Path) -> None:
+    for folder in ("core/_scanner", "tests/scanner", "tests/formats"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("core/report.py", "tests/test_report.py", "tests/test_reports.py"):
+        (tmp_path / file).touch()
+    assert strangers(tmp_path / "tests", tmp_path / "core") == ["formats", "test_reports.py"]

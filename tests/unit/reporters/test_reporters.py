@@ -35,7 +35,7 @@ from modelguard.errors import UsageError
 from modelguard.findings import Attachment, Finding, Location, Rule, Severity
 from modelguard.report import Decision, FileInfo, Outcome, PolicyInfo, Report, Reporter, Status, TargetInfo, Verdict, Violation
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 EVERYTHING = JsonReporter().render(*everything())
 SARIF = jsonschema.Draft4Validator(json.loads((GOLDEN / "sarif-schema-2.1.0.json").read_text(encoding="utf-8")))
 SUFFIX = {"json": "json", "sarif": "sarif", "html": "html", "console": "txt", "diff": "diff.txt", "diff-all": "diff-all.txt"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelguard._detectors.format_rules import RULES
 from modelguard._formats.safetensors import DTYPES
 
-PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
 
 
 def test_every_limit_has_the_value_the_page_gives() -> None:
@@ -20,7 +20,7 @@ def test_every_limit_has_the_value_the_page_gives() -> None:
 
 
 def test_the_numbered_checks_are_those_of_the_code() -> None:
-    code = (Path(__file__).parents[2] / "modelguard" / "_formats" / "safetensors.py").read_text(encoding="utf-8")
+    code = (Path(__file__).parents[3] / "modelguard" / "_formats" / "safetensors.py").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| ([0-9]+) \|", PAGE, re.M))
     assert listed == set(re.findall(r"^ ?\(([0-9]+)\) ", code, re.M)) == set(re.findall(r"# \(([0-9]+)\)", code))
 

@@ -11,7 +11,7 @@ from modelguard.errors import PolicyError
 from modelguard.findings import Severity
 from modelguard.policy import JUDGEMENT_RULES, Policy, builtin_names, load_policy, resolve
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MINIMAL = "version: 1\nname: mine\ndetectors:\n  required: [format-integrity]\n"
 
 
