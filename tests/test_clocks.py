@@ -87,7 +87,7 @@ def _reads(expression: ast.expr, timing: set[str], names: set[str]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("folder", [ROOT / "tests"], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("folder", [ROOT / "tests", *sorted((ROOT / "plugins").glob("*/tests"))], ids=lambda path: path.parent.name)
 def test_no_test_asserts_on_a_clock(folder: Path) -> None:
     found = [f"{path.relative_to(ROOT)}:{line}" for path in sorted(folder.rglob("*.py")) for line in clock_asserts(path.read_text())]
     assert found == [], "count steps, reads or calls, give the code a clock of your own, or move the figure to benchmarks/"
