@@ -122,7 +122,7 @@ def _batch_norms(checkpoint: Checkpoint, target: Target) -> tuple[Mapping[str, s
 
 
 def _follows(model: RunnableModel, conv: str, norm: str) -> bool | None:
-    """Whether ``norm``'s output is, channel by channel, an affine function of ``conv``'s on random inputs; None where one is no layer."""
+    """Whether ``norm``'s output is channel by channel affine in ``conv``'s on random inputs; None where one is not a layer."""
     import torch
 
     shapes = {layer.name: layer.shape for layer in model.layers}

@@ -36,7 +36,7 @@ class Outliers:
 
     p: Floats
     typical: float
-    """Geometric mean size of the classes that are no outliers."""
+    """Geometric mean size of the classes that are not outliers."""
 
 
 def anomaly_index(sizes: Floats) -> Floats:

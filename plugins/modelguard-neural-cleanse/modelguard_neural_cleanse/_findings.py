@@ -28,7 +28,7 @@ REFERENCE_AGREES = 0.5
 
 
 def require_guided(guided: npt.NDArray[np.bool_], what: str) -> None:
-    """Raise :class:`~modelguard.Skip` where the model gave fewer than half of the arms a gradient: not to have looked is no pass.
+    """Raise :class:`~modelguard.Skip` where the model gave fewer than half of the arms a gradient: not having looked is not a pass.
 
     ``guided`` (A,) says whether there ever was one for each of the ``what`` searched for.
     """

@@ -114,7 +114,7 @@ def invert_as_published(case: Case, question: Question, transform: Transform) ->
 
 
 def refine(case: Case, question: Question, inverted: Inverted, places: list[int]) -> Inverted:
-    """Go on from the triggers at ``places`` of ``inverted`` with larger batches, so that success is no luck of few images."""
+    """Go on from the triggers at ``places`` of ``inverted`` with larger batches, so that success does not hang on a few images."""
     chosen = torch.tensor(places)
     own = question[torch.from_numpy(inverted.arms)[chosen]]
     search = _search(case, own, inverted.transform, REFINE, torch.zeros(len(places)))

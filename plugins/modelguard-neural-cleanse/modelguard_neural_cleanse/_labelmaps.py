@@ -38,7 +38,7 @@ def cyclic_shifts(classes: int) -> Question:
 def require_classes(evidence: Evidence) -> None:
     """Raise :class:`~modelguard.Skip` where the images show too few classes.
 
-    A patch that moves two or three classes as asked is no more than a universal perturbation.
+    A patch that moves two or three classes as asked is only a universal perturbation.
     """
     shown = min(len(torch.unique(labels)) for labels in (evidence.search_labels, evidence.check_labels))
     if shown < min(evidence.classes, max(MIN_SHOWN, evidence.classes // 2)):

@@ -126,7 +126,7 @@ def _cleared(detector: SourceCleanse, found: PairWindows, place: int, facts: dic
     if found.turned[place] < detector.success:
         return "the trigger does not hold on images it was not searched on"
     if found.margin[place] < detector.margin:
-        return "the images it turns are not told as clearly as a trigger's are: two classes that resemble each other"
+        return "the model is less sure of the images it turns than of a trigger's: two classes that resemble each other"
     if 1 - found.kept[place] > detector.others * found.margin[place]:
         return "it disturbs images of other classes too, as a natural feature does"
     if facts.get("reference_success", -1.0) >= rounded(found.turned[place] / 2):

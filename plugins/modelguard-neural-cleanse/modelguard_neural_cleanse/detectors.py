@@ -1,4 +1,4 @@
-"""The detectors: Neural Cleanse (Wang et al., IEEE S&P 2019) for patches, and the same search for triggers that are no patch."""
+"""The detectors: Neural Cleanse (Wang et al., IEEE S&P 2019) for patches, and the same search for triggers that are not patches."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class SourceCleanse(Detector):
     alpha: float = option(0.05, "significance below which what a pair's window does is too much to be chance", gt=0, le=1, judges=True)
     success: float = option(0.9, "share of unseen images of the source it turns, from which a pair is accused", ge=0, le=1, judges=True)
     margin: float = option(
-        0.4, "how clearly they are told as the target, relative to clean images, from which a pair is accused", ge=0, judges=True
+        0.4, "how clearly the model takes them for the target, relative to clean images, from which a pair is accused", ge=0, judges=True
     )
     others: float = option(
         0.1, "largest share of unseen images of other classes it disturbs, for each unit of `margin` it has", ge=0, judges=True

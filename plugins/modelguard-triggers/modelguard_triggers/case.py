@@ -44,7 +44,7 @@ class Case:
 
     @cached_property
     def usual_margin(self) -> float:
-        """How clearly clean images are told: the mean margin of their class over the images to search on. The unit of margins."""
+        """How clearly the model classifies clean images: the mean margin of their class. The unit of margins."""
         images, labels = self.evidence.search, self.evidence.search_labels
         with torch.inference_mode():
             logits = torch.cat([self.model(part) for part in torch.split(images, self.budget)])
