@@ -18,11 +18,14 @@ from support import Ran
 pytest.importorskip("sklearn")
 pytest.importorskip("modelguard_abs")
 pytest.importorskip("modelguard_ensemble")
-zoo = pytest.importorskip("modelguard_zoo")
+pytest.importorskip("modelguard_zoo")
 
-from modelguard.testing.hub import LoopbackHub  # noqa: E402
+from modelguard_zoo import testing as zoo
+
+from modelguard.testing.hub import LoopbackHub
 
 Run = Callable[..., Ran]
+built, zoo_folder = zoo.built, zoo.zoo_folder
 TARGET = 4
 LOOKERS = (
     "abs",
@@ -44,13 +47,11 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(built: Callable[..., Any]) -> dict[str, Path]:
     """``backdoored`` (BadNets, class 4) and ``clean``, its twin."""
-    folder = tmp_path_factory.mktemp("zoo")
-    options = (("at", (-2, 0)), ("colour", (255,)), ("size", 2), ("target", TARGET))
-    backdoored = zoo.build_model(zoo.Spec("digits", "mlp", 3, "badnets", options), folder)
+    backdoored = built("badnets", seed=3, at=(-2, 0), colour=(255,), size=2, target=TARGET)
     assert backdoored.status == "backdoored"
-    return {"backdoored": backdoored.path, "clean": folder / backdoored.record["twin"]["id"]}
+    return {"backdoored": backdoored.path, "clean": built(seed=3).path}
 
 
 def accused(report: dict[str, Any]) -> dict[str, list[int]]:

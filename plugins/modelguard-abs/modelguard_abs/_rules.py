@@ -25,7 +25,7 @@ PATCH = Rule(
 FILTER = Rule(
     "MG3022",
     "NeuronTriggerFilter",
-    "a class that a slight filter over the whole picture turns other classes into",
+    "a class that a slight filter over the whole image turns other classes into",
     Severity.MEDIUM,
     "As for a patch, but what fires the units is a filter: a linear map of each pixel and of the largest, smallest and average value "
     "around it, held to a small mean change of the image. Style, colour and blending triggers look like this.",

@@ -46,7 +46,7 @@ LIPSCHITZ_OUTLIER = Rule(
 SALIENCY_OUTLIER = Rule(
     "MG3034",
     "SaliencyOutlier",
-    "a class whose explanation looks like a trigger on clean pictures",
+    "a class whose explanation looks like a trigger on clean images",
     Severity.LOW,
     "The heat map that explains one class is smaller, smoother and steadier from image to image than the other classes' are. The "
     "map of a backdoor's target keeps pointing at the place where the trigger would be, even where there is none.",

@@ -1,8 +1,8 @@
 """The best small window for every (source, target) pair: does it turn the source into the target, and what does it do to the other classes?
 
 A free mask, as for single targets, gathers the few pixels two classes are really told apart by; held to one small window, the pairs of a
-clean model turn far more seldom. What tells a source-specific trigger from a window that does turn a pair is what it does to pictures of
-all other classes: nothing. The attacker trains for that with cover samples, stamped pictures of other classes under their own labels
+clean model turn far more seldom. What tells a source-specific trigger from a window that does turn a pair is what it does to images of
+all other classes: nothing. The attacker trains for that with cover samples, stamped images of other classes under their own labels
 (Tang et al., "Demon in the Variant", USENIX Security 2021, section 3.1), whereas a stroke that makes a 5 of a 9 disturbs other digits.
 """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ def zoo_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
     folder = (cache.mkdir("modelguard-zoo") if cache else tmp_path_factory.getbasetemp() / "zoo") / code_digest()
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.parent.iterdir():
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
