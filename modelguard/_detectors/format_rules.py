@@ -10,7 +10,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "MG0101",
         "ContentNotAsNamed",
-        "a file that is something else than its name says",
+        "a file that is not what its name says",
         Severity.HIGH,
         "The name promises a checkpoint format that cannot carry code, and the first bytes are those of another kind of file. Scanners "
         "that go by the name skip it, and loaders that go by the content unpickle or unpack it.",

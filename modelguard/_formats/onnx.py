@@ -209,7 +209,7 @@ class _Walk:
             found.append(FormatProblem("MG0107", path, f"{message}; {_EXPORT}", tensor=name, evidence={"names": count}))
         if self.messages.unknown_fields:
             count, size = self.messages.unknown_fields, self.messages.unknown_bytes
-            message = f"{path}: {count} fields with {size} bytes are none that ONNX has; ask the author what writes them"
+            message = f"{path}: ONNX does not define {count} of its fields ({size} bytes); ask the author what writes them"
             found.append(FormatProblem("MG0115", path, message, evidence={"fields": count, "bytes": size}))
         if self._texts:
             message = f"{path}: {self._texts} tensors hold text, which no detector compares"

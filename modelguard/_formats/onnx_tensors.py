@@ -133,7 +133,7 @@ def locate(messages: Messages, tensor: TensorFields, thing: str, file: ArtifactF
     """
     dtype = DATA_TYPES.get(tensor.code)
     if dtype is None:
-        raise FormatError(thing, f"its data_type {tensor.code} is none that ONNX has", _EXPORT)
+        raise FormatError(thing, f"ONNX has no data_type {tensor.code}", _EXPORT)
     if tensor.segment:
         raise FormatError(thing, "it is one segment of a tensor, which no ONNX runtime supports", _EXPORT)
     shape = dimensions(messages, tensor.begin, tensor.end, 1, thing)
@@ -145,7 +145,7 @@ def locate(messages: Messages, tensor: TensorFields, thing: str, file: ArtifactF
     if len(places) > 1:
         raise FormatError(thing, f"it holds values in {' and '.join(places)}, so parsers disagree on which count", _EXPORT, rule="MG0107")
     if tensor.location not in (0, 1):
-        raise FormatError(thing, f"its data_location {tensor.location} is none that ONNX has", _EXPORT)
+        raise FormatError(thing, f"ONNX has no data_location {tensor.location}", _EXPORT)
     if tensor.is_external:
         assert neighbours is not None
         where, offset = _external(messages, tensor, thing, length, neighbours)

@@ -121,7 +121,9 @@ class Wire:
         if kind != "varint":
             width = 4 if kind == "fixed32" else 8
             if (field.end - field.begin) % width:
-                raise self.wrong(field.start, f"field {field.number} packs {field.end - field.begin} bytes, no multiple of {width}")
+                raise self.wrong(
+                    field.start, f"field {field.number} packs {field.end - field.begin} bytes, which is not a multiple of {width}"
+                )
             for at in range(field.begin, field.end, _BLOCK):
                 yield np.frombuffer(self.view[at : min(at + _BLOCK, field.end)], dtype=f"<u{width}")
             return

@@ -155,7 +155,7 @@ def _check_layout(path: str, entries: Mapping[str, _Entry], available: int) -> N
         if bits is None:  # (11)
             cause = f"the size of {dtype} {_brief(shape)} overflows 64 bits"
         elif bits % 8:  # (11)
-            cause = f"{dtype} {_brief(shape)} takes {bits} bits, which is no whole number of bytes"
+            cause = f"{dtype} {_brief(shape)} takes {bits} bits, which is not a whole number of bytes"
         elif end - begin != bits // 8:  # (12)
             cause = f"its offsets [{begin}, {end}] span {end - begin} bytes, and {dtype} {_brief(shape)} takes {bits // 8}"
         elif end > available:  # (12)
@@ -233,7 +233,7 @@ class _Reader:
     def _dtype(self) -> str:
         dtype = self._string("dtype")
         if dtype not in DTYPES:  # (9)
-            self._fail(f"the dtype {shown(dtype)} is none that the format has")
+            self._fail(f"the format has no dtype {shown(dtype)}")
         return dtype
 
     def _sizes(self, what: str) -> tuple[int, ...]:

@@ -222,7 +222,7 @@ def _parse(file: ArtifactFile) -> tuple[dict[str, str], float | None]:
         index = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         why = "is nested too deeply" if isinstance(error, RecursionError) else str(error)[:80]
-        raise FormatError(file.path, f"is no valid JSON ({why})", remedy, rule="MG0109") from None
+        raise FormatError(file.path, f"is not valid JSON ({why})", remedy, rule="MG0109") from None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
         raise FormatError(file.path, "is an index without a weight_map from tensor names to file names", remedy, rule="MG0109")

@@ -204,7 +204,7 @@ def explain(thing: str, error: BaseException) -> ModelguardError:
         (httpx.RemoteProtocolError, "the connection broke before the whole answer had come", again),
         (httpx.TransportError, "the connection to the Hub failed", again),
         (httpx.HTTPError, "the Hub's answer cannot be understood", network),
-        (httpx.InvalidURL, "the Hub's address is no valid URL", "check HF_ENDPOINT"),
+        (httpx.InvalidURL, "the Hub's address is not a valid URL", "check HF_ENDPOINT"),
         (errors.FileMetadataError, "the Hub's answer lacks the commit or digest of the file", network),
     ]
     for kind, cause, remedy in transport:
