@@ -128,7 +128,7 @@ class RunnableModel(ABC):
     def capture(self, x: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits, and the activation of each named layer with the batch in front; the logits are differentiable with respect to both.
 
-        Raises :class:`~modelguard.errors.ModelError` for a name that is no layer, as do :meth:`patch` and :meth:`split`.
+        Raises :class:`~modelguard.errors.ModelError` for a name that is not a layer, as do :meth:`patch` and :meth:`split`.
         """
 
     @abstractmethod
@@ -139,7 +139,7 @@ class RunnableModel(ABC):
     def split(self, layer: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
         """``front`` (x -> activation at ``layer``) and ``back`` (that activation -> logits), both differentiable.
 
-        Raises :class:`~modelguard.errors.ModelError` when the layer is no cut: another path goes around it.
+        Raises :class:`~modelguard.errors.ModelError` when the layer is not a cut: another path goes around it.
         """
 
     @abstractmethod

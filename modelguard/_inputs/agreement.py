@@ -29,7 +29,7 @@ def agreement(model: RunnableModel, samples: Samples, *, limit: int = MAX_SAMPLE
     With labels: ``accuracy``, ``chance`` (the accuracy that labels and predictions with the same frequencies have when they are
     independent, Cohen 1960) and ``p`` (one-sided binomial); ``ok`` when p < 0.01. Labels that are all the same cannot tell, and are
     ok from half right on. Without labels: ``entropy`` of the predictions as a share of log K, and ``classes_seen``; ``ok`` unless
-    every prediction is the same class or the model is guessing. ``reason`` says why not. For what is no classifier, ``ok`` is None.
+    every prediction is the same class or the model is guessing. ``reason`` says why not. Unless it is a classifier, ``ok`` is None.
 
     Raises :class:`SamplesError` when the samples do not fit the model's input, or a label names no class of it.
     """

@@ -47,7 +47,7 @@ class InputHints:
         for part in filter(None, text.split(",")):
             name, equals, value = part.partition("=")
             if not equals or name not in _PARSERS:
-                raise UsageError(f"--input {part}", "is no known setting", f"known: {', '.join(f'{key}=' for key in sorted(_PARSERS))}")
+                raise UsageError(f"--input {part}", "is not a known setting", f"known: {', '.join(f'{key}=' for key in sorted(_PARSERS))}")
             try:
                 given[name] = _PARSERS[name](value)
             except ValueError as error:

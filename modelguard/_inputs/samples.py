@@ -52,7 +52,7 @@ def load_samples(path: str | Path) -> Samples:
         return _jsonl(path, digest)
     if suffix == ".parquet":
         return _parquet([path], path.name, digest)
-    raise SamplesError(path.name, "is no known kind of samples", "give .npz, .safetensors, .jsonl, .parquet or a folder of images")
+    raise SamplesError(path.name, "is not a known kind of samples", "give .npz, .safetensors, .jsonl, .parquet or a folder of images")
 
 
 def samples_sha256(path: str | Path) -> str:
@@ -105,7 +105,7 @@ def _npz(path: Path) -> dict[str, Any]:
                     arrays[name] = npy.read_array(handle, allow_pickle=False)
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as error:  # RuntimeError: it is encrypted
         raise SamplesError(
-            path.name, f"is no valid .npz file ({error})", "write it with numpy.savez(path, inputs=..., labels=...)"
+            path.name, f"is not a valid .npz file ({error})", "write it with numpy.savez(path, inputs=..., labels=...)"
         ) from error
     return arrays
 
@@ -121,7 +121,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
             for name in handle.keys():  # noqa: SIM118  (safe_open is no mapping)
                 arrays[name] = handle.get_tensor(name) if name in ("inputs", "labels") else None
     except (SafetensorError, TypeError, ValueError) as error:
-        raise SamplesError(path.name, f"is no valid .safetensors file ({error})", "save `inputs` and `labels` as plain arrays") from error
+        raise SamplesError(
+            path.name, f"is not a valid .safetensors file ({error})", "save `inputs` and `labels` as plain arrays"
+        ) from error
     return arrays
 
 
@@ -175,7 +177,7 @@ def _jsonl(path: Path, digest: str) -> Samples:
                 if entry.get("label") is not None:
                     labels.append(entry["label"])
         except (ValueError, RecursionError) as error:
-            raise SamplesError(path.name, f"is no JSON Lines file ({error})", 'write one {"text": "...", "label": 0} a line') from error
+            raise SamplesError(path.name, f"is not a JSON Lines file ({error})", 'write one {"text": "...", "label": 0} a line') from error
     if not texts:
         raise SamplesError(path.name, "holds no sample", 'write one {"text": "...", "label": 0} a line')
     numbers, names = _numbered(labels, len(texts), path.name)
@@ -218,7 +220,7 @@ def _decode(source: Path | io.BytesIO, name: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise SamplesError(name, "is an image, and Pillow is not installed", "pip install modelguard[images]") from None
+        raise SamplesError(name, "is an image, and Pillow is not installed", "pip install pillow") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -227,7 +229,7 @@ def _decode(source: Path | io.BytesIO, name: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to: SyntaxError, struct.error, IndexError
-        raise SamplesError(name, f"is no image that can be read ({type(error).__name__})", "remove it from the samples") from error
+        raise SamplesError(name, f"is not an image that can be read ({type(error).__name__})", "remove it from the samples") from error
 
 
 def _stack(images: Iterable[Any], origin: str) -> npt.NDArray[np.uint8]:

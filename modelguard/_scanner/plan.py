@@ -16,13 +16,6 @@ _REMEDY = {
     Capability.SAMPLES: "clean samples (give --samples)",
 }
 
-RUNTIME = "modelguard-runtime"
-"""The distribution of modelguard's own model factories."""
-_NOTHING_RUNS = {
-    Capability.FORWARD: f"a model that can be run, and no loaded plugin runs models (install {RUNTIME} of the same release)",
-    Capability.GRADIENTS: f"a model that can be differentiated, and no loaded plugin runs models (install {RUNTIME} of the same release)",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -44,7 +37,7 @@ def make_plan(
 
     ``runs_models`` says whether any plugin that is loaded brings model factories: where none does, that is what to install.
     """
-    remedies = _REMEDY if runs_models else {**_REMEDY, **_NOTHING_RUNS}
+    remedies = _REMEDY if runs_models else {**_REMEDY, **_without_runtime()}
     steps = []
     for detector in sorted(detectors, key=lambda item: item.id):
         missing = sorted(detector.requires - provides, key=lambda item: list(Capability).index(item))
@@ -55,3 +48,11 @@ def make_plan(
             reason = "left out by --quick; scan without it"
         steps.append(Step(detector.id, detector.requires, reason))
     return tuple(steps)
+
+
+def _without_runtime() -> dict[Capability, str]:
+    """What detectors that run a model lack where no plugin runs any: the distribution of ours that does."""
+    from modelguard._policies.catalogue import providers
+
+    how = f"and no loaded plugin runs models (install {' or '.join(providers('models'))} of the same release)"
+    return {Capability.FORWARD: f"a model that can be run, {how}", Capability.GRADIENTS: f"a model that can be differentiated, {how}"}

@@ -290,10 +290,10 @@ def test_a_huge_sparse_file_is_scanned_without_being_held(tmp_path: Path, count:
 @pytest.mark.parametrize(
     ("name", "data", "cause"),
     [
-        ("s.npz", b"no zip", "s.npz: is no valid .npz file (File is not a zip file); write it"),
-        ("s.npz", damaged(), "s.npz: is no valid .npz file (Error -3 while decompressing data"),
+        ("s.npz", b"no zip", "s.npz: is not a valid .npz file (File is not a zip file); write it"),
+        ("s.npz", damaged(), "s.npz: is not a valid .npz file (Error -3 while decompressing data"),
         ("s.jsonl", b"{}", "s.jsonl:1: has no text; write one"),
-        ("s.txt", b"", "s.txt: is no known kind of samples; give .npz"),
+        ("s.txt", b"", "s.txt: is not a known kind of samples; give .npz"),
     ],
 )
 def test_samples_that_are_none_are_no_verdict(mg: Run, tiny_model: Path, tmp_path: Path, name: str, data: bytes, cause: str) -> None:

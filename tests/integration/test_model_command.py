@@ -76,7 +76,7 @@ def test_samples_that_are_not_understood_are_shouted(mg: Callable[..., Ran], fol
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        (["--input", "rnge=0..1"], 2, "is no known setting"),
+        (["--input", "rnge=0..1"], 2, "is not a known setting"),
         (["--samples", "nowhere.npz"], 2, "does not exist"),
         (["--model", "no_such_module_of_tests:f"], 3, "cannot be imported"),
         (["--input", "shape=3x9x9"], 3, "does not run on image inputs of shape 3x9x9"),

@@ -157,7 +157,7 @@ def test_standard_output_carries_the_report_and_nothing_else(mg: Run, tiny_model
         (["--timeout", "0"], ["timeout"]),
         (["--timeout", "inf"], ["timeout inf: must be a finite number of seconds above 0; write for example"]),
         (["--timeout", "nan"], ["timeout nan: must be a finite number of seconds"]),
-        (["--input", "rnage=0..1"], ["--input rnage=0..1: is no known setting", "range="]),
+        (["--input", "rnage=0..1"], ["--input rnage=0..1: is not a known setting", "range="]),
         (["--input", "range=1..0"], ["--input range=1..0: is wrong: a range is LOW..HIGH"]),
         (["--model", "factory"], ["model factory: is not module:factory; write for example"]),
         (["--model", "module:"], ["model module:: is not module:factory"]),

@@ -13,7 +13,7 @@ Tensor = torch.Tensor
 def head_of(output: Tensor) -> Any:
     """What a graph seems to end in, by its values (N, K): rows of a softmax sum to one, those of a log-softmax do so exponentiated.
 
-    A sigmoid cannot be told from logits by its values alone, so it is only found where the graph shows it.
+    The values of a sigmoid look like logits, so it is only found where the graph shows it.
     """
     values = output.detach().float()
     if values.ndim != 2 or values.shape[1] < 2:

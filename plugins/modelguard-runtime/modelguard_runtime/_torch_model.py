@@ -173,7 +173,7 @@ class TorchModel(RunnableModel):
             return self._leave(self.engine.patch(self._enter(x), edits))
 
     def split(self, layer: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        self._require_gradient()  # the back half takes an activation, of which it cannot be told what it will be used for
+        self._require_gradient()  # nobody knows what the activation given to the back half will be used for
         with self._running():
             front, back = self.engine.split(layer)
 

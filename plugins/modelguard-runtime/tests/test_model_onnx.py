@@ -81,7 +81,7 @@ def test_the_units_of_a_transformer_are_layers_although_exporters_take_them_apar
 def test_a_layer_inside_a_residual_block_is_no_cut(tmp_path: Path) -> None:
     model = built(export(copy.deepcopy(digits_module("vit")), tmp_path / "model.onnx"))
     inside = next(layer.name for layer in model.layers if layer.kind == "activation")
-    with pytest.raises(ModelError, match="is no cut"):
+    with pytest.raises(ModelError, match="is not a cut"):
         model.split(inside)
 
 

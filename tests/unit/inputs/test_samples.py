@@ -52,10 +52,10 @@ def test_an_encrypted_archive_and_one_that_does_not_decompress_are_refused(tmp_p
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         encrypted[whole.index(signature) + flags] |= 1
     path.write_bytes(encrypted)
-    with pytest.raises(SamplesError, match=r"^a\.npz: is no valid \.npz file \(.*encrypted"):
+    with pytest.raises(SamplesError, match=r"^a\.npz: is not a valid \.npz file \(.*encrypted"):
         load_samples(path)
     path.write_bytes(whole[:64] + b"\xff" * 20 + whole[84:])
-    with pytest.raises(SamplesError, match=r"^a\.npz: is no valid \.npz file \(Error -3 while decompressing"):
+    with pytest.raises(SamplesError, match=r"^a\.npz: is not a valid \.npz file \(Error -3 while decompressing"):
         load_samples(path)
 
 
@@ -65,7 +65,7 @@ def test_an_image_that_is_broken_inside_is_refused(tmp_path: Path) -> None:
     image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(path)
     first, second, *rest = path.read_bytes().split(b"IDAT")
     path.write_bytes(b"IDAT".join((first, second + b"\xff" * 4 + rest[0], *rest[1:])))
-    with pytest.raises(SamplesError, match=r"^broken\.png: is no image that can be read \(SyntaxError\)"):
+    with pytest.raises(SamplesError, match=r"^broken\.png: is not an image that can be read \(SyntaxError\)"):
         load_samples(tmp_path)
 
 
@@ -115,10 +115,10 @@ def test_an_array_that_claims_terabytes_is_refused_before_it_is_allocated(tmp_pa
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", inputs=np.zeros((100, 100)))
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:5000])
-    with pytest.raises(SamplesError, match=r"a\.npz: is no valid .npz file"):
+    with pytest.raises(SamplesError, match=r"a\.npz: is not a valid .npz file"):
         load_samples(tmp_path / "a.npz")
     (tmp_path / "b.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(SamplesError, match=r"b\.safetensors: is no valid .safetensors file"):
+    with pytest.raises(SamplesError, match=r"b\.safetensors: is not a valid .safetensors file"):
         load_samples(tmp_path / "b.safetensors")
 
 
@@ -128,7 +128,7 @@ def test_a_missing_file_and_an_unknown_kind_are_usage_errors(tmp_path: Path) -> 
     assert raised.value.exit_code == 2
     assert str(tmp_path) not in str(raised.value)
     (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(SamplesError, match="no known kind of samples"):
+    with pytest.raises(SamplesError, match="not a known kind of samples"):
         load_samples(tmp_path / "a.csv")
 
 
@@ -154,10 +154,10 @@ def test_text_lines_with_class_names_or_numbers(tmp_path: Path) -> None:
         ('{"text": "a", "label": 1}\n{"text": "b"}\n', "labels for 1 of 2 samples"),
         ('{"label": 1}\n', "a.jsonl:1: has no text"),
         ("[1]\n", "a.jsonl:1: has no text"),
-        ("{oops\n", "is no JSON Lines file"),
+        ("{oops\n", "is not a JSON Lines file"),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n', "mixes kinds of labels"),
         ("", "holds no sample"),
-        ("[" * 100_000, "is no JSON Lines file"),
+        ("[" * 100_000, "is not a JSON Lines file"),
     ],
 )
 def test_bad_text_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -209,10 +209,10 @@ def test_a_broken_image_and_a_decompression_bomb_are_named(tmp_path: Path, monke
     pillow = pytest.importorskip("PIL.Image")
     image(tmp_path / "big.png", (100, 100), 0, "L")
     monkeypatch.setattr(pillow, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(SamplesError, match=r"big.png: is no image that can be read \(DecompressionBomb"):
+    with pytest.raises(SamplesError, match=r"big.png: is not an image that can be read \(DecompressionBomb"):
         load_samples(tmp_path)
     (tmp_path / "big.png").write_bytes(b"\x89PNG garbage")
-    with pytest.raises(SamplesError, match=r"big\.png: is no image that can be read"):
+    with pytest.raises(SamplesError, match=r"big\.png: is not an image that can be read"):
         load_samples(tmp_path)
 
 

@@ -54,7 +54,7 @@ class Engine(ABC):
         self.module.to(device)
 
     def require(self, names: Sequence[str]) -> None:
-        """Raise :class:`ModelError` naming the first of ``names`` that is no layer."""
+        """Raise :class:`ModelError` naming the first of ``names`` that is not a layer."""
         known = {layer.name for layer in self.layers}
         for name in names:
             if name not in known:
@@ -70,7 +70,7 @@ class Engine(ABC):
             activation = front(first)
             held, other, whole = back(activation, first), back(activation, second), self.run(first)
         if not torch.allclose(held, other, rtol=1e-4, atol=1e-5, equal_nan=True):
-            raise ModelError(f"layer {name}", "is no cut: another path leads around it", "cut at the end of its block instead")
+            raise ModelError(f"layer {name}", "is not a cut: another path leads around it", "cut at the end of its block instead")
         if not torch.allclose(held, whole, rtol=1e-3, atol=1e-4, equal_nan=True):
             raise ModelError(f"layer {name}", "the two halves do not make the whole", "cut at another layer")
 
