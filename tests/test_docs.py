@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +24,6 @@ def test_readme_names_the_two_commands() -> None:
 
 
 def test_the_readmes_plugin_is_a_whole_plugin() -> None:
-    import re
     import types
 
     from modelguard.testing import check_detector
@@ -36,7 +38,6 @@ def test_the_readmes_plugin_is_a_whole_plugin() -> None:
 
 def test_every_detector_option_that_a_text_names_exists() -> None:
     """`detector.option` in pages, remedies and examples; a user who copies one must not be refused."""
-    import re
 
     from modelguard import option_fields
     from modelguard._plugins import load
@@ -53,3 +54,47 @@ def test_every_detector_option_that_a_text_names_exists() -> None:
             found += 1
             assert option in options[detector], f"{path.relative_to(ROOT)} names {detector}.{option}"
     assert found > 20
+
+
+PAGES = sorted(
+    path for pattern in ("*.md", "docs/**/*.md", "plugins/*/README.md", "action.yml", "constraints.txt") for path in ROOT.glob(pattern)
+)
+SOURCES = sorted([*ROOT.glob("modelguard/**/*.py"), *ROOT.glob("plugins/*/modelguard_*/**/*.py")])
+NOT_OURS = re.compile(r"pip3? install(?: -\S+(?: \S+)?)*? [^\n`\"']*?(?<![\w./$\"{-])modelguard\b(?![_/.\w])(?:-[a-z]+)*(?:\[[a-z,]+\])?")
+"""A name to be looked up on an index. Files, folders and wheels of ours have a slash in front or a suffix behind."""
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("pip install modelguard", True),
+        ("pip install -q modelguard-abs", True),
+        ("pip install -c constraints.txt modelguard-core[all]", True),
+        ("`pip install modelguard modelguard-rome`", True),
+        ("pip install -c constraints.txt . ./plugins/modelguard-runtime", False),
+        ("pip install ./modelguard ./modelguard/plugins/modelguard-rome", False),
+        ("pip install -c constraints.txt dist/*.whl", False),
+        ('pip install -c "$HERE/constraints.txt" "$HERE"', False),
+    ],
+)
+def test_the_rule_about_names_tells_right_from_wrong(text: str, wrong: bool) -> None:
+    assert bool(NOT_OURS.search(text)) is wrong
+
+
+def test_nothing_tells_anyone_to_install_a_name_we_do_not_own() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in [*PAGES, *SOURCES]
+        for match in NOT_OURS.finditer(path.read_text(encoding="utf-8").replace("do not `pip install modelguard`", ""))
+    ]
+    assert found == []
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    broken = [
+        f"{path.relative_to(ROOT)}: {target}"
+        for path in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+        if "://" not in target and not (path.parent / target).exists()
+    ]
+    assert broken == []
