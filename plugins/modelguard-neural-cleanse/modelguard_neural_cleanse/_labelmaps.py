@@ -42,7 +42,7 @@ def require_classes(evidence: Evidence) -> None:
     """
     shown = min(len(torch.unique(labels)) for labels in (evidence.search_labels, evidence.check_labels))
     if shown < min(evidence.classes, max(MIN_SHOWN, evidence.classes // 2)):
-        raise Skip(f"samples show {shown} of {evidence.classes} classes; too few to detect a label map: give samples of more")
+        raise Skip(f"samples show {shown} of {evidence.classes} classes; too few to detect a label map: give samples of more classes")
 
 
 def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:

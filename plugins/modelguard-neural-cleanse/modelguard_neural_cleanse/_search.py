@@ -53,7 +53,7 @@ class Found:
     """The smallest successful trigger of each arm: parameters, size (A,) and whether there was one (A,) bool, these two on the CPU.
 
     Where there was none, parameters and size are those of the arm's last step. ``guided`` (A,) bool, on the CPU: whether the model
-    ever gave the arm a gradient to go by; without one, not to have been reached says nothing.
+    ever gave the arm a gradient to go by; without one, not being reached says nothing.
     """
 
     parameters: list[Tensor]

@@ -55,7 +55,7 @@ class Climbed(Generic[C]):
     """The ``arms`` (A) that are left, each an answer to ``question`` (A,), those of one question side by side, the best first.
 
     ``margin`` (A,) is what each reached on the images it was searched on, in units of the usual margin. ``guided`` (Q,) bool: whether the
-    model ever gave a question a gradient to go by; without one, not to have found anything says nothing. All on the CPU.
+    model ever gave a question a gradient to go by; without one, having found nothing says nothing. All on the CPU.
     """
 
     arms: C

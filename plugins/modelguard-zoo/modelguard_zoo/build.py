@@ -100,7 +100,7 @@ def build_model(spec: Spec, out: Path) -> Built:
         else:
             fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
         success = measure(model, data, attack)
-        status, reason = _judge(spec, success, twin, original)
+        status, reason = _status(spec, success, twin, original)
         record = {
             "id": spec.id,
             "status": status,
@@ -141,7 +141,7 @@ def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable
     return [built[spec.id] for spec in specs]
 
 
-def _judge(spec: Spec, success: Success, twin: Built | None, original: Built | None) -> tuple[Status, str]:
+def _status(spec: Spec, success: Success, twin: Built | None, original: Built | None) -> tuple[Status, str]:
     if twin is None or success.attack_success is None:
         return "clean", ""
     if original is not None and original.status != "backdoored":
