@@ -25,6 +25,9 @@ from modelguard.testing.checkpoints import open_target
 from modelguard_zoo.build import Built, build_model
 from modelguard_zoo.spec import Spec, pairs
 
+KEPT_SECONDS = 7 * 24 * 3600
+"""How much older than the present models those of other code must be to be thrown away."""
+
 
 def code_digest() -> str:
     """Of everything a trained model depends on but its spec: this package's code, torch, the machine's kind."""
@@ -58,7 +61,7 @@ def zoo_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     folder = (cache.mkdir("modelguard-zoo") if cache else tmp_path_factory.getbasetemp() / "zoo") / code_digest()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.parent.iterdir():
-        if old != folder:
+        if old.stat().st_mtime < folder.stat().st_mtime - KEPT_SECONDS:  # a run of other code may go on beside this one
             shutil.rmtree(old, ignore_errors=True)
     return folder
 
