@@ -68,6 +68,13 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_the_readmes_code_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "modelguard.scan" in block)
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "pass 0\n"
+
+
 def test_the_documentations_code_runs(here: Path) -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
