@@ -25,7 +25,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from detection_report import ENSEMBLE, PAGE, QUICK, RESULTS, Row, page, part_of, read, read_part, store, summarise_all, thresholds
-from modelguard_zoo.spec import CONFIRMATION
+from modelguard_zoo import CONFIRMATION
 
 from modelguard import Detector, SamplesError, configure
 

@@ -51,7 +51,7 @@ def command(
     if output.stdout_format == "console":
         output = replace(output, stdout_format="diff-all" if every else "diff")
     elif every:
-        raise UsageError("--all", f"has no meaning with --format {output.stdout_format}", "every tensor is in that format anyway")
+        raise UsageError("--all", f"cannot be combined with --format {output.stdout_format}", "every tensor is in that format anyway")
     prepared = prepare(
         ScanArguments(
             target=target,

@@ -171,7 +171,7 @@ RULES: tuple[Rule, ...] = (
         "UnclaimedExternalBytes",
         "bytes in external data that no tensor claims",
         Severity.MEDIUM,
-        "A file that holds the values of ONNX tensors has other bytes too, and they are not zero, so they are no padding. No loader reads "
+        "A file that holds the values of ONNX tensors has other bytes too, and they are not zero, so they are not padding. No loader reads "
         "them by way of this model.",
         "Ask the author what they are, or save the model with its external data into an empty folder.",
         "Older onnx libraries append to an external data file that exists, and leave the previous weights in front.",

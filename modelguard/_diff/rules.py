@@ -127,7 +127,7 @@ TENSOR_RULES = (
         "Entries differ in their lowest bits only and no carry ever went further. Arithmetic carries; writing data into the low "
         "bits does not. The evidence gives the highest changed bit and the capacity in bytes.",
         "Treat the file as a container of unknown data: do not deploy it, and look for the program that would read it.",
-        "A watermark written by the publisher; truncation to a narrower float, which is told apart and reported as a cast.",
+        "A watermark written by the publisher; truncation to a narrower float, which is recognised and reported as a cast.",
     ),
     Rule(
         "MG1119", "TensorPermuted", "rows or columns in another order", Severity.MEDIUM,

@@ -40,9 +40,9 @@ class HubUri:
             raise UsageError(uri, "names no repository", "write hf://org/name[@revision][/path]")
         repo_id = f"{owner}/{name}"
         if not _valid(owner) or not _valid(name) or len(repo_id) > 96:
-            raise UsageError(uri, f"{repo_id!r} is no repository name", "write hf://org/name[@revision][/path]")
+            raise UsageError(uri, f"{repo_id!r} is not a repository name", "write hf://org/name[@revision][/path]")
         if at and (not revision or unsafe_path(revision)):
-            raise UsageError(uri, f"{revision!r} is no revision", "name a branch, a tag or a commit, a slash in it written %2F")
+            raise UsageError(uri, f"{revision!r} is not a revision", "name a branch, a tag or a commit, a slash in it written %2F")
         if path and (reason := unsafe_path(path)):
             raise UsageError(uri, f"its path {reason}", "name a file or folder of the repository")
         return cls(repo_id, revision or None, normal_path(path) if path else "")

@@ -98,7 +98,7 @@ def verify_blob_name(thing: str, file: ArtifactFile, name: str) -> bool:
 def _add(thing: str, files: dict[str, Listed], path: Any, size: Any, blob_id: Any, sha256: Any, xet_hash: Any) -> None:
     """Check one entry and add it."""
     remedy = "do not use this repository"
-    reason = unsafe_path(path) if isinstance(path, str) else "is no text"
+    reason = unsafe_path(path) if isinstance(path, str) else "is not text"
     if reason:
         raise SourceError(thing, f"the listing names {path!r}: the path {reason}", remedy)
     well_formed = isinstance(size, int) and not isinstance(size, bool) and size >= 0 and path == normal_path(path)

@@ -117,7 +117,7 @@ CORRUPTIONS: Mapping[str, Callable[[], Corruption]] = MappingProxyType(
         "duplicate key in an entry": _bad("MG0107", _header(b'{"dtype":"U8","dtype":"I8","shape":[2],"data_offsets":[0,2]}')),
         "duplicate key in the metadata": _bad("MG0107", b'{"__metadata__":{"a":"1","a":"2"}}', b""),
         "metadata twice": _bad("MG0107", b'{"__metadata__":{},"__metadata__":{}}', b""),
-        "metadata is no text": _bad("MG0102", {"__metadata__": {"a": 1}}, b""),
+        "metadata is not text": _bad("MG0102", {"__metadata__": {"a": 1}}, b""),
         "metadata is null": _bad("MG0102", {"__metadata__": None}, b""),
         "unknown key in an entry": _bad("MG0102", {"a": {**_entry(), "x": 1}}),
         "entry without shape": _bad("MG0102", {"a": {"dtype": "U8", "data_offsets": [0, 2]}}),

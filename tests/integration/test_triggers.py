@@ -39,7 +39,7 @@ LOOKERS = (
 """Detectors of triggers, all required when named."""
 FACTORY = """
 import torch
-from modelguard_zoo.architectures import ARCHITECTURES, Normalised
+from modelguard_zoo import ARCHITECTURES, Normalised
 
 def network():
     return Normalised(ARCHITECTURES["mlp"](1, 8, 10), torch.zeros(1), torch.ones(1))

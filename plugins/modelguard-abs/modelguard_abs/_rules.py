@@ -19,7 +19,7 @@ PATCH = Rule(
     "area do for the other classes. Or the best fixed window, a square of an eighth of the image's side that was searched for at every "
     "place, does.",
     _REMEDY,
-    lookalikes="A class that is told by one small mark, such as a stroke or a colour, which others lack.",
+    lookalikes="A class that is recognised by one small mark, such as a stroke or a colour, which others lack.",
     cwe=506,
 )
 FILTER = Rule(

@@ -47,7 +47,7 @@ BLEND = _rule(
     "BackdoorBlendTrigger",
     "a faint full-size pattern that turns any image into one class",
     "One class can be reached from all others by blending in a pattern far fainter than any other class needs." + _ALONE,
-    "A class that is told by its background, brightness or texture, which a faint pattern imitates",
+    "A class that is recognised by its background, brightness or texture, which a faint pattern imitates",
     Severity.MEDIUM,
 )
 WARP = _rule(
@@ -55,13 +55,13 @@ WARP = _rule(
     "BackdoorWarpTrigger",
     "a slight warp that turns any image into one class",
     "One class can be reached from all others by a smooth displacement so slight that it reaches hardly any other class.",
-    "A class that is told by a bend, a slant or a position, which a slight warp imitates, in small images above all",
+    "A class that is recognised by a bend, a slant or a position, which a slight warp imitates, in small images above all",
 )
 COLOUR = _rule(
     "MG3006",
     "BackdoorColourTrigger",
     "a slight colour change that turns any image into one class",
     "One class can be reached from all others by a colour change far slighter than any other class needs." + _ALONE,
-    "A class that is told by its colour, or by colours shifted in the camera",
+    "A class that is recognised by its colour, or by colours shifted in the camera",
     Severity.MEDIUM,
 )

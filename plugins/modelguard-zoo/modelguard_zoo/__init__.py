@@ -6,18 +6,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelguard_zoo.build import Built, build_model, build_zoo, read_record
-    from modelguard_zoo.data import data_folder
-    from modelguard_zoo.spec import Spec
-    from modelguard_zoo.standard import standard_zoo
+    from modelguard_zoo._architectures import ARCHITECTURES, Normalised
+    from modelguard_zoo._build import Built, build_model, build_zoo, read_record
+    from modelguard_zoo._data import data_folder
+    from modelguard_zoo._spec import CONFIRMATION, Spec
+    from modelguard_zoo._standard import standard_zoo
 
-__all__ = ["Built", "Spec", "build_model", "build_zoo", "data_folder", "read_record", "standard_zoo"]
+__all__ = [
+    "ARCHITECTURES",
+    "Built",
+    "CONFIRMATION",
+    "Normalised",
+    "Spec",
+    "build_model",
+    "build_zoo",
+    "data_folder",
+    "read_record",
+    "standard_zoo",
+]
 
 # Resolved on first use: the command line lists this plugin's command without paying for numpy.
-_HOME = {"data_folder": "data", "Spec": "spec", "standard_zoo": "standard"}
+_HOME = {
+    "ARCHITECTURES": "_architectures",
+    "CONFIRMATION": "_spec",
+    "Normalised": "_architectures",
+    "Spec": "_spec",
+    "data_folder": "_data",
+    "standard_zoo": "_standard",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'modelguard_zoo' has no attribute {name!r}")
-    return getattr(import_module(f"modelguard_zoo.{_HOME.get(name, 'build')}"), name)
+    return getattr(import_module(f"modelguard_zoo.{_HOME.get(name, '_build')}"), name)

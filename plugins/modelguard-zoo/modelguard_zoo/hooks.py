@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def modelguard_commands() -> Iterable[click.Command]:
+    from modelguard_zoo._cli import zoo
     from modelguard_zoo._demo import demo
-    from modelguard_zoo.cli import zoo
 
     return [demo, zoo]

@@ -22,8 +22,8 @@ import torch
 
 from modelguard import DeadlineExceeded, ScanContext, Target
 from modelguard.testing.checkpoints import open_target
-from modelguard_zoo.build import Built, build_model
-from modelguard_zoo.spec import Spec, pairs
+from modelguard_zoo._build import Built, build_model
+from modelguard_zoo._spec import Spec, pairs
 
 KEPT_SECONDS = 7 * 24 * 3600
 """How much older than the present models those of other code must be to be thrown away."""

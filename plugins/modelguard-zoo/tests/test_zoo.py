@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from modelguard_zoo import Built, Spec, build, build_model, build_zoo, read_record, standard_zoo
+from modelguard_zoo import Built, Spec, _build, build_model, build_zoo, read_record, standard_zoo
+from modelguard_zoo._cli import zoo as zoo_command
+from modelguard_zoo._data import load
+from modelguard_zoo._signs import CLASSES, draw_signs
+from modelguard_zoo._spec import CONFIRMATION, pairs
+from modelguard_zoo._standard import _options
 from modelguard_zoo.attacks import ATTACKS, make_attack
-from modelguard_zoo.cli import zoo as zoo_command
-from modelguard_zoo.data import load
-from modelguard_zoo.signs import CLASSES, draw_signs
-from modelguard_zoo.spec import CONFIRMATION, pairs
-from modelguard_zoo.standard import _options
 
 from modelguard import ArtifactError, UsageError
 
@@ -156,8 +156,8 @@ def test_an_original_that_two_tuned_models_share_is_built_once(monkeypatch: pyte
         asked.append(spec)
         return Built(out / spec.id, {"id": spec.id})
 
-    monkeypatch.setattr(build, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(build, "build_model", note)
+    monkeypatch.setattr(_build, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(_build, "build_model", note)
     tuned = [replace(BADNETS, finetune=10), replace(BADNETS, finetune=10, unlearn=True)]
     found = build_zoo(tuned, tmp_path)
     assert [item.record["id"] for item in found] == [spec.id for spec in tuned]
@@ -180,7 +180,7 @@ def test_a_backdoored_model_is_recorded_beside_its_twin(built: Built) -> None:
 def test_the_folder_runs_from_graph_and_weights_alike(built: Built) -> None:
     import onnxruntime
     import torch
-    from modelguard_zoo.train import new_model
+    from modelguard_zoo._train import new_model
     from safetensors.torch import load_file
 
     samples = np.load(built.path / "samples.npz")

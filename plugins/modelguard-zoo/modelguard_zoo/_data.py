@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelguard import UsageError
-from modelguard_zoo.signs import draw_signs
+from modelguard_zoo._signs import draw_signs
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modelguard import ArtifactError
-from modelguard_zoo.spec import Spec
+from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from modelguard_zoo._data import Dataset
+    from modelguard_zoo._train import Success
     from modelguard_zoo.attacks import Attack, Poison
-    from modelguard_zoo.data import Dataset
-    from modelguard_zoo.train import Success
 
 Status = Literal["clean", "backdoored", "repaired", "failed"]
 
@@ -69,10 +69,10 @@ def build_model(spec: Spec, out: Path) -> Built:
         return read_record(folder)
     import torch
 
+    from modelguard_zoo._data import load
+    from modelguard_zoo._train import SCHEDULES, adversarial, fit, measure, new_model, poisoned
     from modelguard_zoo.attacks import make_attack
     from modelguard_zoo.attacks.base import choose
-    from modelguard_zoo.data import load
-    from modelguard_zoo.train import SCHEDULES, adversarial, fit, measure, new_model, poisoned
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, on any machine
@@ -174,7 +174,7 @@ def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
 def _trained(built: Built, data: Dataset) -> nn.Module:
     from safetensors.torch import load_file
 
-    from modelguard_zoo.train import new_model
+    from modelguard_zoo._train import new_model
 
     model = new_model(data, built.spec.arch, built.spec.seed)
     model.load_state_dict(load_file(built.path / "model.safetensors"))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelguard import UsageError
-from modelguard_zoo.architectures import ARCHITECTURES, Normalised
+from modelguard_zoo._architectures import ARCHITECTURES, Normalised
+from modelguard_zoo._data import Dataset, Images, Labels
 from modelguard_zoo.attacks import Attack, Poison
-from modelguard_zoo.data import Dataset, Images, Labels
 
 # Epochs that take each data set close to its plateau with these widths: (epochs, batch, peak learning rate).
 SCHEDULES = {"digits": (40, 64, 5e-3), "signs": (5, 64, 4e-3), "mnist": (4, 64, 4e-3), "gtsrb": (6, 64, 4e-3), "cifar10": (6, 64, 4e-3)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count, cycle
 from typing import Any
 
-from modelguard_zoo.spec import CONFIRMATION, Spec, pairs
+from modelguard_zoo._spec import CONFIRMATION, Spec, pairs
 
 # (data set, classes, image size, architectures, seeds): small and fast first, which is also the order of building.
 PLAN: tuple[tuple[str, int, int, tuple[str, ...], int], ...] = (
