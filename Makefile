@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 PACKAGES := modelguard $(patsubst %/__init__.py,%,$(sort $(wildcard plugins/*/modelguard_*/__init__.py)))
+COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers docs clean
+.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers docs clean
 
 setup: .venv/.ready
 
@@ -18,8 +19,12 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/modelguard demo --out demo
 
+# A module's tests run in one process, so that what it sets up is set up once. Where CI is set, coverage is measured as well.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),$(COVERAGE))
+
+coverage: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE)
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -51,6 +51,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel of every distribution by name. Tests that use it belong to the xdist group ``wheels``: they are built once."""
+    """The wheel of every distribution by name."""
     pytest.importorskip("setuptools")
     return build_wheels(tmp_path_factory.mktemp("wheels"))

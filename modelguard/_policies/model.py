@@ -222,7 +222,8 @@ class Plugins(_Model):
 
     allow: Globs | None = Field(default=None, description="Globs (`*` only) over distribution names; modelguard itself is always allowed.")
     failures: Literal["report", "incomplete"] = Field(
-        default="report", description="incomplete: no verdict when any plugin fails to load. report: the report says so, and the scan goes on."
+        default="report",
+        description="incomplete: no verdict when any plugin fails to load. report: the report says so, and the scan goes on.",
     )
 
 

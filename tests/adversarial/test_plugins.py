@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 from support import ROOT, make_venv
 
-pytestmark = pytest.mark.xdist_group("plugins")
-"""What is set up once for the module takes tens of seconds."""
-
 DETECTORS = [
     "faulty-raises", "faulty-slow", "faulty-exits", "faulty-system-exit", "faulty-killed", "faulty-allocates", "faulty-undeclared",
     "faulty-non-finite", "faulty-scoreless", "faulty-garbage", "faulty-impostor", "faulty-flood", "faulty-long-line", "faulty-chatty",

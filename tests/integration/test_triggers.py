@@ -115,7 +115,7 @@ def other_task(x: Any, y: Any) -> tuple[Any, Any]:
         pytest.param(lambda x, y: (x[y == 3], y[y == 3]), id="one class"),
     ],
 )
-@pytest.mark.parametrize("kind", ["backdoored", "clean"])
+@pytest.mark.parametrize("kind", ["backdoored", pytest.param("clean", marks=pytest.mark.slow)])
 def test_samples_that_show_nothing_give_no_clean_verdict(mg: Run, models: dict[str, Path], tmp_path: Path, kind: str, spoil: Any) -> None:
     with np.load(models[kind] / "samples.npz") as given:
         inputs, labels = spoil(given["inputs"], given["labels"])

@@ -11,9 +11,6 @@ from support import ROOT, fresh_venv
 
 from modelguard.testing import write_onnx_cnn, write_safetensors
 
-pytestmark = pytest.mark.xdist_group("wheels")
-"""The wheels are built once."""
-
 
 @pytest.fixture(scope="module")
 def core(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

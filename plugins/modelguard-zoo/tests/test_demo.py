@@ -23,8 +23,6 @@ from support import ROOT, fresh_venv
 
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
-
-pytestmark = pytest.mark.xdist_group("wheels")
 BEGIN, END = "<!-- report -->\n```\n", "```\n<!-- /report -->"
 
 

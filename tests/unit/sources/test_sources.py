@@ -384,9 +384,9 @@ def test_hub_uris_are_understood(uri: str, expected: HubUri) -> None:
     ("uri", "cause"),
     [
         ("hf://", "names no repository"), ("hf://gpt2", "names no repository"), ("hf://datasets/org/name", "datasets"),
-        ("hf://org/na me", "no repository name"), ("hf://org/a--b", "no repository name"), ("hf://-/b", "no repository name"),
-        ("hf://org/name@", "no revision"), ("hf://org/name@..%2Fx", "no revision"), ("hf://org/name/../x", "leaves the artifact"),
-        ("hf://org/" + "n" * 100, "no repository name"), ("hf://org/name.git", "no repository name"),
+        ("hf://org/na me", "not a repository name"), ("hf://org/a--b", "not a repository name"), ("hf://-/b", "not a repository name"),
+        ("hf://org/name@", "not a revision"), ("hf://org/name@..%2Fx", "not a revision"), ("hf://org/name/../x", "leaves the artifact"),
+        ("hf://org/" + "n" * 100, "not a repository name"), ("hf://org/name.git", "not a repository name"),
     ],
 )  # fmt: skip
 def test_bad_hub_uris_are_usage_errors(uri: str, cause: str) -> None:
