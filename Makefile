@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 PACKAGES := modelguard $(patsubst %/__init__.py,%,$(sort $(wildcard plugins/*/modelguard_*/__init__.py)))
+# One process a core and one thread a process; files in the order they stand in, so that no long one is left for the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -21,10 +23,10 @@ demo: setup
 
 # A module's tests run in one process, so that what it sets up is set up once. Where CI is set, coverage is measured as well.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),$(COVERAGE))
+	$(PYTEST) $(if $(CI),$(COVERAGE))
 
 coverage: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE)
+	$(PYTEST) $(COVERAGE)
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -59,7 +59,7 @@ def accused(report: dict[str, Any]) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("kind", ["backdoored", "clean"])
-@pytest.mark.parametrize("source", ["onnx", "safetensors", "hub"])
+@pytest.mark.parametrize("source", ["onnx", "hub", pytest.param("safetensors", marks=pytest.mark.slow)])
 def test_the_verdict_is_the_same_wherever_the_model_comes_from(
     models: dict[str, Path], hub: LoopbackHub, tmp_path: Path, kind: str, source: str
 ) -> None:

@@ -86,7 +86,10 @@ def picture(target: Make) -> Make:
     return make
 
 
-@pytest.mark.parametrize(("seed", "arch"), [(0, "mlp"), (1, "mlp"), pytest.param(2, "mlp", marks=SLOW), pytest.param(0, "cnn", marks=SLOW)])
+@pytest.mark.parametrize(
+    ("seed", "arch"),
+    [(0, "mlp"), pytest.param(1, "mlp", marks=SLOW), pytest.param(2, "mlp", marks=SLOW), pytest.param(0, "cnn", marks=SLOW)],
+)
 def test_a_warp_is_found_with_its_class(picture: Make, seed: int, arch: str) -> None:
     goal = (5 * seed + 2) % 12
     outcome = scan(picture(seed, goal, arch))
@@ -106,7 +109,7 @@ def test_their_clean_twins_are_left_alone(picture: Make, seed: int, arch: str) -
     assert outcome.summary["score"] < 1
 
 
-@pytest.mark.parametrize(("seed", "arch"), [(0, "cnn"), (1, "cnn"), pytest.param(2, "vgg", marks=SLOW)])
+@pytest.mark.parametrize(("seed", "arch"), [(0, "cnn"), pytest.param(1, "cnn", marks=SLOW), pytest.param(2, "vgg", marks=SLOW)])
 def test_on_tiny_images_the_class_is_right_but_only_a_looser_level_accuses_it(target: Make, seed: int, arch: str) -> None:
     """A trigger of 0.7 pixels of 8 moves them about as far as natural confusions do: documented as missed."""
     goal = (3 * seed + 2) % CLASSES
