@@ -35,7 +35,7 @@ def projects() -> list[Path]:
 
 def stamped(text: str, version: str) -> str:
     """A pyproject.toml with this version, and first-party requirements bounded by it."""
-    own = {re.sub(r"\s", "", name) for name in re.findall(r'^name = "([^"]+)"$', text, re.M)}
+    own = set(re.findall(r'^name = "([^"]+)"$', text, re.M))
 
     def bounded(found: re.Match[str]) -> str:
         name = found["name"]

@@ -51,6 +51,6 @@ SALIENCY_OUTLIER = Rule(
     "The heat map that explains one class is smaller, smoother and steadier from image to image than the other classes' are. The "
     "map of a backdoor's target keeps pointing at the place where the trigger would be, even where there is none.",
     "Read it beside the other detectors; invert the trigger of the named class.",
-    lookalikes="A class told by one fixed place (the foot of a digit, the centre of a sign), and watermarks all training images share.",
+    lookalikes="A class known by one fixed place (the foot of a digit, the centre of a sign), and watermarks all training images share.",
     cwe=506,
 )
