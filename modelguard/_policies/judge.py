@@ -37,7 +37,7 @@ def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
     The steps, in this order; nothing a later step says takes back an earlier one:
 
     (1) the source: could it be read, and does the policy accept it; (2) were all plugins that took part allowed, and did any fail;
-    (3) did every required detector complete; (4) waivers; (5) rules, the first match deciding, ``default`` where none matches;
+    (3) did every required detector complete, and every other that began and is not optional; (4) waivers; (5) rules, the first match deciding, ``default`` where none matches;
     (6) the verdict: block if anything blocks, else incomplete if anything was not looked at, else pass.
 
     A report is in order and its severities are settled from the moment it is made, so one made by hand is judged as a stored one is.
@@ -145,8 +145,14 @@ def _completeness(report: Report, policy: Policy, ledger: _Ledger) -> None:
                 message = f"required detector {_ended(outcome)}"
                 ledger.violations.append(Violation("detector", name, message, blocks=False, rule=judgement.STATUS_RULES[outcome.status].id))
     for outcome in report.outcomes:
-        if outcome.status is not Status.COMPLETED and outcome.detector not in required:
+        if outcome.status is Status.COMPLETED or outcome.detector in required:
+            continue
+        if outcome.status is Status.SKIPPED or outcome.detector in (policy.detectors.optional or ()):
             ledger.notes.append(f"detector {_ended(outcome)} (not required)")
+        else:
+            rule = judgement.STATUS_RULES[outcome.status].id
+            message = f"detector {_ended(outcome)} (not in detectors.optional)"
+            ledger.violations.append(Violation("detector", outcome.detector, message, blocks=False, rule=rule))
 
 
 def _ended(outcome: Outcome) -> str:

@@ -7,10 +7,12 @@ mode                            the child's                              enforce
 sources.pinned, .digests        the child's                              true -> false
 sources.remote_code             the child's                              deny -> allow
 sources.formats                 the child's                              a format the parent does not list
-sources.allow, plugins.allow    the child's                              a glob that no glob of the parent covers
+sources.allow                   the child's                              a glob that no glob of the parent covers
+plugins.allow                   the child's                              any other value: more may not load, fewer may look
 detectors.required,             both                                     impossible
   .required_with_reference,
   .required_with_samples
+detectors.optional              the child's                              a detector the parent does not list
 detectors.options, .timeouts    the child's, one by one                  any other value, or one the parent leaves alone
 rules                           the child's, then the parent's           a rule whose action is not ``block``
 default                         the child's                              towards allow < warn < incomplete < block
@@ -179,7 +181,8 @@ _WEAKER: Mapping[str, Callable[[Any, Any], bool]] = {
     "sources.remote_code": lambda old, new: (old, new) == ("deny", "allow"),
     "sources.formats": _widens,
     "sources.allow": _widens,
-    "plugins.allow": _widens,
+    "plugins.allow": lambda old, new: old != new,
+    "detectors.optional": lambda old, new: not set(new or ()) <= set(old or ()),
     "plugins.failures": lambda old, new: (old, new) == ("incomplete", "report"),
 }
 

@@ -39,7 +39,7 @@ STRICTNESS: Mapping[Action, int] = {"allow": 0, "warn": 1, "incomplete": 2, "blo
 LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
-    "detectors.options", "detectors.timeouts", "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
+    "detectors.optional", "detectors.options", "detectors.timeouts", "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
 )  # fmt: skip
 
 
@@ -170,6 +170,9 @@ class Detectors(_Model):
     required: Detectors_ | None = Field(default=None, description="Not completed, for whatever reason: incomplete.")
     required_with_reference: Detectors_ | None = Field(default=None, description="Required as well whenever the scan has a reference.")
     required_with_samples: Detectors_ | None = Field(default=None, description="Required as well whenever the scan has samples.")
+    optional: Detectors_ | None = Field(
+        default=None, description="May fail or run out of time and leave a verdict; any other detector that ran may not."
+    )
     options: dict[DetectorId, dict[str, OptionValue]] = Field(default={}, description="Detector options, by detector and name.")
     timeouts: dict[DetectorId, Duration] = Field(default={}, description="Wall-clock limit by detector: 90s, 15m, 2h.")
 
@@ -336,6 +339,8 @@ class Policy(_Model):
             yield "detectors.required_with_reference", name
         for name in self.detectors.required_with_samples or ():
             yield "detectors.required_with_samples", name
+        for name in self.detectors.optional or ():
+            yield "detectors.optional", name
         for name in self.detectors.options:
             yield "detectors.options", name
         for name in self.detectors.timeouts:

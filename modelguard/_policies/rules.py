@@ -26,17 +26,17 @@ SKIPPED = Rule(
 ERRORED = Rule(
     "MG9002",
     "DetectorErrored",
-    "a required detector failed",
+    "a detector failed",
     Severity.HIGH,
-    "The policy requires this detector, and it ended with an error. Findings it made before are kept; what it did not reach is unknown.",
+    "The detector began to look, and ended with an error. The policy requires it, or does not list it in detectors.optional. Findings it made before are kept; what it did not reach is unknown.",
     "Read the reason; an artifact that crashes a detector deserves suspicion. Repeat the scan, then tell the detector's authors.",
 )
 TIMED_OUT = Rule(
     "MG9003",
     "DetectorTimedOut",
-    "a required detector ran out of time",
+    "a detector ran out of time",
     Severity.HIGH,
-    "The policy requires this detector, and its time was up before it was done. Findings it made before are kept; the rest is unknown.",
+    "The detector's time was up before it was done. The policy requires it, or does not list it in detectors.optional. Findings it made before are kept; the rest is unknown.",
     "Raise detectors.timeouts in the policy or --timeout, or give the scan a faster machine.",
 )
 MISSING = Rule(

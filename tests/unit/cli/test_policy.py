@@ -14,7 +14,7 @@ from modelguard._reporters import builtin_reporters
 
 Run = Callable[..., Ran]
 EVERYTHING = ROOT / "tests" / "golden" / "reports" / "everything.json"
-MINIMAL = "version: 1\nname: mine\ndetectors:\n  required: [format-integrity]\n"
+MINIMAL = "version: 1\nname: mine\ndetectors:\n  required: [format-integrity]\n  optional: [abs, neural-cleanse]\n"
 FINDING = "modelguard/v1:7a7ad84b4ffda71fdeb5c6deefb2c15f"
 
 

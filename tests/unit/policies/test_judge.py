@@ -144,10 +144,28 @@ def test_a_required_detector_whose_plugin_failed_says_so() -> None:
     assert "ImportError: no torch" in decision.violations[0].message
 
 
-def test_a_detector_that_is_not_required_changes_nothing_and_is_noted() -> None:
-    decision = judge(report(completed("format-integrity"), Outcome("abs", Status.ERRORED, "killed")))
+def test_a_detector_that_is_not_required_and_could_not_look_changes_nothing_and_is_noted() -> None:
+    decision = judge(report(completed("format-integrity"), Outcome("abs", Status.SKIPPED, "needs samples")))
     assert decision.verdict is Verdict.PASS
-    assert decision.notes == ("detector abs failed: killed (not required)",)
+    assert decision.notes == ("detector abs was skipped: needs samples (not required)",)
+
+
+@pytest.mark.parametrize(("status", "rule"), [(Status.ERRORED, "MG9002"), (Status.TIMED_OUT, "MG9003")])
+@pytest.mark.parametrize("name", ["baseline", "hub-download", "strict"])
+def test_a_detector_that_began_and_did_not_end_leaves_no_verdict_unless_it_is_optional(name: str, status: Status, rule: str) -> None:
+    done = (completed("format-integrity"), completed("weight-diff"), completed("remote-code"))
+    given = report(*done, Outcome("abs", status, "needs more memory"), target=hub(HUB), reference=True)
+    decision = judge(given, load_policy(f"builtin:{name}"))
+    assert decision.exit_code == 3
+    assert [item.rule for item in decision.violations] == [rule]
+    assert decision.violations[0].message.endswith("needs more memory (not in detectors.optional)")
+    lax = policy(detectors={"required": ["format-integrity"], "optional": ["abs"]})
+    assert judge(given, lax).exit_code == 0
+
+
+def test_a_required_detector_is_required_even_where_it_is_called_optional() -> None:
+    lax = policy(detectors={"required": ["abs"], "optional": ["abs"]})
+    assert judge(report(Outcome("abs", Status.ERRORED, "killed")), lax).exit_code == 3
 
 
 def test_weight_diff_is_required_exactly_when_there_is_a_reference() -> None:
@@ -205,7 +223,8 @@ def test_an_artifact_without_a_checkpoint_does_not_pass() -> None:
         (found("MG3001", confidence=Confidence.LOW), Verdict.BLOCK, 0),
         (found("MG3001", severity=Severity.MEDIUM), Verdict.PASS, 1),
         (found("MG3001", severity=Severity.LOW), Verdict.PASS, 0),
-        (found("MG9004"), Verdict.PASS, 1),
+        (found("MG9004"), Verdict.INCOMPLETE, 0),
+        (found("MG9004", severity=Severity.LOW), Verdict.INCOMPLETE, 0),
         (found("MG7777"), Verdict.BLOCK, 0),  # undeclared: taken at its worst
     ],
 )

@@ -318,7 +318,9 @@ WEAKENING = [
     ("default", "default: allow"),
     ("waivers", "waivers:\n" + WAIVER.format(rule="MG1104", reason="r", expires="2027-03-31")),
     ("plugins.allow", 'plugins: {allow: ["*"]}'),
+    ("plugins.allow", 'plugins: {allow: ["modelguard-rome"]}'),
     ("plugins.failures", "plugins: {failures: report}"),
+    ("detectors.optional", "detectors: {optional: [abs]}"),
 ]
 TIGHTENING = [
     ("mode", "mode: enforce"),
@@ -330,7 +332,6 @@ TIGHTENING = [
     ("detectors.options", "detectors: {options: {neural-cleanse: {samples: 500}}}"),
     ("rules", 'rules: [{match: {rule: "MG3*"}, action: block}]'),
     ("default", "default: block"),
-    ("plugins.allow", 'plugins: {allow: ["modelguard-rome"]}'),
 ]
 
 
@@ -360,6 +361,20 @@ def test_what_is_not_locked_may_be_changed(tmp_path: Path, key: str, body: str) 
 @pytest.mark.parametrize(("key", "body"), TIGHTENING)
 def test_what_is_locked_may_be_tightened(tmp_path: Path, key: str, body: str) -> None:
     load_policy(child_of(tmp_path, key, body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(body for _, body in WEAKENING if not body.startswith(("sources: {allow", "sources: {formats"))),
+        "detectors: {optional: [weight-diff]}",
+        "plugins: {allow: [modelguard-core]}",
+        "detectors: {timeouts: {weight-diff: 1s}}",
+    ],
+)
+def test_nothing_takes_away_from_strict(tmp_path: Path, body: str) -> None:
+    with pytest.raises(PolicyError, match="weakens what builtin:strict locks"):
+        load_policy(write(tmp_path, f"version: 1\nname: team\nextends: [builtin:strict]\n{body}\n"))
 
 
 def test_a_grandchild_is_held_by_the_lock_too(tmp_path: Path) -> None:
