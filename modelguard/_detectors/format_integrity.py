@@ -83,10 +83,8 @@ class FormatIntegrity(Detector):
         for missing in target.artifact.unfetched:
             context.check_deadline()
             kind = by_name(missing.path)
-            if kind.matter == "inert":
-                counts["inert_files"] += 1
-                continue
             counts["files_not_looked_at"] += 1
+            kind = Kind(kind.what, "unknown") if kind.matter == "inert" else kind
             evidence = {"size": missing.size, "digest": missing.digest}
             yield _gap(missing.path, f"is {kind.what} and was not fetched: {missing.reason}", kind, evidence)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelguard._formats.pickled import runs_as_pickle
 from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
 from modelguard._formats.sniff import HEAD, LFS_POINTER, ZIP_TAIL, by_name, extension, magic, trailing_zip
 from modelguard.artifact import Artifact, ArtifactFile
@@ -126,7 +127,8 @@ class _Opener:
         with file.open() as handle:
             handle.seek(max(0, file.size - ZIP_TAIL))
             tail = handle.read(ZIP_TAIL)
-        also = "a zip archive" if trailing_zip(tail, file.size) else "a tar archive" if head.startswith(b"ustar", 257) else ""
+        readings = (("a zip archive", trailing_zip(tail, file.size)), ("a tar archive", head.startswith(b"ustar", 257)))
+        also = next((name for name, fits in readings if fits), "a Python pickle" if runs_as_pickle(file) else "")
         if also:
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
             self._note("MG0111", file, message, {"format": actual.id, "also": also})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
+from modelguard._formats.pickled import runs_as_pickle
 from modelguard.artifact import ArtifactFile
 
 HEAD = 4096
@@ -135,6 +136,8 @@ def classify(file: ArtifactFile) -> Kind:
         head = handle.read(HEAD)
         if not head:
             return Kind("empty", "inert")
+        if runs_as_pickle(file):
+            return Kind("a Python pickle", "code")
         if found := magic(head):
             # A picture's first bytes do not keep HDF5 or zip readers, which look further into a file, from loading it.
             hidden = found.matter == "inert" and named.matter != "inert"

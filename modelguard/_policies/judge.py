@@ -37,8 +37,9 @@ def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
     The steps, in this order; nothing a later step says takes back an earlier one:
 
     (1) the source: could it be read, and does the policy accept it; (2) were all plugins that took part allowed, and did any fail;
-    (3) did every required detector complete, and every other that began and is not optional; (4) waivers; (5) rules, the first match deciding, ``default`` where none matches;
-    (6) the verdict: block if anything blocks, else incomplete if anything was not looked at, else pass.
+    (3) did every required detector complete, and every other that began and is not optional; (4) waivers; (5) rules, the first match
+    deciding, ``default`` where none matches; (6) the verdict: block if anything blocks, else incomplete if anything was not looked at,
+    else pass.
 
     A report is in order and its severities are settled from the moment it is made, so one made by hand is judged as a stored one is.
 

@@ -39,7 +39,8 @@ STRICTNESS: Mapping[Action, int] = {"allow": 0, "warn": 1, "incomplete": 2, "blo
 LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
-    "detectors.optional", "detectors.options", "detectors.timeouts", "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
+    "detectors.optional", "detectors.options", "detectors.timeouts",
+    "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
 )  # fmt: skip
 
 

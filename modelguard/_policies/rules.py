@@ -28,7 +28,8 @@ ERRORED = Rule(
     "DetectorErrored",
     "a detector failed",
     Severity.HIGH,
-    "The detector began to look, and ended with an error. The policy requires it, or does not list it in detectors.optional. Findings it made before are kept; what it did not reach is unknown.",
+    "The detector began to look, and ended with an error. The policy requires it, or does not list it in detectors.optional. Findings it "
+    "made before are kept; what it did not reach is unknown.",
     "Read the reason; an artifact that crashes a detector deserves suspicion. Repeat the scan, then tell the detector's authors.",
 )
 TIMED_OUT = Rule(
@@ -36,7 +37,8 @@ TIMED_OUT = Rule(
     "DetectorTimedOut",
     "a detector ran out of time",
     Severity.HIGH,
-    "The detector's time was up before it was done. The policy requires it, or does not list it in detectors.optional. Findings it made before are kept; the rest is unknown.",
+    "The detector's time was up before it was done. The policy requires it, or does not list it in detectors.optional. Findings it made "
+    "before are kept; the rest is unknown.",
     "Raise detectors.timeouts in the policy or --timeout, or give the scan a faster machine.",
 )
 MISSING = Rule(

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modelguard._formats.sniff import by_name
 from modelguard._sources.digest import hash_files
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.listing import Listed, cached_listing, check_listing, resolve_commit, verify_blob_name
@@ -30,6 +31,8 @@ from modelguard.errors import DigestMismatchError, ModelguardError, SourceError
 
 SMALL = 16 << 20
 """Files up to this size are fetched whatever they are: configurations, tokenizers, code, small weights."""
+LARGE = 256 << 20
+"""Files that are read as text or looked at, by their names, are fetched up to this size: a name is no evidence, so they are read."""
 WORKERS = 4
 
 
@@ -63,8 +66,9 @@ class HubSource(Source):
     def fetch(self, uri: str, context: SourceContext) -> Artifact:
         """Bring what a scan needs at one commit, and verify every byte of it.
 
-        Files up to :data:`SMALL` bytes, those ending in one of ``context.extensions``, and the external data of ONNX models are
-        fetched; the rest is listed in ``Artifact.unfetched``. Offline, the cached snapshot must hold the same files.
+        Files up to :data:`SMALL` bytes, text and pictures by their names up to :data:`LARGE`, those ending in one of
+        ``context.extensions``, and the external data of ONNX models are fetched; the rest is listed in ``Artifact.unfetched``.
+        Offline, the cached snapshot must hold the same files.
         """
         place = HubUri.parse(uri)
         from huggingface_hub import constants
@@ -243,10 +247,18 @@ class _Fetch:
         if patterns:
             return {path: item for path, item in listing.items() if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)}
         endings = tuple(self.context.extensions)
-        return {path: item for path, item in listing.items() if item.size <= SMALL or path.lower().endswith(endings)}
+        return {
+            path: item
+            for path, item in listing.items()
+            if item.size <= (LARGE if by_name(path).matter == "inert" else SMALL) or path.lower().endswith(endings)
+        }
 
     def _why_not(self) -> str:
-        return "it matches none of the patterns asked for" if self.context.patterns else "no format reads it, and it is larger than 16 MiB"
+        return (
+            "it matches none of the patterns asked for"
+            if self.context.patterns
+            else "no format reads it, and it is larger than 16 MiB (text: 256 MiB)"
+        )
 
     def _referred(self, files: Iterable[ArtifactFile]) -> list[str]:
         """Repository paths that the fetched files refer to: the shards of a safetensors index, the external data of an ONNX model."""

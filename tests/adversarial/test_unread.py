@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from support import Ran
 
 from modelguard.testing import write_safetensors
@@ -38,3 +39,87 @@ def test_a_readable_decoy_lets_no_unread_file_pass(mg: Run, tmp_path: Path, kind
     decision = json.loads(report.read_text())["decision"]
     assert ran.code != 0
     assert name in "\n".join(item["message"] for item in decision["violations"] if item["rule"] == "MG9004")
+
+
+CALL = b"cbuiltins\nprint\n(S'x'\ntR."
+"""Protocol 0: text from the first byte to the last; unpickling it calls a function."""
+
+PICKLES = {
+    "protocol 0 called a vocabulary": ("vocab.json", CALL),
+    "protocol 0 with nothing but data": ("notes.txt", b"(lp0\nI1\naI2\na."),
+    "behind what begins like a picture": ("logo.gif", b"GIF89a012" + b"0" + CALL),
+    "a broken tail": ("README.md", CALL[:-1] + b"\xff\xff"),
+    "an import that calls nothing": ("merges.txt", b"cevil\nmodule\n."),
+    "stacked values first": ("tokens", b"N0](0" + CALL),
+    "INST": ("a.txt", b"(S'x'\nibuiltins\nprint\n."),
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+@pytest.mark.parametrize("policy", ["baseline", "hub-download", "strict"])
+def test_a_pickle_is_one_whatever_it_is_called_and_however_it_begins(mg: Run, tmp_path: Path, kind: str, policy: str) -> None:
+    name, content = PICKLES[kind]
+    (tmp_path / "m").mkdir()
+    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
+    (tmp_path / "m" / name).write_bytes(content)
+    report = tmp_path / "report.json"
+    ran = mg("scan", tmp_path / "m", "--policy", f"builtin:{policy}", "-o", f"json={report}")
+    assert ran.code != 0
+    messages = [item["message"] for item in json.loads(report.read_text())["decision"]["violations"] if item["rule"] == "MG9004"]
+    assert len(messages) == 1
+    assert name in messages[0]
+    assert "a Python pickle" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "N.",
+        "cat\ndog\n(a list)\n",
+        "I0\nI1\nI2\n",
+        "(see below)\n" * 50,
+        '{"a": 1}',
+        "Version 1\nof the model.\n",
+        "Some words.\n",
+        "]\n}\n",
+        "import os\nos.system('x')\n",
+        "\n".join("abcdefghijklmnopqrstuvwxyz"),
+        "#version: 0.2\nt h\ni n\n",
+        "0" * 200_000,
+        "((((((((((",
+    ],
+)
+def test_ordinary_text_is_no_pickle(mg: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "m").mkdir()
+    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
+    (tmp_path / "m" / "notes.txt").write_text(text)
+    assert mg("scan", tmp_path / "m").code == 0
+
+
+def unpickled_safetensors() -> bytes:
+    """A valid safetensors file that unpickles: its length begins with U (a short string), and such strings lead over the header."""
+    before = b'{"__metadata__":{"a":"'
+    after = b'"},"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(CALL), len(CALL))
+    length = b"U" + bytes([6 + len(before)]) + bytes(6)
+    left = int.from_bytes(length, "little") - len(before)
+    hops = b""
+    while left - len(hops) > 256:
+        hops += b"U~" + b"x" * 126
+    half = (left - len(hops)) // 2
+    hops += b"U" + bytes([half - 2]) + b"x" * (half - 2)
+    last = left - len(hops) - 2
+    hops += b"U" + bytes([last]) + b"x" * (last - len(after))
+    return length + before + hops + after + CALL
+
+
+def test_a_checkpoint_that_unpickles_as_well_is_blocked(mg: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = unpickled_safetensors()
+    pickle.loads(content)
+    assert capfd.readouterr().out == "x\n", "the payload runs"
+    assert safetensors.numpy.load(content)["w"].tobytes() == CALL
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(content)
+    ran = mg("scan", tmp_path / "m")
+    assert ran.code == 1
+    assert "MG0111 model.safetensors: is safetensors and a Python pickle at once" in " ".join(ran.out.split())

@@ -120,15 +120,16 @@ def test_a_folder_and_a_file_are_as_they_are_locally(client: Client, hub: Loopba
 
 
 def test_large_files_no_format_reads_are_listed_not_fetched(client: Client, hub: LoopbackHub) -> None:
-    hub.commit("org/model", {"pytorch_model.bin": LARGE, "notes.md": b"x", "big.json": LARGE + b"1"})
+    hub.commit("org/model", {"pytorch_model.bin": LARGE, "notes.md": b"x", "big.safetensor": LARGE + b"1", "big.json": LARGE})
     artifact = client.fetch()
-    reason = "no format reads it, and it is larger than 16 MiB"
+    reason = "no format reads it, and it is larger than 16 MiB (text: 256 MiB)"
     git = hashlib.sha1(b"blob %d\0" % (len(LARGE) + 1) + LARGE + b"1").hexdigest()
     assert artifact.unfetched == (
-        UnfetchedFile("big.json", len(LARGE) + 1, f"git:{git}", reason),
+        UnfetchedFile("big.safetensor", len(LARGE) + 1, f"git:{git}", reason),
         UnfetchedFile("pytorch_model.bin", len(LARGE), f"sha256:{hashlib.sha256(LARGE).hexdigest()}", reason),
     )
     assert artifact.file("notes.md") is not None
+    assert artifact.file("big.json") is not None, "a name that promises text is no evidence of it"
     assert not any("pytorch_model.bin" in request.target for request in hub.requests)
     assert client.fetch(extensions=(".bin",)).file("pytorch_model.bin") is not None
 

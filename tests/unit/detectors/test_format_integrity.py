@@ -96,9 +96,10 @@ def test_files_that_were_not_fetched_are_findings(tmp_path: Path) -> None:
         UnfetchedFile("tf_model.h5", 10, "sha256:" + "0" * 64, "no loaded format reads it"),
     )
     target = replace(target, artifact=replace(target.artifact, unfetched=unfetched))
-    (finding,) = scan(target).findings
-    assert (finding.rule, finding.location.file, finding.severity) == ("MG9004", "tf_model.h5", Severity.MEDIUM)
-    assert finding.message == "tf_model.h5: is weights by its name and was not fetched: no loaded format reads it"
+    outcome = scan(target)
+    assert found(outcome) == [("MG9004", "README.md", Severity.LOW), ("MG9004", "tf_model.h5", Severity.MEDIUM)]
+    assert outcome.findings[0].message == "README.md: is text or a picture by its name and was not fetched: not needed"
+    assert outcome.findings[1].message == "tf_model.h5: is weights by its name and was not fetched: no loaded format reads it"
 
 
 def test_a_flood_of_unread_files_shares_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -429,7 +429,7 @@ def test_external_data_that_was_not_fetched_says_so(tmp_path: Path) -> None:
         ("notes", b"text without an ending", "inert"),
         ("pytorch_model.bin", zipped(), "archive"),
         ("scheduler.pt", pickle.dumps({"a": 1}), "code"),
-        ("model.pkl", b"cos\nsystem\n(S'id'\ntR.", "weights"),
+        ("model.pkl", b"cos\nsystem\n(S'id'\ntR.", "code"),
         ("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(50), "weights"),
         ("model.h5", b"\x89PNG\r\n\x1a\n" + bytes(504) + b"\x89HDF\r\n\x1a\n", "weights"),
         ("model.gguf", b"GGUF\x03" + bytes(50), "weights"),
