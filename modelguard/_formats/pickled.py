@@ -6,7 +6,6 @@ Opcodes and their effect on the stack are those of :mod:`pickletools`, which dec
 from __future__ import annotations
 
 import pickletools
-import re
 from typing import IO
 
 from modelguard.artifact import ArtifactFile
@@ -14,25 +13,33 @@ from modelguard.artifact import ArtifactFile
 MAX_OPCODES = 100_000
 """Opcodes that are followed. Nothing but a pickle decodes that far, so what does is taken for one."""
 MAX_ARGUMENT = 1 << 26
-"""Bytes of one opcode's argument that are read."""
+"""Bytes of one opcode's argument that are read. A file that has more of them in one place is taken for a pickle too."""
 
+_IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _RUNS = frozenset({"REDUCE", "INST", "OBJ", "BUILD", "NEWOBJ", "NEWOBJ_EX"})
-_NAMES = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)* [^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+
+class _PastLimitError(Exception):
+    pass
 
 
 class _Bounded:
-    """A file that refuses to read more at once than an opcode may carry."""
+    """A file that refuses to read more at once than :data:`MAX_ARGUMENT`."""
 
-    def __init__(self, handle: IO[bytes]) -> None:
+    def __init__(self, handle: IO[bytes], size: int) -> None:
         self._handle = handle
+        self._size = size
 
     def read(self, size: int) -> bytes:
-        if size > MAX_ARGUMENT:
-            raise ValueError("an argument past the limit")
-        return self._handle.read(size)
+        if MAX_ARGUMENT < size <= self._size - self._handle.tell():
+            raise _PastLimitError
+        return self._handle.read(min(size, MAX_ARGUMENT))
 
     def readline(self) -> bytes:
-        return self._handle.readline(MAX_ARGUMENT)
+        line = self._handle.readline(MAX_ARGUMENT)
+        if len(line) == MAX_ARGUMENT:
+            raise _PastLimitError
+        return line
 
     def tell(self) -> int:
         return self._handle.tell()
@@ -48,7 +55,7 @@ def runs_as_pickle(file: ArtifactFile) -> bool:
         depth, named = 0, False
         marks: list[int] = []
         try:
-            for number, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(handle))):  # type: ignore[arg-type]
+            for number, (opcode, _, _) in enumerate(pickletools.genops(_Bounded(handle, file.size))):  # type: ignore[arg-type]
                 before = opcode.stack_before
                 if pickletools.markobject in before:
                     if not marks:
@@ -65,15 +72,13 @@ def runs_as_pickle(file: ArtifactFile) -> bool:
                     marks.append(depth)
                 else:
                     depth += len(opcode.stack_after)
-                if opcode.name in ("GLOBAL", "INST"):
-                    if not _NAMES.fullmatch(str(argument)):
-                        return False
-                    named = True
-                named = named or opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
+                named = named or opcode.name in _IMPORTS
                 if named and (opcode.name in _RUNS or opcode.name == "STOP"):
                     return True
                 if number >= MAX_OPCODES:
                     return True
+        except _PastLimitError:
+            return True
         except (ValueError, OverflowError):
             return False
         return handle.tell() == file.size > 2

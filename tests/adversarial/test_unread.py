@@ -51,6 +51,9 @@ PICKLES = {
     "a broken tail": ("README.md", CALL[:-1] + b"\xff\xff"),
     "an import that calls nothing": ("merges.txt", b"cevil\nmodule\n."),
     "stacked values first": ("tokens", b"N0](0" + CALL),
+    "after a string past every limit": ("logo.gif", b"GIF89a012" + b"B" + (65 << 20).to_bytes(4, "little") + bytes(65 << 20) + CALL),
+    "after a line past every limit": ("notes.txt", b"S'" + b"x" * (65 << 20) + b"'\n" + CALL),
+    "a module that is no identifier": ("a.txt", b"cmy module-1\nx\n(tR."),
     "INST": ("a.txt", b"(S'x'\nibuiltins\nprint\n."),
 }
 
