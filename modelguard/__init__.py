@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+# `python -m modelguard` puts the working directory first, and people scan the folder they stand in: before anything else is imported,
+# so that a click.py or typing.py of an artifact is not.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    del sys.path[0]
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,0 +1,23 @@
+"""``cd artifact && python -m modelguard scan .`` imports nothing of the artifact."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from modelguard.testing import write_safetensors
+
+MODULES = ("click", "contextlib", "dataclasses", "enum", "importlib", "json", "numpy", "pluggy", "pydantic", "rich", "signal", "typing")
+
+
+def test_modules_beside_the_weights_are_not_imported(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"w": np.zeros(4, np.float32)})
+    for name in MODULES:
+        (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w')\nraise SystemExit(0)\n")
+    ran = subprocess.run([sys.executable, "-m", "modelguard", "scan", "."], cwd=tmp_path, capture_output=True, text=True)
+    assert list(tmp_path.glob("ran-*")) == []
+    assert ran.returncode == 3, ran.stderr
+    assert "click.py" in ran.stdout
