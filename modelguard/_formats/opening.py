@@ -9,7 +9,7 @@ from typing import Any
 
 from modelguard._formats.pickled import runs_as_pickle
 from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
-from modelguard._formats.sniff import HEAD, LFS_POINTER, ZIP_TAIL, by_name, extension, magic, trailing_zip
+from modelguard._formats.sniff import HEAD, LFS_POINTER, by_name, extension, magic, trailing_zip
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
@@ -125,9 +125,7 @@ class _Opener:
 
     def _check_other_readings(self, file: ArtifactFile, actual: Format, head: bytes) -> None:
         with file.open() as handle:
-            handle.seek(max(0, file.size - ZIP_TAIL))
-            tail = handle.read(ZIP_TAIL)
-        readings = (("a zip archive", trailing_zip(tail, file.size)), ("a tar archive", head.startswith(b"ustar", 257)))
+            readings = (("a zip archive", trailing_zip(handle, file.size)), ("a tar archive", head.startswith(b"ustar", 257)))
         also = next((name for name, fits in readings if fits), "a Python pickle" if runs_as_pickle(file) else "")
         if also:
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import IO, Literal
 
 from modelguard._formats.pickled import runs_as_pickle
 from modelguard.artifact import ArtifactFile
@@ -170,19 +170,32 @@ def _is_text(blocks: Iterable[bytes]) -> bool:
     return True
 
 
-def trailing_zip(tail: bytes, size: int) -> bool:
-    """Whether a file of ``size`` bytes ending in ``tail`` (:data:`ZIP_TAIL` bytes of it) is a zip archive to readers that begin at its end.
+def _at(handle: IO[bytes], place: int, mark: bytes) -> bool:
+    handle.seek(max(0, place))
+    return place >= 0 and handle.read(len(mark)) == mark
 
-    APPNOTE 4.3.16: the end of central directory record is followed by nothing but its comment.
+
+def trailing_zip(handle: IO[bytes], size: int) -> bool:
+    """Whether a file of ``size`` bytes is a zip archive to readers that begin at its end.
+
+    APPNOTE 4.3.16 lets nothing but a comment follow the end of central directory record; readers (CPython's zipfile, PyTorch's miniz)
+    take the last record in :data:`ZIP_TAIL` bytes whatever follows it, and go by a zip64 record where its locator stands before (4.3.15).
     """
+    start = max(0, size - ZIP_TAIL)
+    handle.seek(start)
+    tail = handle.read(ZIP_TAIL)
     at = tail.rfind(b"PK\x05\x06")
     while at >= 0:
         record = tail[at : at + 22]
-        if len(record) == 22 and at + 22 + int.from_bytes(record[20:], "little") == len(tail):
-            directory = int.from_bytes(record[12:16], "little")
+        if len(record) == 22:
             entries = int.from_bytes(record[10:12], "little")
-            begin = at - directory
-            if directory <= size and (entries == 0 or begin < 0 or tail.startswith(b"PK\x01\x02", begin)):
+            length, offset = int.from_bytes(record[12:16], "little"), int.from_bytes(record[16:20], "little")
+            if at >= 20 and tail.startswith(b"PK\x06\x07", at - 20):
+                return True
+            # zipfile counts back from the record by the directory's length, miniz goes to its offset.
+            if entries and any(_at(handle, place, b"PK\x01\x02") for place in (start + at - length, offset)):
+                return True
+            if not entries and at + 22 + int.from_bytes(record[20:], "little") == len(tail):
                 return True
         at = tail.rfind(b"PK\x05\x06", 0, at)
     return False

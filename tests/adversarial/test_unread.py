@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,3 +128,32 @@ def test_a_checkpoint_that_unpickles_as_well_is_blocked(mg: Run, tmp_path: Path,
     ran = mg("scan", tmp_path / "m")
     assert ran.code == 1
     assert "MG0111 model.safetensors: is safetensors and a Python pickle at once" in " ".join(ran.out.split())
+
+
+def archive(zip64: bool) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        made.writestr("__main__.py", "print('x')")
+    body = bytearray(data.getvalue())
+    if zip64:
+        at = body.rfind(b"PK\x05\x06")
+        begin, length = int.from_bytes(body[at + 16 : at + 20], "little"), int.from_bytes(body[at + 12 : at + 16], "little")
+        record = b"PK\x06\x06" + (44).to_bytes(8, "little") + bytes([45, 0, 45, 0]) + bytes(8)
+        record += (1).to_bytes(8, "little") * 2 + length.to_bytes(8, "little") + begin.to_bytes(8, "little")
+        body[at:] = record + b"PK\x06\x07" + bytes(4) + at.to_bytes(8, "little") + (1).to_bytes(4, "little") + b"PK\x05\x06" + bytes(4)
+        body += b"\xff\xff\xff\xff" + b"\xff" * 8 + bytes(2)
+    return bytes(body)
+
+
+@pytest.mark.parametrize("zip64", [False, True], ids=["zip", "zip64"])
+@pytest.mark.parametrize("after", [b"", bytes(4), b"x" * 1000])
+def test_an_archive_in_a_checkpoints_last_tensor_is_blocked(mg: Run, tmp_path: Path, zip64: bool, after: bytes) -> None:
+    """The bytes after the end record keep no reader from it."""
+    content = archive(zip64) + after
+    (tmp_path / "m").mkdir()
+    path = write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.frombuffer(content, np.uint8)})
+    if not zip64:
+        assert zipfile.ZipFile(path).namelist() == ["__main__.py"]
+    ran = mg("scan", tmp_path / "m")
+    assert ran.code == 1
+    assert "MG0111 model.safetensors: is safetensors and a zip archive at once" in " ".join(ran.out.split())
