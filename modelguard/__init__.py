@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 # `python -m modelguard` puts the working directory first, and people scan the folder they stand in: before anything else is imported,
-# so that a click.py or typing.py of an artifact is not.
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+# so that a click.py or typing.py of an artifact is not. Another program's `python -m` keeps its path.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and {"modelguard", "-mmodelguard"} & {*sys.orig_argv}:
     del sys.path[0]
 
 from importlib import import_module

@@ -125,8 +125,12 @@ class _Opener:
 
     def _check_other_readings(self, file: ArtifactFile, actual: Format, head: bytes) -> None:
         with file.open() as handle:
-            readings = (("a zip archive", trailing_zip(handle, file.size)), ("a tar archive", head.startswith(b"ustar", 257)))
-        also = next((name for name, fits in readings if fits), "a Python pickle" if runs_as_pickle(file) else "")
+            if trailing_zip(handle, file.size):
+                also = "a zip archive"
+            elif head.startswith(b"ustar", 257):
+                also = "a tar archive"
+            else:
+                also = "a Python pickle" if runs_as_pickle(handle, file.size) else ""
         if also:
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
             self._note("MG0111", file, message, {"format": actual.id, "also": also})

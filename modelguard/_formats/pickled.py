@@ -1,6 +1,7 @@
 """Whether a file of any name and beginning would be run as a pickle by a loader that tries: protocol 0 is text, and has no magic number.
 
-Opcodes and their effect on the stack are those of :mod:`pickletools`, which decodes and imports nothing.
+Opcodes, the length of their arguments and their effect on the stack are those of :mod:`pickletools`. Arguments are passed over, not
+decoded: ``pickletools.genops`` refuses some that unpicklers take (``I0x10``, strings that are not ASCII).
 """
 
 from __future__ import annotations
@@ -8,77 +9,84 @@ from __future__ import annotations
 import pickletools
 from typing import IO
 
-from modelguard.artifact import ArtifactFile
-
 MAX_OPCODES = 100_000
 """Opcodes that are followed. Nothing but a pickle decodes that far, so what does is taken for one."""
-MAX_ARGUMENT = 1 << 26
-"""Bytes of one opcode's argument that are read. A file that has more of them in one place is taken for a pickle too."""
+MAX_LINE = 1 << 26
+"""Bytes of an argument that ends with its line. A file that has more of them in one line is taken for a pickle too."""
 
+_OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+_LENGTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+"""Bytes that say how long an argument is."""
+_TWO_LINES = frozenset({"GLOBAL", "INST"})
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _RUNS = frozenset({"REDUCE", "INST", "OBJ", "BUILD", "NEWOBJ", "NEWOBJ_EX"})
 
 
-class _PastLimitError(Exception):
-    pass
+class _NoPickleError(Exception):
+    """The unpickler would stop here."""
 
 
-class _Bounded:
-    """A file that refuses to read more at once than :data:`MAX_ARGUMENT`."""
+def runs_as_pickle(handle: IO[bytes], size: int) -> bool:
+    """Whether the unpickler, given a file of ``size`` bytes, would import or call something before it meets an error, or read all of it.
 
-    def __init__(self, handle: IO[bytes], size: int) -> None:
-        self._handle = handle
-        self._size = size
-
-    def read(self, size: int) -> bytes:
-        if MAX_ARGUMENT < size <= self._size - self._handle.tell():
-            raise _PastLimitError
-        return self._handle.read(min(size, MAX_ARGUMENT))
-
-    def readline(self) -> bytes:
-        line = self._handle.readline(MAX_ARGUMENT)
-        if len(line) == MAX_ARGUMENT:
-            raise _PastLimitError
-        return line
-
-    def tell(self) -> int:
-        return self._handle.tell()
-
-
-def runs_as_pickle(file: ArtifactFile) -> bool:
-    """Whether the unpickler would import or call something before it meets an error, or would read the whole file.
-
-    The stack is counted as the unpickler keeps it, so that text whose letters happen to be opcodes is not taken for a pickle. Raises
-    :class:`~modelguard.errors.ArtifactError` when the file cannot be read.
+    The stack is counted as the unpickler keeps it, so that text whose letters happen to be opcodes is not taken for a pickle.
     """
-    with file.open() as handle:
-        depth, named = 0, False
-        marks: list[int] = []
-        try:
-            for number, (opcode, _, _) in enumerate(pickletools.genops(_Bounded(handle, file.size))):  # type: ignore[arg-type]
-                before = opcode.stack_before
-                if pickletools.markobject in before:
-                    if not marks:
-                        return False
-                    depth = marks.pop()
-                    before = before[: before.index(pickletools.markobject)]
-                elif opcode.name == "POP" and marks and marks[-1] == depth:
-                    marks.pop()
-                    continue
-                if depth < len(before):
+    handle.seek(0)
+    depth, named = 0, False
+    marks: list[int] = []
+    try:
+        for _ in range(MAX_OPCODES):
+            code = handle.read(1)
+            opcode = _OPCODES.get(code[0]) if code else None
+            if opcode is None or _skip(handle, size, opcode):
+                return opcode is not None
+            before = opcode.stack_before
+            if pickletools.markobject in before:
+                if not marks:
                     return False
-                depth -= len(before)
-                if opcode.name == "MARK":
-                    marks.append(depth)
-                else:
-                    depth += len(opcode.stack_after)
-                named = named or opcode.name in _IMPORTS
-                if named and (opcode.name in _RUNS or opcode.name == "STOP"):
-                    return True
-                if number >= MAX_OPCODES:
-                    return True
-        except _PastLimitError:
-            return True
-        except (ValueError, OverflowError):
-            return False
-        return handle.tell() == file.size > 2
+                depth = marks.pop()
+                before = before[: before.index(pickletools.markobject)]
+            elif opcode.name == "POP" and marks and marks[-1] == depth:
+                marks.pop()
+                continue
+            if depth < len(before):
+                return False
+            depth -= len(before)
+            if opcode.name == "MARK":
+                marks.append(depth)
+            else:
+                depth += len(opcode.stack_after)
+            named = named or opcode.name in _IMPORTS
+            if named and opcode.name in _RUNS:
+                return True
+            if opcode.name == "STOP":
+                return named or handle.tell() == size > 2
+    except _NoPickleError:
+        return False
+    return True
+
+
+def _skip(handle: IO[bytes], size: int, opcode: pickletools.OpcodeInfo) -> bool:
+    """Pass over the opcode's argument; True where it is longer than is read. Raises :class:`_NoPickleError` where the file ends in it."""
+    if opcode.arg is None:
+        return False
+    if opcode.arg.n == pickletools.UP_TO_NEWLINE:
+        for _ in range(2 if opcode.name in _TWO_LINES else 1):
+            line = handle.readline(MAX_LINE)
+            if len(line) == MAX_LINE:
+                return True
+            if not line.endswith(b"\n"):
+                raise _NoPickleError
+        return False
+    length = opcode.arg.n
+    if length < 0:
+        length = int.from_bytes(handle.read(_LENGTHS[length]), "little")
+    if length > size - handle.tell():
+        raise _NoPickleError
+    handle.seek(length, 1)
+    return False

@@ -136,8 +136,9 @@ def classify(file: ArtifactFile) -> Kind:
         head = handle.read(HEAD)
         if not head:
             return Kind("empty", "inert")
-        if runs_as_pickle(file):
+        if runs_as_pickle(handle, file.size):
             return Kind("a Python pickle", "code")
+        handle.seek(len(head))
         if found := magic(head):
             # A picture's first bytes do not keep HDF5 or zip readers, which look further into a file, from loading it.
             hidden = found.matter == "inert" and named.matter != "inert"

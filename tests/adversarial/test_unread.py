@@ -18,6 +18,18 @@ from modelguard.testing import write_safetensors
 
 Run = Callable[..., Ran]
 
+
+def not_looked_at(mg: Run, tmp_path: Path, name: str, content: bytes, policy: str) -> list[str]:
+    """What the decision says was not looked at when the file lies beside a good checkpoint; the scan must not pass."""
+    (tmp_path / "m").mkdir()
+    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
+    (tmp_path / "m" / name).write_bytes(content)
+    report = tmp_path / "report.json"
+    ran = mg("scan", tmp_path / "m", "--policy", f"builtin:{policy}", "-o", f"json={report}")
+    assert ran.code in (1, 3)
+    return [item["message"] for item in json.loads(report.read_text())["decision"]["violations"] if item["rule"] == "MG9004"]
+
+
 UNREAD = {
     "pickle": ("pytorch_model.bin", pickle.dumps({"w": [1.0]})),
     "zip": ("model.pt", b"PK\x03\x04" + bytes(26)),
@@ -33,14 +45,8 @@ UNREAD = {
 @pytest.mark.parametrize("policy", ["baseline", "hub-download", "strict"])
 def test_a_readable_decoy_lets_no_unread_file_pass(mg: Run, tmp_path: Path, kind: str, policy: str) -> None:
     name, content = UNREAD[kind]
-    (tmp_path / "m").mkdir()
-    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
-    (tmp_path / "m" / name).write_bytes(content)
-    report = tmp_path / "report.json"
-    ran = mg("scan", tmp_path / "m", "--policy", f"builtin:{policy}", "-o", f"json={report}")
-    decision = json.loads(report.read_text())["decision"]
-    assert ran.code != 0
-    assert name in "\n".join(item["message"] for item in decision["violations"] if item["rule"] == "MG9004")
+    (message,) = not_looked_at(mg, tmp_path, name, content, policy)
+    assert name in message
 
 
 CALL = b"cbuiltins\nprint\n(S'x'\ntR."
@@ -56,6 +62,8 @@ PICKLES = {
     "after a string past every limit": ("logo.gif", b"GIF89a012" + b"B" + (65 << 20).to_bytes(4, "little") + bytes(65 << 20) + CALL),
     "after a line past every limit": ("notes.txt", b"S'" + b"x" * (65 << 20) + b"'\n" + CALL),
     "a module that is no identifier": ("a.txt", b"cmy module-1\nx\n(tR."),
+    "a number only unpicklers read": ("a.txt", b"I0x10\n0" + CALL),
+    "a string that is not ASCII": ("a.txt", "S'ä'\n0".encode() + CALL),
     "INST": ("a.txt", b"(S'x'\nibuiltins\nprint\n."),
 }
 
@@ -64,16 +72,9 @@ PICKLES = {
 @pytest.mark.parametrize("policy", ["baseline", "hub-download", "strict"])
 def test_a_pickle_is_one_whatever_it_is_called_and_however_it_begins(mg: Run, tmp_path: Path, kind: str, policy: str) -> None:
     name, content = PICKLES[kind]
-    (tmp_path / "m").mkdir()
-    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
-    (tmp_path / "m" / name).write_bytes(content)
-    report = tmp_path / "report.json"
-    ran = mg("scan", tmp_path / "m", "--policy", f"builtin:{policy}", "-o", f"json={report}")
-    assert ran.code != 0
-    messages = [item["message"] for item in json.loads(report.read_text())["decision"]["violations"] if item["rule"] == "MG9004"]
-    assert len(messages) == 1
-    assert name in messages[0]
-    assert "a Python pickle" in messages[0]
+    (message,) = not_looked_at(mg, tmp_path, name, content, policy)
+    assert name in message
+    assert "a Python pickle" in message
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_an_archive_in_a_checkpoints_last_tensor_is_blocked(mg: Run, tmp_path: P
     content = archive(zip64) + after
     (tmp_path / "m").mkdir()
     path = write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.frombuffer(content, np.uint8)})
-    if not zip64:
+    if not (zip64 and after):  # zipfile looks for a zip64 record at one place only
         assert zipfile.ZipFile(path).namelist() == ["__main__.py"]
     ran = mg("scan", tmp_path / "m")
     assert ran.code == 1

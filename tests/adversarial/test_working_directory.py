@@ -21,3 +21,12 @@ def test_modules_beside_the_weights_are_not_imported(tmp_path: Path) -> None:
     assert list(tmp_path.glob("ran-*")) == []
     assert ran.returncode == 3, ran.stderr
     assert "click.py" in ran.stdout
+
+
+def test_another_programs_working_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "tool").mkdir()
+    (tmp_path / "tool" / "__init__.py").write_text("import modelguard\n")
+    (tmp_path / "tool" / "__main__.py").write_text("import beside\n")
+    (tmp_path / "beside.py").write_text("print('found')\n")
+    ran = subprocess.run([sys.executable, "-m", "tool"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.stdout == "found\n", ran.stderr
