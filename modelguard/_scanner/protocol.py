@@ -1,9 +1,9 @@
 """What parent and worker say to each other, one JSON object a line.
 
 The parent asks twice: a :class:`Job` is opened, later :class:`Tasks` are run. The worker answers with :class:`Facts` (or :class:`Failed`),
-then, for every task, with one :class:`Started`, any number of :class:`Progressed`, :class:`Found`, :class:`Building` and :class:`Built`,
-and one :class:`Ended`. The worker runs plugins and has opened a hostile file, so the parent believes an answer only once
-:class:`Answers` has held it to every limit and given it its type. Whether a rule is declared is for the parent to ask.
+then, for every task, with one :class:`Started`, any number of :class:`Progressed`, :class:`Found`, :class:`Looked`, :class:`Building`
+and :class:`Built`, and one :class:`Ended`. The worker runs plugins and has opened a hostile file, so the parent believes an answer only
+once :class:`Answers` has held it to every limit and given it its type. Whether a rule is declared is for the parent to ask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from modelguard._scanner.values import load
 from modelguard._schemas.finding import read_finding, write_finding
 from modelguard.artifact import Artifact
-from modelguard.detector import Capability
+from modelguard.detector import Capability, LookedAt
 from modelguard.errors import PluginError
 from modelguard.findings import Finding
 from modelguard.model import ModelOptions
@@ -34,7 +34,7 @@ MAX_FINDINGS = 10_000
 """Findings of one detector; past that nobody reads them, and SARIF consumers drop them."""
 MAX_ATTACHMENT = 4 << 20
 MAX_NOTE = 200
-"""Characters of a note on progress."""
+"""Characters of a note on progress, and of what a file is said to be."""
 
 
 # Requests
@@ -79,6 +79,8 @@ class Tasks:
     """The detectors to run, one after another."""
 
     tasks: tuple[Task, ...]
+    looked_at: tuple[LookedAt, ...] = ()
+    """What detectors said before, in a worker that is no more."""
 
 
 R = TypeVar("R", Job, Tasks)
@@ -159,6 +161,14 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """The detector has read a file."""
+
+    detector: str
+    at: LookedAt
+
+
+@dataclass(frozen=True, slots=True)
 class Building:
     """The detector begins to have the model built."""
 
@@ -183,7 +193,7 @@ class Ended:
     model: Mapping[str, Any] | None = None
 
 
-Event = Started | Progressed | Found | Building | Built | Ended
+Event = Started | Progressed | Found | Looked | Building | Built | Ended
 """What happens while a detector runs."""
 Answer = Facts | Failed | Event
 
@@ -197,7 +207,7 @@ def encode(answer: Answer) -> bytes:
     match answer:
         case Found(detector=detector, finding=finding):
             body = {"detector": detector, "key": str(finding.key), "finding": write_finding(finding)}
-        case Facts():
+        case Facts() | Looked():
             body = asdict(answer)
         case _:
             body = {item.name: getattr(answer, item.name) for item in fields(answer)}
@@ -228,6 +238,11 @@ def _typed(data: dict[str, Any]) -> Answer:
             return Progressed(detector, max(done, 0), max(total, 0), note[:MAX_NOTE])
         case {"answer": "found", "detector": str(detector), "key": str(key), "finding": dict(finding)}:
             return Found(detector, _finding(detector, key, finding))
+        case {
+            "answer": "looked", "detector": str(detector),
+            "at": {"path": str(path), "what": str(what), "model": bool(model), "missed": str(missed)},
+        }:  # fmt: skip
+            return Looked(detector, LookedAt(path, what[:MAX_NOTE], model, missed[:MAX_NOTE]))
         case {"answer": "building", "detector": str(detector)}:
             return Building(detector)
         case {"answer": "built", "detector": str(detector)}:
