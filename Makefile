@@ -9,7 +9,7 @@ COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers docs clean
+.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers fuzz docs clean
 
 setup: .venv/.ready
 
@@ -34,7 +34,7 @@ slow: setup
 lint: setup
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
-	$(BIN)/mypy $(PACKAGES) benchmarks scripts
+	$(BIN)/mypy $(PACKAGES) benchmarks fuzz scripts
 	for tests in $(TESTS); do $(BIN)/mypy $$tests || exit 1; done
 	$(BIN)/python scripts/version.py
 
@@ -47,6 +47,12 @@ build: setup
 	rm -rf dist build plugins/*/build
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist . $(foreach plugin,$(PLUGINS),./$(dir $(plugin)))
 	cd dist && sha256sum *.whl > SHA256SUMS
+
+# Fuzz every parser, SECONDS each. atheris has no wheels for the newest Python versions, so nothing else depends on it.
+SECONDS ?= 60
+fuzz: setup
+	$(BIN)/pip install -q -c constraints.txt atheris
+	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
 docs: setup
 	$(BIN)/python docs/generate.py
