@@ -9,7 +9,7 @@ COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers fuzz docs clean
+.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers bench-static fuzz docs clean
 
 setup: .venv/.ready
 
@@ -57,7 +57,7 @@ fuzz: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
-bench: bench-diff bench-runtime bench-scan bench-headers bench-detection
+bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection
 	$(BIN)/python benchmarks/startup.py
 
 bench-diff: setup
@@ -71,6 +71,9 @@ bench-scan: setup
 
 bench-headers: setup
 	$(BIN)/python benchmarks/headers.py
+
+bench-static: setup
+	$(BIN)/python benchmarks/static.py
 
 bench-detection: setup
 	$(BIN)/python benchmarks/detection.py
