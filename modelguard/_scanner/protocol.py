@@ -239,9 +239,9 @@ def _typed(data: dict[str, Any]) -> Answer:
             return Found(detector, _finding(detector, key, finding))
         case {
             "answer": "looked", "detector": str(detector),
-            "at": {"path": str(path), "what": str(what), "model": bool(model), "missed": str(missed)},
+            "at": {"path": str(path), "what": str(what), "format": str(format), "missed": str(missed)},
         }:  # fmt: skip
-            return Looked(detector, LookedAt(path, what[:MAX_NOTE], model, missed[:MAX_NOTE]))
+            return Looked(detector, LookedAt(path, what[:MAX_NOTE], format[:MAX_NOTE], missed[:MAX_NOTE]))
         case {"answer": "building", "detector": str(detector)}:
             return Building(detector)
         case {"answer": "built", "detector": str(detector)}:

@@ -84,7 +84,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             outcomes += running.run([_task(request, step.detector) for step in ordered if step.runnable], detectors)
             seconds, model, looked_at = running.seconds, running.model, running.looked_at
             changed = _changed(artifact) or (_changed(reference) if reference else "")
-        failure = changed or _nothing_scannable(artifact, reference, facts, model=any(item.model for item in looked_at.values()))
+        failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
     except ModelguardError as error:
@@ -178,7 +178,7 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[
         uri=artifact.uri,
         identity=artifact.identity,
         revision=artifact.revision,
-        format=facts.formats,
+        format=tuple({*facts.formats, *(item.format for item in looked_at.values() if item.format)}),
         files=tuple(FileInfo(file.path, file.size, file.sha256, what.get(file.path, "")) for file in artifact.files),
         unread=tuple(
             sorted({*(file.path for file in artifact.files if not what.get(file.path)), *(file.path for file in artifact.unfetched)})
@@ -197,10 +197,10 @@ def _changed(artifact: Artifact) -> str:
     return ""
 
 
-def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts, *, model: bool = False) -> str:
-    """What to say of an artifact, or reference, without a checkpoint. ``model``: a detector read a model in the artifact all the same."""
+def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts, *, models: bool = False) -> str:
+    """What to say of an artifact, or reference, without a checkpoint. ``models``: a detector has read a model all the same."""
     for uri, needed, seen in (
-        (artifact.uri, not model, facts),
+        (artifact.uri, not models, facts),
         (reference.uri if reference else "", reference is not None, facts.reference or Facts()),
     ):
         if needed and not seen.formats:

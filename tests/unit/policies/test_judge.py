@@ -360,7 +360,7 @@ def test_who_says_that_an_artifact_points_at_code_is_the_rule_and_not_the_eviden
     assert judge(report(*seen, other), rules).verdict is Verdict.PASS
     decision = judge(report(*seen, completed("next", found("MG0302", severity=Severity.LOW))), rules)
     assert [item.message for item in decision.violations if item.kind == "source"] == [
-        "model.safetensors points at code to run (MG0302; sources.remote_code: deny)"
+        "model.safetensors holds or names code to run (MG0302; sources.remote_code: deny)"
     ]
 
 
