@@ -85,6 +85,14 @@ def match_tensors(reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoi
     return result.freeze()
 
 
+def counterparts(
+    reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoint]
+) -> list[tuple[tuple[Checkpoint, ...], tuple[Checkpoint, ...]]]:
+    """The checkpoints of the reference and those of the artifact that are set against each other."""
+    old, new = _groups(reference), _groups(checkpoint)
+    return [(tuple(old[theirs]), tuple(new[mine])) for mine, theirs in _counterparts(old, new).items()]
+
+
 def _groups(checkpoints: Sequence[Checkpoint]) -> dict[Group, list[Checkpoint]]:
     found: dict[Group, list[Checkpoint]] = {}
     for item in checkpoints:

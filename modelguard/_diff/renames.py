@@ -20,7 +20,7 @@ _BASES = (
     r"model|transformer|bert|roberta|distilbert|albert|electra|deberta|mobilebert|mpnet|longformer|layoutlm|esm|gpt_neox|"
     r"vit|deit|beit|swin|dinov2|segformer|resnet|convnext|wav2vec2|hubert|backbone"
 )
-"""``base_model_prefix`` of transformers' classes: a model with a head has it, the bare one has not, and from_pretrained adds and drops it."""
+"""``base_model_prefix`` of transformers' classes: models with a head have it, bare ones have not, and from_pretrained adds and drops it."""
 PREFIX = re.compile(rf"^(({_WRAPPERS}|{_BASES})\.)+")
 _WRAPPER = re.compile(rf"(?<![^.])({_WRAPPERS})\.")
 
