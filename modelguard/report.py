@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar, Literal, Self, TextIO
 
+from modelguard.artifact import LeftOut
 from modelguard.findings import Finding, Rule, Severity, settled
 
 SCHEMA = "modelguard-report/1"
@@ -47,7 +48,8 @@ class FileInfo:
 class TargetInfo:
     """An artifact as reports show it: no absolute path, no host.
 
-    ``unread`` are paths no format recognised, or that were not fetched; ``notes`` say, one sentence each, what could not be verified.
+    ``unread`` are paths no format recognised, or that were not fetched; ``notes`` say, one sentence each, what could not be verified;
+    ``left_out`` are files that are on purpose no part of it.
     """
 
     uri: str
@@ -57,6 +59,7 @@ class TargetInfo:
     files: tuple[FileInfo, ...]
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

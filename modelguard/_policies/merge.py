@@ -6,6 +6,7 @@ key                             merged                                   weakene
 mode                            the child's                              enforce -> report
 sources.pinned, .digests        the child's                              true -> false
 sources.remote_code             the child's                              deny -> allow
+sources.left_out                the child's                              incomplete -> allow
 sources.formats                 the child's                              a format the parent does not list
 sources.allow                   the child's                              a glob that no glob of the parent covers
 plugins.allow                   the child's                              any other value: more may not load, fewer may look
@@ -179,6 +180,7 @@ _WEAKER: Mapping[str, Callable[[Any, Any], bool]] = {
     "sources.pinned": _shrinks,
     "sources.digests": _shrinks,
     "sources.remote_code": lambda old, new: (old, new) == ("deny", "allow"),
+    "sources.left_out": lambda old, new: (old, new) == ("incomplete", "allow"),
     "sources.formats": _widens,
     "sources.allow": _widens,
     "plugins.allow": lambda old, new: old != new,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from modelguard._schemas.finding import read_finding, write_finding
+from modelguard.artifact import LeftOut
 from modelguard.errors import UsageError
 from modelguard.findings import Rule, Severity
 from modelguard.report import (
@@ -103,6 +104,7 @@ def _target(target: TargetInfo) -> dict[str, Any]:
         "files": [asdict(file) for file in target.files],
         "unread": list(target.unread),
         "notes": list(target.notes),
+        "left_out": [asdict(item) for item in target.left_out],
     }
 
 
@@ -184,6 +186,7 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         files=tuple(FileInfo(file.path, file.size, file.sha256) for file in target.files),
         unread=tuple(target.unread),
         notes=tuple(target.notes),
+        left_out=tuple(LeftOut(item.path, item.files, item.reason) for item in target.left_out),
     )
 
 

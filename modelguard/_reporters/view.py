@@ -8,6 +8,7 @@ from typing import Any
 
 from modelguard._policies.rules import NOT_LOOKED_AT
 from modelguard._reporters.escape import visible
+from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
 
@@ -80,7 +81,13 @@ def gaps(report: Report) -> list[str]:
     for artifact in (report.target, report.reference):
         if artifact is not None:
             lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
+            lines += [f"{visible(artifact.uri)}: left out {left_out(item)}" for item in artifact.left_out]
     return lines + _unread(report)
+
+
+def left_out(item: LeftOut) -> str:
+    """Files that are on purpose no part of the artifact, in a few words: ``.git (12 files: git's own files)``."""
+    return f"{visible(item.path)} ({count(item.files, 'file')}: {visible(item.reason)})"
 
 
 def _together(names: Sequence[str]) -> str:

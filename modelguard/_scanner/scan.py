@@ -178,6 +178,7 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts) -> TargetInfo:
         files=tuple(FileInfo(file.path, file.size, file.sha256) for file in artifact.files),
         unread=tuple(sorted({*facts.unread, *(file.path for file in artifact.unfetched)})),
         notes=artifact.notes,
+        left_out=artifact.left_out,
     )
 
 

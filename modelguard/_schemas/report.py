@@ -33,6 +33,14 @@ class FileDocument(_Document):
     sha256: Sha256 | None = Field(description="null: the scan was asked not to hash.")
 
 
+class LeftOutDocument(_Document):
+    """Files of the artifact's folder that are on purpose no part of it."""
+
+    path: str = Field(description="The folder (or file) they lie in.")
+    files: Annotated[int, Field(ge=0)]
+    reason: str = Field(description="What they are.")
+
+
 class TargetDocument(_Document):
     """An artifact."""
 
@@ -43,6 +51,9 @@ class TargetDocument(_Document):
     files: list[FileDocument]
     unread: list[str] = Field(description="Paths that no format recognised, or that were not fetched: not looked at as checkpoints.")
     notes: list[str] = Field(default_factory=list, description="What could not be verified about where the files came from.")
+    left_out: list[LeftOutDocument] = Field(
+        default_factory=list, description="Records of git and of the Hub's client that were recognised, counted and not looked into."
+    )
 
 
 class SamplesDocument(_Document):
