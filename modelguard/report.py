@@ -72,8 +72,11 @@ class SamplesInfo:
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
+    """``alone`` are the detectors a scan was narrowed to where they are not all that the policy requires: it was not judged as a whole."""
+
     name: str
     sha256: str
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Report:
     A report is complete and in one order from the moment it is made, whatever order plugins and workers delivered its parts in: lists
     are sorted, and every finding has a severity (its own, else its rule's, else the worst).
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
+    ``self_reference`` says, completing "the reference is the target itself: ...", why a comparison with it says nothing; usually empty.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed.
     """
@@ -118,6 +122,7 @@ class Report:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
     failure: str = ""
+    self_reference: str = ""
     timings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -208,8 +208,9 @@ def _invocation(report: Report, decision: Decision) -> dict[str, Any]:
     execution += [_notification(SOURCE_UNREAD, "note", note) for note in report.target.notes]
     execution += [_notification(SOURCE_UNREAD, "note", f"left out: {left_out(item)}") for item in report.target.left_out]
     configuration = [_notification(PLUGIN_FAILED, "warning", f"{item.distribution}: {item.reason}") for item in report.plugin_failures]
+    alone = ", ".join(map(visible, report.policy.alone))
     words = {
-        Verdict.PASS: "pass",
+        Verdict.PASS: f"no objection to what {alone} found; the policy was not judged as a whole" if alone else "pass",
         Verdict.BLOCK: "blocked by policy",
         Verdict.INCOMPLETE: "no verdict: what the policy requires was not looked at",
     }

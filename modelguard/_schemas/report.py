@@ -66,6 +66,10 @@ class SamplesDocument(_Document):
 class PolicyDocument(_Document):
     name: str
     sha256: Sha256 = Field(description="Of the resolved policy.")
+    alone: list[str] = Field(
+        default_factory=list,
+        description="The detectors that the scan was narrowed to, where the policy requires others too: the decision is about these alone.",
+    )
 
 
 class PluginDocument(_Document):
@@ -177,6 +181,7 @@ class ReportDocument(_Document):
         default_factory=dict, description="Detector options that were set, by policy or user: detector id, name, value."
     )
     failure: str = Field(description="Why the artifact could not be fetched or opened; empty when it was.")
+    self_reference: str = Field(default="", description="How it is known that the reference is the target itself; empty when it is not.")
     rules: list[RuleDocument]
     outcomes: list[OutcomeDocument]
     decision: DecisionDocument

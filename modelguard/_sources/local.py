@@ -16,6 +16,7 @@ What the user names is followed wherever it lies; what the artifact itself conta
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -71,8 +72,8 @@ class LocalSource(Source):
     """Files on this machine.
 
     A snapshot in the machine's own Hugging Face cache is known by its repository and commit. The same folder names
-    anywhere else are only names that somebody chose, perhaps to inherit another model's waivers: there the
-    identity is ``local:``.
+    anywhere else are only names that somebody chose, perhaps to inherit another model's waivers: there, and for any other path, the
+    identity is ``local:`` and the path below the working directory.
     """
 
     scheme: ClassVar[str] = ""
@@ -106,10 +107,10 @@ class LocalSource(Source):
 
     def _identity(self, named: Path, snapshot: Snapshot | None) -> tuple[str, str | None]:
         if snapshot is None:
-            return f"local:{Path(os.path.abspath(named)).name or 'root'}", None
+            return _identity(named), None
         if snapshot.repo_id is not None and snapshot.repository.parent == self._own_cache():
             return f"hf:{snapshot.repo_id}", snapshot.commit
-        return f"local:{snapshot.repository.name}", None
+        return _identity(snapshot.repository), None
 
     def _own_cache(self) -> Path:
         if self._cache is not None:
@@ -122,6 +123,18 @@ class LocalSource(Source):
 def _shown(named: Path) -> str:
     """The path as reports show it: relative as given, else the base name."""
     return named.name or "/" if named.is_absolute() else named.as_posix()
+
+
+def _identity(named: Path) -> str:
+    """What tells a local model from others: its path below the working directory, else its base name and a digest of the absolute path.
+
+    A base name alone would let a waiver for one model cover another. No absolute path enters a report.
+    """
+    whole, here = os.path.abspath(named), os.getcwd()
+    if whole.startswith(here.rstrip("/") + "/"):
+        return f"local:{os.path.relpath(whole, here)}"
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"local:{os.path.basename(whole) or 'root'}@{digest}"
 
 
 def _cause(error: Exception) -> str:

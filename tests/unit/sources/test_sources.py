@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_a_directory_is_its_files_sorted_and_hashed(model: Path) -> None:
     artifact = fetch(model)
     assert paths(artifact) == ["config.json", "model.safetensors", "vae/model.safetensors"]
     assert artifact.file("vae/model.safetensors").sha256 == hashlib.sha256(b"more").hexdigest()  # type: ignore[union-attr]
-    assert (artifact.identity, artifact.uri, artifact.revision) == ("local:model", "model", None)
+    assert (artifact.uri, artifact.revision) == ("model", None)
 
 
 def test_the_uri_is_relative_as_given_and_never_absolute(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,21 @@ def test_the_uri_is_relative_as_given_and_never_absolute(model: Path, monkeypatc
     assert fetch("../" + model.parent.name + "/model").uri == f"../{model.parent.name}/model"
     assert fetch(model / "config.json").uri == "config.json"
     monkeypatch.chdir(model)
-    assert (fetch(".").uri, fetch(".").identity) == (".", "local:model")
+    assert fetch(".").uri == "."
+
+
+def test_a_local_model_is_known_by_its_path_and_no_absolute_path_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (model.parent / name / "model").mkdir(parents=True)
+        (model.parent / name / "model" / "x").write_text("x")
+    monkeypatch.chdir(model.parent)
+    assert [fetch(path).identity for path in ("a/model", "./b/../b/model", model.parent / "b" / "model")] == [
+        "local:a/model", "local:b/model", "local:b/model",
+    ]  # fmt: skip
+    monkeypatch.chdir(model.parent / "a" / "model")
+    outside = [fetch(path).identity for path in (".", "../../b/model", model.parent / "b" / "model")]
+    assert outside[0] != outside[1] == outside[2]
+    assert all(re.fullmatch(r"local:model@[0-9a-f]{16}", item) for item in outside)
 
 
 def test_digests_can_be_left_out_and_progress_counts_bytes(model: Path) -> None:
@@ -255,9 +270,10 @@ class TestSnapshot:
 
     def test_the_same_names_elsewhere_are_only_names(self, tmp_path: Path) -> None:
         artifact = fetch(snapshot(tmp_path / "unpacked", {"a": b"a"}), cache=tmp_path / "cache")
-        assert (artifact.identity, artifact.revision) == ("local:models--org--name", None)
+        assert re.fullmatch("local:models--org--name@[0-9a-f]{16}", artifact.identity)
+        assert artifact.revision is None
         datasets = fetch(snapshot(tmp_path / "cache", {"a": b"a"}, "datasets--org--name"), cache=tmp_path / "cache")
-        assert datasets.identity == "local:datasets--org--name"
+        assert datasets.identity.startswith("local:datasets--org--name@")
 
     def test_the_own_cache_is_the_clients(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = snapshot(tmp_path, {"a": b"a"})
