@@ -157,7 +157,8 @@ class WeightDiff(Detector):
                     item.change.rule,
                     _sentence(item) + (f": {', '.join(map(repr, list(tokens.values())[:8]))}" if tokens else ""),
                     item.change.confidence,
-                    location=_place(item),
+                    item.change.severity,
+                    _place(item),
                     evidence={**numbers(item), **item.evidence, **_named(tokens), **_more(items, self.max_findings)},
                 )
 
@@ -242,7 +243,7 @@ def _of_model(change: ModelChange) -> Finding | None:
     if not change.about.rule:
         return None
     # Training freezes whole layers, not all but one projection: that is where knowledge edits go.
-    severity = Severity.HIGH if change.evidence.get("one_kind_of_module") else None
+    severity = Severity.HIGH if change.evidence.get("one_kind_of_module") else Severity.MEDIUM if change.evidence.get("coarse") else None
     confidence = Confidence.HIGH if change.about.certain else Confidence.MEDIUM
     return Finding(change.about.rule, change.reason, confidence, severity, evidence=change.evidence)
 

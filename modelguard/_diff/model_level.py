@@ -110,6 +110,8 @@ def classify_model(
         "matrices": len(matrices),
         "matrices_changed": sum(1 for item in real if item.is_matrix),
     }
+    if coarse := sum(1 for item in real if isinstance(item.change, Quantized) and item.change.coarse):
+        evidence["coarse"] = coarse
     for rule in (_unrelated, _uniform, _low_rank, _merge, _dense):
         if (found := rule(real, matrices)) is not None:
             return ModelChange(found.kind, found.reason, evidence | found.evidence)

@@ -91,7 +91,8 @@ TENSOR_RULES = (
     Rule(
         "MG1112", "TensorQuantized", "tensor sent through a quantiser", Severity.LOW,
         "The values are the reference rounded to few levels per tensor, row or group and stored as floats again. Quantising the "
-        "reference anew reproduces them, or there are too few distinct values left for anything else.",
+        "reference anew reproduces them, or there are too few distinct values left for anything else. The severity is medium where more "
+        "was lost than so many bits explain: 1/32 of the norm for 8 bits, 1/4 for 4, 1/8 for 16 values that no known quantiser gives.",
         "Quantise the reference with the same tool and settings and compare with that: a small edit can hide under quantisation "
         "noise.",
         "Quantisation-aware training, weight clustering.",
@@ -195,7 +196,7 @@ MODEL_RULES = (
     ),
     Rule(
         "MG1202", "ModelQuantized", "the reference quantised and back", Severity.LOW,
-        "Every changed matrix is the reference rounded to few levels.",
+        "Every changed matrix is the reference rounded to few levels; medium where one of them lost more than so many bits explain.",
         "Quantise the reference with the same tool and compare with that: a weak edit can hide under the noise of 4-bit "
         "quantisation.",
     ),

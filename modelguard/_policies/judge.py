@@ -89,6 +89,14 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
         yield refused(f"format {', '.join(strange)} is not accepted (sources.formats: {', '.join(sources.formats)})")
     if sources.digests and (bare := [file.path for file in target.files if file.sha256 is None]):
         yield unread(f"{_few(bare)} without a sha256 (sources.digests); scan with hashing on")
+    if report.self_reference:
+        yield unread(
+            f"the reference is the target itself ({report.self_reference}), so the comparison says nothing; "
+            "name a trusted copy that came another way"
+        )
+    if sources.left_out == "incomplete" and target.left_out:
+        listed = ", ".join(f"{item.path} ({item.files} files: {item.reason})" for item in target.left_out)
+        yield unread(f"left out and not looked into: {listed} (sources.left_out: incomplete); scan a copy without them")
     if sources.remote_code == "deny":
         if code := [file.path for file in target.files if file.path.lower().endswith(CODE_ENDINGS)]:
             yield refused(f"code comes with the weights: {_few(code)} (sources.remote_code: deny)")

@@ -21,7 +21,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from modelguard._policies.merge import Layer, merge
+from modelguard._policies.merge import Layer, beside, merge
 from modelguard._policies.model import Detectors, Match, Plugins, Policy, PolicyRule, Sources, Waiver
 from modelguard.errors import PolicyError
 
@@ -78,9 +78,9 @@ def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) 
         if not parent.startswith(BUILTIN) and (name.startswith(BUILTIN) or Path(parent).is_absolute() or "://" in parent):
             raise PolicyError(place, f"cannot extend {parent!r}", "use builtin:NAME or a path relative to this file")
         layer = _layer(parent, Path(place).parent, (*children, identity), seen)
-        above = layer if above is None else merge(above, layer, place)
+        above = layer if above is None else beside(above, layer)
     own = Layer.of(policy, place)
-    return own if above is None else merge(above, own, place)
+    return own if above is None else merge(above, own)
 
 
 def _folder() -> Any:

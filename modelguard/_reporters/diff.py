@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._diff.names import layer, pattern
 from modelguard._reporters.escape import visible
+from modelguard._reporters.view import judged
 from modelguard.findings import Severity
 from modelguard.report import Decision, Outcome, Report, Reporter, Status
 
@@ -224,8 +225,11 @@ class DiffReporter(Reporter):
             console.print(Text(f"not compared: {visible(report.failure) or 'the detector weight-diff did not run'}", "bold yellow"))
         else:
             render(outcome, console, self.format == "diff-all", outcomes.get("reference-files"))
-        answer = {"pass": "pass", "block": "blocked", "incomplete": "no verdict"}[decision.verdict.value]
-        console.print(Text(f"policy {visible(report.policy.name)}: {answer}", "bold"))
+        nothing = "no objection" if report.policy.alone else "pass"
+        answer = {"pass": nothing, "block": "blocked", "incomplete": "no verdict"}[decision.verdict.value]
+        console.print(Text(f"{judged(report)}: {answer}", "bold"))
+        if report.self_reference:
+            console.print(Text(f"the reference is the target itself: {visible(report.self_reference)}", "yellow"))
         text = "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")) + "\n"
         return text.encode(self.encoding, "replace").decode(self.encoding)
 
