@@ -125,7 +125,8 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
     source, target = _source(request.target, registry)
-    extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
+    endings = {ending for item in registry.formats.values() for ending in item.extensions}
+    extensions = tuple(sorted(endings.union(*(item.fetches for item in request.detectors))))
     context = replace(request.source, extensions=extensions, progress=progress.reading)
     if request.reference is None:
         yield source.fetch(target, context), None
