@@ -343,7 +343,7 @@ def test_diff_calls_nothing_identical_that_is_not(mg: Run, reference: Path, copy
     HARMLESS["a model card"](copy)
     ran = mg("diff", reference, copy, "-q")
     assert ran.code == 1
-    assert ran.out.startswith("WEIGHTS IDENTICAL, 2 FILES NOT")
+    assert ran.out.startswith("WEIGHTS IDENTICAL, 2 FILES DIFFER")
     assert 'id2label["0"] ("negative" -> "positive")' in ran.out
     RENAMED["weight and bias under names of old"](copy)
     ran = mg("diff", reference, copy, "-q")
