@@ -66,7 +66,10 @@ def builtin_names() -> tuple[str, ...]:
 def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) -> Layer:
     """The policy ``name``, written in a file of ``folder``, merged over its parents. ``children`` are the files on the way here."""
     place = name if name.startswith(BUILTIN) else str(folder / name)
-    identity = place if name.startswith(BUILTIN) else str(Path(place).resolve())
+    try:
+        identity = place if name.startswith(BUILTIN) else str(Path(place).resolve())
+    except (OSError, RuntimeError, ValueError):  # what is wrong with the path is said when it is read
+        identity = place
     if identity in children:
         raise PolicyError(place, "extends itself, directly or through its parents", "remove one of the extends")
     seen.append(identity)
