@@ -124,8 +124,8 @@ def load_report(path: StrPath) -> tuple[Report, Decision]:
     try:
         with open(path, "rb") as handle:
             body = handle.read(MAX_REPORT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(name, f"cannot be read ({error.strerror})", remedy) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(name, f"cannot be read ({getattr(error, 'strerror', None) or error})", remedy) from error
     if len(body) > MAX_REPORT_BYTES:
         raise UsageError(name, f"is larger than {MAX_REPORT_BYTES} bytes", remedy)
     try:

@@ -24,6 +24,7 @@ from modelguard._sources.ranges import RangeReader
 from modelguard._sources.replica import Range, Replica
 from modelguard._sources.session import Session, explain
 from modelguard._sources.xet import Reconstructions, Run, equal_runs, uncovered
+from modelguard._temporary import TemporaryFolder
 from modelguard.artifact import Artifact, SourceContext, UnfetchedFile
 from modelguard.checkpoint import TensorInfo
 from modelguard.errors import ModelguardError, SourceError
