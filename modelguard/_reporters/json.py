@@ -72,6 +72,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "options": {name: dict(item) for name, item in report.options.items()},
         "failure": report.failure,
         "self_reference": report.self_reference,
+        "confinement": sorted(report.confinement),
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
         "outcomes": [
             {
@@ -175,6 +176,7 @@ def _report(document: ReportDocument) -> Report:
         model=document.model,
         failure=document.failure,
         self_reference=document.self_reference,
+        confinement=tuple(document.confinement),
         timings=document.timings,
     )
 

@@ -119,7 +119,8 @@ def resolve(ref: str) -> Any:
 class Facts:
     """What the worker saw when it opened an artifact: all the parent needs for the plan and the report.
 
-    ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference.
+    ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference; ``confinement`` is what the worker was
+    held by when it opened them.
     """
 
     capabilities: tuple[Capability, ...] = ()
@@ -128,6 +129,7 @@ class Facts:
     problems: tuple[str, ...] = ()
     samples: SamplesInfo | None = None
     reference: Facts | None = None
+    confinement: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ def _facts(data: dict[str, Any]) -> Facts:
     match data:
         case {
             "capabilities": list(capabilities), "formats": list(formats), "unread": list(unread), "problems": list(problems),
-            "samples": dict() | None as samples, "reference": dict() | None as reference,
+            "samples": dict() | None as samples, "reference": dict() | None as reference, "confinement": list(confinement),
         }:  # fmt: skip
             return Facts(
                 tuple(Capability(item) for item in capabilities),
@@ -264,6 +266,7 @@ def _facts(data: dict[str, Any]) -> Facts:
                 _texts(problems),
                 _samples(samples) if samples is not None else None,
                 _facts(reference) if reference is not None else None,
+                _texts(confinement),
             )
     raise ValueError("not facts")
 

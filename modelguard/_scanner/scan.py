@@ -105,6 +105,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         model=model,
         failure=failure,
         self_reference=itself,
+        confinement=facts.confinement,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
 
