@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from modelguard import _limits
 from modelguard._reporters import builtin_reporters
 from modelguard._reporters.json import report_from_json
 from modelguard._scanner.prepare import RunOptions, ScanArguments, StrPath, prepare
@@ -22,7 +23,7 @@ from modelguard.model import ModelOptions
 from modelguard.policy import Policy
 from modelguard.report import Decision, Outcome, Report
 
-MAX_REPORT_BYTES = 1 << 28
+MAX_REPORT_BYTES = _limits.STORED_REPORT
 
 ProgressCallback = Callable[[str, int, int, str], None]
 """Told ``(what, done, total, note)``: ``what`` is ``reading`` (in bytes) or a detector's id (in its own units); ``total`` 0 is unknown.

@@ -171,8 +171,11 @@ def run(argv: list[str] | None = None) -> int:
             return EXIT_NO_VERDICT
         import traceback
 
+        from modelguard._reporters.escape import visible
+
+        said = f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above"
         with telling():
-            traceback.print_exc()
-            print(f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
+            for line in [*traceback.format_exc().splitlines(), said]:
+                print(visible(line), file=sys.stderr)
         return EXIT_NO_VERDICT
     return result if isinstance(result, int) else 0

@@ -21,13 +21,14 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from modelguard import _limits
 from modelguard._policies.merge import Layer, beside, merge
 from modelguard._policies.model import Detectors, Match, Plugins, Policy, PolicyRule, Sources, Waiver
 from modelguard.errors import PolicyError
 
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 20
-MAX_FILES = 32
+MAX_BYTES = _limits.POLICY_BYTES
+MAX_DEPTH = _limits.POLICY_DEPTH
+MAX_FILES = _limits.POLICY_FILES
 BUILTIN = "builtin:"
 DEFAULT = "builtin:baseline"
 

@@ -1,4 +1,4 @@
-"""What keeps a worker apart: its environment and resource limits; and, where the kernel allows it, no network, no writes, no new programs."""
+"""What keeps a worker apart: its environment, its limits, and, where the kernel allows it, no network, no writes and no new programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Landlock (Linux 5.13 and newer): this process and its children may write to a few folders only, and reach nothing outside by TCP or signal.
+"""Landlock (Linux 5.13 and newer): this process and its children write to a few folders only, and reach nothing by TCP or signal.
 
 Structures, numbers and rights are those of ``linux/landlock.h`` and https://docs.kernel.org/userspace-api/landlock.html; what the running
 kernel does not know yet is left out, as that page advises. Reading stays allowed: Python, plugins and drivers are read from everywhere, and
@@ -48,7 +48,7 @@ def version(libc: ctypes.CDLL) -> int:
 
 
 def restrict(libc: ctypes.CDLL, writable: Iterable[str | os.PathLike[str]]) -> int:
-    """Forbid this thread, and all it starts, to write outside ``writable`` and :data:`DEVICES`; the version in force, 0 where there is none."""
+    """Forbid this thread, and all it starts, to write outside ``writable`` and :data:`DEVICES`; the version in force, 0 for none."""
     known = version(libc)
     if not known:
         return 0

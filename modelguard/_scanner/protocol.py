@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from modelguard import _limits
 from modelguard._scanner.values import load
 from modelguard._schemas.finding import read_finding, write_finding
 from modelguard.artifact import Artifact
@@ -26,15 +27,11 @@ from modelguard.findings import Finding
 from modelguard.model import ModelOptions
 from modelguard.report import SamplesInfo, Status
 
-MAX_LINE = 32 << 20
-"""Bytes of one answer; a finding with attachments is the largest honest one."""
-MAX_TOTAL = 512 << 20
-"""Bytes of all answers about one detector."""
-MAX_FINDINGS = 10_000
-"""Findings of one detector; past that nobody reads them, and SARIF consumers drop them."""
-MAX_ATTACHMENT = 4 << 20
-MAX_NOTE = 200
-"""Characters of a note on progress."""
+MAX_LINE = _limits.ANSWER
+MAX_TOTAL = _limits.ANSWERS
+MAX_FINDINGS = _limits.FINDINGS
+MAX_ATTACHMENT = _limits.ATTACHMENT
+MAX_NOTE = _limits.NOTE
 
 
 # Requests

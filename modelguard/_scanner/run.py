@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, assert_never
 
+from modelguard._scanner.budget import FULL, Budget, clipped
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
 from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Progressed, Started, Task
 from modelguard.detector import Capability, Detector
@@ -76,6 +77,7 @@ class Scan:
         self.seconds: dict[str, float] = {}
         self.model: Mapping[str, Any] | None = None
         self._unbuilt: _Unbuilt | None = None
+        self._budget = Budget()
 
     def __enter__(self) -> Scan:
         return self
@@ -101,7 +103,7 @@ class Scan:
                 uri, f"could not be opened: the isolated worker {error}", "the file may be built to crash readers; do not load it"
             ) from None
         if isinstance(answer, Failed):
-            raise _Reason(answer.reason)
+            raise _Reason(clipped(answer.reason))
         return answer
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
@@ -184,16 +186,21 @@ class Scan:
                     case Progressed(done=done, total=total, note=note):
                         self._progress.progressed(name, done, total, note)
                     case Found(finding=finding):
-                        running.findings.append(admitted(finding, detector, self._job.artifact.identity))
+                        held = self._budget.finding(admitted(finding, detector, self._job.artifact.identity))
+                        running.findings += [held] if held is not None else []
+                        fault = fault or (FULL if held is None else "")
                     case Building():
                         running.building = time.monotonic()
                     case Built():
                         running.building = None
                     case Ended(status=status, reason=reason, summary=summary, model=model):
-                        self.model = model if model is not None else self.model
+                        if model is not None and model != self.model and self._budget.values(model) is not None:
+                            self.model = model
+                        told = self._budget.values(summary)
+                        fault = fault or (FULL if told is None else "")
                         if fault and status is Status.COMPLETED:
                             status, reason = Status.ERRORED, fault
-                        return running.outcome(status, reason, summary)
+                        return running.outcome(status, clipped(reason), told)
                     case _:
                         assert_never(answer)
             except PluginError as error:

@@ -13,14 +13,13 @@ import re
 import zlib
 from collections.abc import Callable
 
+from modelguard import _limits
 from modelguard._formats.sniff import trailing_zip
 from modelguard.artifact import HASH_BLOCK, ArtifactFile
 from modelguard.errors import ArtifactError
 
-MAX_TEXT = 4 << 20
-"""Bytes of a text record; longer ones are listed."""
-MAX_OBJECT = 64 << 20
-"""Bytes that a loose object may inflate to; longer ones are listed."""
+MAX_TEXT = _limits.RECORD
+MAX_OBJECT = _limits.GIT_OBJECT
 
 GIT = "git's own files"
 DOWNLOADS = "the Hub client's records of downloads"

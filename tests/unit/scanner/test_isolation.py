@@ -28,7 +28,7 @@ def test_a_worker_sees_no_token_and_no_home() -> None:
 
 
 def confined(tmp_path: Path, *attempts: str) -> list[str]:
-    """What a process prints that shuts itself in like a worker, in the folder ``home`` of ``tmp_path``, and then runs each of ``attempts``."""
+    """What a process prints that shuts itself in like a worker, in the folder ``home``, and then runs each of ``attempts``."""
     (tmp_path / "home").mkdir(exist_ok=True)
     script = f"""
 import os, sys
