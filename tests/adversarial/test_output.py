@@ -121,7 +121,9 @@ def test_names_in_a_real_artifact_stay_names(mg: Run, tmp_path: Path) -> None:
         name = HOSTILE[kind].replace("/", "_").replace("\0", "_")
         (folder / f"{name}.bin").write_bytes(bytes(range(256)))
     write_safetensors(folder / "model.safetensors", {HOSTILE["command"]: np.zeros(4, np.float32)})
-    ran = mg("scan", folder, "-o", f"html={tmp_path / 'r.html'}", "-o", f"sarif={tmp_path / 'r.sarif'}", "-o", f"json={tmp_path / 'r.json'}")
+    ran = mg(
+        "scan", folder, "-o", f"html={tmp_path / 'r.html'}", "-o", f"sarif={tmp_path / 'r.sarif'}", "-o", f"json={tmp_path / 'r.json'}"
+    )
     assert ran.code in (1, 3)
     for shown in (ran.out, ran.err, *((tmp_path / f"r.{form}").read_text() for form in ("html", "sarif", "json"))):
         check(shown)
