@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from modelguard.api import load_report, render, scan
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, LeftOut, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
-    from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, configure, option, option_fields
+    from modelguard.detector import (
+        Capability,
+        DeadlineExceeded,
+        Detector,
+        LookedAt,
+        ScanContext,
+        Skip,
+        Target,
+        configure,
+        option,
+        option_fields,
+    )
     from modelguard.errors import (
         ArtifactError,
         DigestMismatchError,
@@ -86,7 +97,9 @@ _HOME = {
     "_inputs.spec": ("resolve_input", "usual_normalisations"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "LeftOut", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
-    "detector": ("Capability", "DeadlineExceeded", "Detector", "ScanContext", "Skip", "Target", "configure", "option", "option_fields"),
+    "detector": (
+        "Capability", "DeadlineExceeded", "Detector", "LookedAt", "ScanContext", "Skip", "Target", "configure", "option", "option_fields",
+    ),
     "errors": (
         "ArtifactError", "DigestMismatchError", "FormatError", "LimitError", "ModelError", "ModelguardError", "OutputError",
         "PluginError", "PolicyError", "SamplesError", "SourceError", "UsageError",
@@ -130,6 +143,7 @@ __all__ = [
     "LeftOut",
     "LimitError",
     "Location",
+    "LookedAt",
     "Matching",
     "ModelDiff",
     "ModelError",

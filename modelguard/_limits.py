@@ -79,7 +79,7 @@ FINDINGS = 10_000
 ATTACHMENT = 4 << 20
 """Bytes of one attachment."""
 NOTE = 200
-"""Characters of a note on progress."""
+"""Characters of a note on progress, and of what a file is said to be."""
 NESTING = 32
 """Levels of nesting in evidence or a summary; what reads a report recurses over it."""
 WHOLE = 1 << 64

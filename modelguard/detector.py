@@ -63,12 +63,28 @@ class DeadlineExceeded(Exception):
     """Raised by :meth:`ScanContext.check_deadline`; the outcome is ``timed-out`` and keeps the findings made so far."""
 
 
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A file of the artifact that a detector has read; ``what`` completes the sentence "the file is ...".
+
+    ``format`` is the id of a format that holds weights or a whole model, for a file that is one: reports list it, and a policy's
+    ``sources.formats`` judges it, as they do the formats of checkpoints.
+    ``missed`` says, in words that stand alone, what in it could not be read and why; empty when it was read to its end.
+    """
+
+    path: str
+    what: str
+    format: str = ""
+    missed: str = ""
+
+
 @dataclass(frozen=True)
 class Target:
     """What is being scanned, and everything a detector may use to look at it.
 
     ``checkpoints`` has one entry per checkpoint of the artifact (shards count as one). ``problems`` is what opening them found
-    wrong; ``unread`` lists the files no format recognised. ``reference`` is the trusted counterpart, a target of its own.
+    wrong; ``unread`` lists the files no format recognised, and ``looked_at`` those that detectors have read all the same
+    (:meth:`ScanContext.looked_at`). ``reference`` is the trusted counterpart, a target of its own.
     ``build_model`` is called at most once, by :attr:`model`.
     """
 
@@ -80,6 +96,7 @@ class Target:
     samples: Samples | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.FILES})
     build_model: Callable[[], RunnableModel] | None = None
+    looked_at: Mapping[str, LookedAt] = field(default_factory=dict)
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def walk(self) -> Iterator[tuple[Checkpoint, TensorInfo]]:
@@ -138,6 +155,7 @@ class ScanContext:
         threads: int = 1,
         memory_limit: int | None = None,
         on_progress: Callable[[int, int, str], None] | None = None,
+        on_looked_at: Callable[[LookedAt], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``deadline`` is a reading of ``clock`` (seconds); a test gives a clock of its own."""
@@ -149,6 +167,7 @@ class ScanContext:
         """Bytes of anonymous memory the worker may hold, or None."""
         self._deadline = deadline
         self._on_progress = on_progress
+        self._on_looked_at = on_looked_at
         self._clock = clock
         self._summary: dict[str, Any] = {}
 
@@ -156,6 +175,15 @@ class ScanContext:
         """Report that ``done`` of ``total`` units of work are finished. Cheap; call it often."""
         if self._on_progress is not None:
             self._on_progress(done, total, note)
+
+    def looked_at(self, path: str, what: str, *, format: str = "", missed: str = "") -> None:
+        """Say that the artifact's file ``path`` was read to its end, or all but what ``missed`` names, and what it is (:class:`LookedAt`).
+
+        Files that nobody says this of, and that are no checkpoint, are reported as not looked at. Say it only once nothing of the
+        file is left that could change the findings.
+        """
+        if self._on_looked_at is not None:
+            self._on_looked_at(LookedAt(path, what, format, missed))
 
     def check_deadline(self) -> None:
         """Raise :class:`DeadlineExceeded` when the detector's time is up. Call it at least once a second."""
@@ -191,6 +219,7 @@ class ScanContext:
             threads=self.threads,
             memory_limit=self.memory_limit,
             on_progress=self._on_progress,
+            on_looked_at=self._on_looked_at,
             clock=self._clock,
         )
 
@@ -203,6 +232,10 @@ class Detector(ABC):
     rules: ClassVar[tuple[Rule, ...]]
     when_quick: ClassVar[Literal["same", "shorter", "skipped"]] = "same"
     """What ``--quick`` does with it: nothing; a shorter look, by its option ``quick`` (bool, off by default); or it is left out."""
+    fetches: ClassVar[tuple[str, ...]] = ()
+    """Lower-case endings of files, beyond those that formats read, that a remote source is to bring for it, whatever their size."""
+    runs_last: ClassVar[bool] = False
+    """Whether it judges what the others have looked at, and so has to wait for them."""
 
     @abstractmethod
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

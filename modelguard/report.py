@@ -13,6 +13,8 @@ from modelguard.artifact import LeftOut
 from modelguard.findings import Finding, Rule, Severity, settled
 
 SCHEMA = "modelguard-report/1"
+CHECKPOINT = "part of a checkpoint"
+"""What a file is (:class:`FileInfo`) whose weights detectors see."""
 CORE = "modelguard-core"
 """The distribution that brings the core, as reports list it among the plugins."""
 
@@ -39,16 +41,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
+    """A file of an artifact. ``what`` completes the sentence "the file is ..."; it is empty for a file that nobody has read to its end."""
+
     path: str
     size: int
     sha256: str | None
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
     """An artifact as reports show it: no absolute path, no host.
 
-    ``unread`` are paths no format recognised, or that were not fetched; ``notes`` say, one sentence each, what could not be verified;
+    ``unread`` are paths that were not looked at, or not fetched; ``notes`` say, one sentence each, what could not be verified;
     ``left_out`` are files that are on purpose no part of it.
     """
 

@@ -205,13 +205,13 @@ TARGET = TargetInfo(
     revision=None,
     format=("safetensors",),
     files=(
-        FileInfo("README.md", 812, "a" * 64),
+        FileInfo("README.md", 812, "a" * 64, "text"),
         FileInfo("archive/old.ckpt", 90112, "b" * 64),
-        FileInfo("config.json", 640, "c" * 64),
-        FileInfo(SHARD, 4718592, "d" * 64),
-        FileInfo("model-00002.safetensors", 1052736, None),
+        FileInfo("config.json", 640, "c" * 64, "text"),
+        FileInfo(SHARD, 4718592, "d" * 64, "part of a checkpoint"),
+        FileInfo("model-00002.safetensors", 1052736, None, "part of a checkpoint"),
     ),
-    unread=("README.md", "archive/old.ckpt", "config.json"),
+    unread=("archive/old.ckpt",),
     left_out=(LeftOut(".git", 31, "git's own files"),),
 )
 REFERENCE = TargetInfo(

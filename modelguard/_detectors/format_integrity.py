@@ -27,7 +27,7 @@ _UNREADABLE = "MG0114"
 
 @dataclass(frozen=True)
 class FormatIntegrity(Detector):
-    """Turns what opening the artifact found into findings, and names what nobody looked at.
+    """Turns what opening the artifact found into findings, and names what no other detector looked at either.
 
     The score is the highest severity found, from 0 (nothing, or information) to 4 (critical).
     """
@@ -35,6 +35,7 @@ class FormatIntegrity(Detector):
     id = "format-integrity"
     requires = frozenset({Capability.FILES})
     rules = RULES
+    runs_last = True
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         worst = Severity.INFO
@@ -65,11 +66,14 @@ class FormatIntegrity(Detector):
 
     def _not_looked_at(self, target: Target, context: ScanContext, counts: Counter[str]) -> Iterator[Finding]:
         broken = {problem.file for problem in target.problems if problem.fatal}
-        for done, file in enumerate(target.unread):
+        for item in target.looked_at.values():
+            if item.missed:
+                counts["files_not_looked_at"] += 1
+                yield _gap(item.path, f"is {item.what}, not all of it was read: {item.missed}", Kind(item.what, "code"), {})
+        left = [file for file in target.unread if file.path not in target.looked_at and file.path not in broken]
+        for done, file in enumerate(left):
             context.check_deadline()
-            context.progress(done, len(target.unread), file.path)
-            if file.path in broken:
-                continue
+            context.progress(done, len(left), file.path)
             try:
                 kind = classify(file)
             except ArtifactError as error:
@@ -77,9 +81,10 @@ class FormatIntegrity(Detector):
                 continue
             if kind.matter == "inert":
                 counts["inert_files"] += 1
+                context.looked_at(file.path, kind.what)
                 continue
             counts["files_not_looked_at"] += 1
-            yield _gap(file.path, f"is {kind.what}, which no format reads; what is in it is unknown", kind, {"size": file.size})
+            yield _gap(file.path, f"is {kind.what}, which no format or detector reads; what is in it is unknown", kind, {"size": file.size})
         for missing in target.artifact.unfetched:
             context.check_deadline()
             kind = by_name(missing.path)

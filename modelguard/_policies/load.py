@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from modelguard import _limits
 from modelguard._policies.merge import Layer, beside, merge
@@ -150,7 +150,10 @@ def _no_duplicates(node: Node | None, place: str) -> None:
     if isinstance(node, MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if not isinstance(key, ScalarNode):
+                raise PolicyError(f"{place}, line {line}", "a key is a list or a mapping, and must be a word", "correct the file")
+            name = str(key.value)
             if name in lines:
                 raise PolicyError(
                     f"{place}, line {line}", f"the key {name!r} is given twice (first in line {lines[name]})", "remove one of the two"

@@ -310,7 +310,7 @@ class Policy(_Model):
                     f"no installed plugin brings a detector {name!r}{_meant(name, detectors)}",
                     "`modelguard plugins list` shows the detectors there are",
                 )
-        rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES), *(rule for known in ours.values() for rule in known.rules)}
+        rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES), *(rule.id for known in ours.values() for rule in known.rules)}
         for place, pattern in self._rule_patterns():
             if not _names_a_rule(pattern, rules):
                 raise PolicyError(

@@ -45,7 +45,6 @@ class HtmlReporter(Reporter):
             gaps=gaps(report),
             findings=[_finding(report, fate, rules, detector, finding) for detector, finding in found],
             outcomes=[_outcome(report, outcome) for outcome in ran(report)],
-            unread=set(report.target.unread),
             core=CORE,
         )
 

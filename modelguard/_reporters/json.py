@@ -189,7 +189,7 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         identity=target.identity,
         revision=target.revision,
         format=tuple(target.format),
-        files=tuple(FileInfo(file.path, file.size, file.sha256) for file in target.files),
+        files=tuple(FileInfo(file.path, file.size, file.sha256, file.what) for file in target.files),
         unread=tuple(target.unread),
         notes=tuple(target.notes),
         left_out=tuple(LeftOut(item.path, item.files, item.reason) for item in target.left_out),

@@ -21,7 +21,7 @@ from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.json import dump
 from modelguard._reporters.view import left_out
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
-from modelguard.report import CORE, Decision, Report, Reporter, Status, Verdict, Violation
+from modelguard.report import CHECKPOINT, CORE, Decision, Report, Reporter, Status, Verdict, Violation
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVEL: Mapping[Severity, str] = {
@@ -74,7 +74,7 @@ class _Places:
         single = len(files) == 1 and named.name == files[0]
         folder = (named.parent if single else named).parts if in_repository else ()
         # The first checkpoint file stands for the artifact; when nothing could be fetched, its name does.
-        checkpoints = [path for path in files if path not in target.unread]
+        checkpoints = [file.path for file in target.files if file.what == CHECKPOINT]
         name = target.uri.partition("://")[2] if "://" in target.uri else named.name
         fallback = next(iter(checkpoints or files), "" if in_repository else name)
         return cls("%SRCROOT%" if in_repository else "ARTIFACT", folder, {path: n for n, path in enumerate(files)}, fallback)

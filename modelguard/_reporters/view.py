@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from modelguard._policies.rules import NOT_LOOKED_AT
 from modelguard._reporters.escape import visible
 from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
@@ -120,23 +119,10 @@ def _unconfined(report: Report) -> list[str]:
 
 
 def _unread(report: Report) -> list[str]:
-    """Files in no known format: those that may matter apart from those that hold no weights, where a detector sorted all of them."""
-    unread = report.target.unread
-    for outcome in report.outcomes:
-        if outcome.status is not Status.COMPLETED or "inert_files" not in outcome.summary:
-            continue
-        suspect = {finding.location.file for finding in outcome.findings if finding.rule.startswith(NOT_LOOKED_AT)}
-        inert = [path for path in unread if path not in suspect]
-        if outcome.summary["inert_files"] == len(inert):
-            return _files([path for path in unread if path in suspect], "that may hold weights or code, in no known format") + _files(
-                inert, "of kinds that hold no weights"
-            )
-    return _files(unread, "in no known format")
-
-
-def _files(paths: Sequence[str], what: str) -> list[str]:
+    """Files that nobody has read to the end."""
+    paths = report.target.unread
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return [f"{count(len(paths), 'file')} {what}: {', '.join(map(visible, paths[:3]))}{more}"] if paths else []
+    return [f"{count(len(paths), 'file')} not looked at: {', '.join(map(visible, paths[:3]))}{more}"] if paths else []
 
 
 def ran(report: Report) -> list[Outcome]:

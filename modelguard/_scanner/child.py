@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO
 
 from modelguard._scanner.isolation import worker_environment
 from modelguard._scanner.protocol import Answer, Answers, BadAnswer, Job, Task, Tasks, ask
 from modelguard._temporary import TemporaryFolder
+from modelguard.detector import LookedAt
 
 LOG_TAIL = 1 << 13
 LEAVE = 3.0
@@ -100,9 +101,9 @@ class Child:
         finally:
             self.close()
 
-    def start(self, tasks: Sequence[Task]) -> None:
-        """Hand over the tasks. Once per worker."""
-        self._send(ask(Tasks(tuple(tasks))))
+    def start(self, tasks: Sequence[Task], looked_at: Iterable[LookedAt]) -> None:
+        """Hand over the tasks, and what was looked at before. Once per worker."""
+        self._send(ask(Tasks(tuple(tasks), tuple(looked_at))))
 
     def renew(self) -> None:
         """Begin counting the answers about another detector."""

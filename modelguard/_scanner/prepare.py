@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from modelguard._inputs.hints import InputHints
+from modelguard._options import check_options, options_of
 from modelguard._plugins import Registry, check_prefixes, check_rule_ids, load
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
 from modelguard._scanner.scan import DEFAULT_TIMEOUT, Described, Request, describe, scan
 from modelguard.artifact import SourceContext
-from modelguard.detector import Detector, configure
+from modelguard.detector import Detector
 from modelguard.errors import UsageError
 from modelguard.model import ModelOptions
 from modelguard.policy import Policy, load_policy
@@ -95,7 +96,7 @@ class Prepared:
 def prepare(asked: ScanArguments) -> Prepared:
     """Check everything that was asked. Raises :class:`UsageError` or :class:`~modelguard.errors.PluginError`, naming what is wrong."""
     policy = asked.policy if isinstance(asked.policy, Policy) else load_policy(asked.policy)
-    registry = load(disabled=asked.without, allows=policy.allows_plugin)
+    registry = load(disabled=asked.without, allows=policy.allows_plugin, declared=True)
     policy.check(registry.rules(), registry.detectors)
     chosen = _chosen(asked.detectors, registry)
     alone: tuple[str, ...] = ()
@@ -186,8 +187,7 @@ def _options(asked: ScanArguments, policy: Policy, chosen: Iterable[type[Detecto
             raise UsageError(f"options of {name}", "there is no such detector", "`modelguard plugins list` shows those installed")
         values.setdefault(name, {}).update(item)
     for name, item in values.items():
-        configured = configure(detectors[name], item)
-        values[name] = {option: getattr(configured, option) for option in item}
+        values[name] = check_options(name, options_of(detectors[name]), item)
     return values
 
 

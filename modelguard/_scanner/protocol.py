@@ -1,9 +1,9 @@
 """What parent and worker say to each other, one JSON object a line.
 
 The parent asks twice: a :class:`Job` is opened, later :class:`Tasks` are run. The worker answers with :class:`Facts` (or :class:`Failed`),
-then, for every task, with one :class:`Started`, any number of :class:`Progressed`, :class:`Found`, :class:`Building` and :class:`Built`,
-and one :class:`Ended`. The worker runs plugins and has opened a hostile file, so the parent believes an answer only once
-:class:`Answers` has held it to every limit and given it its type. Whether a rule is declared is for the parent to ask.
+then, for every task, with one :class:`Started`, any number of :class:`Progressed`, :class:`Found`, :class:`Looked`, :class:`Building`
+and :class:`Built`, and one :class:`Ended`. The worker runs plugins and has opened a hostile file, so the parent believes an answer only
+once :class:`Answers` has held it to every limit and given it its type. Whether a rule is declared is for the parent to ask.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-
 from modelguard import _limits
+from modelguard._scanner.plain import from_plain, to_plain
 from modelguard._scanner.values import load
 from modelguard._schemas.finding import read_finding, write_finding
 from modelguard.artifact import Artifact
-from modelguard.detector import Capability
+from modelguard.detector import Capability, LookedAt
 from modelguard.errors import PluginError
 from modelguard.findings import Finding
 from modelguard.model import ModelOptions
@@ -76,6 +75,8 @@ class Tasks:
     """The detectors to run, one after another."""
 
     tasks: tuple[Task, ...]
+    looked_at: tuple[LookedAt, ...] = ()
+    """What detectors said before, in a worker that is no more."""
 
 
 R = TypeVar("R", Job, Tasks)
@@ -83,12 +84,12 @@ R = TypeVar("R", Job, Tasks)
 
 def ask(request: Job | Tasks) -> bytes:
     """``request`` as the line that the worker reads."""
-    return TypeAdapter(type(request)).dump_json(request) + b"\n"
+    return json.dumps(to_plain(request)).encode() + b"\n"
 
 
 def asked(kind: type[R], line: str) -> R:
     """The request in ``line``, which the parent wrote and the worker trusts."""
-    request: R = TypeAdapter(kind).validate_json(line)
+    request: R = from_plain(kind, json.loads(line))
     return request
 
 
@@ -158,6 +159,14 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """The detector has read a file."""
+
+    detector: str
+    at: LookedAt
+
+
+@dataclass(frozen=True, slots=True)
 class Building:
     """The detector begins to have the model built."""
 
@@ -182,7 +191,7 @@ class Ended:
     model: Mapping[str, Any] | None = None
 
 
-Event = Started | Progressed | Found | Building | Built | Ended
+Event = Started | Progressed | Found | Looked | Building | Built | Ended
 """What happens while a detector runs."""
 Answer = Facts | Failed | Event
 
@@ -196,7 +205,7 @@ def encode(answer: Answer) -> bytes:
     match answer:
         case Found(detector=detector, finding=finding):
             body = {"detector": detector, "key": str(finding.key), "finding": write_finding(finding)}
-        case Facts():
+        case Facts() | Looked():
             body = asdict(answer)
         case _:
             body = {item.name: getattr(answer, item.name) for item in fields(answer)}
@@ -227,6 +236,11 @@ def _typed(data: dict[str, Any]) -> Answer:
             return Progressed(detector, max(done, 0), max(total, 0), note[:MAX_NOTE])
         case {"answer": "found", "detector": str(detector), "key": str(key), "finding": dict(finding)}:
             return Found(detector, _finding(detector, key, finding))
+        case {
+            "answer": "looked", "detector": str(detector),
+            "at": {"path": str(path), "what": str(what), "format": str(format), "missed": str(missed)},
+        }:  # fmt: skip
+            return Looked(detector, LookedAt(path, what[:MAX_NOTE], format[:MAX_NOTE], missed[:MAX_NOTE]))
         case {"answer": "building", "detector": str(detector)}:
             return Building(detector)
         case {"answer": "built", "detector": str(detector)}:

@@ -10,8 +10,8 @@ from typing import Any, Protocol, assert_never
 
 from modelguard._scanner.budget import FULL, Budget, clipped
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
-from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Progressed, Started, Task
-from modelguard.detector import Capability, Detector
+from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Looked, Progressed, Started, Task
+from modelguard.detector import Capability, Detector, LookedAt
 from modelguard.errors import ModelguardError, PluginError
 from modelguard.findings import Finding, fingerprint
 from modelguard.report import Outcome, Status
@@ -76,6 +76,8 @@ class Scan:
             raise ModelguardError("the isolated worker", str(error), "free memory, processes or temporary space (TMPDIR)") from None
         self.seconds: dict[str, float] = {}
         self.model: Mapping[str, Any] | None = None
+        self.looked_at: dict[str, LookedAt] = {}
+        self._paths = frozenset(file.path for file in job.artifact.files)
         self._unbuilt: _Unbuilt | None = None
         self._budget = Budget()
 
@@ -122,7 +124,7 @@ class Scan:
                     outcomes[first.detector] = failed
                     self._drop()
                     continue
-            self._child.start(left)
+            self._child.start(left, self.looked_at.values())
             for task in left:
                 outcomes[task.detector], usable = self._one(self._child, task, detectors[task.detector])
                 if not usable:
@@ -189,6 +191,11 @@ class Scan:
                         held = self._budget.finding(admitted(finding, detector, self._job.artifact.identity))
                         running.findings += [held] if held is not None else []
                         fault = fault or (FULL if held is None else "")
+                    case Looked(at=at) if at.path not in self._paths:
+                        cause = f"said that it looked at {at.path!r}, which the artifact does not have"
+                        raise PluginError(f"detector {name}", cause, "report it to the plugin's author")
+                    case Looked(at=at):
+                        self.looked_at[at.path] = at
                     case Building():
                         running.building = time.monotonic()
                     case Built():

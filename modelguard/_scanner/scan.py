@@ -16,11 +16,11 @@ from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
 from modelguard.artifact import Artifact, Source, SourceContext
-from modelguard.detector import Detector
+from modelguard.detector import Detector, LookedAt
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
 from modelguard.findings import Rule
 from modelguard.model import ModelOptions
-from modelguard.report import FileInfo, Outcome, PolicyInfo, Report, Status, TargetInfo
+from modelguard.report import CHECKPOINT, FileInfo, Outcome, PolicyInfo, Report, Status, TargetInfo
 
 DEFAULT_TIMEOUT = 900.0
 """Seconds one detector may run unless policy or ``--timeout`` says otherwise."""
@@ -72,6 +72,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     outcomes: list[Outcome] = []
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
+    looked_at: Mapping[str, LookedAt] = {}
     failure = itself = ""
     try:
         with (
@@ -82,19 +83,20 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             facts = running.describe(request.timeout)
             steps = _plan(request, registry, facts)
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
-            tasks = [_task(request, step.detector) for step in steps if step.runnable]
-            outcomes += running.run(tasks, {item.id: item for item in request.detectors})
-            seconds, model = running.seconds, running.model
+            detectors = {item.id: item for item in request.detectors}
+            ordered = sorted(steps, key=lambda step: detectors[step.detector].runs_last)
+            outcomes += running.run([_task(request, step.detector) for step in ordered if step.runnable], detectors)
+            seconds, model, looked_at = running.seconds, running.model, running.looked_at
             changed = _changed(artifact) or (_changed(reference) if reference else "")
-        failure = changed or _nothing_scannable(artifact, reference, facts)
+        failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
     except ModelguardError as error:
         failure = str(error)
     return Report(
         tool_version=modelguard.__version__,
-        target=_info(request.target, artifact, facts, request.identity),
-        reference=_info(request.reference, reference, facts.reference or Facts()) if request.reference is not None else None,
+        target=_info(request.target, artifact, facts, looked_at, request.identity),
+        reference=_info(request.reference, reference, facts.reference or Facts(), {}) if request.reference is not None else None,
         samples=facts.samples,
         policy=policy,
         plugins=registry.plugins,
@@ -125,7 +127,8 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
     source, target = _source(request.target, registry)
-    extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
+    endings = {ending for item in registry.formats.values() for ending in item.extensions}
+    extensions = tuple(sorted(endings.union(*(item.fetches for item in request.detectors))))
     context = replace(request.source, extensions=extensions, progress=progress.reading)
     if request.reference is None:
         yield source.fetch(target, context), None
@@ -172,17 +175,21 @@ def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
     return tuple(sorted({rule.id: rule for detector in detectors for rule in detector.rules}.values(), key=lambda rule: rule.id))
 
 
-def _info(uri: str, artifact: Artifact | None, facts: Facts, identity: str | None = None) -> TargetInfo:
+def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[str, LookedAt], identity: str | None = None) -> TargetInfo:
     if artifact is None:
         name = uri if "://" in uri else Path(uri).name if Path(uri).is_absolute() else uri
         return TargetInfo(name, "", None, (), ())
+    what = {file.path: CHECKPOINT for file in artifact.files if file.path not in facts.unread}
+    what |= {path: "" if item.missed else item.what for path, item in looked_at.items()}
     return TargetInfo(
         uri=artifact.uri,
         identity=identity or artifact.identity,
         revision=artifact.revision,
-        format=facts.formats,
-        files=tuple(FileInfo(file.path, file.size, file.sha256) for file in artifact.files),
-        unread=tuple(sorted({*facts.unread, *(file.path for file in artifact.unfetched)})),
+        format=tuple({*facts.formats, *(item.format for item in looked_at.values() if item.format)}),
+        files=tuple(FileInfo(file.path, file.size, file.sha256, what.get(file.path, "")) for file in artifact.files),
+        unread=tuple(
+            sorted({*(file.path for file in artifact.files if not what.get(file.path)), *(file.path for file in artifact.unfetched)})
+        ),
         notes=artifact.notes,
         left_out=artifact.left_out,
     )
@@ -211,12 +218,13 @@ def _changed(artifact: Artifact) -> str:
     return ""
 
 
-def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts) -> str:
-    for uri, there, seen in (
-        (artifact.uri, True, facts),
+def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts, *, models: bool = False) -> str:
+    """What to say of an artifact, or reference, without a checkpoint. ``models``: a detector has read a model all the same."""
+    for uri, needed, seen in (
+        (artifact.uri, not models, facts),
         (reference.uri if reference else "", reference is not None, facts.reference or Facts()),
     ):
-        if there and not seen.formats:
+        if needed and not seen.formats:
             cause = f"holds nothing that can be scanned ({seen.problems[0]})" if seen.problems else "holds nothing that can be scanned"
             return f"{uri}: {cause}; point at a safetensors or ONNX file, a folder with one, or hf://org/name"
     return ""

@@ -27,6 +27,7 @@ from modelguard._scanner.protocol import (
     Failed,
     Found,
     Job,
+    Looked,
     Progressed,
     Started,
     Task,
@@ -37,7 +38,7 @@ from modelguard._scanner.protocol import (
 )
 from modelguard._scanner.target import make_target
 from modelguard._scanner.values import NotJsonSafe, finite, json_safe
-from modelguard.detector import DeadlineExceeded, ScanContext, Skip, Target, configure
+from modelguard.detector import DeadlineExceeded, LookedAt, ScanContext, Skip, Target, configure
 from modelguard.errors import ModelguardError, SamplesError, without_paths
 from modelguard.report import SamplesInfo, Status
 
@@ -80,8 +81,11 @@ def main() -> int:
         emit(Failed(f"{job.artifact.uri}: opening it needs more memory than the limit; raise --memory"))
         return 0
     planned = sys.stdin.readline()
-    for task in asked(Tasks, planned).tasks if planned else ():
-        run_task(task, target, job, emit)
+    if planned:
+        tasks = asked(Tasks, planned)
+        target = replace(target, looked_at={item.path: item for item in tasks.looked_at})
+        for task in tasks.tasks:
+            target = run_task(task, target, job, emit)
     return 0
 
 
@@ -121,9 +125,15 @@ def describe(target: Target) -> Facts:
     )
 
 
-def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None]) -> None:
-    """Run one detector; every way it can end becomes an answer, findings already sent stay sent."""
+def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None]) -> Target:
+    """Run one detector; every way it can end becomes an answer, findings already sent stay sent. The target as the next one sees it."""
     emit(Started(task.detector))
+    seen = dict(target.looked_at)
+
+    def looked(at: LookedAt) -> None:
+        seen[at.path] = at
+        emit(Looked(task.detector, at))
+
     context = ScanContext(
         detector=task.detector,
         seed=job.seed,
@@ -131,6 +141,7 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None
         threads=job.limits.threads,
         memory_limit=job.limits.memory,
         on_progress=_throttled(emit, task.detector),
+        on_looked_at=looked,
     )
     problems: list[str] = []
     status, reason = Status.COMPLETED, ""
@@ -159,6 +170,7 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None
         elif problem:
             status, reason = Status.ERRORED, problem
     emit(Ended(task.detector, status, reason, summary, _model(target)))
+    return replace(target, looked_at=seen)
 
 
 def _sayable(finding: Finding) -> tuple[Finding, str]:

@@ -31,6 +31,7 @@ class FileDocument(_Document):
     path: str = Field(description="POSIX, relative to the artifact.")
     size: Annotated[int, Field(ge=0)] = Field(description="Bytes.")
     sha256: Sha256 | None = Field(description="null: the scan was asked not to hash.")
+    what: str = Field(default="", description='Completes "the file is ..."; empty: nobody has read it to its end.')
 
 
 class LeftOutDocument(_Document):
@@ -49,7 +50,7 @@ class TargetDocument(_Document):
     revision: str | None = Field(description="Commit of a remote artifact.")
     format: list[str]
     files: list[FileDocument]
-    unread: list[str] = Field(description="Paths that no format recognised, or that were not fetched: not looked at as checkpoints.")
+    unread: list[str] = Field(description="Paths that nobody has read to the end, or that were not fetched.")
     notes: list[str] = Field(default_factory=list, description="What could not be verified about where the files came from.")
     left_out: list[LeftOutDocument] = Field(
         default_factory=list, description="Records of git and of the Hub's client that were recognised, counted and not looked into."

@@ -77,7 +77,7 @@ def test_files_that_nobody_read_are_findings_and_text_is_not(tmp_path: Path) -> 
         ("MG9004", "modeling.py", Severity.MEDIUM),
         ("MG9004", "pytorch_model.bin", Severity.MEDIUM),
     ]
-    assert "is a Python pickle, which no format reads" in outcome.findings[2].message
+    assert "is a Python pickle, which no format or detector reads" in outcome.findings[2].message
     assert outcome.summary["inert_files"] == 1
     assert outcome.summary["files_not_looked_at"] == 3
     assert outcome.summary["score"] == float(Severity.MEDIUM)

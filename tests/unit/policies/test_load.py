@@ -70,6 +70,7 @@ def test_without_a_name_the_baseline_applies() -> None:
     [
         ("version: 1\nname: x\nname: y\ndetectors: {required: [a]}\n", 3, "'name' is given twice (first in line 2)"),
         ("version: 1\nname: x\ndetectors:\n  required: [a]\n  required: [b]\n", 5, "'required' is given twice"),
+        ("version: 1\nname: x\nrules:\n? - {a: b}\n", 4, "a key is a list or a mapping"),
         ("version: 1\nname: x\ndetectors:\n  requird: [a]\n", 4, "detectors.requird: unknown key, did you mean required?"),
         ("version: 1\nname: x\nmode: off\ndetectors: {required: [a]}\n", 3, "mode"),
         ("version: 2\nname: x\ndetectors: {required: [a]}\n", 1, "version"),

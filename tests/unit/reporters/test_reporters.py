@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROOT
 
-from modelguard._reporters import builtin_reporters, view
+from modelguard._reporters import builtin_reporters
 from modelguard._reporters.console import ConsoleReporter
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.html import HtmlReporter
@@ -341,7 +341,7 @@ def test_a_typical_scan_is_told_in_ten_lines() -> None:
     report, _ = everything()
     held = ("abs", "neural-cleanse", "neural-cleanse-blend", "neural-cleanse-warp", "ulp")
     skipped = tuple(Outcome(name, Status.SKIPPED, "needs clean samples (give --samples)") for name in held)
-    looked = Outcome("format-integrity", Status.COMPLETED, "", {"score": 0.0, "inert_files": 3})
+    looked = Outcome("format-integrity", Status.COMPLETED, "", {"score": 0.0})
     done = (looked, Outcome("weight-diff", Status.COMPLETED, "", {"score": 0.0}))
     text = ConsoleReporter().render(replace(report, outcomes=(*done, *skipped), plugin_failures=(), options={}), Decision(Verdict.PASS))
     head = text.split("\nDetectors that ran\n")[0].rstrip().splitlines()
@@ -351,29 +351,8 @@ def test_a_typical_scan_is_told_in_ten_lines() -> None:
         "  - abs, neural-cleanse (and -blend, -warp), ulp skipped: needs clean samples",
         "    (give --samples)",
         "  - models/tampered: left out .git (31 files: git's own files)",
-        "  - 3 files of kinds that hold no weights: README.md, archive/old.ckpt,",
-        "    config.json",
+        "  - 1 file not looked at: archive/old.ckpt",
     ]
-
-
-def test_files_that_may_hold_weights_are_told_apart_from_those_that_hold_none() -> None:
-    report, _ = everything()
-    gap = Finding("MG9004", "old.ckpt was not looked at", location=Location("archive/old.ckpt"))
-
-    def lines(summary: dict[str, Any], status: Status = Status.COMPLETED) -> list[str]:
-        outcome = Outcome("format-integrity", status, "", summary, (gap,))
-        return [line for line in view.gaps(replace(report, outcomes=(outcome,))) if " file" in line and "left out" not in line]
-
-    assert lines({"inert_files": 2}) == [
-        "1 file that may hold weights or code, in no known format: archive/old.ckpt",
-        "2 files of kinds that hold no weights: README.md, config.json",
-    ]
-    unsure = ["3 files in no known format: README.md, archive/old.ckpt, config.json"]
-    assert lines({}) == unsure
-    assert lines({"inert_files": 1}) == unsure, "one file of the three was not judged"
-    assert lines({"inert_files": 2}, Status.ERRORED) == unsure
-    other = Outcome("acme-sorts-files", Status.COMPLETED, "", {"inert_files": 2}, (gap,))
-    assert "1 file that may hold weights or code, in no known format: archive/old.ckpt" in view.gaps(replace(report, outcomes=(other,)))
 
 
 def test_report_mode_is_said_beside_the_answer() -> None:

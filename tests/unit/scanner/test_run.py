@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from modelguard._scanner import run
 from modelguard._scanner.child import WorkerError, WorkerTimeout
 from modelguard._scanner.protocol import Answer, Building, Ended, Facts, Job, Limits, Started, Task
 from modelguard._scanner.run import Scan, Silent
-from modelguard.detector import Detector
+from modelguard.detector import Detector, LookedAt
 
 JOB = Job(Artifact("m", "local:m", Path("/m"), (), None), None, None, ModelOptions(), (), (), 0, Limits(memory=None, threads=1))
 NEEDS = {"a": Capability.GRADIENTS, "b": Capability.WEIGHTS, "c": Capability.FORWARD, "d": Capability.GRADIENTS, "e": Capability.FILES}
@@ -40,7 +40,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.answers: Iterator[Answer] = iter([Facts()])
 
-    def start(self, tasks: Sequence[Task]) -> None:
+    def start(self, tasks: Sequence[Task], looked_at: Iterable[LookedAt]) -> None:
         self.answers = self.script(tasks)
 
     def script(self, tasks: Sequence[Task]) -> Iterator[Answer]:

@@ -1,0 +1,1 @@
+"""Executable content: pickles, torch files, archives, templates and code are read without running any of it."""

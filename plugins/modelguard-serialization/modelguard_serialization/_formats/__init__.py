@@ -1,0 +1,1 @@
+"""Checkpoint formats: torch files and GGUF."""

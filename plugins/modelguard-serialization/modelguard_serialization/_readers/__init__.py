@@ -1,0 +1,7 @@
+"""Every reader, in the order in which they name a file that several of them recognise."""
+
+from __future__ import annotations
+
+from modelguard_serialization.reader import Reader
+
+READERS: tuple[Reader, ...] = ()

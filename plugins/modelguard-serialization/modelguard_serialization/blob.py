@@ -1,0 +1,45 @@
+"""What readers are given: the bytes of a file of the artifact, or of a member of an archive in it."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes to look at.
+
+    ``file`` is artifact-relative. ``members`` are the names on the way into it, outermost first: empty for the file itself.
+    ``data`` are the bytes, read-only: mapped for a file and for what is stored in it uncompressed, else in memory.
+    ``offset`` is where ``data`` begins in the file, or None where that means nothing because it was decompressed.
+    """
+
+    file: str
+    data: memoryview
+    members: tuple[str, ...] = ()
+    offset: int | None = 0
+
+    @property
+    def name(self) -> str:
+        """The path by which it is called: that of the innermost member, else the file's."""
+        return self.members[-1] if self.members else self.file
+
+    @property
+    def place(self) -> str:
+        """File and members in one string, as messages name it: ``model.pt!archive/data.pkl``."""
+        return "!".join((self.file, *self.members))
+
+    @property
+    def ending(self) -> str:
+        """The lower-case ending of the name with its dot; empty when there is none."""
+        return posixpath.splitext(posixpath.basename(self.name).lower())[1]
+
+    def head(self, size: int = 4096) -> bytes:
+        """The first bytes, at most ``size``."""
+        return bytes(self.data[:size])
+
+    def member(self, name: str, data: memoryview | bytes, offset: int | None = None) -> Blob:
+        """A part of this one. ``offset`` counts from the beginning of this blob; None when ``data`` is not a stretch of it."""
+        at = None if offset is None or self.offset is None else self.offset + offset
+        return Blob(self.file, memoryview(data), (*self.members, name), at)
