@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelguard import _limits
 from modelguard._formats.pickled import runs_as_pickle
 from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
 from modelguard._formats.sniff import HEAD, LFS_POINTER, by_name, extension, magic, trailing_zip
@@ -14,8 +15,7 @@ from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
 
-MAX_SLACK = 1 << 28
-"""Unclaimed bytes of external data that are read to see whether they are padding."""
+MAX_SLACK = _limits.SLACK
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pickletools
 from typing import IO
 
-MAX_OPCODES = 100_000
-"""Opcodes that are followed. Nothing but a pickle decodes that far, so what does is taken for one."""
-MAX_LINE = 1 << 26
-"""Bytes of an argument that ends with its line. A file that has more of them in one line is taken for a pickle too."""
+from modelguard import _limits
+
+MAX_OPCODES = _limits.PICKLE_OPCODES
+MAX_LINE = _limits.PICKLE_LINE
 
 _OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 _LENGTHS = {

@@ -16,6 +16,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from modelguard import _limits
 from modelguard._formats.external import Neighbours
 from modelguard._formats.names import shown
 from modelguard.artifact import Artifact, ArtifactFile
@@ -25,9 +26,8 @@ from modelguard.errors import FormatError, LimitError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-MAX_INDEX = 1 << 26
-MAX_BRACKETS = 1_000_000
-"""Brackets and braces in an index: JSON builds an object for each, and an honest index has six."""
+MAX_INDEX = _limits.SHARD_INDEX
+MAX_BRACKETS = _limits.SHARD_BRACKETS
 
 EXAMPLES = 3
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})")

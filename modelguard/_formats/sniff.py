@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Literal
 
+from modelguard import _limits
 from modelguard._formats.pickled import runs_as_pickle
 from modelguard.artifact import ArtifactFile
 
 HEAD = 4096
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
-MAX_TEXT = 1 << 28
-"""Bytes of a text file that are looked through for what is no text."""
+MAX_TEXT = _limits.TEXT
 
 ZIP_TAIL = 22 + 0xFFFF
 """Bytes before the end of a file in which the last record of a zip archive must begin."""
