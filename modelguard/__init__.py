@@ -158,6 +158,7 @@ __all__ = [
     "PluginInfo",
     "Policy",
     "PolicyError",
+    "Quantization",
     "PolicyInfo",
     "Replay",
     "Report",

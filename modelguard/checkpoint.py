@@ -79,19 +79,21 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How a tensor is stored whose values the file gives by block: a few bits an entry, and scales that a block shares.
+    """How a tensor is stored whose values the file gives by block: a few bits an entry, and a scale that a group of entries shares.
 
-    ``type`` is the format's name for it (``Q4_K``), ``bits`` how many an entry has. ``step`` (float32, one number for every ``group``
-    consecutive entries in C order) is the distance between neighbouring values there. ``reach`` is how many steps away from the
-    weight it stands for an entry may be, and ``noise`` the root mean square, in steps, that rounding leaves in a row at most.
+    ``type`` is the format's name for it (``Q4_K``), ``bits`` how many an entry has. ``step``, ``low`` and ``high`` (float32) have one
+    number for every ``group`` consecutive entries in C order: the widest distance between neighbouring levels, the lowest and the
+    highest level. ``reach`` is how many steps a quantiser leaves an entry from the weight it stands for, or from the end of the group's
+    levels where the weight lies beyond; infinite where levels are not chosen one by one.
     """
 
     type: str
     bits: int
     group: int
     step: npt.NDArray[np.float32]
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
     reach: float
-    noise: float
 
 
 class Checkpoint(ABC):

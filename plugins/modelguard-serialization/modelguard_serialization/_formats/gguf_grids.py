@@ -11,7 +11,6 @@ import base64
 import numpy as np
 import numpy.typing as npt
 
-
 _IQ2_XXS = (
     "000621po*D3IGuR6aXLqA^<1=DgZ$ML;z3#SO8%FWB`Bwf&hvDq5uH_1OX5M6#+m2gaMcV00II6A_9T}0R#jD5CkCvBm_VNLIg+zU<82#ganWTqyzv30tE;KAO%JRX$61<"
     "kp&3`5C%X7ga)Jr00;#L2nZAiC<s9aL<mp_QV56$1PMS10tyrg0T2Wb5D*~{KoDRMgb<Jrl@I_C2oWF=P!U=YfDt4TMG^oM2oxX`B@{^%fD{-NVif=u78U^*1Q-w)Kp24-"
@@ -121,7 +120,8 @@ def _unpack(text: str, entries: int, levels: tuple[int, ...]) -> npt.NDArray[np.
     packed = np.frombuffer(base64.b85decode(text), np.uint8)
     width = 2 if len(levels) <= 4 else 4
     codes = (packed[:, None] >> np.arange(0, 8, width, dtype=np.uint8)) & (2**width - 1)
-    return np.array(levels, np.float32)[codes.reshape(-1, entries)]
+    points: npt.NDArray[np.float32] = np.array(levels, np.float32)[codes.reshape(-1, entries)]
+    return points
 
 
 _TWO, _ONE = (8, 25, 43), (-1, 0, 1)

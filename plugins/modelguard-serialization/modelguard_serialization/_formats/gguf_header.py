@@ -238,7 +238,9 @@ class _Reader:
                 self._fail(f"the size of tensor {shown(name)}, {list(shape)}, overflows 64 bits", "MG0105")
         if (ne[0] if ne else 1) % kind.block:  # (9)
             row = ne[0] if ne else 1
-            self._fail(f"tensor {shown(name)} has rows of {row} entries, no multiple of the {kind.block} of a block of {kind.name}", "MG0105")
+            self._fail(
+                f"tensor {shown(name)} has rows of {row} entries, no multiple of the {kind.block} of a block of {kind.name}", "MG0105"
+            )
         if offset % alignment:  # (10)
             self._fail(f"tensor {shown(name)} begins at {offset} of the data, which is no multiple of {alignment}", "MG0105")
         return Entry(name, kind, shape, offset, prod(shape) // kind.block * kind.size)
@@ -247,7 +249,9 @@ class _Reader:
         position, previous = self._at, ""
         for entry in sorted(entries, key=lambda item: (item.offset, item.length)):
             if entry.offset + entry.length > self._end:  # (10)
-                self._fail(f"tensor {shown(entry.name)} ends at byte {entry.offset + entry.length} of {self._end}: it is truncated", "MG0105")
+                self._fail(
+                    f"tensor {shown(entry.name)} ends at byte {entry.offset + entry.length} of {self._end}: it is truncated", "MG0105"
+                )
             if entry.offset < position:  # (11)
                 self._fail(f"tensor {shown(entry.name)} overlaps {shown(previous)}", "MG0105")
             self._padding(position, entry.offset, alignment, f"before tensor {shown(entry.name)}")
