@@ -1,0 +1,61 @@
+"""Whether a block-quantised tensor is the reference quantised: each entry the level nearest to the reference's that its block has.
+
+The file says which levels a block has, so this needs no guess at how a quantiser chose them, and llama.cpp chooses them in many ways.
+What is left to the file are the levels: a block may have coarse ones, or none near to the reference. That is lossy and cannot write
+anything in; where it loses a row, the row is not what the reference has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from modelguard._diff.changes import Beyond, BlockQuantized, Change, RowsBeyond
+from modelguard._diff.classify import SPARSE
+from modelguard._diff.grid import widen
+from modelguard._diff.operand import Operand
+from modelguard._diff.probe import blocks
+from modelguard._diff.stream import Sums
+from modelguard.checkpoint import Quantization
+
+TOLERANCE = 1e-3
+"""Steps that an entry may be further off than it should: rounding in float32."""
+UNDERFLOW = 2.0**-25
+"""Half of the smallest float16: what keeping a scale in one moves a level by, for each level from zero, where weights are that small."""
+LOST = 0.9
+"""What a row may lose of its norm, and still be the reference quantised."""
+FAINT = 0.01
+"""Norm of a row, to the root mean square of all, under which nothing is said of what it loses."""
+
+
+def quantized_by_block(
+    before: Operand, after: Operand, quantization: Quantization, sums: Sums, check: Callable[[], None] = lambda: None
+) -> Change:
+    """What was done to a tensor that is stored by block; ``after`` is the whole of it as float32, ``before`` the reference likewise.
+
+    ``check`` is called from block to block and may raise to stop.
+    """
+    rows, columns = after.matrix.shape
+    group = quantization.group
+    beyond = np.zeros(rows, bool)
+    faint = FAINT * (sums.ww / max(1, rows)) ** 0.5
+    slack = UNDERFLOW * 2.0**quantization.bits
+    for part in blocks(after):
+        check()
+        w, target = widen(np.ascontiguousarray(before.matrix[part])), widen(np.ascontiguousarray(after.matrix[part]))
+        span = slice(part.start * columns // group, -(-part.stop * columns // group))
+        step, low, high = (side[span, None].astype(np.float64) for side in (quantization.step, quantization.low, quantization.high))
+        with np.errstate(all="ignore"):
+            nearest = np.clip(w.reshape(-1, group), low, high)
+            off = np.abs(target.reshape(-1, group) - nearest)
+            # Written so that a NaN fails.
+            near = off <= (quantization.reach + TOLERANCE) * step + slack if np.isfinite(quantization.reach) else off <= high - low
+            lost = np.linalg.norm(target - w, axis=1) > LOST * np.maximum(np.linalg.norm(w, axis=1), faint)
+        beyond[part] = ~near.reshape(len(w), columns).all(axis=1) | lost
+    count = int(np.count_nonzero(beyond))
+    if not count:
+        return BlockQuantized(quantization.type, quantization.bits)
+    if rows >= 4 and count <= max(1, int(SPARSE * rows)):
+        return RowsBeyond("row", count, tuple(int(row) for row in np.flatnonzero(beyond)[:64]), quantization.type)
+    return Beyond(quantization.type, count)
