@@ -15,8 +15,8 @@ from modelguard._diff.changes import Beyond, BlockQuantized, Change, RowsBeyond
 from modelguard._diff.classify import SPARSE
 from modelguard._diff.grid import widen
 from modelguard._diff.operand import Operand
-from modelguard._diff.probe import blocks
-from modelguard._diff.stream import Sums
+from modelguard._diff.probe import blocks, spiked
+from modelguard._diff.stream import Statistics
 from modelguard.checkpoint import Quantization
 
 TOLERANCE = 1e-3
@@ -29,8 +29,12 @@ FAINT = 0.01
 """Norm of a row, to the root mean square of all, under which nothing is said of what it loses."""
 
 
+STRUCTURED = 2.0
+"""Sum of s^4 of the difference against that of independent entries with its rows' and columns' energies, from which it is no rounding."""
+
+
 def quantized_by_block(
-    before: Operand, after: Operand, quantization: Quantization, sums: Sums, check: Callable[[], None] = lambda: None
+    before: Operand, after: Operand, quantization: Quantization, statistics: Statistics, check: Callable[[], None] = lambda: None
 ) -> Change:
     """What was done to a tensor that is stored by block; ``after`` is the whole of it as float32, ``before`` the reference likewise.
 
@@ -39,7 +43,8 @@ def quantized_by_block(
     rows, columns = after.matrix.shape
     group = quantization.group
     beyond = np.zeros(rows, bool)
-    faint = FAINT * (sums.ww / max(1, rows)) ** 0.5
+    shown = bool(np.isfinite(quantization.reach))
+    faint = FAINT * (statistics.sums.ww / max(1, rows)) ** 0.5
     slack = UNDERFLOW * 2.0**quantization.bits
     for part in blocks(after):
         check()
@@ -50,12 +55,24 @@ def quantized_by_block(
             nearest = np.clip(w.reshape(-1, group), low, high)
             off = np.abs(target.reshape(-1, group) - nearest)
             # Written so that a NaN fails.
-            near = off <= (quantization.reach + TOLERANCE) * step + slack if np.isfinite(quantization.reach) else off <= high - low
+            near = off <= ((quantization.reach + TOLERANCE) * step + slack if shown else high - low)
             lost = np.linalg.norm(target - w, axis=1) > LOST * np.maximum(np.linalg.norm(w, axis=1), faint)
         beyond[part] = ~near.reshape(len(w), columns).all(axis=1) | lost
     count = int(np.count_nonzero(beyond))
-    if not count:
-        return BlockQuantized(quantization.type, quantization.bits)
-    if rows >= 4 and count <= max(1, int(SPARSE * rows)):
+    if not count and (shown or not _structured(statistics)):
+        return BlockQuantized(quantization.type, quantization.bits, shown)
+    if rows >= 4 and 0 < count <= max(1, int(SPARSE * rows)):
         return RowsBeyond("row", count, tuple(int(row) for row in np.flatnonzero(beyond)[:64]), quantization.type)
-    return Beyond(quantization.type, count)
+    return Beyond(quantization.type, count or rows)
+
+
+def _structured(statistics: Statistics) -> bool:
+    """Whether D is far from independent entries, whatever energies its rows and columns have: then something of low rank was added.
+
+    For independent entries the sum of s^4 is the sum of the rows' and of the columns' energies squared.
+    """
+    if statistics.row_energy is None or statistics.column_energy is None:
+        return False
+    m, n = statistics.shape
+    fourth = spiked(statistics) * statistics.sums.dd**2 * (1 / m + 1 / n)
+    return fourth > STRUCTURED * float((statistics.row_energy**2).sum() + (statistics.column_energy**2).sum())

@@ -72,10 +72,14 @@ class Quantized(Change):
 
 @dataclass(frozen=True, slots=True)
 class BlockQuantized(Change):
-    """Stored as block-quantised ``type`` of ``bits`` bits: every entry is the level that its block has for the reference's."""
+    """Stored as block-quantised ``type`` of ``bits`` bits: every entry is the level that its block has for the reference's.
+
+    ``shown`` is False for types whose levels are not chosen one by one, of which only rough checks can be made.
+    """
 
     type: str
     bits: int
+    shown: bool = True
 
     kind = Quantized.kind
     rule = Quantized.rule

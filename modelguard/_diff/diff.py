@@ -197,7 +197,7 @@ class _Comparison:
         quantization = pair.after.checkpoint.quantization(pair.after.tensor.name) if pair.after_view.whole else None
         found: Change | None
         if quantization is not None and statistics.sums.changed and after.dtype == "F32":
-            found = quantized_by_block(before, after, quantization, statistics.sums, self.check)
+            found = quantized_by_block(before, after, quantization, statistics, self.check)
         else:
             found = classify(before, after, statistics, self.max_rank, self.check)
         return None if found is None else describe(pair, before, after, statistics, found)
