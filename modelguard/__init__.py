@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modelguard._inputs.spec import resolve_input, usual_normalisations
     from modelguard.api import load_report, render, scan
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, LeftOut, Source, SourceContext, UnfetchedFile, sha256_file
-    from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
+    from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, Quantization, TensorInfo, numpy_dtype
     from modelguard.detector import (
         Capability,
         DeadlineExceeded,
@@ -96,7 +96,7 @@ _HOME = {
     "_inputs.samples": ("load_samples",),
     "_inputs.spec": ("resolve_input", "usual_normalisations"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "LeftOut", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
-    "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
+    "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "Quantization", "TensorInfo", "numpy_dtype"),
     "detector": (
         "Capability", "DeadlineExceeded", "Detector", "LookedAt", "ScanContext", "Skip", "Target", "configure", "option", "option_fields",
     ),
@@ -159,6 +159,7 @@ __all__ = [
     "PluginInfo",
     "Policy",
     "PolicyError",
+    "Quantization",
     "PolicyInfo",
     "Replay",
     "Report",

@@ -20,7 +20,7 @@ from modelguard import _limits
 from modelguard._formats.external import Neighbours
 from modelguard._formats.names import shown
 from modelguard.artifact import Artifact, ArtifactFile
-from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
+from modelguard.checkpoint import Checkpoint, FormatProblem, Quantization, TensorInfo
 from modelguard.errors import FormatError, LimitError
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ class ShardedCheckpoint(Checkpoint):
     def read(self, name: str) -> npt.NDArray[Any]:
         shard, inner = self._home[name]
         return shard.read(inner)
+
+    def quantization(self, name: str) -> Quantization | None:
+        shard, inner = self._home[name]
+        return shard.quantization(inner)
 
 
 _Set = tuple[str, int]

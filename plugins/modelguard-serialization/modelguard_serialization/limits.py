@@ -10,3 +10,15 @@ UNPACKED = 1 << 30
 """Bytes that are decompressed for one file, at all depths."""
 FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
+GGUF_KEYS = 65_536
+"""Metadata of a GGUF file."""
+GGUF_STRING = 1 << 26
+"""Bytes of one text in its metadata: a whole tokenizer in JSON has some tens of millions."""
+GGUF_ITEMS = 1 << 23
+"""Strings and arrays in its arrays, all together: a vocabulary and its merges have less than a million."""
+GGUF_NESTING = 4
+"""Arrays in each other."""
+GGUF_METADATA = 1 << 28
+"""Bytes of its metadata."""
+GGUF_TENSORS = 1_000_000
+"""Tensors of one file."""
