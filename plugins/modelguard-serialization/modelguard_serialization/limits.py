@@ -10,3 +10,11 @@ UNPACKED = 1 << 30
 """Bytes that are decompressed for one file, at all depths."""
 FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
+TEMPLATE = 1 << 20
+"""Characters of a template that is parsed."""
+FOLDED = 4096
+"""Characters of a constant that is put together from others."""
+FOLD_DEPTH = 60
+"""Expressions in expressions that are worked out."""
+TEXT = 32 << 20
+"""Bytes of a text file that is decoded whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelguard_serialization._readers.templates import TemplateReader
 from modelguard_serialization.reader import Reader
 
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (TemplateReader(),)
