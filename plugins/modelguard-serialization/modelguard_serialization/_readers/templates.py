@@ -66,8 +66,7 @@ RULES = (
         "Templates for other engines (Go templates, minja) use other tags.",
     ),
 )
-_MARK = re.compile(rb"\{\{|\{%|\\u007[bB]")
-_PRINTED = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.S)
+_MARK = re.compile(rb"chat_template|\{\{|\{%|\\u007[bB]")
 _RAW_ESCAPE = re.compile(r"\{[{%][^}]{0,400}?(__[a-z]{3,20}__)")
 _NAMES = re.compile(r"(?:^|[._-])(?:chat_?template|jinja2?|j2|prompt)(?:$|[._-])", re.I)
 _NOT_TEMPLATES = words(
@@ -89,7 +88,7 @@ class TemplateReader(Reader):
         if b"\0" in head or not (named or _MARK.search(blob.data)):
             return False
         text = _decoded(blob)
-        return named or (text is not None and (bool(_PRINTED.search(text)) or "\\u007" in text))
+        return named or (text is not None and (_marked(text) or "\\u007" in text or '"chat_template"' in text))
 
     def read(self, blob: Blob, look: Look) -> None:
         if len(blob.data) > limits.TEXT:
@@ -152,6 +151,15 @@ def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
         )
 
 
+def _marked(text: str) -> bool:
+    """Whether something in it stands between the marks of Jinja."""
+    for opened, closed in (("{{", "}}"), ("{%", "%}")):
+        start = text.find(opened)
+        if start >= 0 and text.find(closed, start + 2) >= 0:
+            return True
+    return False
+
+
 def _decoded(blob: Blob) -> str | None:
     try:
         return str(blob.data, "utf-8-sig")
@@ -167,7 +175,7 @@ def _templates(blob: Blob, text: str, look: Look) -> Iterator[tuple[str, str, bo
             yield from _json(json.loads(text, object_pairs_hook=_Pairs), "")
             return
         except (ValueError, RecursionError):
-            if blob.ending == ".json" and _PRINTED.search(text):
+            if blob.ending == ".json" and _marked(text):
                 look.miss(blob, "has the marks of templates and is no JSON that can be parsed")
     elif blob.ending in (".yaml", ".yml"):
         yield from _yaml(text)
@@ -188,7 +196,7 @@ def _json(document: Any, top: str) -> Iterator[tuple[str, str, bool]]:
             stack.extend((f"{place}.{_key(key, named)}" if place else key, item) for key, item in reversed(value))
         elif isinstance(value, list):
             stack.extend((f"{place}[{number}]", item) for number, item in reversed(list(enumerate(value))))
-        elif isinstance(value, str) and _PRINTED.search(value):
+        elif isinstance(value, str) and ("chat_template" in place or _marked(value)):
             yield place[:200], value, "chat_template" in place
 
 
@@ -205,7 +213,7 @@ def _yaml(text: str) -> Iterator[tuple[str, str, bool]]:
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             if isinstance(event, ScalarEvent):
-                if _PRINTED.search(event.value):
+                if _marked(event.value):
                     yield last[:200], event.value, "chat_template" in last
                 else:
                     last = event.value
