@@ -28,3 +28,5 @@ EXECUTED = 3
 """Code in text that code executes, in its turn."""
 FOLD_STEPS = 200_000
 """Expressions of one source file that are worked out."""
+SEARCHED = 16 << 20
+"""Bytes of a file that is searched for programs inside it."""

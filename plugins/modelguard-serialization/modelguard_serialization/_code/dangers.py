@@ -18,18 +18,22 @@ COMMAND, EXECUTE, SOCKET, NETWORK, UNPICKLE, NATIVE, IMPORT, DELETE, DECODE = (
 
 _KINDS: dict[str, frozenset[str]] = {
     COMMAND: words(
-        "os.system os.popen os.execl os.execle os.execlp os.execlpe os.execv os.execve os.execvp os.execvpe os.spawnl os.spawnle os.spawnlp "
-        "os.spawnlpe os.spawnv os.spawnve os.spawnvp os.spawnvpe os.posix_spawn os.posix_spawnp os.startfile os.fork os.forkpty posix.system "
+        "os.system os.popen os.execl os.execle os.execlp os.execlpe os.execv os.execve os.execvp os.execvpe os.spawnl os.spawnle "
+        "os.spawnlp "
+        "os.spawnlpe os.spawnv os.spawnve os.spawnvp os.spawnvpe os.posix_spawn os.posix_spawnp os.startfile os.fork os.forkpty "
+        "posix.system "
         "nt.system posix.popen subprocess.run subprocess.call subprocess.check_call subprocess.check_output subprocess.Popen "
         "subprocess.getoutput subprocess.getstatusoutput pty.spawn commands.getoutput commands.getstatusoutput popen2.popen2 "
-        "asyncio.create_subprocess_exec asyncio.create_subprocess_shell asyncio.subprocess.create_subprocess_exec pexpect.spawn pexpect.run "
+        "asyncio.create_subprocess_exec asyncio.create_subprocess_shell asyncio.subprocess.create_subprocess_exec pexpect.spawn "
+        "pexpect.run "
         "sh. plumbum. fabric. invoke.run paramiko. pip.main pip._internal.main pip._internal.cli.main.main ensurepip.bootstrap "
         "distutils.spawn.spawn setuptools.sandbox.run_setup webbrowser.open antigravity. multiprocessing.util.spawnv_passfds "
         "_posixsubprocess.fork_exec torch.utils.collect_env.run IPython.get_ipython get_ipython"
     ),
     EXECUTE: words(
         "builtins.exec builtins.eval builtins.compile builtins.execfile builtins.breakpoint code.interact code.InteractiveInterpreter "
-        "code.InteractiveConsole codeop.compile_command runpy.run_path runpy.run_module types.FunctionType types.CodeType pdb.run pdb.runeval "
+        "code.InteractiveConsole codeop.compile_command runpy.run_path runpy.run_module types.FunctionType types.CodeType pdb.run "
+        "pdb.runeval "
         "timeit.timeit timeit.repeat cProfile.run profile.run trace.Trace bdb.Bdb.run importlib.machinery.SourceFileLoader imp.load_source "
         "importlib.util.spec_from_loader zipimport.zipimporter pandas.eval numexpr.evaluate"
     ),
@@ -38,21 +42,27 @@ _KINDS: dict[str, frozenset[str]] = {
         "websocket. websockets. telnetlib. xmlrpc. zmq. dns. scapy. ftplib. smtplib. poplib. imaplib. nntplib. http.server."
     ),
     NETWORK: words(
-        "urllib.request.urlopen urllib.request.urlretrieve urllib.request.Request urllib.request.build_opener urllib.urlopen urllib2.urlopen "
+        "urllib.request.urlopen urllib.request.urlretrieve urllib.request.Request urllib.request.build_opener urllib.urlopen "
+        "urllib2.urlopen "
         "urllib.urlretrieve http.client.HTTPConnection http.client.HTTPSConnection requests.get requests.post requests.put requests.patch "
-        "requests.request requests.Session requests.delete requests.head httpx.get httpx.post httpx.put httpx.stream httpx.request httpx.Client "
+        "requests.request requests.Session requests.delete requests.head httpx.get httpx.post httpx.put httpx.stream httpx.request "
+        "httpx.Client "
         "httpx.AsyncClient aiohttp.ClientSession aiohttp.request urllib3.PoolManager urllib3.request wget.download pycurl. "
-        "torch.hub.load_state_dict_from_url torch.hub.download_url_to_file torch.hub.load torch.utils.model_zoo.load_url boto3. gdown.download"
+        "torch.hub.load_state_dict_from_url torch.hub.download_url_to_file torch.hub.load torch.utils.model_zoo.load_url boto3. "
+        "gdown.download"
     ),
     UNPICKLE: words(
-        "pickle.load pickle.loads pickle.Unpickler cPickle.load cPickle.loads _pickle.load _pickle.loads dill.load dill.loads cloudpickle.load "
-        "cloudpickle.loads joblib.load shelve.open marshal.load marshal.loads torch.load jsonpickle.decode pandas.read_pickle yaml.unsafe_load "
+        "pickle.load pickle.loads pickle.Unpickler cPickle.load cPickle.loads _pickle.load _pickle.loads dill.load dill.loads "
+        "cloudpickle.load "
+        "cloudpickle.loads joblib.load shelve.open marshal.load marshal.loads torch.load jsonpickle.decode pandas.read_pickle "
+        "yaml.unsafe_load "
         "yaml.full_load pickle5.load pickle5.loads"
     ),
     NATIVE: words(
         "ctypes.CDLL ctypes.PyDLL ctypes.WinDLL ctypes.OleDLL ctypes.cdll. ctypes.windll. ctypes.pythonapi. ctypes.CFUNCTYPE "
         "ctypes.util.find_library cffi.FFI torch.ops.load_library torch.classes.load_library torch.utils.cpp_extension.load "
-        "torch.utils.cpp_extension.load_inline importlib.machinery.ExtensionFileLoader imp.load_dynamic mmap.mmap numpy.ctypeslib.load_library"
+        "torch.utils.cpp_extension.load_inline importlib.machinery.ExtensionFileLoader imp.load_dynamic mmap.mmap "
+        "numpy.ctypeslib.load_library"
     ),
     IMPORT: words("builtins.__import__ importlib.import_module importlib.__import__ importlib.reload pkgutil.resolve_name pydoc.locate"),
     DELETE: words("shutil.rmtree os.remove os.unlink os.rmdir os.removedirs"),

@@ -145,7 +145,7 @@ class Folder:
             return None
         if method == "join":
             parts = self._parts(node.args[0], depth) if len(node.args) == 1 else None
-            return of.join(parts) if parts is not None else None  # type: ignore[arg-type]
+            return of.join(parts) if parts is not None else None
         if None in arguments:
             return None
         if (

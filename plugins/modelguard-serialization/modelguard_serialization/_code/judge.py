@@ -44,7 +44,8 @@ _PRIVATE = re.compile(
     r"|169\.254\.169\.254|metadata\.google\.internal"
 )
 _STARTS = re.compile(
-    r"(?:^|[/\\~])\.(?:bashrc|bash_profile|profile|zshrc|zprofile|zshenv|config/autostart|config/systemd)\b|\bauthorized_keys\b|/etc/(?:cron|init\.d"
+    r"(?:^|[/\\~])\.(?:bashrc|bash_profile|profile|zshrc|zprofile|zshenv|config/autostart|config/systemd)\b|\bauthorized_keys\b"
+    r"|/etc/(?:cron|init\.d"
     r"|systemd|rc\.local|ld\.so\.preload|profile\.d)|\bcrontab\b|\bsitecustomize\b|\busercustomize\b|LaunchAgents|LaunchDaemons"
     r"|\\CurrentVersion\\Run\b|Start Menu\\Programs\\Startup",
     re.I,
@@ -104,7 +105,9 @@ def _all(program: Program, moments: dict[str, str], loaded: bool) -> Iterator[Ve
                 f"private {hit[0]}",
             )
         if hit := _STARTS.search(text) if len(text) < 300 else None:
-            yield Verdict(f"names {hit[0]!r}, from where programs are started", HIGH if acts or program.writes else MEDIUM, line, f"starts {hit[0]}")
+            yield Verdict(
+                f"names {hit[0]!r}, from where programs are started", HIGH if acts or program.writes else MEDIUM, line, f"starts {hit[0]}"
+            )
         if len(text) >= 1000 and _BLOB.fullmatch(text.strip()):
             yield Verdict(f"holds {len(text)} characters of encoded data", LOW, line, "encoded data")
 

@@ -23,6 +23,8 @@ _LOADED = re.compile(
 _LOADING = words(
     "from_pretrained from_config _from_config from_dict register_for_auto_class __reduce__ __setstate__ __getattr__ __init_subclass__"
 )
+HIDING = words("utf-7 utf-16 utf-16-le utf-16-be utf-32 unicode_escape unicode-escape raw_unicode_escape raw-unicode-escape punycode")
+"""Encodings of Python in which code reads as something else."""
 _ENCODINGS = words(
     "utf-8 utf-8-sig ascii us-ascii latin-1 iso-8859-1 iso-8859-15 cp1252 cp1251 gbk gb2312 gb18030 big5 euc-jp shift_jis euc-kr"
 )
@@ -80,7 +82,7 @@ def source_text(data: bytes) -> tuple[str, str]:
     """Source as Python would decode it, and the encoding it declares. Raises :class:`NotParsedError`."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        if encoding.lower() not in _ENCODINGS and encoding.lower() not in ("utf-7", "utf-16", "unicode_escape", "raw_unicode_escape"):
+        if encoding.lower() not in _ENCODINGS and encoding.lower() not in HIDING:
             raise NotParsedError(f"declares the encoding {encoding[:40]!r}, which is not followed")
         return data.decode(encoding), encoding
     except (SyntaxError, UnicodeError, LookupError) as error:
@@ -193,8 +195,8 @@ class _Student:
                     return self.alias[name]
                 return f"builtins.{name}" if name in dangers.BUILTINS else None
             case ast.Attribute(value=of, attr=attr):
-                base = self.resolve(of, depth + 1)
-                return self._plain(f"{base}.{attr}") if base else None
+                owner = self.resolve(of, depth + 1)
+                return self._plain(f"{owner}.{attr}") if owner else None
             case ast.Call(func=func, args=args):
                 called = self.resolve(func, depth + 1)
                 if called in ("builtins.__import__", "importlib.import_module", "importlib.__import__") and args:
@@ -207,13 +209,13 @@ class _Student:
                 if called == "builtins.vars" and args:
                     return self.resolve(args[0], depth + 1)
             case ast.Subscript(value=of, slice=key):
-                base, item = self.resolve(of, depth + 1), self.folder.text(key)
-                if base == "sys.modules" and item:
+                table, item = self.resolve(of, depth + 1), self.folder.text(key)
+                if table == "sys.modules" and item:
                     return item
-                if base == "builtins.globals" and item:
+                if table == "builtins.globals" and item:
                     return "builtins.__builtins__" if item == "__builtins__" else self.alias.get(item)
-                if base and item and (base.endswith("__dict__") or base in ("builtins", *dangers.REACH)):
-                    return self._plain(f"{base.removesuffix('.__dict__')}.{item}")
+                if table and item and (table.endswith("__dict__") or table in ("builtins", *dangers.REACH)):
+                    return self._plain(f"{table.removesuffix('.__dict__')}.{item}")
         return None
 
     @staticmethod
@@ -291,6 +293,8 @@ class _Student:
                 calls.add(node.id)  # a function that is handed on is called by whoever gets it
             name = self.resolve(node)
             kind = dangers.kind_of(name) if name else None
+            if isinstance(node, ast.Subscript) and kind in (dangers.COMMAND, dangers.EXECUTE) and not isinstance(node.slice, ast.Constant):
+                self.program.hides.append((f"puts the name {name} together from pieces", unit, node.lineno))
             if name == "os.environ" and id(node) not in self.told:
                 self.program.environment = node.lineno
             if name and kind in (dangers.COMMAND, dangers.EXECUTE) and name != "builtins.compile" and id(node) not in self.told:
@@ -317,7 +321,14 @@ class _Student:
             self.program.writes |= bool(set(self.folder.text(mode) or "r") & set("wax+"))
             if path := self.folder.text(node.args[0]):
                 self.program.texts.append((path, node.lineno))
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in ("write_text", "write_bytes", "symlink", "symlink_to", "copy", "copyfile"):
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in (
+            "write_text",
+            "write_bytes",
+            "symlink",
+            "symlink_to",
+            "copy",
+            "copyfile",
+        ):
             self.program.writes = True
         if not name or not kind or kind == dangers.DECODE:
             return
@@ -330,7 +341,9 @@ class _Student:
         first = self.folder.value(node.args[0]) if node.args else None
         listed = self._listed(node.args[0]) if node.args else None
         head = self.folder.text(listed.elts[0]) if listed else first
-        constant = (isinstance(first, str | bytes) and name.startswith("builtins.") and self.executed < limits.EXECUTED) or (kind == dangers.EXECUTE and bool(node.args) and self._own_file(node.args[0]))
+        constant = (isinstance(first, str | bytes) and name.startswith("builtins.") and self.executed < limits.EXECUTED) or (
+            kind == dangers.EXECUTE and bool(node.args) and self._own_file(node.args[0])
+        )
         self._use(
             Use(kind, name, unit, node.lineno, " ".join(texts)[:2000], head[:200] if isinstance(head, str) else "", decoded, constant)
         )

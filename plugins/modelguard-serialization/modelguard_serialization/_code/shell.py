@@ -23,44 +23,55 @@ _TRICKS: tuple[tuple[str, str, Severity], ...] = (
     ),
     (
         "downloads a program and runs it",
-        r"(?:curl|wget)\b[^\n]*?(?:-[oO]\s*|>\s*|--output[= ])?(/tmp/|/dev/shm/|/var/tmp/)[^\n]*(?:&&|;)[^\n]*(?:chmod\s+\S*[x7]|\b(?:ba)?sh\s+/)",
+        r"(?:curl|wget)\b[^\n]*?(?:-[oO]\s*|>\s*|--output[= ])?(/tmp/|/dev/shm/|/var/tmp/)[^\n]*(?:&&|;)[^\n]*(?:chmod\s+\S*[x7]"
+        r"|\b(?:ba)?sh\s+/)",
         _HIGH,
     ),
     (
         "opens a shell to another machine",
-        r"/dev/(?:tcp|udp)/\S+/\d+|\bn(?:c|cat|etcat)\b[^\n]*\s-\w*[ec]\w*\s+\S*(?:sh|cmd)\b|\bsocat\b[^\n]*\bexec:|\bmkfifo\b[^\n]*\bn(?:c|cat)\b"
-        r"|\bbash\s+-i\s*[>&]|perl\s+-e[^\n]*socket|python[\d.]*\s+-c[^\n]*socket[^\n]*(?:dup2|pty)|ruby\s+-rsocket|php\s+-r[^\n]*fsockopen",
+        r"/dev/(?:tcp|udp)/\S+/\d+|\bn(?:c|cat|etcat)\b[^\n]*\s-\w*[ec]\w*\s+\S*(?:sh|cmd)\b|\bsocat\b[^\n]*\bexec:"
+        r"|\bmkfifo\b[^\n]*\bn(?:c|cat)\b"
+        r"|\bbash\s+-i\s*[>&]|perl\s+-e[^\n]*socket|python[\d.]*\s+-c[^\n]*socket[^\n]*(?:dup2|pty)|ruby\s+-rsocket"
+        r"|php\s+-r[^\n]*fsockopen",
         _CRITICAL,
     ),
     (
         "runs what it decodes",
-        r"base64\s+(?:-d|-D|--decode)\b[^\n]*\|\s*(?:sudo\s+)?(?:(?:ba|z|da)?sh|python[\d.]*|perl|xargs|gunzip|zcat)\b|\|\s*xxd\s+-r[^\n]*\|\s*\w*sh\b"
+        r"base64\s+(?:-d|-D|--decode)\b[^\n]*\|\s*(?:sudo\s+)?(?:(?:ba|z|da)?sh|python[\d.]*|perl|xargs|gunzip|zcat)\b"
+        r"|\|\s*xxd\s+-r[^\n]*\|\s*\w*sh\b"
         r"|(?:eval|(?:ba)?sh\s+-c)\s+[\"']?(?:\$\(|`)[^\n]*base64\s+(?:-d|--decode)",
         _HIGH,
     ),
     (
         "hides what PowerShell runs",
-        r"powershell(?:\.exe)?\b[^\n]*\s-e(?:nc?|ncodedcommand)?\s+[A-Za-z0-9+/=]{16,}|\b(?:iex|invoke-expression)\b[^\n]*(?:downloadstring|webclient"
-        r"|invoke-webrequest|\biwr\b|frombase64string)|(?:downloadstring|\biwr\b|invoke-webrequest)[^\n]*\|\s*(?:iex|invoke-expression)\b|FromBase64String"
-        r"[^\n]*(?:Invoke|Load)|\bcertutil\b[^\n]*-(?:urlcache|decode)\b|\bmshta\b\s+http|\bregsvr32\b[^\n]*/i:http|\bbitsadmin\b[^\n]*/transfer",
+        r"powershell(?:\.exe)?\b[^\n]*\s-e(?:nc?|ncodedcommand)?\s+[A-Za-z0-9+/=]{16,}|\b(?:iex"
+        r"|invoke-expression)\b[^\n]*(?:downloadstring|webclient"
+        r"|invoke-webrequest|\biwr\b|frombase64string)|(?:downloadstring|\biwr\b|invoke-webrequest)[^\n]*\|\s*(?:iex"
+        r"|invoke-expression)\b|FromBase64String"
+        r"[^\n]*(?:Invoke|Load)|\bcertutil\b[^\n]*-(?:urlcache|decode)\b|\bmshta\b\s+http|\bregsvr32\b[^\n]*/i:http"
+        r"|\bbitsadmin\b[^\n]*/transfer",
         _HIGH,
     ),
     (
         "destroys files",
-        r"\brm\s+(?:-\w+\s+)*-\w*[rf]\w*\s+(?:-\w+\s+)*(?:--no-preserve-root\s+)?(?:/(?:\s|$|\*|(?:etc|home|usr|boot|lib)\b)|~/?(?:\s|$|\*)|\$HOME/?(?:\s|$|\*))"
+        r"\brm\s+(?:-\w+\s+)*-\w*[rf]\w*\s+(?:-\w+\s+)*(?:--no-preserve-root\s+)?(?:/(?:\s|$|\*|(?:etc|home|usr|boot|lib)\b)|~/?(?:\s|$"
+        r"|\*)|\$HOME/?(?:\s|$|\*))"
         r"|\bmkfs\.\w+\s+/dev/|\bdd\b[^\n]*\bof=/dev/[shn]|:\(\)\s*\{\s*:\|:&\s*\};:",
         _HIGH,
     ),
     (
         "makes itself start again",
-        r">>?\s*\S*(?:\.bashrc|\.profile|\.zshrc|\.bash_profile|authorized_keys|/etc/cron|rc\.local|ld\.so\.preload)\b|\bcrontab\s+(?!-l)\S|"
+        r">>?\s*\S*(?:\.bashrc|\.profile|\.zshrc|\.bash_profile|authorized_keys|/etc/cron|rc\.local|ld\.so\.preload)\b"
+        r"|\bcrontab\s+(?!-l)\S|"
         r"\bschtasks\b[^\n]*/create|\breg\s+add\b[^\n]*\\Run\b|\bsystemctl\s+enable\b",
         _HIGH,
     ),
     (
         "sends secrets away",
-        r"(?:curl|wget|nc)\b[^\n]*(?:\$\(?(?:env|printenv)\b|\.ssh/|\.aws/|/etc/passwd|/etc/shadow|\$(?:HF_TOKEN|AWS_SECRET\w*|GITHUB_TOKEN)"
-        r"(?![^\n]*(?:huggingface\.co|github\.com|amazonaws\.com)))|(?:\benv\b|\bprintenv\b|cat\s+\S*(?:\.ssh/|/etc/passwd|\.aws/))[^\n|]*\|[^\n]*(?:curl|wget|\bnc)\b",
+        r"(?:curl|wget|nc)\b[^\n]*(?:\$\(?(?:env|printenv)\b|\.ssh/|\.aws/|/etc/passwd|/etc/shadow|\$(?:HF_TOKEN|AWS_SECRET\w*"
+        r"|GITHUB_TOKEN)"
+        r"(?![^\n]*(?:huggingface\.co|github\.com|amazonaws\.com)))|(?:\benv\b|\bprintenv\b|cat\s+\S*(?:\.ssh/|/etc/passwd|\.aws/))[^\n"
+        r"|]*\|[^\n]*(?:curl|wget|\bnc)\b",
         _HIGH,
     ),
 )

@@ -49,7 +49,8 @@ _FORM = words(
 )
 """Keys and types of the parts of a message, which stand where its text may stand."""
 _KNOWN_TAG = re.compile(
-    r"think|thought|reason|tool|func|call|respon|channel|message|final|assistant|user|system|image|img|video|audio|media|answer|turn|im_|eot|eos"
+    r"think|thought|reason|tool|func|call|respon|channel|message|final|assistant|user|system|image|img|video|audio|media|answer|turn|im_"
+    r"|eot|eos"
     r"|end|start|begin|observ|document|result|inst|plan|code|python|output|role|bos|sep|pad|box|search|cite|s>",
     re.I,
 )
