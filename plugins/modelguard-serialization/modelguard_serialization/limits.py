@@ -22,3 +22,23 @@ GGUF_METADATA = 1 << 28
 """Bytes of its metadata."""
 GGUF_TENSORS = 1_000_000
 """Tensors of one file."""
+TEMPLATE = 1 << 20
+"""Characters of a template that is parsed."""
+FOLDED = 4096
+"""Characters of a constant that is put together from others."""
+FOLD_DEPTH = 60
+"""Expressions in expressions that are worked out."""
+TEXT = 32 << 20
+"""Bytes of a text file that is decoded whole."""
+CODE = 2 << 20
+"""Bytes of a source file that is parsed."""
+CODE_NESTING = 150
+"""Brackets in brackets in source code. CPython itself refuses 200."""
+FOLDED_CODE = 1 << 18
+"""Bytes of a constant that code puts together, or decodes."""
+EXECUTED = 3
+"""Code in text that code executes, in its turn."""
+FOLD_STEPS = 200_000
+"""Expressions of one source file that are worked out."""
+SEARCHED = 16 << 20
+"""Bytes of a file that is searched for programs inside it."""
