@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelguard_serialization._readers.hdf5 import Hdf5
 from modelguard_serialization.reader import Reader
 
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (Hdf5(),)
