@@ -12,7 +12,7 @@ FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
 DOCUMENT = 64 << 20
 """Bytes of a JSON or TOML document that is parsed; tokenizers of a million entries are half as large."""
-YAML = 1 << 20
-"""Bytes of a YAML document that is parsed, in pure Python and so slowly; configurations are a thousandth of it."""
+YAML = 1 << 18
+"""Bytes of a YAML document that is parsed, in pure Python and so slowly; configurations are a tenth of it."""
 NODES = 2_000_000
 """Values of one document that are walked, each as often as it is reached."""

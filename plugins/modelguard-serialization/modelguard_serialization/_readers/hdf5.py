@@ -170,4 +170,5 @@ def _global_names(data: memoryview, heap: int, base: int) -> list[str]:
 
 
 def _readable(names: list[bytes]) -> list[str]:
-    return [name.decode(errors="replace")[:200] for name in names if re.fullmatch(rb"[\x20-\x7e\x80-\xff]+", name)][:8]
+    texts = [name.decode(errors="replace") for name in names if name]
+    return [text[:200] for text in texts if text.isprintable() and "\ufffd" not in text][:8]
