@@ -16,3 +16,5 @@ YAML = 1 << 18
 """Bytes of a YAML document that is parsed, in pure Python and so slowly; configurations are a tenth of it."""
 NODES = 2_000_000
 """Values of one document that are walked, each as often as it is reached."""
+FIELDS = 5_000_000
+"""Fields of protobuf messages, or entries of a FlatBuffers list, walked in one file; a graph of 100 000 nodes has a million."""
