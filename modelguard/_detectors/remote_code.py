@@ -18,9 +18,9 @@ REMOTE_CODE = Rule(
     "RemoteCodePointer",
     "configuration that names code to run on load",
     Severity.MEDIUM,
-    "A JSON file holds `auto_map` (or a `custom_pipeline` entry), which tells transformers or diffusers to import the named Python class from "
-    "this repository, or from another one (`user/repo--module.Class`), when it is loaded with trust_remote_code. The weights may be clean "
-    "and the code beside them not; the code can change without the weights changing.",
+    "A JSON file holds `auto_map` (or a `custom_pipeline` entry), which tells transformers or diffusers to import the named Python class "
+    "from this repository, or from another one (`user/repo--module.Class`), when it is loaded with trust_remote_code. The weights may be "
+    "clean and the code beside them not; the code can change without the weights changing.",
     "Load the model with a class that ships with the library, or review the code at a pinned commit and vendor it. A policy with "
     "`sources: {remote_code: deny}` refuses such an artifact.",
     lookalikes="Many honest models of new architectures point at code until their class is merged into transformers.",
@@ -39,7 +39,7 @@ UNREAD = Rule(
 
 _KEYS = ("auto_map", "custom_pipelines", "custom_pipeline")
 _HINT = re.compile(rb"auto_map|custom_pipeline|\\u00[2-7]|^[\xff\xfe\x00]|^[^\x00]\x00")
-"""What stands in every JSON file with one of the keys: the key, an escape that may be part of one, or the first bytes of UTF-16 and UTF-32."""
+"""What stands in every JSON file with one of the keys: the key, an escape that may be part of one, or the beginning of UTF-16 or UTF-32."""
 
 
 @dataclass(frozen=True)

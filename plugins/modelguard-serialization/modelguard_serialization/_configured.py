@@ -10,6 +10,7 @@ from typing import Any
 from modelguard import Artifact, Severity
 from modelguard_serialization._configured_names import judge
 from modelguard_serialization._documents import Pairs, Tagged
+from modelguard_serialization._known import known
 from modelguard_serialization._paths import outside
 
 
@@ -24,26 +25,17 @@ class Pointer:
 
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
-_YAML_PLAIN = frozenset("tuple none bool str unicode int long float complex list dict bytes".split())
-_DIFFUSERS = re.compile(
-    r"diffusers|transformers|onnxruntime|pipelines|alt_diffusion|amused|animatediff|allegro|audio_diffusion|audioldm2?|aura_flow|blip_diffusion|bria|chroma|chronoedit|"
-    r"cogvideo|cogview[34](?:plus)?|consisid|consistency_models|controlnet\w*|cosmos|dance_diffusion|dd[ip]m|deepfloyd_if|deprecated|dit|easyanimate|flux2?|free_noise|"
-    r"hidream_image|hunyuan\w*|i2vgen_xl|kandinsky\d?(?:_\d)?|kolors|latent_(?:consistency_models|diffusion\w*)|latte|ledits_pp|ltx2?|lucy|lumina2?|marigold|mochi|musicldm|"
-    r"omnigen|pag|paint_by_example|pia|pixart_alpha|pndm|prx|qwenimage|repaint|sana|score_sde_ve|semantic_stable_diffusion|shap_e|skyreels_v2|spectrogram_diffusion|"
-    r"stable_(?:audio|cascade|diffusion\w*|video_diffusion)|stochastic_karras_ve|t2i_adapter|text_to_video_synthesis|unclip|unidiffuser|versatile_diffusion|visualcloze|"
-    r"vq_diffusion|wan|wuerstchen|z_image"
-)
+_YAML_PLAIN = frozenset(["tuple", "none", "bool", "str", "unicode", "int", "long", "float", "complex", "list", "dict", "bytes"])
+_DIFFUSERS = known("diffusers_modules")
 """Libraries and modules of ``diffusers.pipelines`` that model_index.json may name."""
-_MLFLOW = frozenset(
-    f"mlflow.{flavour}"
-    for flavour in (
-        "catboost diviner dspy fastai gluon h2o johnsnowlabs keras langchain lightgbm llama_index mleap onnx openai paddle pmdarima promptflow prophet pyfunc "
-        "pyfunc.model pyspark.ml pytorch sentence_transformers sklearn smolagents spacy spark statsmodels tensorflow transformers xgboost"
-    ).split()
-)
+_MLFLOW = known("mlflow_loaders")
 """Loader modules that MLflow writes itself."""
-_HANDLERS = frozenset("image_classifier image_segmenter object_detector text_classifier text_handler vision_handler base_handler".split())
-_RUNS = re.compile(r"__\w+__|\b(?:eval|exec|system|popen|subprocess|socket|urllib|requests|ctypes|pickle|compile|getattr|builtins)\b|\bimport\s+(?:os|sys|shutil)\b|\bos\.")
+_HANDLERS = frozenset(
+    ["image_classifier", "image_segmenter", "object_detector", "text_classifier", "text_handler", "vision_handler", "base_handler"]
+)
+_RUNS = re.compile(
+    r"__\w+__|\b(?:eval|exec|system|popen|subprocess|socket|urllib|requests|ctypes|pickle|compile|getattr|builtins)\b|\bimport\s+(?:os|sys|shutil)\b|\bos\."
+)
 
 
 def pointers(place: str, node: Any, name: str, artifact: Artifact) -> Iterator[Pointer]:
@@ -80,26 +72,38 @@ def _tag(node: Tagged, artifact: Artifact) -> Iterator[Pointer]:
         if kind in _YAML_PLAIN and not target:
             return
         found = judge(target, artifact)
-        severity = Severity.LOW if found.why == "is a plain value" else Severity.CRITICAL
-        yield Pointer(target or tag, f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}", severity)
+        yield Pointer(
+            target or tag,
+            f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}",
+            Severity.LOW if found.why == "is a plain value" else Severity.CRITICAL,
+        )
     elif ruby := re.fullmatch(r"!?!?(?:ruby|java|javax|perl|php)[/:.](.*)", tag, re.DOTALL):
         yield Pointer(tag, f"a YAML tag makes other languages' loaders build {ruby[1][:200]!r}", Severity.HIGH)
     elif speech := re.fullmatch(r"!(new|name|module|apply|applyref):(.*)", tag, re.DOTALL):
         yield _named(speech[2], artifact, f"HyperPyYAML (!{speech[1]}:)")
     elif included := re.fullmatch(r"!include:(.*)", tag, re.DOTALL):
-        severity = Severity.CRITICAL if outside(included[1]) else None
-        yield Pointer(included[1], f"HyperPyYAML includes {included[1][:200]!r}", severity, "MG0336" if severity else "MG0334")
+        away = outside(included[1])
+        severity = Severity.CRITICAL if away else Severity.INFO
+        yield Pointer(included[1], f"HyperPyYAML includes {included[1][:200]!r}", severity, "MG0336" if away else "MG0334")
 
 
 def _instantiated(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
-    """Hydra's ``instantiate``, OmegaConf, MONAI bundles (``_target_``); ``instantiate_from_config`` of CompVis (``target`` with ``params``)."""
+    """Hydra's ``instantiate``, OmegaConf, MONAI bundles (``_target_``); ``instantiate_from_config`` of CompVis (``target``)."""
     for target in node.all("_target_"):
         if isinstance(target, str) and (_DOTTED.fullmatch(target) or ":" in target):
             yield _named(target, artifact, "Hydra")
             if target.startswith("hydra.utils.") or target == "functools.partial":
-                yield from (_named(item, artifact, "Hydra") for item in (*node.all("path"), *_first(node.all("_args_"))) if isinstance(item, str) and _DOTTED.fullmatch(item))
+                yield from (
+                    _named(item, artifact, "Hydra")
+                    for item in (*node.all("path"), *_first(node.all("_args_")))
+                    if isinstance(item, str) and _DOTTED.fullmatch(item)
+                )
     for target in node.all("target"):
-        if isinstance(target, str) and _DOTTED.fullmatch(target) and (node.has("params") or judge(target, artifact).severity is Severity.CRITICAL):
+        if (
+            isinstance(target, str)
+            and _DOTTED.fullmatch(target)
+            and (node.has("params") or judge(target, artifact).severity is Severity.CRITICAL)
+        ):
             yield _named(target, artifact, "a library with instantiate_from_config")
 
 
@@ -112,7 +116,9 @@ def _expressions(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     for key, value in node:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and text.startswith("$") and _RUNS.search(text):
-                yield Pointer(text, f"MONAI evaluates {key[:80]!r}, which is Python that runs more than arithmetic: {text[:200]!r}", Severity.CRITICAL)
+                yield Pointer(
+                    text, f"MONAI evaluates {key[:80]!r}, which is Python that runs more than arithmetic: {text[:200]!r}", Severity.CRITICAL
+                )
 
 
 def _jsonpickle(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
@@ -139,7 +145,9 @@ def _kernels(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
         for value in node.all(key):
             if isinstance(value, str) and "/" in value:
                 official = value.startswith("kernels-community/")
-                yield Pointer(value, f"transformers fetches and loads the native kernel {value[:200]!r}", Severity.LOW if official else Severity.HIGH)
+                yield Pointer(
+                    value, f"transformers fetches and loads the native kernel {value[:200]!r}", Severity.LOW if official else Severity.HIGH
+                )
 
 
 def _user_dir(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
@@ -160,7 +168,7 @@ def _parent_library(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
 
 
 def _pipeline(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
-    """diffusers imports the library of every ``[library, class]`` of model_index.json; ``_class_name`` as a list is a file of the repository."""
+    """diffusers imports the library of every ``[library, class]`` of model_index.json; ``_class_name`` as a list is its own code."""
     if not node.has("_class_name") and not node.has("_diffusers_version"):
         return
     for key, value in node:
@@ -173,7 +181,7 @@ def _pipeline(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
             continue
         elif any(file.path == f"{key}/{library}.py" or file.path.endswith(f"/{key}/{library}.py") for file in artifact.files):
             yield Pointer(library, f"diffusers imports {key}/{library}.py of the repository", Severity.HIGH)
-        elif not _DIFFUSERS.fullmatch(library) and re.fullmatch(r"[A-Za-z_][\w.]*", library):
+        elif library not in _DIFFUSERS and re.fullmatch(r"[A-Za-z_][\w.]*", library):
             found = judge(f"{library}.{value[1] or ''}", artifact)
             yield Pointer(library, f"diffusers imports {library[:200]!r}, which {found.why}", found.severity)
 

@@ -25,7 +25,21 @@ _SISTERS = frozenset({"keras_hub", "keras_cv", "keras_nlp", "keras_rs"})
 """Packages beside ``keras`` that its loader imports, and of which it takes nothing but layers."""
 
 _VALUES = frozenset(
-    "__tuple__ __tensor__ __numpy__ __bytes__ __ellipsis__ __slice__ __keras_tensor__ __typespec__ __class__ TensorShape type set tuple".split()
+    [
+        "__tuple__",
+        "__tensor__",
+        "__numpy__",
+        "__bytes__",
+        "__ellipsis__",
+        "__slice__",
+        "__keras_tensor__",
+        "__typespec__",
+        "__class__",
+        "TensorShape",
+        "type",
+        "set",
+        "tuple",
+    ]
 )
 """What stands for values, not classes."""
 
@@ -80,8 +94,8 @@ def _judge(node: Pairs) -> Iterator[tuple[str, str, str, Severity | None]]:
             yield "MG0330", name, f"the layer {name} {_CARRIERS[name]}", None
         elif name == "TFOpLambda":
             for function in (function for config in configs for function in config.all("function")):
-                if judged := judge_function(str(function)):
-                    yield "MG0330", str(function), f"a layer calls the TensorFlow function {str(function)[:100]!r}", judged
+                if (severity := judge_function(str(function))) is not None:
+                    yield "MG0330", str(function), f"a layer calls the TensorFlow function {str(function)[:100]!r}", severity
         elif name == "TensorFlowOpLayer":
             for op in re.findall(r'"op":\s*"([^"]+)"', str(configs)) + re.findall(r"'op', '([^']+)'", str(configs)):
                 if (judged := judge_op(op)) and judged[0] == "MG0332":
@@ -92,8 +106,11 @@ def _judge(node: Pairs) -> Iterator[tuple[str, str, str, Severity | None]]:
         if name in _VOCABULARY:
             for path in (path for config in configs for key in ("vocabulary", "vocabulary_file") for path in config.all(key)):
                 if isinstance(path, str):
-                    severity = Severity.CRITICAL if outside(path) else None
-                    yield "MG0336", path, f"the layer {name} reads its vocabulary from {path[:200]!r} when it is loaded", severity
+                    yield "MG0336", path, f"the layer {name} reads its vocabulary from {path[:200]!r} when it is loaded", _reach(path)
+
+
+def _reach(path: str) -> Severity | None:
+    return Severity.CRITICAL if outside(path) else None
 
 
 def _lambda(configs: list[Any]) -> Iterator[tuple[str, str, str, Severity | None]]:
@@ -107,9 +124,8 @@ def _lambda(configs: list[Any]) -> Iterator[tuple[str, str, str, Severity | None
 
 def _class(name: str, module: str, node: Pairs) -> Iterator[tuple[str, str, str, Severity | None]]:
     package = module.partition(".")[0]
-    if name in ("function", "builtin_function_or_method") and isinstance(config := node.all("config")[-1:], list) and config:
-        if isinstance(config[0], str):
-            name = config[0]
+    if name in ("function", "builtin_function_or_method"):
+        name = node.text("config") or name
         module, package = ("", "") if module == "builtins" else (module, package)
     shown = f"{module}.{name}"[:200] if module else name[:200]
     keras = package in _PACKAGES or module.startswith(("tensorflow.keras", "tensorflow.python.keras"))

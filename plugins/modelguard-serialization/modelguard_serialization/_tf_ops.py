@@ -8,18 +8,11 @@ from modelguard import Severity
 from modelguard_serialization._known import known
 
 _CALLS_PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "RaggedPyFunc"})
-_WRITES = frozenset(
-    "WriteFile DatasetToTFRecord ExperimentalDatasetToTFRecord SaveDataset SaveDatasetV2 DistributedSave CreateSummaryDbWriter CreateSummaryFileWriter "
-    "SnapshotDataset SnapshotDatasetV2 FileSystemSetConfiguration".split()
+_WRITES = known("tensorflow_writes")
+_TALKS = frozenset(
+    ["RpcServer", "RpcServerStart", "RpcServerRegister", "RpcClient", "RpcCall", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3"]
 )
-_TALKS = frozenset("RpcServer RpcServerStart RpcServerRegister RpcClient RpcCall DebugIdentity DebugIdentityV2 DebugIdentityV3".split())
-_READS = frozenset(
-    "ReadFile MatchingFiles MatchingFilesDataset ExperimentalMatchingFilesDataset WholeFileReader WholeFileReaderV2 TFRecordReader TFRecordReaderV2 "
-    "TFRecordDataset TFRecordDatasetV2 TextLineReader TextLineReaderV2 TextLineDataset FixedLengthRecordReader FixedLengthRecordReaderV2 "
-    "FixedLengthRecordDataset FixedLengthRecordDatasetV2 LMDBReader LMDBDataset ExperimentalLMDBDataset SqlDataset ExperimentalSqlDataset CSVDataset "
-    "ExperimentalCSVDataset CSVDatasetV2 LoadDataset LoadAndRemapMatrix ListSnapshotChunksDataset SnapshotChunkDataset SnapshotDatasetReader "
-    "SnapshotNestedDatasetReader ImmutableConst ReadVariableFromFile RecordInput".split()
-)
+_READS = known("tensorflow_reads")
 
 
 def judge_op(op: str) -> tuple[str, Severity | None, str] | None:
@@ -41,7 +34,9 @@ def judge_op(op: str) -> tuple[str, Severity | None, str] | None:
 _PURE = re.compile(
     r"(?:math|nn|linalg|signal|image|strings|sparse|ragged|random|bitwise|quantization|audio|sets|dtypes|__operators__|keras\.(?:backend|ops|activations))(?:\.\w+)+"
 )
-_NOT_PURE = frozenset("py_function numpy_function load_library load_op_library print function init_scope Module group".split())
+_NOT_PURE = frozenset(
+    ["py_function", "numpy_function", "load_library", "load_op_library", "print", "function", "init_scope", "Module", "group"]
+)
 _RUNS = re.compile(r"py_func|numpy_function|load_|save|write|io\.|gfile|raw_ops|get_file|eval|exec|system")
 
 

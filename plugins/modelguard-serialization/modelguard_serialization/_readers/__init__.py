@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 from modelguard_serialization._readers.documents import Json, Toml, Yaml
+from modelguard_serialization._readers.framework_texts import Modelfile, SpacyConfig, TritonConfig
+from modelguard_serialization._readers.graphs import Caffe, CoreMl, OpenVino, Paddle
 from modelguard_serialization._readers.hdf5 import Hdf5
+from modelguard_serialization._readers.msgpack import Msgpack
+from modelguard_serialization._readers.plain_models import PLAIN, TensorRt
+from modelguard_serialization._readers.skops import Skops
 from modelguard_serialization._readers.tensorflow import KerasMetadata, TensorflowGraph, TensorflowSide, TensorflowText
+from modelguard_serialization._readers.tflite import TfLite
+from modelguard_serialization._readers.torchscript import TorchScript
+from modelguard_serialization._readers.weights_metadata import SafetensorsMetadata
 from modelguard_serialization.reader import Reader
 
-READERS: tuple[Reader, ...] = (Json(), Yaml(), Toml(), Hdf5(), TensorflowGraph(), TensorflowText(), KerasMetadata(), TensorflowSide())
+READERS: tuple[Reader, ...] = (
+    Json(),
+    Yaml(),
+    Toml(),
+    Hdf5(),
+    TensorflowGraph(),
+    TensorflowText(),
+    KerasMetadata(),
+    TensorflowSide(),
+    TfLite(),
+    CoreMl(),
+    Paddle(),
+    Caffe(),
+    OpenVino(),
+    TensorRt(),
+    SafetensorsMetadata(),
+    Skops(),
+    Msgpack(),
+    TorchScript(),
+    SpacyConfig(),
+    TritonConfig(),
+    Modelfile(),
+    *PLAIN,
+)

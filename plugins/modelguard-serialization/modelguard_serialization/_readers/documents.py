@@ -101,12 +101,22 @@ def _judge(tree: Any, blob: Blob, look: Look) -> None:
     if ordinary:
         named = ", ".join(sorted(ordinary)[:8]) + (f" and {len(ordinary) - 8} more" if len(ordinary) > 8 else "")
         look.find(
-            "MG0334", blob, f"a library that loads it builds {named[:300]}", severity=Severity.INFO, evidence={"names": sorted(ordinary)[:50]}, key="ordinary"
+            "MG0334",
+            blob,
+            f"a library that loads it builds {named[:300]}",
+            severity=Severity.INFO,
+            evidence={"names": sorted(ordinary)[:50]},
+            key="ordinary",
         )
 
 
 def _find(pointer: Pointer, place: str, node: Any, blob: Blob, look: Look) -> None:
     arguments = [key for key, _ in node if not key.startswith("_")][:20] if isinstance(node, Pairs) else []
     look.find(
-        pointer.rule, blob, pointer.message, severity=pointer.severity, key=pointer.name[:200], evidence={"at": place[:500], "beside": [str(key)[:80] for key in arguments]}
+        pointer.rule,
+        blob,
+        pointer.message,
+        severity=pointer.severity,
+        key=pointer.name[:200],
+        evidence={"at": place[:500], "beside": [str(key)[:80] for key in arguments]},
     )

@@ -1,8 +1,8 @@
 """HDF5: configurations of Keras wherever they lie in the file, and what of it lies in other files.
 
-Source: HDF5 File Format Specification 3.0, https://docs.hdfgroup.org/hdf5/develop/_f_m_t3.html, by section below. Attributes are stored whole and
-uncompressed (IV.A.2.m; variable-length text in global heaps, III.E), so a text that h5py can hand to Keras stands in the bytes as it is. The whole
-file is looked through for such texts, whatever the structures around say: what only other parsers find cannot hide in them.
+Source: HDF5 File Format Specification 3.0, https://docs.hdfgroup.org/hdf5/develop/_f_m_t3.html, by section below. Attributes are stored
+whole and uncompressed (IV.A.2.m; variable-length text in global heaps, III.E), so a text that h5py can hand to Keras stands in the bytes as
+it is. The whole file is looked through for such texts, whatever the structures around say: what only other parsers find cannot hide.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Hdf5(Reader):
 
     def read(self, blob: Blob, look: Look) -> None:
         base = superblock(blob)
-        assert base is not None  # noqa: S101 - it was recognised
+        assert base is not None
         version = bytes(blob.data[base + 8 : base + 9])
         sizes = bytes(blob.data[base + 13 : base + 15] if version < b"\x02" else blob.data[base + 9 : base + 11])
         if version > b"\x03" or sizes != b"\x08\x08":
@@ -79,7 +79,9 @@ class Hdf5(Reader):
                 look.check()
             if name := _external(blob.data, match.start()):
                 severity = Severity.CRITICAL if outside(name) else None
-                look.find("MG0336", blob, f"a name in it stands for an object of {name[:200]!r}", severity=severity, at=match.start(), key=name)
+                look.find(
+                    "MG0336", blob, f"a name in it stands for an object of {name[:200]!r}", severity=severity, at=match.start(), key=name
+                )
 
     def _storage(self, blob: Blob, look: Look, base: int) -> None:
         """Data sets whose bytes lie in other files (IV.A.2.h), and virtual ones (IV.A.2.i, layout class 3).

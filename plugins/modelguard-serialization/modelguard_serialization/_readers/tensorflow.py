@@ -1,7 +1,7 @@
 """TensorFlow graphs: SavedModel, frozen graphs, exported meta graphs, their text forms; checkpoints; and what lies beside them.
 
-Field numbers: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph,fingerprint}.proto, tensorflow/core/framework/{graph,function,
-node_def}.proto, tensorflow/python/keras/protobuf/saved_metadata.proto.
+Field numbers: tensorflow/core/protobuf/{saved_model,meta_graph,fingerprint}.proto, tensorflow/core/framework/{graph,function,node_def}.proto,
+tensorflow/python/keras/protobuf/saved_metadata.proto.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ class TensorflowText(Reader):
 
     def recognise(self, blob: Blob) -> bool:
         head = blob.head(65536)
-        return blob.ending in (".pbtxt", ".pb", ".txt", ".prototxt") and bool(re.search(rb"(?:^|\s|\{)op\s*:\s*[\"']", head) and re.search(rb"\bnode(?:_def)?\s*:?\s*\{", head))
+        return blob.ending in (".pbtxt", ".pb", ".txt", ".prototxt") and bool(
+            re.search(rb"(?:^|\s|\{)op\s*:\s*[\"']", head) and re.search(rb"\bnode(?:_def)?\s*:?\s*\{", head)
+        )
 
     def read(self, blob: Blob, look: Look) -> None:
         if len(blob.data) > limits.DOCUMENT * 4:
@@ -147,7 +149,7 @@ class TensorflowSide(Reader):
         # A checkpoint's index is a LevelDB table (tensorflow/core/lib/io/table); its data are the tensors' bytes one after another.
         if blob.ending == ".index":
             return bytes(blob.data[-8:]) == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
-        return bool(re.search(r"\.data-\d{5}-of-\d{5}$", name)) or (".tfevents." in name and blob.data[8:9] != b"")
+        return bool(re.search(r"\.data-\d{5}-of-\d{5}$", name)) or (".tfevents." in name and len(blob.data) > 16)
 
     def read(self, blob: Blob, look: Look) -> None:
         if re.search(r"\.data-\d{5}-of-\d{5}$", blob.name) and not blob.members:
@@ -184,7 +186,11 @@ def _graph(data: memoryview) -> bool:
         first = next(messages.fields())
         if first.number != 1 or first.wire != LEN:
             return False
-        texts = {field.number: bytes(data[field.begin : min(field.end, field.begin + 200)]) for field in messages.inside(first) if field.number in (1, 2) and field.wire != VARINT}
+        texts = {
+            field.number: bytes(data[field.begin : min(field.end, field.begin + 200)])
+            for field in messages.inside(first)
+            if field.number in (1, 2) and field.wire != VARINT
+        }
     except (NotReadError, StopIteration):
         return False
     return bool(set(texts) == {1, 2} and all(_IDENTIFIER.fullmatch(text) for text in texts.values()))
