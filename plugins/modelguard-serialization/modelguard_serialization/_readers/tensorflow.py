@@ -1,6 +1,6 @@
 """TensorFlow graphs: SavedModel, frozen graphs, exported meta graphs, their text forms; checkpoints; and what lies beside them.
 
-Field numbers: tensorflow/core/protobuf/{saved_model,meta_graph,fingerprint}.proto, tensorflow/core/framework/{graph,function,node_def}.proto,
+Field numbers: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, tensorflow/core/framework/{graph,function,node_def}.proto,
 tensorflow/python/keras/protobuf/saved_metadata.proto.
 """
 
