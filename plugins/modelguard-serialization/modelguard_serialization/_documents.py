@@ -13,6 +13,7 @@ from modelguard_serialization import limits
 from modelguard_serialization.reader import NotReadError
 
 _SPACE = " \t\r\n"
+_FLOW_DEPTH = 100
 _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 
 
@@ -84,6 +85,8 @@ def parse_yaml(text: str) -> list[Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    if _flow_depth(text) > _FLOW_DEPTH:
+        raise NotReadError("is nested too deeply to be parsed")
     yaml = YAML(typ="safe", pure=True)
     try:
         return [_from_node(node, {}, set()) for node in yaml.compose_all(text)]
@@ -91,6 +94,15 @@ def parse_yaml(text: str) -> list[Any]:
         raise NotReadError("is nested too deeply to be parsed") from None
     except (YAMLError, ValueError):
         raise NotReadError("is no valid YAML") from None
+
+
+def _flow_depth(text: str) -> int:
+    """How deep brackets nest, those in texts and comments counted too: the parser's time grows with the square of it."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:

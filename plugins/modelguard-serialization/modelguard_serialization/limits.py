@@ -12,9 +12,9 @@ FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
 DOCUMENT = 64 << 20
 """Bytes of a JSON or TOML document that is parsed; tokenizers of a million entries are half as large."""
-YAML = 1 << 18
+YAML = 1 << 17
 """Bytes of a YAML document that is parsed, in pure Python and so slowly; configurations are a tenth of it."""
-NODES = 2_000_000
+NODES = 1_000_000
 """Values of one document that are walked, each as often as it is reached."""
 FIELDS = 5_000_000
 """Fields of protobuf messages, or entries of a FlatBuffers list, walked in one file; a graph of 100 000 nodes has a million."""

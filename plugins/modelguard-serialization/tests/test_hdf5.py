@@ -6,9 +6,9 @@ import base64
 import zlib
 
 import pytest
+from modelguard_serialization.testing import look_through
 
 from modelguard import Severity
-from modelguard_serialization.testing import look_through
 
 # zlib and base85 of files that h5py wrote; "_new" with libver="latest".
 # storage: create_dataset("d", (4,), "f4", external=[("/etc/passwd", 0, 16)]), storage_new: "beside.bin"; link: ExternalLink("/etc/other.h5", "/a");
@@ -16,60 +16,58 @@ from modelguard_serialization.testing import look_through
 # weights: a group with two data sets, one compressed, and two attributes.
 FILES = {
     "storage": (
-        'c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfHn5`dVe$!3nh{EOK<O1sFmXn(oCH){5NbZUx{x4OSCH!eXaHtU1`CAdU>F4>5qP*d27u@YC?A$ePcWgXOF>JI9u(Tk'
-        '$iN0MixI|$q+~`$hyXNM!f9rpJV-`RK^`imz#z`SAYKoZX9cEUkUSF;6W9QD1`RNu5t>&FaHMmXe>tG`Gc&?+hya?(2)e|B1X?%;u%N2bPc2E-FGwsdE{DWO'
-        'u%EvR$bT?@DKL+wX>tGn(SSRZ'
+        "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfHn5`dVe$!3nh{EOK<O1sFmXn(oCH){5NbZUx{x4OSCH!eXaHtU1`CAdU>F4>5qP*d27u@YC?A$ePcWgXOF>JI9u(Tk"
+        "$iN0MixI|$q+~`$hyXNM!f9rpJV-`RK^`imz#z`SAYKoZX9cEUkUSF;6W9QD1`RNu5t>&FaHMmXe>tG`Gc&?+hya?(2)e|B1X?%;u%N2bPc2E-FGwsdE{DWO"
+        "u%EvR$bT?@DKL+wX>tGn(SSRZ"
     ),
     "storage_new": (
-        'c-rgqaB<`1lHy|K;9!7(|4{Iq5yCfsiZ9I(_4W5~31VWXU=l)B2m@S93_vYxJPbgJF=aE%JP!t{0jb{yjKNL-TEHm6z`(@F$jAbfgVD?)42*&b@=(44gE$9+'
-        'cs-EC3UnPa7rO>fCj;1p4Ev!T<Uq4U07`QJeaXxS^Bqi-p@m^kfS(2oydJKO0U)*nR1E4NhWm`DYLilnGgDIak}~rkd;kQ`H0}'
+        "c-rgqaB<`1lHy|K;9!7(|4{Iq5yCfsiZ9I(_4W5~31VWXU=l)B2m@S93_vYxJPbgJF=aE%JP!t{0jb{yjKNL-TEHm6z`(@F$jAbfgVD?)42*&b@=(44gE$9+"
+        "cs-EC3UnPa7rO>fCj;1p4Ev!T<Uq4U07`QJeaXxS^Bqi-p@m^kfS(2oydJKO0U)*nR1E4NhWm`DYLilnGgDIak}~rkd;kQ`H0}"
     ),
     "link": (
-        'c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfDwt9EF!=;1%?PDCp!5nRm^ceqP68?}05x9$YF-3XJS51~71?}rdq%;?1|F`C0m$iv14^G@LRAM#hXGWwmkFM7v8PNf'
-        'pi3B$)Uz=tK-|IMz*r%~z@VR6lB}O!l95`Zmto4Fp9oV20Dz)CSp'
+        "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfDwt9EF!=;1%?PDCp!5nRm^ceqP68?}05x9$YF-3XJS51~71?}rdq%;?1|F`C0m$iv14^G@LRAM#hXGWwmkFM7v8PNf"
+        "pi3B$)Uz=tK-|IMz*r%~z@VR6lB}O!l95`Zmto4Fp9oV20Dz)CSp"
     ),
-    "link_new": (
-        'c-rgqaB<`1lHy|K;9!7(|4^_Q$~S=0Q$xeL{XJZQm>4RUgpd`&02dPjBLf4QBm)B@hXZ2;P>p_SNwR)^Nk(dsUWO@yej)>dH3KCeG9f)0046pi$N'
-    ),
+    "link_new": ("c-rgqaB<`1lHy|K;9!7(|4^_Q$~S=0Q$xeL{XJZQm>4RUgpd`&02dPjBLf4QBm)B@hXZ2;P>p_SNwR)^Nk(dsUWO@yej)>dH3KCeG9f)0046pi$N"),
     "virtual": (
-        'c-rgqaB<`1lHy|K;9!7(|4?vV5W+WriXS=u)X3k%C5VZkf=LKjAq;RaF)%VPu<<YeDaNwRF!MYZs0P|f)b4<tpm_cfcQ!I+U}O|wU|?coWMqM=h0)9+42*&b'
-        '@=(44gE$9+cs-EC3Un<qHwPb3CG&Ykh*~hUg<(hn!M`>J?#})`U_S^T`3DH>VTxb^dV2cBMag;@rVJ?z%t+!Ozyu03kQfsqR1YIC@D%Mj`r%3z@H32pQ7{Td'
-        '!6+C7qhJ(_f>AIEM!_f;1*2eq000-|H^='
+        "c-rgqaB<`1lHy|K;9!7(|4?vV5W+WriXS=u)X3k%C5VZkf=LKjAq;RaF)%VPu<<YeDaNwRF!MYZs0P|f)b4<tpm_cfcQ!I+U}O|wU|?coWMqM=h0)9+42*&b"
+        "@=(44gE$9+cs-EC3Un<qHwPb3CG&Ykh*~hUg<(hn!M`>J?#})`U_S^T`3DH>VTxb^dV2cBMag;@rVJ?z%t+!Ozyu03kQfsqR1YIC@D%Mj`r%3z@H32pQ7{Td"
+        "!6+C7qhJ(_f>AIEM!_f;1*2eq000-|H^="
     ),
     "text": (
-        'c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfI)qXAF!=;1%?PDCp!5nRm^d?7P68?}05xBM8N$ziiiZTbx+0s8ZqFzf*}%iqF#tqIK=~X{`UDfII#@akppw0U(DaI)'
-        'u6Y<dp!V@HhyY!ao1c=J6Q7))mzJ3h5|?CT1nU%lyNLtEeX~JkG9%pV?(FZw$N<%VrVa$Em6CH3i;Ls)5_40PtQ3@jQwvK|^GY%kbCh%xlpyv3#jBNa5-U@S'
-        'ih;~%bS*xKxk)LBXv)({^O8$4^YcI&luXK99YFx7Ca*Ln2SUaIHNaHGmsA#j&B}q8Ra+ZdTZ<B24*a8Obrg((Q7{Td!6+C7qhJ(_f>AIEM!_h+1prpTWyt'
+        "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfI)qXAF!=;1%?PDCp!5nRm^d?7P68?}05xBM8N$ziiiZTbx+0s8ZqFzf*}%iqF#tqIK=~X{`UDfII#@akppw0U(DaI)"
+        "u6Y<dp!V@HhyY!ao1c=J6Q7))mzJ3h5|?CT1nU%lyNLtEeX~JkG9%pV?(FZw$N<%VrVa$Em6CH3i;Ls)5_40PtQ3@jQwvK|^GY%kbCh%xlpyv3#jBNa5-U@S"
+        "ih;~%bS*xKxk)LBXv)({^O8$4^YcI&luXK99YFx7Ca*Ln2SUaIHNaHGmsA#j&B}q8Ra+ZdTZ<B24*a8Obrg((Q7{Td!6+C7qhJ(_f>AIEM!_h+1prpTWyt"
     ),
     "fixed": (
-        'c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfI9O2mF!=;1%?PDCp!5nRm^d?7P68?}05xBM8Nz=76%Pq=bwxHG-JVe}vVn)IV*rSbfbuz@^a&<Zb+B|8KqY$xq3IPp'
-        'UGp%UfZE3kbPESVZhlH?PJD8HURq{4NL(1`kl9G?sa8tPNh~go&r8frRkBi03QjF7P0cIGOw3WzQBZ>D1BzEG<s??778L`T(db%y5_6MM648{WmF6XvWaj6A'
-        'G$@&ryE=jZP)%NGP7Z{O1!{n)iZ7`w0GpKqF{`#Vwzd}RJ^=LuV^I'
+        "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfI9O2mF!=;1%?PDCp!5nRm^d?7P68?}05xBM8Nz=76%Pq=bwxHG-JVe}vVn)IV*rSbfbuz@^a&<Zb+B|8KqY$xq3IPp"
+        "UGp%UfZE3kbPESVZhlH?PJD8HURq{4NL(1`kl9G?sa8tPNh~go&r8frRkBi03QjF7P0cIGOw3WzQBZ>D1BzEG<s??778L`T(db%y5_6MM648{WmF6XvWaj6A"
+        "G$@&ryE=jZP)%NGP7Z{O1!{n)iZ7`w0GpKqF{`#Vwzd}RJ^=LuV^I"
     ),
     "dense": (
-        'c-rgqaB<`1lHy|K;9!7(|4?ulDr5i^KUFoQ)!)M<h>5X?kx2+yB@A#eF)%VPhzc>VFfgoRgy?c$f@-&6WEchHgG;j+54i<-1TcVNg^59c0VBR%LIXGr7UC>u'
-        'G!$?VX(J1gPKePOK>9LVOhc+D$0@|a1?VE6je<at6pbBBFgswjxLv=P<Q5E6#Q<|3BLgapurGk20%!+JW(U+JX$DlfNo(?Drw|`EpuIvMl`5bhU|@JJ9-zz+'
-        '$AA!+<MrQ^p$SP~O=hVrgB6m%H2Eo^45yF;o}T(q%Mb-JbT35U1<U*f1~DWRi}yC{VK76oc1QR56Aa6cR2-Moe#7t%Nnq=QmH$PxZg`KTVd??5;9ysHLT3b~'
-        'EO9WqUXQua&BMhBUiyH6vY_S?W(H;k9#DEtG++<_W+6z~=D@&&qz<9R5JL?kh8iObHB1<4j4{+OW2iB~P{V?u#uP&hD~1{~3^i;RYRoazuw$sPz)-^hSHlZr'
-        '1J&f_r=;e@C+Fv-Wu`L-1A}HZ)c4g&$vKI|#qoKGxv5H43QEDLg{7%^C7FpiN;(Qk5Dh@_YNedS%G9D_ATt_Wi%(*1Qc5D4^0d;t<dV$%Jdg$@lX6!_5CE#l'
-        'E6vG)kg-4wFjes-l?7n4av)~a*2dP>j^>#W0sw`#wnG'
+        "c-rgqaB<`1lHy|K;9!7(|4?ulDr5i^KUFoQ)!)M<h>5X?kx2+yB@A#eF)%VPhzc>VFfgoRgy?c$f@-&6WEchHgG;j+54i<-1TcVNg^59c0VBR%LIXGr7UC>u"
+        "G!$?VX(J1gPKePOK>9LVOhc+D$0@|a1?VE6je<at6pbBBFgswjxLv=P<Q5E6#Q<|3BLgapurGk20%!+JW(U+JX$DlfNo(?Drw|`EpuIvMl`5bhU|@JJ9-zz+"
+        "$AA!+<MrQ^p$SP~O=hVrgB6m%H2Eo^45yF;o}T(q%Mb-JbT35U1<U*f1~DWRi}yC{VK76oc1QR56Aa6cR2-Moe#7t%Nnq=QmH$PxZg`KTVd??5;9ysHLT3b~"
+        "EO9WqUXQua&BMhBUiyH6vY_S?W(H;k9#DEtG++<_W+6z~=D@&&qz<9R5JL?kh8iObHB1<4j4{+OW2iB~P{V?u#uP&hD~1{~3^i;RYRoazuw$sPz)-^hSHlZr"
+        "1J&f_r=;e@C+Fv-Wu`L-1A}HZ)c4g&$vKI|#qoKGxv5H43QEDLg{7%^C7FpiN;(Qk5Dh@_YNedS%G9D_ATt_Wi%(*1Qc5D4^0d;t<dV$%Jdg$@lX6!_5CE#l"
+        "E6vG)kg-4wFjes-l?7n4av)~a*2dP>j^>#W0sw`#wnG"
     ),
     "weights": (
-        'c-rlnzfaph6vyxEm^g$82L%Bs5_Cg?O0cm3f`EsrASe<O#3e>Zgiw*F4HJwo!Pv1<myV4515{o5KcG$>yD-C@?>+1@NflID5WG(mJ>U8H&bs^R`F<U_GqaiY'
-        'd^?laHcK#vMY#fg4C`sUUj)m+9)kU9V7?XH>xFy=%D>F(&%a$P6r}f646NtEQr2d~bHpu7El9g^qa($4L-#9td;V@U)T8^C_442s>Ng8DyQWHSTCM5#SBmsY'
-        '`n|2+LreE7`IV~A?oYo<Z{}yDf>C#arXH{3IwtNG2Nsel{XW%N9Qd7~I6!gWb{sfK>3$zP`4#(jabPH^$AP$xiMz#tm9$FNGp)q|*U|f*c;0aU_4FyD`;CGf'
-        'i_Nnp?<o$9ruA~;IwqRM0X471hU08VSwm&uw4|9eMUP9*?BIZya|a_c)?>4teYkIl9+LMBLltO)LQH;=Z5%o35856|SH_L5#ykJ)k8l4uOIp%7n27#4Ym4bj'
-        '>40;UF#`E$P0_OQ(h(hjy3+JyDm|q|J`c*la_!*DR`NH>Ud@MRBf2w;)2^_pMEJg&|Fw1Gca=Bzu68%^zsT!pY^MYXjUWhuAf7Ds)%8-bSnNOlQqLX#e0jjX'
-        '&GJ{c3AH?|51l(;S|tZVIq`qzt#A3266+JABnJkq9EL^FNt4_?TYeEvq~@mQU-QT)H|i&;`IYL<?nZg%qdqCXHCS8(M$S5^BME{a2!bF8f*=Uuv4MvI;)h{7'
-        'V7r%#s~qc9hZWZ<-nJi{^<aIRHC|_cT^d|R;F0wLTz8OFTmxATwF3'
+        "c-rlnzfaph6vyxEm^g$82L%Bs5_Cg?O0cm3f`EsrASe<O#3e>Zgiw*F4HJwo!Pv1<myV4515{o5KcG$>yD-C@?>+1@NflID5WG(mJ>U8H&bs^R`F<U_GqaiY"
+        "d^?laHcK#vMY#fg4C`sUUj)m+9)kU9V7?XH>xFy=%D>F(&%a$P6r}f646NtEQr2d~bHpu7El9g^qa($4L-#9td;V@U)T8^C_442s>Ng8DyQWHSTCM5#SBmsY"
+        "`n|2+LreE7`IV~A?oYo<Z{}yDf>C#arXH{3IwtNG2Nsel{XW%N9Qd7~I6!gWb{sfK>3$zP`4#(jabPH^$AP$xiMz#tm9$FNGp)q|*U|f*c;0aU_4FyD`;CGf"
+        "i_Nnp?<o$9ruA~;IwqRM0X471hU08VSwm&uw4|9eMUP9*?BIZya|a_c)?>4teYkIl9+LMBLltO)LQH;=Z5%o35856|SH_L5#ykJ)k8l4uOIp%7n27#4Ym4bj"
+        ">40;UF#`E$P0_OQ(h(hjy3+JyDm|q|J`c*la_!*DR`NH>Ud@MRBf2w;)2^_pMEJg&|Fw1Gca=Bzu68%^zsT!pY^MYXjUWhuAf7Ds)%8-bSnNOlQqLX#e0jjX"
+        "&GJ{c3AH?|51l(;S|tZVIq`qzt#A3266+JABnJkq9EL^FNt4_?TYeEvq~@mQU-QT)H|i&;`IYL<?nZg%qdqCXHCS8(M$S5^BME{a2!bF8f*=Uuv4MvI;)h{7"
+        "V7r%#s~qc9hZWZ<-nJi{^<aIRHC|_cT^d|R;F0wLTz8OFTmxATwF3"
     ),
     "weights_new": (
-        'c-rgqaB<`1lHy|K;9!7(|4<+<3gH_-#m(M-Jnrw|62!z%!6byN5C*uI7#JBC*aR7X6kASWWol9JW~g3KAqEyq4FUoT43#Vp6|PW~AhCTS5OyTYNvu#>_?FF7'
-        'Vw@lVasq2gYF=@w86#A$3j<Yv)#^w2#5jQ;<OG(o#G>MzFc-K|#{~?1(Qhq@aRLv>35*6dOb~5QzF`D2)Eo=)oiMjabPL!CKm!?77#NtC7#X3~FyNw@MHm<b'
-        '733Kp5w5@>&cPsF4~kr%Yniz?fIeYn^nkie0A|qwhCvTR%-G5q7#i%6F+6O5DH#|vj5^RX0Hc|C7#IbBSq>H!;4t9k28sezgJKCR!yyL>9U#zQWMN<wMY1ym'
-        'nrj&54DPUbuGzA_A}%>4At6EL=;8{I{zr-pjK|y<b^V<^ym>5v0l~n*AOiAiQetv;YF-M1B+&l?&=dd(EDmrA;sWA*P+x<@ch528cX#&pVMIzUu#Cn9rAvSX'
-        'Kz>nLPJTIRN`w_B-~s~4wLAD3M!_f;1*2dTjDk@x3P!;w7zLwX6pVsVFvtLS5WyETh`_@j0)!0ULC5&K#N5<k21!N+%z*?(AYecpEMP?%SO5(W?2(E;0{~~q'
-        'ri='
+        "c-rgqaB<`1lHy|K;9!7(|4<+<3gH_-#m(M-Jnrw|62!z%!6byN5C*uI7#JBC*aR7X6kASWWol9JW~g3KAqEyq4FUoT43#Vp6|PW~AhCTS5OyTYNvu#>_?FF7"
+        "Vw@lVasq2gYF=@w86#A$3j<Yv)#^w2#5jQ;<OG(o#G>MzFc-K|#{~?1(Qhq@aRLv>35*6dOb~5QzF`D2)Eo=)oiMjabPL!CKm!?77#NtC7#X3~FyNw@MHm<b"
+        "733Kp5w5@>&cPsF4~kr%Yniz?fIeYn^nkie0A|qwhCvTR%-G5q7#i%6F+6O5DH#|vj5^RX0Hc|C7#IbBSq>H!;4t9k28sezgJKCR!yyL>9U#zQWMN<wMY1ym"
+        "nrj&54DPUbuGzA_A}%>4At6EL=;8{I{zr-pjK|y<b^V<^ym>5v0l~n*AOiAiQetv;YF-M1B+&l?&=dd(EDmrA;sWA*P+x<@ch528cX#&pVMIzUu#Cn9rAvSX"
+        "Kz>nLPJTIRN`w_B-~s~4wLAD3M!_f;1*2dTjDk@x3P!;w7zLwX6pVsVFvtLS5WyETh`_@j0)!0ULC5&K#N5<k21!N+%z*?(AYecpEMP?%SO5(W?2(E;0{~~q"
+        "ri="
     ),
 }
 
@@ -125,7 +123,9 @@ def test_ordinary_weights_are_read_and_no_finding(name: str) -> None:
 
 
 def test_a_configuration_without_code_is_no_finding() -> None:
-    data = file("text").replace(b'"class_name": "Lambda"', b'"class_name": "Dense" ').replace(b'["4wEAAAAA", null, null]', b'"relu"'.ljust(24))
+    data = (
+        file("text").replace(b'"class_name": "Lambda"', b'"class_name": "Dense" ').replace(b'["4wEAAAAA", null, null]', b'"relu"'.ljust(24))
+    )
     look, _ = look_through("model.h5", data)
     assert (look.findings, look.missed) == ([], [])
 

@@ -8,9 +8,9 @@ import marshal
 from typing import Any
 
 import pytest
+from modelguard_serialization.testing import look_through
 
 from modelguard import Severity
-from modelguard_serialization.testing import look_through
 
 
 def layer(name: str, module: str | None = "keras.layers", /, **config: Any) -> dict[str, Any]:
@@ -40,7 +40,10 @@ LAMBDA = {"class_name": "__lambda__", "config": {"code": CODE, "defaults": None,
         model(model(model(layer("Lambda", function=[CODE, None, None], function_type="lambda")))),
         model(layer("Dense", activation=LAMBDA)),
         model(compile_config={"loss": LAMBDA}),
-        {"class_name": "Sequential", "config": [{"class_name": "Lambda", "config": {"function": [CODE, None, None], "function_type": "lambda"}}]},
+        {
+            "class_name": "Sequential",
+            "config": [{"class_name": "Lambda", "config": {"function": [CODE, None, None], "function_type": "lambda"}}],
+        },
         {"modelTopology": {"model_config": {"class_name": "Sequential", "config": [{"class_name": "Lambda", "config": {}}]}}},
     ],
     ids=["plain", "in wrappers", "in models in models", "as activation", "as loss", "Keras 1", "TensorFlow.js"],
@@ -76,7 +79,14 @@ CRITICAL = Severity.CRITICAL
         # https://nvd.nist.gov/vuln/detail/CVE-2025-9906: safe mode is switched off by the file
         (model(layer("enable_unsafe_deserialization", "keras.config")), "MG0331", CRITICAL),
         (
-            model({"module": "keras.config", "class_name": "function", "config": "enable_unsafe_deserialization", "registered_name": "function"}),
+            model(
+                {
+                    "module": "keras.config",
+                    "class_name": "function",
+                    "config": "enable_unsafe_deserialization",
+                    "registered_name": "function",
+                }
+            ),
             "MG0331",
             CRITICAL,
         ),
@@ -117,11 +127,17 @@ def test_a_class_of_the_user_is_told_at_medium_because_nothing_is_imported_for_i
         model(layer("StringLookup", vocabulary=["a", "b"])),
         model(layer("TextVectorization", vocabulary=None)),
         model(layer("TFOpLambda", function="math.reduce_mean"), layer("TFOpLambda", function="__operators__.add")),
-        model(layer("TensorFlowOpLayer", node_def='{"name": "w", "op": "Mean"}'), layer("SlicingOpLambda", "keras.layers", function="__operators__.getitem")),
+        model(
+            layer("TensorFlowOpLayer", node_def='{"name": "w", "op": "Mean"}'),
+            layer("SlicingOpLambda", "keras.layers", function="__operators__.getitem"),
+        ),
         model({"module": "keras.src.ops.numpy", "class_name": "Mean", "config": {"name": "mean"}, "registered_name": "Mean"}),
         model({"module": "builtins", "class_name": "function", "config": "softmax", "registered_name": "function"}),
         model(layer("MobileNet", "keras_hub.src.models.mobilenet.mobilenet_backbone")) | {"registered_name": "keras_hub>X"},
-        {"class_name": "Functional", "config": {"layers": [{"class_name": "InputLayer", "config": {}}, {"class_name": "Conv2D", "config": {}}]}},
+        {
+            "class_name": "Functional",
+            "config": {"layers": [{"class_name": "InputLayer", "config": {}}, {"class_name": "Conv2D", "config": {}}]},
+        },
         {"config": {"class_name": "os.system"}, "architectures": ["BertModel"]},
         {"class_name": "Lambda", "note": "a word, and no configuration"},
     ],
