@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one case a line
 """Configurations that name code, by the convention of each library; and ordinary ones of the same libraries, which must not alarm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one case a line
 """HDF5: what a file reads from elsewhere, and configurations wherever they lie. The files were written by h5py 3.16, a few lines each, as told."""
 
 from __future__ import annotations
