@@ -93,8 +93,11 @@ def _may_name_code(file: ArtifactFile) -> bool:
     name = file.path.rsplit("/", 1)[-1].lower()
     if name.endswith(".json") and ("config" in name or ("index" in name and "safetensors" not in name)):
         return True
-    with file.open() as handle:
-        head = handle.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+    try:
+        with file.open() as handle:
+            head = handle.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+    except ArtifactError:
+        return False  # format-integrity says so
     return head in (b"{", b"[", b"") and _HINT.search(file.map()) is not None
 
 

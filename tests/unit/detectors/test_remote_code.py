@@ -57,7 +57,7 @@ def test_a_pointer_is_found_whatever_the_file_is_called(model: Path, name: str, 
         rb'{"\u0061uto_map": "a.B"}',
         b'{"auto_map": "a.B", "auto_map": {}}',
         b'{"auto_map": {}, "auto_map": "a.B"}',
-        b'{"padding": "' + b" " * (17 << 20) + b'", "auto_map": "a.B"}',
+        b'{"padding": "' + b" " * (5 << 20) + b'", "auto_map": "a.B"}',
     ],
     ids=["with BOM", "UTF-16", "escaped", "twice, first", "twice, last", "large"],
 )
@@ -67,6 +67,12 @@ def test_a_pointer_is_found_however_it_is_written(model: Path, name: str, data: 
     outcome = run_detector(RemoteCode(), open_target(model))
     assert [finding.rule for finding in outcome.findings] == ["MG0301"]
     assert "a.B" in outcome.findings[0].message
+
+
+def test_a_file_past_the_limit_is_told_and_not_parsed(model: Path) -> None:
+    (model / "config.json").write_text('{"auto_map": "a.B"}')
+    outcome = run_detector(RemoteCode(max_bytes=10), open_target(model))
+    assert [finding.rule for finding in outcome.findings] == ["MG9008"]
 
 
 def test_of_a_key_that_is_there_twice_both_values_are_told(model: Path) -> None:
@@ -89,7 +95,7 @@ def test_an_ordinary_configuration_is_no_finding(model: Path, config: dict[str, 
     assert outcome.summary == {"score": 0.0, "configurations_read": 1}
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"auto_map": ' + '"x' * 3_000_000, '{"x": "' + "x" * (65 << 20) + '"}'])
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"auto_map": ' + '"x' * 3_000_000])
 def test_a_configuration_that_cannot_be_read_is_told(model: Path, text: str) -> None:
     (model / "config.json").write_text(text)
     outcome = run_detector(RemoteCode(), open_target(model))
