@@ -42,3 +42,11 @@ FOLD_STEPS = 200_000
 """Expressions of one source file that are worked out."""
 SEARCHED = 16 << 20
 """Bytes of a file that is searched for programs inside it."""
+DOCUMENT = 64 << 20
+"""Bytes of a JSON or TOML document that is parsed; tokenizers of a million entries are half as large."""
+YAML = 1 << 17
+"""Bytes of a YAML document that is parsed, in pure Python and so slowly; configurations are a tenth of it."""
+NODES = 1_000_000
+"""Values of one document that are walked, each as often as it is reached."""
+FIELDS = 5_000_000
+"""Fields of protobuf messages, or entries of a FlatBuffers list, walked in one file; a graph of 100 000 nodes has a million."""

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from modelguard_serialization._readers.code import NotebookReader, PythonReader
+from modelguard_serialization._readers.documents import Json, Toml, Yaml
+from modelguard_serialization._readers.framework_texts import Modelfile, SpacyConfig, TritonConfig
 from modelguard_serialization._readers.gguf import GgufReader
+from modelguard_serialization._readers.graphs import Caffe, CoreMl, OpenVino, Paddle
+from modelguard_serialization._readers.hdf5 import Hdf5
+from modelguard_serialization._readers.msgpack import Msgpack
+from modelguard_serialization._readers.plain_models import PLAIN, TensorRt
 from modelguard_serialization._readers.programs import HiddenProgramReader, ProgramReader, ShortcutReader
 from modelguard_serialization._readers.scripts import OtherCodeReader, RequirementsReader, ScriptReader
 from modelguard_serialization._readers.secrets import SecretReader
+from modelguard_serialization._readers.skops import Skops
 from modelguard_serialization._readers.templates import TemplateReader
+from modelguard_serialization._readers.tensorflow import KerasMetadata, TensorflowGraph, TensorflowSide, TensorflowText
+from modelguard_serialization._readers.tflite import TfLite
+from modelguard_serialization._readers.torchscript import TorchScript
+from modelguard_serialization._readers.weights_metadata import SafetensorsMetadata
 from modelguard_serialization.reader import Reader
 
 READERS: tuple[Reader, ...] = (
@@ -22,4 +33,25 @@ READERS: tuple[Reader, ...] = (
     ShortcutReader(),
     HiddenProgramReader(),
     SecretReader(),
+    Json(),
+    Yaml(),
+    Toml(),
+    Hdf5(),
+    TensorflowGraph(),
+    TensorflowText(),
+    KerasMetadata(),
+    TensorflowSide(),
+    TfLite(),
+    CoreMl(),
+    Paddle(),
+    Caffe(),
+    OpenVino(),
+    TensorRt(),
+    SafetensorsMetadata(),
+    Skops(),
+    Msgpack(),
+    TorchScript(),
+    SpacyConfig(),
+    TritonConfig(),
+    Modelfile(),
 )
