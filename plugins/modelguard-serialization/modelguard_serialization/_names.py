@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
 
@@ -29,3 +30,10 @@ def folded(name: str) -> str:
 def shown(name: str) -> str:
     """A name as messages quote it, cut short where somebody made it long."""
     return repr(name if len(name) <= 200 else f"{name[:200]}...")
+
+
+def leads_out(folder: str, target: str) -> str:
+    """The same of a link to ``target`` in ``folder``: the target may lead upwards as long as it stays inside."""
+    path = posixpath.normpath(posixpath.join(folder, target.replace("\\", "/")))
+    why = escapes(target)
+    return why if why != "leads upwards" or path.split("/")[0] == ".." else ""

@@ -182,5 +182,5 @@ def descriptor(data: memoryview, at: int, crc: int, packed: int, size: int) -> t
             if data[at : at + len(expected)] == expected:
                 return len(expected), True
     if data[at : at + 4] == DESCRIPTOR:
-        return (24 if data[at + 24 : at + 26] == b"PK" and data[at + 16 : at + 18] != b"PK" else 16), False
+        return (24 if bytes(data[at + 24 : at + 26]) == b"PK" != bytes(data[at + 16 : at + 18]) else 16), False
     return 0, True

@@ -10,3 +10,5 @@ UNPACKED = 1 << 30
 """Bytes that are decompressed for one file, at all depths."""
 FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
+NAME = 1 << 16
+"""Bytes of a member's name."""
