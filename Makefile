@@ -9,7 +9,7 @@ COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 TESTS := tests $(sort $(wildcard plugins/*/tests))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers docs clean
+.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers bench-static fuzz docs clean
 
 setup: .venv/.ready
 
@@ -34,7 +34,7 @@ slow: setup
 lint: setup
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
-	$(BIN)/mypy $(PACKAGES) benchmarks scripts
+	$(BIN)/mypy $(PACKAGES) benchmarks fuzz scripts
 	for tests in $(TESTS); do $(BIN)/mypy $$tests || exit 1; done
 	$(BIN)/python scripts/version.py
 
@@ -48,10 +48,16 @@ build: setup
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist . $(foreach plugin,$(PLUGINS),./$(dir $(plugin)))
 	cd dist && sha256sum *.whl > SHA256SUMS
 
+# Fuzz every parser, SECONDS each. atheris has no wheels for the newest Python versions, so nothing else depends on it.
+SECONDS ?= 60
+fuzz: setup
+	$(BIN)/pip install -q -c constraints.txt atheris
+	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
+
 docs: setup
 	$(BIN)/python docs/generate.py
 
-bench: bench-diff bench-runtime bench-scan bench-headers bench-detection
+bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection
 	$(BIN)/python benchmarks/startup.py
 
 bench-diff: setup
@@ -65,6 +71,9 @@ bench-scan: setup
 
 bench-headers: setup
 	$(BIN)/python benchmarks/headers.py
+
+bench-static: setup
+	$(BIN)/python benchmarks/static.py
 
 bench-detection: setup
 	$(BIN)/python benchmarks/detection.py

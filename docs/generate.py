@@ -54,10 +54,14 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 
 def catalogue(registry: Registry, ours: Collection[str]) -> str:
-    """What each distribution of ours registers: kinds of things, and its detectors with their rules and options."""
+    """What each distribution of ours registers: kinds of things, and what its detectors declare; and the rules themselves."""
+    from dataclasses import asdict
+
     from modelguard._options import options_of
+    from modelguard._scanner.protocol import reference_to
 
     entries: dict[str, Any] = {}
+    rules: dict[str, Any] = {}
     for (kind, name), owner in sorted(registry.owners.items()):
         if owner not in ours:
             continue
@@ -66,9 +70,16 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
             entry["hooks"].append(kind)
         if kind == "detectors":
             detector = registry.detectors[name]
-            options = [item.document() for item in options_of(detector)]
-            entry["detectors"][name] = {"options": options, "rules": sorted(rule.id for rule in detector.rules)}
-    return json.dumps(entries, indent=1, sort_keys=True) + "\n"
+            entry["detectors"][name] = {
+                "options": [item.document() for item in options_of(detector)],
+                "ref": reference_to(detector),
+                "requires": sorted(item.value for item in detector.requires),
+                "rules": [rule.id for rule in detector.rules],
+                "runs_last": detector.runs_last,
+                "when_quick": detector.when_quick,
+            }
+            rules |= {rule.id: {**asdict(rule), "severity": rule.severity.label} for rule in detector.rules}
+    return json.dumps({"distributions": entries, "rules": [rules[name] for name in sorted(rules)]}, indent=1, sort_keys=True) + "\n"
 
 
 def _reporters(detectors: list[str]) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modelguard._inputs.samples import load_samples
     from modelguard._inputs.spec import resolve_input, usual_normalisations
     from modelguard.api import load_report, render, scan
-    from modelguard.artifact import Artifact, ArtifactFile, FileStamp, Source, SourceContext, UnfetchedFile, sha256_file
+    from modelguard.artifact import Artifact, ArtifactFile, FileStamp, LeftOut, Source, SourceContext, UnfetchedFile, sha256_file
     from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
     from modelguard.detector import (
         Capability,
@@ -95,7 +95,7 @@ _HOME = {
     "_inputs.output": ("output_spec",),
     "_inputs.samples": ("load_samples",),
     "_inputs.spec": ("resolve_input", "usual_normalisations"),
-    "artifact": ("Artifact", "ArtifactFile", "FileStamp", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
+    "artifact": ("Artifact", "ArtifactFile", "FileStamp", "LeftOut", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
     "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
     "detector": (
         "Capability", "DeadlineExceeded", "Detector", "LookedAt", "ScanContext", "Skip", "Target", "configure", "option", "option_fields",
@@ -140,6 +140,7 @@ __all__ = [
     "InputHints",
     "InputSpec",
     "Layer",
+    "LeftOut",
     "LimitError",
     "Location",
     "LookedAt",

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard._detectors.format_integrity import FormatIntegrity
+    from modelguard._detectors.reference_files import ReferenceFiles
     from modelguard._detectors.remote_code import RemoteCode
     from modelguard._diff.detector import WeightDiff
 
-    return [FormatIntegrity, RemoteCode, WeightDiff]
+    return [FormatIntegrity, ReferenceFiles, RemoteCode, WeightDiff]
 
 
 @hookimpl

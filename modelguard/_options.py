@@ -130,8 +130,10 @@ class Option:
 
 
 def options_of(detector: type) -> tuple[Option, ...]:
-    """The options of a detector class, in order of declaration."""
+    """The options of a detector class, in order of declaration; ``declared_options`` are those of a class that stands for another."""
     plain: Any = detector
+    if (declared := vars(detector).get("declared_options")) is not None:
+        return tuple(declared)
     if not dataclasses.is_dataclass(plain):
         return ()
     hints = typing.get_type_hints(detector)

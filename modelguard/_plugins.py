@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from modelguard._policies.catalogue import first_party
+from modelguard._policies.catalogue import first_party, stand_ins
 from modelguard.errors import PluginError, without_paths
 from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix
 from modelguard.hookspecs import GROUP
@@ -71,12 +71,19 @@ class Registry:
         return dict(sorted(rules.items()))
 
 
-def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None = None, ours: Collection[str] | None = None) -> Registry:
+def load(
+    *,
+    disabled: Iterable[str] = (),
+    allows: Callable[[str], bool] | None = None,
+    ours: Collection[str] | None = None,
+    declared: bool = False,
+) -> Registry:
     """Load the built-ins and every allowed, not disabled entry point.
 
     ``disabled`` are entry-point or distribution names; ``allows`` says of a distribution name whether it may be loaded (default: all);
-    ``ours`` are the distributions that may declare ``MG`` rules (default: the catalogue's). Raises :class:`PluginError` naming both
-    sides when two plugins claim one name or one prefix of rule ids.
+    ``ours`` are the distributions that may declare ``MG`` rules (default: the catalogue's). ``declared`` takes the detectors of our own
+    distributions from the catalogue, where they have this version, and imports none: enough to plan a scan. Raises
+    :class:`PluginError` naming both sides when two plugins claim one name or one prefix of rule ids.
     """
     import modelguard
     from modelguard import _builtin
@@ -88,7 +95,13 @@ def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None =
     infos: list[PluginInfo] = []
     failures: list[PluginFailure] = []
 
-    _claim(tables, owners, CORE, _collect(_builtin))
+    def taken(plugin: object, dist: str, version: str) -> dict[str, list[Any]]:
+        known = stand_ins(dist) if declared and version == modelguard.__version__ else None
+        if known is None:
+            return _collect(plugin)
+        return {**_collect(plugin, [kind for kind in _HOOKS if kind != "detectors"]), "detectors": list(known)}
+
+    _claim(tables, owners, CORE, taken(_builtin, CORE, modelguard.__version__))
     infos.append(PluginInfo(CORE, modelguard.__version__, tuple(sorted(tables["detectors"]))))
 
     for entry in _entry_points():
@@ -101,7 +114,7 @@ def load(*, disabled: Iterable[str] = (), allows: Callable[[str], bool] | None =
             continue
         try:
             with _time_limit(LOAD_SECONDS):
-                registered = _collect(entry.load())
+                registered = taken(entry.load(), dist, version)
             for detector in registered["detectors"]:
                 check_rule_ids(detector)
         except KeyboardInterrupt:

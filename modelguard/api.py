@@ -50,6 +50,7 @@ def scan(
     digest: bool = True,
     by_range: bool = False,
     without: Iterable[str] = (),
+    identity: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Report:
     """Scan a model artifact in an isolated worker and say what every detector found, or why it did not look.
@@ -75,6 +76,7 @@ def scan(
     :param digest: hash every file of the artifacts.
     :param by_range: of two artifacts in one remote source read only what may differ between them; only for comparing them.
     :param without: plugins not to load, by entry point or distribution.
+    :param identity: what the model is called in fingerprints; ``hf:org/name``, or the path below the working directory, by default.
     :param progress: called while artifacts are read and detectors work, see :data:`ProgressCallback`.
 
     An artifact that cannot be fetched or opened is not an error: the report's ``failure`` says so, and no policy passes it. Raises
@@ -94,6 +96,7 @@ def scan(
         model=ModelOptions(model, input, device, precision),
         run=RunOptions(seed, timeout, memory, threads, offline),
         without=tuple(without),
+        identity=identity,
         by_range=by_range,
         digest=digest,
     )

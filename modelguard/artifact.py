@@ -92,12 +92,22 @@ class UnfetchedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Files below ``path``, a folder (or file) of the artifact, that are on purpose no part of it: how many, and what they are."""
+
+    path: str
+    files: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """The files of one model, sorted by path.
 
     ``uri`` is what the user named, without absolute paths; ``identity`` is stable over revisions (``hf:org/name`` or
     ``local:<base name>``) and enters fingerprints; ``revision`` is the 40-hex commit of a remote artifact. ``unfetched`` are files
-    it has beyond ``files``; ``notes`` say, one sentence each, what the source could not verify. Reports show both.
+    it has beyond ``files``; ``notes`` say, one sentence each, what the source could not verify; ``left_out`` are records of other programs
+    (git, the Hub's client) that lie among its files and were recognised as such. Reports show all three.
     """
 
     uri: str
@@ -107,6 +117,7 @@ class Artifact:
     revision: str | None = None
     unfetched: tuple[UnfetchedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def file(self, path: str) -> ArtifactFile | None:
         """The file at artifact-relative ``path``, or None."""

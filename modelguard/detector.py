@@ -67,13 +67,14 @@ class DeadlineExceeded(Exception):
 class LookedAt:
     """A file of the artifact that a detector has read; ``what`` completes the sentence "the file is ...".
 
-    ``model`` says that it holds weights or a pickled model, so that an artifact with no checkpoint was not scanned in vain.
+    ``format`` is the id of a format that holds weights or a whole model, for a file that is one: reports list it, and a policy's
+    ``sources.formats`` judges it, as they do the formats of checkpoints.
     ``missed`` says, in words that stand alone, what in it could not be read and why; empty when it was read to its end.
     """
 
     path: str
     what: str
-    model: bool = False
+    format: str = ""
     missed: str = ""
 
 
@@ -175,14 +176,14 @@ class ScanContext:
         if self._on_progress is not None:
             self._on_progress(done, total, note)
 
-    def looked_at(self, path: str, what: str, *, model: bool = False, missed: str = "") -> None:
+    def looked_at(self, path: str, what: str, *, format: str = "", missed: str = "") -> None:
         """Say that the artifact's file ``path`` was read to its end, or all but what ``missed`` names, and what it is (:class:`LookedAt`).
 
         Files that nobody says this of, and that are no checkpoint, are reported as not looked at. Say it only once nothing of the
         file is left that could change the findings.
         """
         if self._on_looked_at is not None:
-            self._on_looked_at(LookedAt(path, what, model, missed))
+            self._on_looked_at(LookedAt(path, what, format, missed))
 
     def check_deadline(self) -> None:
         """Raise :class:`DeadlineExceeded` when the detector's time is up. Call it at least once a second."""

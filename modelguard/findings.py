@@ -115,8 +115,17 @@ def settled(finding: Finding, severities: Mapping[str, Severity]) -> Finding:
     return replace(finding, severity=severities.get(finding.rule, Severity.CRITICAL))
 
 
+_SHARD = re.compile(r"-[0-9]{5,}-of-[0-9]{5,}(?=\.[A-Za-z0-9]+\Z)")
+
+
 def fingerprint(rule: str, identity: str, location: Location, key: str) -> str:
-    """``modelguard/v1:`` and 32 hex digits over rule, model identity, tensor (else file) and the detector's key."""
-    parts = (rule, identity, location.tensor if location.tensor is not None else location.file or "", key)
+    """``modelguard/v1:`` and 32 hex digits over rule, model identity, file, tensor and the detector's key.
+
+    Of a tensor's shard the number is left out: the next revision may keep it in another one.
+    """
+    if location.tensor is None:
+        parts: tuple[str, ...] = (rule, identity, location.file or "", key)
+    else:
+        parts = (rule, identity, location.tensor, key, _SHARD.sub("", location.file or ""))
     body = b"".join(len(raw := part.encode("utf-8", "surrogatepass")).to_bytes(8, "little") + raw for part in parts)
     return f"modelguard/v1:{hashlib.sha256(body).hexdigest()[:32]}"

@@ -106,7 +106,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A GraphProto: the main graph of a model, or one in an attribute, whose nodes see the values of the graphs around it."""
+    """A GraphProto: the main graph of a model, or one in an attribute, whose nodes see the values of the graphs around it.
+
+    ``types`` are the names of the inputs, then of the outputs, each with its serialised TypeProto (empty where none is declared).
+    """
 
     name: str
     nodes: tuple[Node, ...]
@@ -116,6 +119,7 @@ class Graph:
     sparse_initializers: tuple[SparseTensor, ...] = ()
     doc: str = ""
     metadata: Properties = ()
+    types: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

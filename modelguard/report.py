@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar, Literal, Self, TextIO
 
+from modelguard.artifact import LeftOut
 from modelguard.findings import Finding, Rule, Severity, settled
 
 SCHEMA = "modelguard-report/1"
@@ -52,7 +53,8 @@ class FileInfo:
 class TargetInfo:
     """An artifact as reports show it: no absolute path, no host.
 
-    ``unread`` are paths that were not looked at, or not fetched; ``notes`` say, one sentence each, what could not be verified.
+    ``unread`` are paths that were not looked at, or not fetched; ``notes`` say, one sentence each, what could not be verified;
+    ``left_out`` are files that are on purpose no part of it.
     """
 
     uri: str
@@ -62,6 +64,7 @@ class TargetInfo:
     files: tuple[FileInfo, ...]
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,11 @@ class SamplesInfo:
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
+    """``alone`` are the detectors a scan was narrowed to where they are not all that the policy requires: it was not judged as a whole."""
+
     name: str
     sha256: str
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class Report:
     A report is complete and in one order from the moment it is made, whatever order plugins and workers delivered its parts in: lists
     are sorted, and every finding has a severity (its own, else its rule's, else the worst).
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
+    ``self_reference`` says, completing "the reference is the target itself: ...", why a comparison with it says nothing; usually empty.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed.
     """
@@ -120,6 +127,7 @@ class Report:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
     failure: str = ""
+    self_reference: str = ""
     timings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from modelguard import (
     Decision,
     FileInfo,
     Finding,
+    LeftOut,
     Location,
     Outcome,
     PluginFailure,
@@ -211,6 +212,7 @@ TARGET = TargetInfo(
         FileInfo("model-00002.safetensors", 1052736, None, "part of a checkpoint"),
     ),
     unread=("archive/old.ckpt",),
+    left_out=(LeftOut(".git", 31, "git's own files"),),
 )
 REFERENCE = TargetInfo(
     uri=f"hf://acme/base@{COMMIT}",

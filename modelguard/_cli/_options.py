@@ -81,6 +81,12 @@ plugin_option = click.option(
     help="Do not load plugin NAME (entry point or distribution). Repeatable.",
 )
 
+identity_option = click.option(
+    "--identity",
+    metavar="NAME",
+    help="What the model is called in fingerprints [hf:org/name, or the path below the working directory].",
+)
+
 output_options = grouped(
     "output",
     lambda: OutputOptions,

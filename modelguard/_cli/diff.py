@@ -1,4 +1,4 @@
-"""``modelguard diff``: what was done to the weights."""
+"""``modelguard diff``: what was done to the weights, and which files beside them differ."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import OutputOptions, output_options, parse_detector_options, plugin_option, run_options
+from modelguard._cli._options import OutputOptions, identity_option, output_options, parse_detector_options, plugin_option, run_options
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
     from modelguard._scanner.prepare import RunOptions
 
-DETECTOR = "weight-diff"
+DETECTORS = ("weight-diff", "reference-files")
 
 
-@click.command("diff", short_help="Compare a checkpoint with a reference: what was done to the weights.")
+@click.command("diff", short_help="Compare a model with a reference: what was done to the weights, which files differ.")
 @click.argument("reference")
 @click.argument("target")
 @click.option("--all", "every", is_flag=True, help="Show every tensor, not layers folded by pattern.")
 @click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@identity_option
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
 @click.option("--digest", is_flag=True, help="Also hash every file, so that the report can be matched with others.")
 @click.option("--download", is_flag=True, help="Download remote artifacts whole instead of reading only what differs.")
@@ -32,6 +33,7 @@ def command(
     target: str,
     every: bool,
     policy: str | None,
+    identity: str | None,
     options: tuple[str, ...],
     digest: bool,
     download: bool,
@@ -40,10 +42,11 @@ def command(
     output: OutputOptions,
     without: tuple[str, ...],
 ) -> int:
-    """Say what was done to REFERENCE's weights to get TARGET's.
+    """Say what was done to REFERENCE's weights to get TARGET's, and which of the files beside them differ.
 
-    A scan with the detector weight-diff alone. Of two models from one Hub only what may differ is read. Exit codes: 0 nothing the policy
-    objects to, 1 changed in a way it blocks, 2 usage error, 3 not compared.
+    A scan with the detectors weight-diff and reference-files alone. Of two models from one Hub only what may differ is read. Exit codes:
+    0 nothing the policy's rules object to (the policy as a whole is not judged), 1 changed in a way they block, 2 usage error, 3 not
+    compared.
     """
     from modelguard._cli.scan import perform
     from modelguard._scanner.prepare import ScanArguments, prepare
@@ -57,10 +60,11 @@ def command(
             target=target,
             reference=reference,
             policy=policy,
-            detectors=(DETECTOR,),
+            detectors=DETECTORS,
             options=parse_detector_options(options),
             run=run,
             without=without,
+            identity=identity,
             digest=digest,
             by_range=not download,
         )

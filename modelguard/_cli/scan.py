@@ -11,6 +11,7 @@ import click
 from modelguard._cli._options import (
     OutputOptions,
     deliver,
+    identity_option,
     model_options,
     output_options,
     parse_detector_options,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--reference", metavar="R", help="A trusted artifact to compare with: path or hf://org/name@revision.")
 @click.option("--samples", metavar="F", help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images.")
 @click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@identity_option
 @click.option("--detector", "detectors", multiple=True, metavar="ID", help="Run only this detector, and require it. Repeatable.")
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
 @click.option(
@@ -48,6 +50,7 @@ def command(
     reference: str | None,
     samples: str | None,
     policy: str | None,
+    identity: str | None,
     detectors: tuple[str, ...],
     options: tuple[str, ...],
     quick: bool,
@@ -60,7 +63,8 @@ def command(
 ) -> int:
     """Scan TARGET: a file, a folder, or hf://org/name[@revision][/path].
 
-    Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict.
+    Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict. Where --detector leaves out detectors that the
+    policy requires, 0 says no more than that its rules object to nothing those named found.
     """
     from modelguard._scanner.prepare import ScanArguments, prepare
 
@@ -78,6 +82,7 @@ def command(
             model=model,
             run=run,
             without=without,
+            identity=identity,
         )
     )
     if plan:

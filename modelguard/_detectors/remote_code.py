@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard.artifact import ArtifactFile
+from modelguard.artifact import ArtifactFile, sha256_file
 from modelguard.detector import Capability, Detector, ScanContext, Target, option
 from modelguard.errors import ArtifactError
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity
@@ -66,9 +67,8 @@ class RemoteCode(Detector):
                 found += 1
                 named = ", ".join(sorted(set(map(str, pointers.values()))))[:200]
                 message = f"{file.path} names code to run on load: {named}"
-                yield Finding(
-                    "MG0301", message, Confidence.HIGH, location=Location(file.path), evidence={"auto_map": pointers}, key="auto_map"
-                )
+                code = _digest(pointers, target)
+                yield Finding("MG0301", message, Confidence.HIGH, location=Location(file.path), evidence={"auto_map": pointers}, key=code)
         context.summary(score=float(found), configurations_read=read)
 
     def _parse(self, file: ArtifactFile) -> Any:
@@ -76,6 +76,12 @@ class RemoteCode(Detector):
             raise ValueError(f"has {file.size} bytes, more than the {self.max_bytes} that are parsed")
         with file.open() as handle:
             return json.loads(handle.read(self.max_bytes + 1))
+
+
+def _digest(pointers: Mapping[str, str], target: Target) -> str:
+    """What a waiver of the finding is for: what the configuration points at, and all Python code of the artifact, which that may import."""
+    code = [(file.path, file.sha256 or sha256_file(file).sha256) for file in target.artifact.files if file.path.lower().endswith(".py")]
+    return hashlib.sha256(json.dumps([sorted(pointers.items()), code]).encode()).hexdigest()
 
 
 def _pointers(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -68,8 +69,8 @@ def classify(
     if (scaled := probe.scaling(before, after, check)) is not None:
         return scaled
     # 10. Few levels are left.
-    if relative_norm(sums) <= ERASED and (quantized := levels.quantisation(before, after, check)) is not None:
-        return quantized
+    if (error := relative_norm(sums)) <= ERASED and (quantized := levels.quantisation(before, after, check)) is not None:
+        return replace(quantized, error=error)
     # 11. Nothing is left of W.
     if statistics.rows is not None and sums.entries >= 256 and abs(correlation(sums)) < UNRELATED and relative_norm(sums) > 0.5:
         return Unrelated(correlation(sums))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -105,6 +105,32 @@ def copies(left_over: Mapping[str, Place], paired: Mapping[str, Place]) -> dict[
                 found[name] = other
                 break
     return found
+
+
+def exchanged(pairs: Sequence[Pairing]) -> dict[str, str]:
+    """For each of ``pairs``, all changed, whose tensor holds the bytes that another has in the reference: that one's name there.
+
+    A tensor of one value only (a bias of zeros) is nobody's in particular.
+    """
+    whole = [pair for pair in pairs if pair.whole]
+    heads: dict[tuple[object, ...], list[Pairing]] = {}
+    for pair in whole:
+        operand = open_operand(pair.before.checkpoint, pair.before.tensor)
+        heads.setdefault(_head(operand.matrix, operand, pair.before), []).append(pair)
+    found: dict[str, str] = {}
+    for pair in whole:
+        mine = open_operand(pair.after.checkpoint, pair.after.tensor)
+        for other in heads.get(_head(mine.matrix, mine, pair.after), []):
+            theirs = open_operand(other.before.checkpoint, other.before.tensor)
+            if other is not pair and not _flat_valued(mine.matrix) and same_bytes(theirs.matrix, mine.matrix):
+                found[pair.name] = other.before.name
+                break
+    return found
+
+
+def _flat_valued(matrix: Array) -> bool:
+    start = matrix[:SAMPLE, :1024]
+    return bool(start.size == 0 or (start == start[0, 0]).all())
 
 
 def _few(count: int, most: int = SAMPLE) -> Array:

@@ -9,10 +9,9 @@ from typing import Any
 from modelguard._diff import rules
 from modelguard._diff.changes import Cast, Erased, RowEdit
 from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
-from modelguard._diff.match import strays_of
 from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
-from modelguard._diff.pairing import Pairing, Place
+from modelguard._diff.pairing import Place
 from modelguard._diff.tokens import token_names
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import TensorInfo
@@ -73,19 +72,23 @@ class WeightDiff(Detector):
         for names, side in ((diff.matching.unpaired, "reference"), (diff.matching.unpaired_reference, "artifact")):
             for name in self._capped(names):
                 yield Finding("MG1107", f"checkpoint {name} has no counterpart in the {side}", Confidence.HIGH, key=f"{side}/{name}")
-        for rule, how, phrase in (
-            ("MG1106", "similar", "have no counterpart by name and were paired with what they resemble most"),
-            ("MG1109", "content", "were renamed: the reference holds the same bytes, as they are or transposed, under other names"),
+        guessed = [pair for pair in diff.matching.pairs if pair.how == "similar"]
+        for rule, severity, key, renamed, phrase in (
+            ("MG1106", None, "", guessed, "tensors without a counterpart by name, paired with what they resemble most"),
+            (
+                "MG1109",
+                Severity.LOW,
+                "alike",
+                diff.renames.harmless,
+                "tensors renamed alike, with a whole stack of layers or between two graphs",
+            ),
+            ("MG1109", None, "", diff.renames.unknown, "tensors that are not under the reference's names for them"),
+            ("MG1110", None, "", diff.renames.exchanged, "tensors under names that say another layer or part"),
         ):
-            renamed = [pair for pair in diff.matching.pairs if pair.how == how and (how == "similar" or _same_format(pair))]
             if renamed:
-                pairs = {pair.after.name: pair.before.name for pair in renamed[: self.max_findings]}
-                evidence = {"renamed": pairs, **_more(renamed, self.max_findings)}
-                yield Finding(rule, f"{len(renamed)} tensors {phrase}", Confidence.HIGH, evidence=evidence)
-        if strays := [pair for pair in strays_of(diff.matching.pairs) if _same_format(pair)]:
-            message = f"{len(strays)} tensors have a different prefix from the others that share theirs in the reference"
-            pairs = {pair.after.name: pair.before.name for pair in strays[: self.max_findings]}
-            yield Finding("MG1109", message, Confidence.HIGH, key="prefix", evidence={"renamed": pairs, **_more(strays, self.max_findings)})
+                yield self._renamed(rule, severity, key, {pair.after.name: pair.before.name for pair in renamed}, phrase)
+        if diff.exchanged:
+            yield self._renamed("MG1110", None, "bytes", diff.exchanged, "tensors that hold what the reference has under another name")
         for place in self._capped(diff.matching.buffers):
             tensor = place.tensor
             message = f"{tensor.name} {list(tensor.shape)} {tensor.dtype} has no counterpart in this format and was not compared"
@@ -115,6 +118,13 @@ class WeightDiff(Detector):
                 _location(new),
                 {"shape": list(new.shape), "reference_shape": list(old.shape), "common_rows_equal": grown and shared is None},
             )
+
+    def _renamed(self, rule: str, severity: Severity | None, key: str, names: Mapping[str, str], phrase: str) -> Finding:
+        listed = dict(sorted(names.items())[: self.max_findings])
+        first = ", ".join(f"{new} holds {old}" for new, old in list(listed.items())[:3])
+        message = f"{len(names)} {phrase}: {first}{' ...' if len(names) > 3 else ''}"
+        evidence = {"renamed": listed, **_more(names, self.max_findings)}
+        return Finding(rule, message, Confidence.HIGH, severity, evidence=evidence, key=key)
 
     def _graphs(self, diff: ModelDiff) -> Iterator[Finding]:
         for item in self._capped(diff.graphs):
@@ -147,7 +157,8 @@ class WeightDiff(Detector):
                     item.change.rule,
                     _sentence(item) + (f": {', '.join(map(repr, list(tokens.values())[:8]))}" if tokens else ""),
                     item.change.confidence,
-                    location=_place(item),
+                    item.change.severity,
+                    _place(item),
                     evidence={**numbers(item), **item.evidence, **_named(tokens), **_more(items, self.max_findings)},
                 )
 
@@ -179,10 +190,6 @@ class WeightDiff(Detector):
 
 def _counted(count: int, word: str) -> str:
     return f"{count} {word} operator{'' if count == 1 else 's'}"
-
-
-def _same_format(pair: Pairing) -> bool:
-    return pair.before.checkpoint.format == pair.after.checkpoint.format
 
 
 def _digests(target: Target) -> dict[str, str]:
@@ -236,7 +243,7 @@ def _of_model(change: ModelChange) -> Finding | None:
     if not change.about.rule:
         return None
     # Training freezes whole layers, not all but one projection: that is where knowledge edits go.
-    severity = Severity.HIGH if change.evidence.get("one_kind_of_module") else None
+    severity = Severity.HIGH if change.evidence.get("one_kind_of_module") else Severity.MEDIUM if change.evidence.get("coarse") else None
     confidence = Confidence.HIGH if change.about.certain else Confidence.MEDIUM
     return Finding(change.about.rule, change.reason, confidence, severity, evidence=change.evidence)
 
@@ -269,7 +276,10 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "resized": [after.name for _, after in matching.resized],
         "unpaired": list(matching.unpaired),
         "unpaired_reference": list(matching.unpaired_reference),
-        "renamed": {pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied")},
+        "renamed": {
+            pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied", "renamed")
+        },
+        "exchanged": dict(sorted({**{pair.after.name: pair.before.name for pair in diff.renames.exchanged}, **diff.exchanged}.items())),
         "tied": dict(matching.tied),
         "constants": list(matching.constants),
         "buffers": _names(matching.buffers),
@@ -290,6 +300,7 @@ def score(diff: ModelDiff) -> float:
     """0 for identical checkpoints, else by the severity of the worst thing that was found, up to 1."""
     found = [rules.SEVERITY[item.change.rule] for item in diff.tensors if item.change.telling]
     found += [rules.SEVERITY["MG1122"]] * bool(diff.graphs)
+    found += [rules.SEVERITY["MG1110"]] * bool(diff.renames.exchanged or diff.exchanged)
     if diff.change.about.rule:
         found.append(rules.SEVERITY[diff.change.about.rule])
     return max((_SCORE[severity] for severity in found), default=0.0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from modelguard._diff import graph
+from modelguard._diff import content, graph
 from modelguard._diff.changes import Change, Dense, LowRank
 from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
 from modelguard._diff.graph import GraphDiff
@@ -18,6 +18,7 @@ from modelguard._diff.model_level import ModelChange, classify_model
 from modelguard._diff.operand import Operand, same_bytes
 from modelguard._diff.pairing import Pairing
 from modelguard._diff.processes import scatter
+from modelguard._diff.renames import Renames, renames_of
 from modelguard._diff.replay import Replay
 from modelguard._diff.stream import Statistics, Sums, measure
 from modelguard.checkpoint import Checkpoint
@@ -97,6 +98,10 @@ class ModelDiff:
     """The ONNX files that compute something other than their reference from the same weights."""
     graphs_not_compared: tuple[str, ...] = ()
     """The ONNX checkpoints whose counterpart is of a format without graphs."""
+    renames: Renames = field(default_factory=Renames)
+    """Tensors that are equal but stand under another name than in the reference, or were found by what they hold."""
+    exchanged: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that hold the bytes of another one of the reference, by that one's name."""
 
 
 def diff_checkpoints(
@@ -133,9 +138,11 @@ def diff_checkpoints(
                 found[work[index]] = item
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
     graphs, alone = graph.compare(matching, check)
+    renames = renames_of(matching.pairs)
+    places = len(renames.unknown) + len(renames.exchanged)
     structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers)))
     return ModelDiff(
-        _gravest(tensors, matching.pairs, structure, len(graphs)),
+        _gravest(tensors, matching.pairs, structure, len(graphs), places),
         tensors,
         matching,
         len(matching.pairs) - len(tensors),
@@ -143,10 +150,12 @@ def diff_checkpoints(
         total,
         graphs,
         alone,
+        renames,
+        content.exchanged([pair for pair in matching.pairs if pair in found]),
     )
 
 
-def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int) -> ModelChange:
+def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int, renamed: int) -> ModelChange:
     """The gravest of what was done to the checkpoints.
 
     Each checkpoint is judged alone: a model stored in two formats is one model changed in one way, not two modules changed alike.
@@ -155,12 +164,12 @@ def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: i
     for pair in pairs:
         checkpoints.setdefault((pair.after.checkpoint.name, pair.after.checkpoint.format), []).append(pair)
     if len(checkpoints) < 2 or not found:
-        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs)
+        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs, renamed)
     changes = []
     for _, members in sorted(checkpoints.items()):
         compared = [(pair.name, pair.after.tensor.shape) for pair in members]
         names = {name for name, _ in compared}
-        changes.append(classify_model([item for item in found if item.name in names], compared, structure, graphs))
+        changes.append(classify_model([item for item in found if item.name in names], compared, structure, graphs, renamed))
     return max(changes, key=lambda change: change.severity)
 
 

@@ -1,14 +1,13 @@
 """Which tensor of the checkpoint stands against which tensor of the reference.
 
-Names first, through the prefixes that wrappers add; then parts of fused projections; then content. What finds no counterpart
-is listed, never dropped.
+Names first, through the prefixes that wrappers add and names of old; then parts of fused projections; then content. What finds no
+counterpart is listed, never dropped. A pairing by content says where the bytes are, not that a loader finds them (``renames.py``).
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from math import prod
@@ -17,9 +16,10 @@ from typing import Any
 from modelguard._diff import content, names
 from modelguard._diff.content import Places
 from modelguard._diff.pairing import TRANSPOSED, WHOLE, Pairing, Place, View
+from modelguard._diff.renames import canonical, common_prefix, may_be_tied
+from modelguard._diff.renames import stem as _stem
 from modelguard.checkpoint import Checkpoint
 
-_PREFIX = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.|model\.|transformer\.)+")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _FUSED = (
     (r"\b(qkv_proj|Wqkv|query_key_value|c_attn|qkv|in_proj)\b", ("q_proj", "k_proj", "v_proj")),
@@ -85,14 +85,12 @@ def match_tensors(reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoi
     return result.freeze()
 
 
-def strays_of(pairs: Sequence[Pairing]) -> list[Pairing]:
-    """Those of one prefix in the reference that have another prefix than most others of it: no wrapper renames a few tensors."""
-    sides = [(pair, _prefix(pair.before.tensor.name), _prefix(pair.after.tensor.name)) for pair in pairs if pair.how in ("name", "prefix")]
-    counts = Counter((pair.after.group, old, new) for pair, old, new in sides)
-    usual: dict[tuple[str, str], str] = {}
-    for (group, old, new), _ in counts.most_common():
-        usual.setdefault((group, old), new)
-    return [pair for pair, old, new in sides if old != new and usual[pair.after.group, old] != new]
+def counterparts(
+    reference: Sequence[Checkpoint], checkpoint: Sequence[Checkpoint]
+) -> list[tuple[tuple[Checkpoint, ...], tuple[Checkpoint, ...]]]:
+    """The checkpoints of the reference and those of the artifact that are set against each other."""
+    old, new = _groups(reference), _groups(checkpoint)
+    return [(tuple(old[theirs]), tuple(new[mine])) for mine, theirs in _counterparts(old, new).items()]
 
 
 def _groups(checkpoints: Sequence[Checkpoint]) -> dict[Group, list[Checkpoint]]:
@@ -175,10 +173,14 @@ class _Match:
     def __init__(self, result: _Result, old: Places, new: Places, other_format: bool) -> None:
         self.result, self.old, self.new, self.other_format = result, old, new, other_format
         self.all_old, self.all_new = dict(old), dict(new)
+        self.has_graph = any(place.checkpoint.format == "onnx" for place in (*old.values(), *new.values()))
 
     def run(self) -> None:
-        self._by_name("name", str)
-        self._by_name("prefix", _stem)
+        self._by_name("name", str, str)
+        self._by_name("prefix", _stem, _stem)
+        old, new = common_prefix(self.all_old, self.all_new)
+        self._by_name("prefix", lambda name: name.removeprefix(old), lambda name: name.removeprefix(new))
+        self._by_name("renamed", canonical, canonical)
         self.result.pairs.extend(_relabel(self._fused()))
         self.result.pairs.extend(_relabel(content.by_bytes(self.old, self.new)))
         self.result.pairs.extend(_relabel(content.by_similarity(self.old, self.new)))
@@ -193,9 +195,9 @@ class _Match:
                 else:
                     left.append(place)
 
-    def _by_name(self, how: str, key: Callable[[str], str]) -> None:
-        theirs = _unique({name: key(name) for name in self.old})
-        for stem, name in sorted(_unique({name: key(name) for name in self.new}).items()):
+    def _by_name(self, how: str, old: Callable[[str], str], new: Callable[[str], str]) -> None:
+        theirs = _unique({name: old(name) for name in self.old})
+        for stem, name in sorted(_unique({name: new(name) for name in self.new}).items()):
             if stem in theirs:
                 self._pair(self.old.pop(theirs[stem]), self.new.pop(name), how)
 
@@ -245,8 +247,10 @@ class _Match:
         """Weights that one side stores once under one of their names."""
         for left, own, label in ((self.old, self.all_old, "before"), (self.new, self.all_new, "after")):
             paired = {name: place for name, place in own.items() if name not in left}
+            known = {canonical(place.tensor.name) for place in paired.values()}
             for name, other in content.copies(left, paired).items():
-                self.result.tied[left.pop(name).name] = own[other].name
+                if self._is_tied(left[name].tensor.name, own[other].tensor.name, known):
+                    self.result.tied[left.pop(name).name] = own[other].name
             other_side = self.all_new if label == "before" else self.all_old
             for name in [name for name in left if names.is_head(name) or names.is_embedding(name)]:
                 place = left[name]
@@ -254,6 +258,15 @@ class _Match:
                 if len(shared) == 1:
                     before, after = (left.pop(name), shared[0]) if label == "before" else (shared[0], left.pop(name))
                     self.result.pairs.append(Pairing(place.name, before, after, "tied"))
+
+    def _is_tied(self, name: str, other: str, known: Container[str]) -> bool:
+        """Whether a copy of ``other`` under another name is one that no loader takes for a third tensor.
+
+        An ONNX exporter stores equal weights once, and its graph says who reads them.
+        """
+        if name != other and canonical(name) in known:
+            return False
+        return self.has_graph or may_be_tied(name, other)
 
 
 def _shares(name: str, other: str) -> bool:
@@ -294,14 +307,6 @@ def _is_constant(place: Place) -> bool:
 
 def _is_integer(place: Place) -> bool:
     return place.tensor.dtype[0] in "IUB" and not place.tensor.dtype.startswith("BF")
-
-
-def _prefix(name: str) -> str:
-    return name.removesuffix(_stem(name))
-
-
-def _stem(name: str) -> str:
-    return _PREFIX.sub("", name)
 
 
 def _unique(stems: Mapping[str, str]) -> dict[str, str]:

@@ -39,6 +39,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         ModelKind("identical"),
+        ModelKind("renamed", "MG1217"),
         ModelKind("cast", "MG1201"),
         ModelKind("quantized", "MG1202", covers=_covering(Quantized)),
         ModelKind("pruned", "MG1203", covers=_covering(Pruned)),
@@ -82,11 +83,12 @@ class ModelChange:
 
 
 def classify_model(
-    changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int, graphs: int = 0
+    changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int, graphs: int = 0, renamed: int = 0
 ) -> ModelChange:
     """What was done to the model, for ``changed`` tensors out of all ``compared`` ones (name, shape).
 
-    ``structure`` counts tensors and checkpoints that could not be compared so, ``graphs`` the graphs that differ.
+    ``structure`` counts tensors and checkpoints that could not be compared so, ``graphs`` the graphs that differ, ``renamed`` the
+    tensors that are not where a loader looks for them.
     """
     matrices = [name for name, shape in compared if len(shape) > 1]
     counted = Counter(item.kind for item in changed)
@@ -96,8 +98,11 @@ def classify_model(
         differs = ["the graph differs"] * bool(graphs) + ["tensors are missing, added or resized"] * bool(structure)
         if differs:
             return ModelChange("mixed", f"{' and '.join(differs)}; the tensors that could be compared are identical")
-        return ModelChange("identical", "every tensor is identical")
     real = [item for item in changed if item.kind != "cast"]
+    if renamed and not real:
+        return ModelChange("renamed", f"{renamed} tensors hold what the reference has under other names, where no loader is known to look")
+    if not changed:
+        return ModelChange("identical", "every tensor is identical")
     if not real:
         return ModelChange("cast", "every changed tensor is the reference rounded to another dtype")
     evidence = {
@@ -105,6 +110,8 @@ def classify_model(
         "matrices": len(matrices),
         "matrices_changed": sum(1 for item in real if item.is_matrix),
     }
+    if coarse := sum(1 for item in real if isinstance(item.change, Quantized) and item.change.coarse):
+        evidence["coarse"] = coarse
     for rule in (_unrelated, _uniform, _low_rank, _merge, _dense):
         if (found := rule(real, matrices)) is not None:
             return ModelChange(found.kind, found.reason, evidence | found.evidence)

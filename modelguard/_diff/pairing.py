@@ -65,8 +65,8 @@ WHOLE, TRANSPOSED = View(), View(transpose=True)
 class Pairing:
     """A tensor (or a part of one) of the checkpoint, ``after``, and its counterpart ``before``.
 
-    ``name`` is what reports call it; ``how`` says why they belong together: ``name``, ``prefix``, ``transposed``, ``fused``,
-    ``content``, ``similar``, ``tied``, ``resized``.
+    ``name`` is what reports call it; ``how`` says why they belong together: ``name``, ``prefix``, ``renamed`` (in a known way),
+    ``transposed``, ``fused``, ``content``, ``similar``, ``tied``, ``resized``.
     """
 
     name: str

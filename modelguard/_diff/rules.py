@@ -64,12 +64,23 @@ TENSOR_RULES = (
         "An overflow when casting to float16, or a diverged training run.",
     ),
     Rule(
-        "MG1109", "TensorRenamed", "tensors that were renamed", Severity.LOW,
+        "MG1109", "TensorRenamed", "tensors that were renamed", Severity.MEDIUM,
         "Tensors without a counterpart of their name were paired with reference tensors that hold the same bytes, as they are or "
-        "transposed, or whose name differs in a prefix that the others keep. Code that loads the checkpoint by the reference's names "
-        "does not find them, and may initialise them at random.",
-        "Load the checkpoint strictly with the code that will run it.",
+        "transposed, or whose prefix or word for a stack of layers changed while others keep theirs. Code that loads the checkpoint by "
+        "the reference's names does not find them, and may initialise them at random; code that knows the new names may take them for "
+        "something else. Low where every tensor of a stack was renamed alike (`h.3` to `layers.3`) and where both sides are ONNX, "
+        "whose graphs are compared. A prefix added to all names or taken from them, and names of old in their roles "
+        "(`LayerNorm.gamma` for `.weight`, `.beta` for `.bias`, `weight_g` and `weight_v`), are no finding.",
+        "Load the checkpoint strictly with the code that will run it, and compare the outputs with the reference's.",
         "A converter with naming rules of its own.",
+    ),
+    Rule(
+        "MG1110", "TensorsExchanged", "tensors that stand under the name of another", Severity.HIGH,
+        "The bytes that the reference holds under one name are there under another: two layers or projections were swapped, or a weight "
+        "was given a name that says another layer or role. Loaders go by names, so the model computes something else although no byte "
+        "of any tensor changed.",
+        "Do not deploy. Ask what made the file; give the tensors the reference's names and compare again.",
+        "Layers that are numbered in another order by a converter; pruned models that repeat layers.",
     ),
     Rule(
         "MG1111", "TensorCast", "tensor rounded to another dtype", Severity.INFO,
@@ -80,7 +91,8 @@ TENSOR_RULES = (
     Rule(
         "MG1112", "TensorQuantized", "tensor sent through a quantiser", Severity.LOW,
         "The values are the reference rounded to few levels per tensor, row or group and stored as floats again. Quantising the "
-        "reference anew reproduces them, or there are too few distinct values left for anything else.",
+        "reference anew reproduces them, or there are too few distinct values left for anything else. The severity is medium where more "
+        "was lost than so many bits explain: 1/32 of the norm for 8 bits, 1/4 for 4, 1/8 for 16 values that no known quantiser gives.",
         "Quantise the reference with the same tool and settings and compare with that: a small edit can hide under quantisation "
         "noise.",
         "Quantisation-aware training, weight clustering.",
@@ -176,8 +188,15 @@ MODEL_RULES = (
         "Nothing, if the dtype is the one you expect.",
     ),
     Rule(
+        "MG1217", "ModelRenamed", "the reference under other names", Severity.MEDIUM,
+        "Tensors hold the reference's bytes and are not where a loader that knows the reference looks for them. The findings MG1109 and "
+        "MG1110 name them.",
+        "Load the checkpoint strictly with the code that will run it, and compare the outputs with the reference's.",
+        "A converter with naming rules of its own.",
+    ),
+    Rule(
         "MG1202", "ModelQuantized", "the reference quantised and back", Severity.LOW,
-        "Every changed matrix is the reference rounded to few levels.",
+        "Every changed matrix is the reference rounded to few levels; medium where one of them lost more than so many bits explain.",
         "Quantise the reference with the same tool and compare with that: a weak edit can hide under the noise of 4-bit "
         "quantisation.",
     ),

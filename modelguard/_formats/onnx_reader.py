@@ -58,15 +58,17 @@ class Reader:
 
     def _graph(self, graph: Field, depth: int) -> Graph:
         found = self._fields("Graph", graph.begin, graph.end, depth)
+        inputs, outputs = ([self._value(field, depth + 1) for field in found.get(side, ())] for side in ("input", "output"))
         return Graph(
             self._text(found, "name"),
             self._nodes(found, depth + 1),
-            tuple(self._value(field, depth + 1) for field in found.get("input", ())),
-            tuple(self._value(field, depth + 1) for field in found.get("output", ())),
+            tuple(name for name, _ in inputs),
+            tuple(name for name, _ in outputs),
             tuple(self._tensor(field, depth + 1) for field in found.get("initializer", ())),
             tuple(self._sparse(field, depth + 1) for field in found.get("sparse_initializer", ())),
             self._text(found, "doc_string"),
             self._properties(found),
+            (*inputs, *outputs),
         )
 
     def _function(self, function: Field) -> Function:
@@ -169,9 +171,10 @@ class Reader:
         thing = f"{self._file.path}, byte {sparse.start}"
         return SparseTensor(values, indices, dimensions(self._messages, sparse.begin, sparse.end, 3, thing))
 
-    def _value(self, value: Field, depth: int) -> str:
-        """The name of a ValueInfoProto."""
-        return self._text(self._fields("Value", value.begin, value.end, depth), "name")
+    def _value(self, value: Field, depth: int) -> tuple[str, bytes]:
+        """Name and serialised type of a ValueInfoProto."""
+        found = self._fields("Value", value.begin, value.end, depth)
+        return self._text(found, "name"), self._bytes(found["type"][0]) if "type" in found else b""
 
     def _opsets(self, found: Found) -> tuple[tuple[str, int], ...]:
         opsets = []

@@ -69,6 +69,8 @@ _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"ARROW1", Kind("an Arrow table", "inert")),
 )
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95\x8a}\](cX\x8c.\x4e\x4b\x28]")
+_RUN_BY_GIT = re.compile(r"(?:^|/)\.git/(?:.*/)?(?:config|config\.worktree|hooks/[^/]*)$")
+"""What git itself reads for commands to run: sources leave out those that have none."""
 _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html)", re.IGNORECASE)
 
 
@@ -145,6 +147,8 @@ def classify(file: ArtifactFile) -> Kind:
             return Kind(f"{found.what}, and {named.what}", named.matter) if hidden else found
         text = file.size <= MAX_TEXT and _is_text(chain([head], iter(lambda: handle.read(1 << 20), b"")))
     if text:
+        if _RUN_BY_GIT.search(file.path):
+            return Kind("a git configuration or hook that may run commands", "code")
         if head.startswith(b"#!"):
             return Kind("a script", "code")
         if named.matter in ("code", "weights"):

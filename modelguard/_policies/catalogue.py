@@ -1,8 +1,9 @@
 """What modelguard's own distributions bring, installed or not.
 
 A policy may name a detector that is not installed here: it is valid, the missing detector makes a scan incomplete, and the decision
-says which distribution to install. An id that is neither installed nor in the catalogue is a typing error. ``catalogue.json`` is
-written by ``docs/generate.py`` from the plugins themselves.
+says which distribution to install. An id that is neither installed nor in the catalogue is a typing error. A scan is planned from what
+the catalogue says, so that only the worker imports detectors, and numpy with them. ``catalogue.json`` is written by ``docs/generate.py``
+from the plugins themselves.
 """
 
 from __future__ import annotations
@@ -13,16 +14,34 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import Any, Literal
 
 from modelguard._options import Option
+from modelguard.detector import Capability, Detector
+from modelguard.findings import Rule, Severity
 
 
 @dataclass(frozen=True, slots=True)
 class KnownDetector:
-    """A first-party detector: the rules it declares, by id, and its options."""
+    """A first-party detector, as its class declares it; ``ref`` is ``module:qualified name`` of the class."""
 
-    rules: tuple[str, ...]
+    ref: str
+    requires: frozenset[Capability]
+    rules: tuple[Rule, ...]
     options: tuple[Option, ...]
+    when_quick: Literal["same", "shorter", "skipped"]
+    runs_last: bool
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any], rules: Mapping[str, Rule]) -> KnownDetector:
+        return cls(
+            data["ref"],
+            frozenset(map(Capability, data["requires"])),
+            tuple(rules[rule] for rule in data["rules"]),
+            tuple(Option.read(item) for item in data["options"]),
+            data["when_quick"],
+            data["runs_last"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +57,12 @@ class Distribution:
 def first_party() -> tuple[Distribution, ...]:
     """Every distribution of ours that registers something, by name."""
     data = json.loads((resources.files("modelguard._policies") / "catalogue.json").read_text(encoding="utf-8"))
+    rules = {item["id"]: Rule(**{**item, "severity": Severity.parse(item["severity"])}) for item in data["rules"]}
     return tuple(
         Distribution(
-            name,
-            tuple(entry["hooks"]),
-            {
-                detector: KnownDetector(tuple(known["rules"]), tuple(Option.read(item) for item in known["options"]))
-                for detector, known in entry["detectors"].items()
-            },
+            name, tuple(entry["hooks"]), {detector: KnownDetector.read(known, rules) for detector, known in entry["detectors"].items()}
         )
-        for name, entry in data.items()
+        for name, entry in data["distributions"].items()
     )
 
 
@@ -55,6 +70,18 @@ def first_party() -> tuple[Distribution, ...]:
 def detectors() -> Mapping[str, KnownDetector]:
     """Every first-party detector by id."""
     return MappingProxyType({name: known for item in first_party() for name, known in item.detectors.items()})
+
+
+def stand_ins(distribution: str) -> tuple[type[Detector], ...] | None:
+    """Classes that declare what the detectors of a distribution of ours declare, and cannot run; None where it is not one of ours."""
+    found = next((item for item in first_party() if item.name == distribution), None)
+    return None if found is None else tuple(_stand_in(name, known) for name, known in found.detectors.items())
+
+
+def _stand_in(name: str, known: KnownDetector) -> type[Detector]:
+    module, _, qualname = known.ref.partition(":")
+    declared = {"id": name, "requires": known.requires, "rules": known.rules, "when_quick": known.when_quick, "runs_last": known.runs_last}
+    return type(qualname, (Detector,), {**declared, "declared_options": known.options, "__module__": module, "__qualname__": qualname})
 
 
 def provider(detector: str) -> str | None:
@@ -69,4 +96,4 @@ def providers(hook: str) -> tuple[str, ...]:
 
 def reporting(block: str) -> tuple[str, ...]:
     """The first-party detectors that may report a rule of a block, such as ``MG03``."""
-    return tuple(name for name, known in sorted(detectors().items()) if any(rule.startswith(block) for rule in known.rules))
+    return tuple(name for name, known in sorted(detectors().items()) if any(rule.id.startswith(block) for rule in known.rules))

@@ -11,8 +11,8 @@ from modelguard._policies import catalogue
 from modelguard._policies import rules as judgement
 from modelguard._policies.model import Match, Policy, glob_matches
 from modelguard.errors import PolicyError
-from modelguard.findings import Finding
-from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation, Waived
+from modelguard.findings import Finding, Severity
+from modelguard.report import CORE, Decision, Outcome, Report, Status, Verdict, Violation, Waived
 
 EXPIRY_NOTICE = datetime.timedelta(days=14)
 """How long before a waiver expires a decision begins to say so."""
@@ -89,20 +89,34 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
         yield refused(f"format {', '.join(strange)} is not accepted (sources.formats: {', '.join(sources.formats)})")
     if sources.digests and (bare := [file.path for file in target.files if file.sha256 is None]):
         yield unread(f"{_few(bare)} without a sha256 (sources.digests); scan with hashing on")
+    if report.self_reference:
+        yield unread(
+            f"the reference is the target itself ({report.self_reference}), so the comparison says nothing; "
+            "name a trusted copy that came another way"
+        )
+    if sources.left_out == "incomplete" and target.left_out:
+        listed = ", ".join(f"{item.path} ({item.files} files: {item.reason})" for item in target.left_out)
+        yield unread(f"left out and not looked into: {listed} (sources.left_out: incomplete); scan a copy without them")
     if sources.remote_code == "deny":
         if code := [file.path for file in target.files if file.path.lower().endswith(CODE_ENDINGS)]:
             yield refused(f"code comes with the weights: {_few(code)} (sources.remote_code: deny)")
         completed = {item.detector for item in report.outcomes if item.status is Status.COMPLETED}
-        if not report.failure and (absent := sorted(set(catalogue.reporting(judgement.EXECUTABLE_CONTENT)) - completed)):
+        brought = {CORE, *(item.name for item in report.plugins)}
+        looking = {name for name in catalogue.reporting(judgement.EXECUTABLE_CONTENT) if catalogue.provider(name) in brought}
+        if not report.failure and (absent := sorted(looking - completed)):
             yield unread(
                 f"whether its configuration points at code was not looked at: {', '.join(absent)} did not complete "
                 "(sources.remote_code: deny)"
             )
-        pointing = [item for _, item in report.findings() if item.rule.startswith(judgement.EXECUTABLE_CONTENT)]
+        pointing = [
+            item
+            for _, item in report.findings()
+            if item.rule.startswith(judgement.EXECUTABLE_CONTENT) and report.severity(item) > Severity.INFO
+        ]
         if pointing:
             files = sorted({item.location.file or "configuration" for item in pointing})
             rules = ", ".join(sorted({item.rule for item in pointing}))
-            yield refused(f"{_few(files)} points at code to run ({rules}; sources.remote_code: deny)")
+            yield refused(f"{_few(files)} holds or names code to run ({rules}; sources.remote_code: deny)")
 
 
 def _allowed(uri: str, allow: tuple[str, ...]) -> bool:

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from modelguard._policies.merge import Layer, merge
+from modelguard._policies.merge import Layer, beside, merge
 from modelguard._policies.model import Detectors, Match, Plugins, Policy, PolicyRule, Sources, Waiver
 from modelguard.errors import PolicyError
 
@@ -78,9 +78,9 @@ def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) 
         if not parent.startswith(BUILTIN) and (name.startswith(BUILTIN) or Path(parent).is_absolute() or "://" in parent):
             raise PolicyError(place, f"cannot extend {parent!r}", "use builtin:NAME or a path relative to this file")
         layer = _layer(parent, Path(place).parent, (*children, identity), seen)
-        above = layer if above is None else merge(above, layer, place)
+        above = layer if above is None else beside(above, layer)
     own = Layer.of(policy, place)
-    return own if above is None else merge(above, own, place)
+    return own if above is None else merge(above, own)
 
 
 def _folder() -> Any:
@@ -146,7 +146,10 @@ def _no_duplicates(node: Node | None, place: str) -> None:
     if isinstance(node, MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if not isinstance(key, ScalarNode):
+                raise PolicyError(f"{place}, line {line}", "a key is a list or a mapping, and must be a word", "correct the file")
+            name = str(key.value)
             if name in lines:
                 raise PolicyError(
                     f"{place}, line {line}", f"the key {name!r} is given twice (first in line {lines[name]})", "remove one of the two"

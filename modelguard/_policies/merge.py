@@ -6,6 +6,7 @@ key                             merged                                   weakene
 mode                            the child's                              enforce -> report
 sources.pinned, .digests        the child's                              true -> false
 sources.remote_code             the child's                              deny -> allow
+sources.left_out                the child's                              incomplete -> allow
 sources.formats                 the child's                              a format the parent does not list
 sources.allow                   the child's                              a glob that no glob of the parent covers
 plugins.allow                   the child's                              any other value: more may not load, fewer may look
@@ -20,6 +21,8 @@ waivers                         both                                     any wai
 plugins.failures                the child's                              incomplete -> report
 locked                          both                                     impossible
 ==============================  =======================================  ===================================================
+
+Of several parents each is merged over the one before, and what one locks the others may not weaken, whether they come before or after.
 
 ``version`` and ``name`` are the child's own, ``description`` is not inherited.
 """
@@ -113,8 +116,26 @@ class Layer:
         return dict(sorted(origins.items()))
 
 
-def merge(parent: Layer, child: Layer, place: str) -> Layer:
-    """``child`` over ``parent``. Raises :class:`PolicyError`, naming ``place``, where it weakens what the parent locked."""
+def beside(first: Layer, second: Layer) -> Layer:
+    """Two parents of one policy, ``second`` over ``first``. What either locked holds against the other, in whatever order they are named.
+
+    Raises :class:`PolicyError`.
+    """
+    for key, value in first.values.items():
+        if key not in _UNIONS and key not in second.values and _weakens(key, second.values, value):
+            _refuse_if_locked(second, key, first.origins[key], f"{key}: {_shown(_default_or(second, key))} -> {_shown(value)}")
+    known = {rule for rule, _ in second.rules}
+    default = second.values.get("default", _default("default"))
+    for rule, origin in first.rules:
+        if rule not in known and STRICTNESS[rule.action] < STRICTNESS[default]:
+            _refuse_if_locked(second, "rules", origin, f"its rule would {rule.action} ({rule.match}) where the default is {default}")
+    for waiver, origin in first.waivers:
+        _refuse_if_locked(second, "waivers", origin, f"it waives {waiver.rule}")
+    return merge(first, second)
+
+
+def merge(parent: Layer, child: Layer) -> Layer:
+    """``child`` over ``parent``. Raises :class:`PolicyError` where it weakens what the parent locked."""
     values, origins = dict(parent.values), dict(parent.origins)
     for key, value in child.values.items():
         if key in _UNIONS:
@@ -155,6 +176,10 @@ def _weakens(key: str, old: Mapping[str, Any], new: Any) -> bool:
     return _WEAKER[key](old.get(key, _default(key)), new)
 
 
+def _default_or(layer: Layer, key: str) -> Any:
+    return layer.values.get(key) if key.startswith(_TABLES) else layer.values.get(key, _default(key))
+
+
 def _default(key: str) -> Any:
     value: Any = Policy(version=1, name="x", detectors=Detectors(required=("x",)))
     for part in key.split("."):
@@ -179,6 +204,7 @@ _WEAKER: Mapping[str, Callable[[Any, Any], bool]] = {
     "sources.pinned": _shrinks,
     "sources.digests": _shrinks,
     "sources.remote_code": lambda old, new: (old, new) == ("deny", "allow"),
+    "sources.left_out": lambda old, new: (old, new) == ("incomplete", "allow"),
     "sources.formats": _widens,
     "sources.allow": _widens,
     "plugins.allow": lambda old, new: old != new,

@@ -38,6 +38,7 @@ STRICTNESS: Mapping[Action, int] = {"allow": 0, "warn": 1, "incomplete": 2, "blo
 
 LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
+    "sources.left_out",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
     "detectors.optional", "detectors.options", "detectors.timeouts",
     "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
@@ -162,6 +163,10 @@ class Sources(_Model):
     remote_code: Literal["deny", "allow"] = Field(
         default="allow",
         description="deny: refuse Python or native code beside the weights, and configuration that points at code (`auto_map`).",
+    )
+    left_out: Literal["incomplete", "allow"] = Field(
+        default="allow",
+        description="incomplete: no verdict when records of git or of the Hub's client lie among the target's files and were left out.",
     )
 
 
@@ -305,7 +310,7 @@ class Policy(_Model):
                     f"no installed plugin brings a detector {name!r}{_meant(name, detectors)}",
                     "`modelguard plugins list` shows the detectors there are",
                 )
-        rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES), *(rule for known in ours.values() for rule in known.rules)}
+        rules = {*known_rules, *(rule.id for rule in JUDGEMENT_RULES), *(rule.id for known in ours.values() for rule in known.rules)}
         for place, pattern in self._rule_patterns():
             if not _names_a_rule(pattern, rules):
                 raise PolicyError(

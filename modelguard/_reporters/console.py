@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, value, waiver_notes
+from modelguard._reporters.view import all_clear, answer, count, facts, fates, gaps, place, ran, reasons, value, waiver_notes
 from modelguard.findings import Severity
 from modelguard.report import Decision, Report, Reporter, Verdict
 
@@ -78,7 +78,7 @@ class ConsoleReporter(Reporter):
 
 
 def _answer(console: Console, report: Report, decision: Decision) -> None:
-    word = ANSWER[decision.verdict]
+    word = answer(report, decision)
     head = _text(
         (word, _ANSWER_STYLE[decision.verdict]), "  ", (shorten(visible(report.target.uri), console.width - len(word) - 2), "bold")
     )

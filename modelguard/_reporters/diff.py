@@ -1,4 +1,4 @@
-"""What a person sees of a diff: the model's verdict, then the modules with a bar each, folded over layers.
+"""What a person sees of a diff: the model's verdict, the modules with a bar each, folded over layers, then the files that differ.
 
 Everything is drawn from the stored outcome, so a report written long ago looks the same.
 """
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._diff.names import layer, pattern
 from modelguard._reporters.escape import visible
+from modelguard._reporters.view import judged
+from modelguard.findings import Severity
 from modelguard.report import Decision, Outcome, Report, Reporter, Status
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 BAR = 12
 MOST = 60
 """Lines of the folded table; ``--all`` shows every tensor."""
+MOST_FILES = 20
+PLACES = 4
+"""Differences of one file that are shown; ``--all`` shows all that the report has."""
 _STYLE = {
     "identical": "green", "cast": "green", "quantized": "cyan", "pruned": "yellow", "scaled": "yellow", "permuted": "yellow",
     "dense": "yellow", "lora-merge": "yellow", "fine-tune": "yellow", "partial-fine-tune": "yellow", "merge": "yellow",
@@ -31,6 +36,8 @@ _NOT_COMPARED = (
     ("unpaired", "checkpoints without a counterpart in the reference"),
     ("unpaired_reference", "checkpoints of the reference without a counterpart"),
     ("buffers", "integers and a few numbers that the reference stores and this format lacks"),
+    ("exchanged", "under the name of another"),
+    ("renamed", "under other names than in the reference"),
     ("graphs", "whose graph differs from the reference's"),
     ("graphs_not_compared", "whose graph was not compared"),
 )
@@ -49,19 +56,22 @@ class _Line:
     shape: str
 
 
-def render(outcome: Outcome, console: Console, all: bool = False) -> None:
-    """Draw the outcome of ``weight-diff`` on ``console``; ``all`` shows every tensor instead of layers folded by pattern."""
+def render(outcome: Outcome, console: Console, all: bool = False, files: Outcome | None = None) -> None:
+    """Draw the outcome of ``weight-diff`` on ``console``, and that of ``reference-files`` where it ran.
+
+    ``all`` shows every tensor instead of layers folded by pattern. Only a model of which everything was compared is called identical.
+    """
     from rich.table import Table
     from rich.text import Text
 
     summary = outcome.summary
     if outcome.status is not Status.COMPLETED or "verdict" not in summary:
         console.print(Text(f"not compared: {visible(outcome.reason) or outcome.status.value}", "bold yellow"))
+        _files(files, console, all)
         return
     verdict = str(summary["verdict"])
-    console.print(
-        Text.assemble((visible(verdict).upper(), f"bold {_STYLE.get(verdict, 'red')}"), "  ", visible(str(summary.get("reason", ""))))
-    )
+    headline, style = _headline(verdict, files)
+    console.print(Text.assemble((headline, f"bold {style}"), "  ", visible(str(summary.get("reason", "")))))
     console.print(Text(_counts(summary), "dim"))
     lines = _lines(summary["tensors"], fold=not all)
     if lines:
@@ -84,11 +94,47 @@ def render(outcome: Outcome, console: Console, all: bool = False) -> None:
         if len(lines) > len(shown):
             console.print(Text(f"{len(lines) - len(shown)} more lines: --all shows every tensor", "dim"))
     for key, phrase in _NOT_COMPARED:
-        names = [visible(str(name)) for name in summary.get(key, ())]
-        if names:
+        found = summary.get(key, ())
+        names = [visible(f"{name} (holds {found[name]})" if isinstance(found, Mapping) else str(name)) for name in found]
+        if names and (key != "renamed" or verdict == key):
             listed = ", ".join(names if all else names[:5])
             rest = f" and {len(names) - 5} more" if len(names) > 5 and not all else ""
             console.print(Text(f"{len(names)} {phrase}: {listed}{rest}", "yellow"))
+    _files(files, console, all)
+
+
+def _headline(verdict: str, files: Outcome | None) -> tuple[str, str]:
+    """What stands in the first line, and its colour."""
+    style, word = _STYLE.get(verdict, "red"), visible(verdict).upper()
+    if verdict != "identical":
+        return word, style
+    if files is None or files.status is not Status.COMPLETED:
+        return "WEIGHTS IDENTICAL, FILES NOT COMPARED", "yellow"
+    paths = {finding.location.file for finding in files.findings}
+    if not paths:
+        return word, style
+    return f"WEIGHTS IDENTICAL, {len(paths)} FILE{'' if len(paths) == 1 else 'S'} NOT", "yellow"
+
+
+def _files(files: Outcome | None, console: Console, all: bool) -> None:
+    """A line for every file that differs, and its first differences below."""
+    from rich.text import Text
+
+    if files is None:
+        return
+    if files.status is not Status.COMPLETED:
+        console.print(Text(f"files not compared: {visible(files.reason) or files.status.value}", "bold yellow"))
+    shown = files.findings if all else files.findings[:MOST_FILES]
+    for finding in shown:
+        console.print(
+            Text(visible(finding.message), "dim" if finding.severity is not None and finding.severity < Severity.MEDIUM else "yellow")
+        )
+        places = finding.evidence.get("differences", ())
+        for item in places if all else places[2:PLACES]:
+            sides = (visible("absent" if item.get(side) is None else str(item[side])) for side in ("reference", "value"))
+            console.print(Text(f"  {visible(str(item.get('place', '')))}: {' -> '.join(sides)}", "dim"))
+    if len(files.findings) > len(shown):
+        console.print(Text(f"{len(files.findings) - len(shown)} more files: --all shows every one", "dim"))
 
 
 def bar(value: float, top: float, width: int = BAR) -> str:
@@ -173,13 +219,17 @@ class DiffReporter(Reporter):
             file=out, width=self.width, color_system="standard" if self.color else None, force_terminal=self.color, no_color=not self.color,
             markup=False, emoji=False, highlight=False, legacy_windows=False,
         )  # fmt: skip
-        outcome = next((item for item in report.outcomes if item.detector == "weight-diff"), None)
+        outcomes = {item.detector: item for item in report.outcomes}
+        outcome = outcomes.get("weight-diff")
         if report.failure or outcome is None:
             console.print(Text(f"not compared: {visible(report.failure) or 'the detector weight-diff did not run'}", "bold yellow"))
         else:
-            render(outcome, console, self.format == "diff-all")
-        answer = {"pass": "pass", "block": "blocked", "incomplete": "no verdict"}[decision.verdict.value]
-        console.print(Text(f"policy {visible(report.policy.name)}: {answer}", "bold"))
+            render(outcome, console, self.format == "diff-all", outcomes.get("reference-files"))
+        nothing = "no objection" if report.policy.alone else "pass"
+        answer = {"pass": nothing, "block": "blocked", "incomplete": "no verdict"}[decision.verdict.value]
+        console.print(Text(f"{judged(report)}: {answer}", "bold"))
+        if report.self_reference:
+            console.print(Text(f"the reference is the target itself: {visible(report.self_reference)}", "yellow"))
         text = "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")) + "\n"
         return text.encode(self.encoding, "replace").decode(self.encoding)
 

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import ANSWER, all_clear, count, facts, fates, gaps, place, ran, reasons, settings, value, waiver_notes
+from modelguard._reporters.view import all_clear, answer, count, facts, fates, gaps, place, ran, reasons, settings, value, waiver_notes
 from modelguard.findings import Attachment, Finding, Rule
 from modelguard.report import CORE, Decision, Outcome, Report, Reporter, Verdict
 
@@ -34,7 +34,7 @@ class HtmlReporter(Reporter):
             style=style,
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             verdict=decision.verdict.value,
-            answer=ANSWER[decision.verdict],
+            answer=answer(report, decision),
             enforced=decision.enforced or decision.verdict is not Verdict.BLOCK,
             report=report,
             decision=decision,

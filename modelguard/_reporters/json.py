@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from modelguard._schemas.finding import read_finding, write_finding
+from modelguard.artifact import LeftOut
 from modelguard.errors import UsageError
 from modelguard.findings import Rule, Severity
 from modelguard.report import (
@@ -64,12 +65,13 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "reference": _target(report.reference) if report.reference is not None else None,
         "samples": asdict(report.samples) if report.samples is not None else None,
         "model": dict(report.model) if report.model is not None else None,
-        "policy": asdict(report.policy),
+        "policy": {**asdict(report.policy), "alone": list(report.policy.alone)},
         "plugins": [{"name": item.name, "version": item.version, "detectors": sorted(item.detectors)} for item in report.plugins],
         "plugin_failures": [asdict(item) for item in report.plugin_failures],
         "seed": report.seed,
         "options": {name: dict(item) for name, item in report.options.items()},
         "failure": report.failure,
+        "self_reference": report.self_reference,
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
         "outcomes": [
             {
@@ -103,6 +105,7 @@ def _target(target: TargetInfo) -> dict[str, Any]:
         "files": [asdict(file) for file in target.files],
         "unread": list(target.unread),
         "notes": list(target.notes),
+        "left_out": [asdict(item) for item in target.left_out],
     }
 
 
@@ -153,7 +156,7 @@ def _report(document: ReportDocument) -> Report:
         target=_target_info(document.target),
         reference=_target_info(document.reference) if document.reference is not None else None,
         samples=SamplesInfo(**document.samples.model_dump()) if document.samples is not None else None,
-        policy=PolicyInfo(document.policy.name, document.policy.sha256),
+        policy=PolicyInfo(document.policy.name, document.policy.sha256, tuple(document.policy.alone)),
         plugins=tuple(PluginInfo(item.name, item.version, tuple(item.detectors)) for item in document.plugins),
         plugin_failures=tuple(PluginFailure(item.name, item.distribution, item.reason) for item in document.plugin_failures),
         seed=document.seed,
@@ -171,6 +174,7 @@ def _report(document: ReportDocument) -> Report:
         options=document.options,
         model=document.model,
         failure=document.failure,
+        self_reference=document.self_reference,
         timings=document.timings,
     )
 
@@ -184,6 +188,7 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         files=tuple(FileInfo(file.path, file.size, file.sha256, file.what) for file in target.files),
         unread=tuple(target.unread),
         notes=tuple(target.notes),
+        left_out=tuple(LeftOut(item.path, item.files, item.reason) for item in target.left_out),
     )
 
 

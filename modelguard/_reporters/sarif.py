@@ -19,6 +19,7 @@ from urllib.parse import quote
 from modelguard._policies.rules import JUDGEMENT_RULES, PLUGIN_FAILED, SOURCE_UNREAD, STATUS_RULES
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.json import dump
+from modelguard._reporters.view import left_out
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
 from modelguard.report import CHECKPOINT, CORE, Decision, Report, Reporter, Status, Verdict, Violation
 
@@ -205,9 +206,11 @@ def _invocation(report: Report, decision: Decision) -> dict[str, Any]:
     if report.failure:
         execution.insert(0, _notification(SOURCE_UNREAD, "error", report.failure))
     execution += [_notification(SOURCE_UNREAD, "note", note) for note in report.target.notes]
+    execution += [_notification(SOURCE_UNREAD, "note", f"left out: {left_out(item)}") for item in report.target.left_out]
     configuration = [_notification(PLUGIN_FAILED, "warning", f"{item.distribution}: {item.reason}") for item in report.plugin_failures]
+    alone = ", ".join(map(visible, report.policy.alone))
     words = {
-        Verdict.PASS: "pass",
+        Verdict.PASS: f"no objection to what {alone} found; the policy was not judged as a whole" if alone else "pass",
         Verdict.BLOCK: "blocked by policy",
         Verdict.INCOMPLETE: "no verdict: what the policy requires was not looked at",
     }

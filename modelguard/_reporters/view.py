@@ -7,10 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelguard._reporters.escape import visible
+from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
 
-ANSWER: Mapping[Verdict, str] = {Verdict.PASS: "PASS", Verdict.BLOCK: "BLOCKED", Verdict.INCOMPLETE: "INCOMPLETE"}
+_ANSWER: Mapping[Verdict, str] = {Verdict.PASS: "PASS", Verdict.BLOCK: "BLOCKED", Verdict.INCOMPLETE: "INCOMPLETE"}
+
+
+def answer(report: Report, decision: Decision) -> str:
+    """The verdict in a word or two. That the detectors a scan was narrowed to found nothing is not the policy's pass."""
+    return "NO OBJECTION" if decision.verdict is Verdict.PASS and report.policy.alone else _ANSWER[decision.verdict]
+
+
+def judged(report: Report) -> str:
+    """By what the report was judged."""
+    policy, alone = f"policy {visible(report.policy.name)}", ", ".join(map(visible, report.policy.alone))
+    return f"{alone} alone, {policy} not judged" if alone else policy
 
 
 def reasons(report: Report, decision: Decision) -> list[Violation]:
@@ -37,7 +49,7 @@ def facts(report: Report) -> list[str]:
     target = report.target
     unknown = "not opened" if report.failure and not report.outcomes else "no known format"
     words = [", ".join(map(visible, target.format)) or unknown, count(len(target.files), "file")]
-    words.append(f"policy {visible(report.policy.name)}")
+    words.append(judged(report))
     if report.reference is not None:
         words.append(f"against {visible(report.reference.uri)}")
     if target.revision and target.revision not in target.uri:
@@ -79,7 +91,13 @@ def gaps(report: Report) -> list[str]:
     for artifact in (report.target, report.reference):
         if artifact is not None:
             lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
+            lines += [f"{visible(artifact.uri)}: left out {left_out(item)}" for item in artifact.left_out]
     return lines + _unread(report)
+
+
+def left_out(item: LeftOut) -> str:
+    """Files that are on purpose no part of the artifact, in a few words: ``.git (12 files: git's own files)``."""
+    return f"{visible(item.path)} ({count(item.files, 'file')}: {visible(item.reason)})"
 
 
 def _together(names: Sequence[str]) -> str:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from modelguard._inputs.hints import InputHints
+from modelguard._options import check_options, options_of
 from modelguard._plugins import Registry, check_prefixes, check_rule_ids, load
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
 from modelguard._scanner.scan import DEFAULT_TIMEOUT, Described, Request, describe, scan
 from modelguard.artifact import SourceContext
-from modelguard.detector import Detector, configure
+from modelguard.detector import Detector
 from modelguard.errors import UsageError
 from modelguard.model import ModelOptions
 from modelguard.policy import Policy, load_policy
@@ -29,6 +30,7 @@ MEMORY_SHARE = 0.75
 """Share of the machine's memory a worker may hold unless the user says otherwise."""
 MIN_MEMORY = 1 << 28
 MAX_THREADS = 1024
+MAX_IDENTITY = 200
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -52,7 +54,7 @@ class ScanArguments:
     """What somebody asks of a scan, in their words. :func:`prepare` checks it.
 
     ``detectors`` are ids or classes, None for every one installed; ``options`` are by detector id and name; ``without`` names plugins
-    that are not loaded. ``by_range`` and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them.
+    that are not loaded. ``identity``, ``by_range`` and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them.
     """
 
     target: StrPath
@@ -65,21 +67,26 @@ class ScanArguments:
     model: ModelOptions = field(default_factory=ModelOptions)
     run: RunOptions = field(default_factory=RunOptions)
     without: tuple[str, ...] = ()
+    identity: str | None = None
     by_range: bool = False
     digest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A scan that only has to be run. ``policy`` requires the detectors that were named, where any were."""
+    """A scan that only has to be run. ``policy`` requires the detectors that were named, where any were.
+
+    ``alone`` are those, where the policy as written requires others too.
+    """
 
     request: Request
     registry: Registry
     policy: Policy
+    alone: tuple[str, ...] = ()
 
     def scan(self, progress: Progress) -> Report:
         """Fetch, open, plan, run."""
-        return scan(self.request, self.registry, self.policy.info, progress)
+        return scan(self.request, self.registry, replace(self.policy.info, alone=self.alone), progress)
 
     def describe(self, progress: Progress) -> Described:
         """Fetch, open and plan. Raises :class:`~modelguard.errors.ModelguardError`."""
@@ -89,11 +96,15 @@ class Prepared:
 def prepare(asked: ScanArguments) -> Prepared:
     """Check everything that was asked. Raises :class:`UsageError` or :class:`~modelguard.errors.PluginError`, naming what is wrong."""
     policy = asked.policy if isinstance(asked.policy, Policy) else load_policy(asked.policy)
-    registry = load(disabled=asked.without, allows=policy.allows_plugin)
+    registry = load(disabled=asked.without, allows=policy.allows_plugin, declared=True)
     policy.check(registry.rules(), registry.detectors)
     chosen = _chosen(asked.detectors, registry)
+    alone: tuple[str, ...] = ()
     if asked.detectors is not None:
-        policy = policy.requiring([detector.id for detector in chosen])
+        named = tuple(detector.id for detector in chosen)
+        if set(policy.required_for(reference=asked.reference is not None, samples=asked.samples is not None)) - set(named):
+            alone = named
+        policy = policy.requiring(named)
     run, threads = asked.run, _threads(asked.run.threads)
     request = Request(
         target=os.fspath(asked.target),
@@ -109,9 +120,10 @@ def prepare(asked: ScanArguments) -> Prepared:
         source=SourceContext(offline=run.offline, digest=asked.digest),
         sys_path=tuple(sorted({folder for detector in chosen if (folder := _folder(detector, registry))})),
         quick=asked.quick,
+        identity=_identity(asked.identity),
         by_range=asked.by_range,
     )
-    return Prepared(request, registry, policy)
+    return Prepared(request, registry, policy, alone)
 
 
 def _chosen(names: Iterable[str | type[Detector]] | None, registry: Registry) -> tuple[type[Detector], ...]:
@@ -175,9 +187,14 @@ def _options(asked: ScanArguments, policy: Policy, chosen: Iterable[type[Detecto
             raise UsageError(f"options of {name}", "there is no such detector", "`modelguard plugins list` shows those installed")
         values.setdefault(name, {}).update(item)
     for name, item in values.items():
-        configured = configure(detectors[name], item)
-        values[name] = {option: getattr(configured, option) for option in item}
+        values[name] = check_options(name, options_of(detectors[name]), item)
     return values
+
+
+def _identity(name: str | None) -> str | None:
+    if name is not None and not (0 < len(name) <= MAX_IDENTITY and name.isprintable() and name.strip() == name):
+        raise UsageError("identity", f"must be 1 to {MAX_IDENTITY} visible characters", "write for example acme/classifier")
+    return name
 
 
 def _samples(path: StrPath | None) -> Path | None:

@@ -15,8 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-
+from modelguard._scanner.plain import from_plain, to_plain
 from modelguard._scanner.values import load
 from modelguard._schemas.finding import read_finding, write_finding
 from modelguard.artifact import Artifact
@@ -88,12 +87,12 @@ R = TypeVar("R", Job, Tasks)
 
 def ask(request: Job | Tasks) -> bytes:
     """``request`` as the line that the worker reads."""
-    return TypeAdapter(type(request)).dump_json(request) + b"\n"
+    return json.dumps(to_plain(request)).encode() + b"\n"
 
 
 def asked(kind: type[R], line: str) -> R:
     """The request in ``line``, which the parent wrote and the worker trusts."""
-    request: R = TypeAdapter(kind).validate_json(line)
+    request: R = from_plain(kind, json.loads(line))
     return request
 
 
@@ -240,9 +239,9 @@ def _typed(data: dict[str, Any]) -> Answer:
             return Found(detector, _finding(detector, key, finding))
         case {
             "answer": "looked", "detector": str(detector),
-            "at": {"path": str(path), "what": str(what), "model": bool(model), "missed": str(missed)},
+            "at": {"path": str(path), "what": str(what), "format": str(format), "missed": str(missed)},
         }:  # fmt: skip
-            return Looked(detector, LookedAt(path, what[:MAX_NOTE], model, missed[:MAX_NOTE]))
+            return Looked(detector, LookedAt(path, what[:MAX_NOTE], format[:MAX_NOTE], missed[:MAX_NOTE]))
         case {"answer": "building", "detector": str(detector)}:
             return Building(detector)
         case {"answer": "built", "detector": str(detector)}:

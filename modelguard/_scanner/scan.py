@@ -43,6 +43,8 @@ class Request:
     sys_path: tuple[str, ...] = ()
     quick: bool = False
     """Leave out the detectors whose ``when_quick`` is ``skipped``."""
+    identity: str | None = None
+    """What the model is called in fingerprints, instead of what its source calls it."""
     by_range: bool = False
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
 
@@ -70,12 +72,13 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
     looked_at: Mapping[str, LookedAt] = {}
-    failure = ""
+    failure = itself = ""
     try:
         with (
             brought(request, registry, progress) as (artifact, reference),
             Scan(_job(request, registry, artifact, reference), progress) as running,
         ):
+            itself = _same_place(artifact, reference) if reference is not None else ""
             facts = running.describe(request.timeout)
             steps = _plan(request, registry, facts)
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
@@ -84,14 +87,14 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             outcomes += running.run([_task(request, step.detector) for step in ordered if step.runnable], detectors)
             seconds, model, looked_at = running.seconds, running.model, running.looked_at
             changed = _changed(artifact) or (_changed(reference) if reference else "")
-        failure = changed or _nothing_scannable(artifact, reference, facts, model=any(item.model for item in looked_at.values()))
+        failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
     except ModelguardError as error:
         failure = str(error)
     return Report(
         tool_version=modelguard.__version__,
-        target=_info(request.target, artifact, facts, looked_at),
+        target=_info(request.target, artifact, facts, looked_at, request.identity),
         reference=_info(request.reference, reference, facts.reference or Facts(), {}) if request.reference is not None else None,
         samples=facts.samples,
         policy=policy,
@@ -103,6 +106,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         options={item.id: dict(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
         model=model,
         failure=failure,
+        self_reference=itself,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
 
@@ -143,7 +147,7 @@ def _source(uri: str, registry: Registry) -> tuple[Source, str]:
 
 def _job(request: Request, registry: Registry, artifact: Artifact, reference: Artifact | None) -> Job:
     return Job(
-        artifact=artifact,
+        artifact=replace(artifact, identity=request.identity or artifact.identity),
         reference=reference,
         samples=request.samples,
         model=request.model,
@@ -168,7 +172,7 @@ def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
     return tuple(sorted({rule.id: rule for detector in detectors for rule in detector.rules}.values(), key=lambda rule: rule.id))
 
 
-def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[str, LookedAt]) -> TargetInfo:
+def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[str, LookedAt], identity: str | None = None) -> TargetInfo:
     if artifact is None:
         name = uri if "://" in uri else Path(uri).name if Path(uri).is_absolute() else uri
         return TargetInfo(name, "", None, (), ())
@@ -176,15 +180,29 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[
     what |= {path: "" if item.missed else item.what for path, item in looked_at.items()}
     return TargetInfo(
         uri=artifact.uri,
-        identity=artifact.identity,
+        identity=identity or artifact.identity,
         revision=artifact.revision,
-        format=facts.formats,
+        format=tuple({*facts.formats, *(item.format for item in looked_at.values() if item.format)}),
         files=tuple(FileInfo(file.path, file.size, file.sha256, what.get(file.path, "")) for file in artifact.files),
         unread=tuple(
             sorted({*(file.path for file in artifact.files if not what.get(file.path)), *(file.path for file in artifact.unfetched)})
         ),
         notes=artifact.notes,
+        left_out=artifact.left_out,
     )
+
+
+def _same_place(artifact: Artifact, reference: Artifact) -> str:
+    """Why the reference is the artifact itself, however the two were named; empty when it is not.
+
+    Equal bytes in another place are what a comparison is for. Two commits of one repository share blobs of a cache and are two artifacts.
+    """
+    if artifact.revision is not None and reference.revision is not None:
+        same = (artifact.identity, artifact.revision) == (reference.identity, reference.revision)
+        return f"both are commit {artifact.revision}" if same else ""
+    places = {(file.stamp.device, file.stamp.inode) for file in reference.files if file.stamp is not None}
+    shared = [file.path for file in artifact.files if file.stamp is not None and (file.stamp.device, file.stamp.inode) in places]
+    return f"{shared[0]} is the same file in both" if shared else ""
 
 
 def _changed(artifact: Artifact) -> str:
@@ -197,10 +215,10 @@ def _changed(artifact: Artifact) -> str:
     return ""
 
 
-def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts, *, model: bool = False) -> str:
-    """What to say of an artifact, or reference, without a checkpoint. ``model``: a detector read a model in the artifact all the same."""
+def _nothing_scannable(artifact: Artifact, reference: Artifact | None, facts: Facts, *, models: bool = False) -> str:
+    """What to say of an artifact, or reference, without a checkpoint. ``models``: a detector has read a model all the same."""
     for uri, needed, seen in (
-        (artifact.uri, not model, facts),
+        (artifact.uri, not models, facts),
         (reference.uri if reference else "", reference is not None, facts.reference or Facts()),
     ):
         if needed and not seen.formats:

@@ -34,6 +34,14 @@ class FileDocument(_Document):
     what: str = Field(default="", description='Completes "the file is ..."; empty: nobody has read it to its end.')
 
 
+class LeftOutDocument(_Document):
+    """Files of the artifact's folder that are on purpose no part of it."""
+
+    path: str = Field(description="The folder (or file) they lie in.")
+    files: Annotated[int, Field(ge=0)]
+    reason: str = Field(description="What they are.")
+
+
 class TargetDocument(_Document):
     """An artifact."""
 
@@ -44,6 +52,9 @@ class TargetDocument(_Document):
     files: list[FileDocument]
     unread: list[str] = Field(description="Paths that nobody has read to the end, or that were not fetched.")
     notes: list[str] = Field(default_factory=list, description="What could not be verified about where the files came from.")
+    left_out: list[LeftOutDocument] = Field(
+        default_factory=list, description="Records of git and of the Hub's client that were recognised, counted and not looked into."
+    )
 
 
 class SamplesDocument(_Document):
@@ -56,6 +67,10 @@ class SamplesDocument(_Document):
 class PolicyDocument(_Document):
     name: str
     sha256: Sha256 = Field(description="Of the resolved policy.")
+    alone: list[str] = Field(
+        default_factory=list,
+        description="The detectors that the scan was narrowed to, where the policy requires others too: the decision is about these alone.",
+    )
 
 
 class PluginDocument(_Document):
@@ -167,6 +182,7 @@ class ReportDocument(_Document):
         default_factory=dict, description="Detector options that were set, by policy or user: detector id, name, value."
     )
     failure: str = Field(description="Why the artifact could not be fetched or opened; empty when it was.")
+    self_reference: str = Field(default="", description="How it is known that the reference is the target itself; empty when it is not.")
     rules: list[RuleDocument]
     outcomes: list[OutcomeDocument]
     decision: DecisionDocument

@@ -22,7 +22,7 @@ from modelguard._formats.sniff import by_name
 from modelguard._sources.digest import hash_files
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.listing import Listed, cached_listing, check_listing, resolve_commit, verify_blob_name
-from modelguard._sources.local import COMMIT, Snapshot, entry, ignored, walk
+from modelguard._sources.local import COMMIT, Snapshot, entry, walk
 from modelguard._sources.paths import unsafe_path
 from modelguard._sources.references import references
 from modelguard._sources.session import Patience, Session, explain, raise_first
@@ -224,14 +224,14 @@ class _Fetch:
 
     def _below_path(self, listing: Mapping[str, Listed], commit: str) -> dict[str, Listed]:
         """The part of the listing that was asked for: all, a folder, or a file with the folder it lies in."""
-        chosen = {path: listed for path, listed in listing.items() if self._asked_for(path) and not ignored(path)}
+        chosen = {path: listed for path, listed in listing.items() if self._asked_for(path)}
         if not chosen:
             what = f"no file or folder {self.place.path!r}" if self.place.path else "no files"
             raise SourceError(self.uri, f"the repository has {what} at commit {commit}", "check the path")
         if self._is_file(chosen):
             folder = posixpath.dirname(self.place.path)
             prefix = folder + "/" if folder else ""
-            chosen = {path: listed for path, listed in listing.items() if path.startswith(prefix) and not ignored(path)}
+            chosen = {path: listed for path, listed in listing.items() if path.startswith(prefix)}
         return chosen
 
     def _asked_for(self, path: str) -> bool:

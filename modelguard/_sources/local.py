@@ -10,12 +10,13 @@ What the user names is followed wherever it lies; what the artifact itself conta
   artifact holds all of them, the file is wholly inside; when it does not, somebody outside can change the file under its
   scanned name (or an unpacked archive has grafted a foreign file in), and it is refused. Blobs of a cache are exempt: their
   names are digests, and deduplicating tools hard-link them. A file the user names directly is exempt too.
-* FIFOs, sockets and devices are refused. ``.git`` and the download records in ``.cache/huggingface`` are no part of the model: no
-  loader reads them, and a shard or external data there counts as missing.
+* FIFOs, sockets and devices are refused.
+* Everything else is listed, but for what ``left_out.py`` shows to be a record of git's or of the Hub client's: that is counted, and said.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -26,8 +27,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from modelguard._sources.digest import hash_files
+from modelguard._sources.left_out import LFS_COPIES, lfs_object, place, why
 from modelguard._sources.references import references
-from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, stamped
+from modelguard.artifact import Artifact, ArtifactFile, LeftOut, Source, SourceContext, sha256_file, stamped
 from modelguard.errors import SourceError
 
 MAX_FILES = 100_000
@@ -70,8 +72,8 @@ class LocalSource(Source):
     """Files on this machine.
 
     A snapshot in the machine's own Hugging Face cache is known by its repository and commit. The same folder names
-    anywhere else are only names that somebody chose, perhaps to inherit another model's waivers: there the
-    identity is ``local:``.
+    anywhere else are only names that somebody chose, perhaps to inherit another model's waivers: there, and for any other path, the
+    identity is ``local:`` and the path below the working directory.
     """
 
     scheme: ClassVar[str] = ""
@@ -87,9 +89,10 @@ class LocalSource(Source):
         except (OSError, RuntimeError, ValueError) as error:
             missing = isinstance(error, FileNotFoundError)
             raise SourceError(shown, "does not exist" if missing else f"cannot be opened ({_cause(error)})", "check the path") from error
+        left: Counter[tuple[str, str]] = Counter()
         if real.is_dir():
             root, snapshot = real, Snapshot.of(real)
-            files = tuple(walk(root, snapshot))
+            files = tuple(walk(root, snapshot, left))
             if not files:
                 raise SourceError(shown, "the directory contains no files", "name the directory that holds the model")
         else:
@@ -97,15 +100,17 @@ class LocalSource(Source):
             files = tuple(_with_neighbours(root, name, snapshot))
         files = tuple(sorted(files, key=lambda file: file.path))
         files = tuple(hash_files(files, context.progress)) if context.digest else tuple(map(stamped, files))
+        files = _without_lfs_copies(files, left)
         identity, revision = self._identity(named, snapshot)
-        return Artifact(shown, identity, root, files, revision)
+        left_out = tuple(LeftOut(path, count, reason) for (path, reason), count in sorted(left.items()))
+        return Artifact(shown, identity, root, files, revision, left_out=left_out)
 
     def _identity(self, named: Path, snapshot: Snapshot | None) -> tuple[str, str | None]:
         if snapshot is None:
-            return f"local:{Path(os.path.abspath(named)).name or 'root'}", None
+            return _identity(named), None
         if snapshot.repo_id is not None and snapshot.repository.parent == self._own_cache():
             return f"hf:{snapshot.repo_id}", snapshot.commit
-        return f"local:{snapshot.repository.name}", None
+        return _identity(snapshot.repository), None
 
     def _own_cache(self) -> Path:
         if self._cache is not None:
@@ -118,6 +123,18 @@ class LocalSource(Source):
 def _shown(named: Path) -> str:
     """The path as reports show it: relative as given, else the base name."""
     return named.name or "/" if named.is_absolute() else named.as_posix()
+
+
+def _identity(named: Path) -> str:
+    """What tells a local model from others: its path below the working directory, else its base name and a digest of the absolute path.
+
+    A base name alone would let a waiver for one model cover another. No absolute path enters a report.
+    """
+    whole, here = os.path.abspath(named), os.getcwd()
+    if whole.startswith(here.rstrip("/") + "/"):
+        return f"local:{os.path.relpath(whole, here)}"
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"local:{os.path.basename(whole) or 'root'}@{digest}"
 
 
 def _cause(error: Exception) -> str:
@@ -138,15 +155,18 @@ def _with_neighbours(root: Path, name: str, snapshot: Snapshot | None) -> Iterat
     file, _ = entry(root, name, snapshot)
     yield file
     for neighbour in references(file):
-        if neighbour != name and os.path.lexists(root / neighbour) and not ignored(neighbour):
+        if neighbour != name and os.path.lexists(root / neighbour):
             found, info = entry(root, neighbour, snapshot)
             if info.st_nlink > 1 and not _is_blob(found, snapshot):
                 raise _hard_link(neighbour)
             yield found
 
 
-def walk(root: Path, snapshot: Snapshot | None) -> Iterator[ArtifactFile]:
-    """Every file below ``root``. Raises SourceError for whatever the module's rules refuse."""
+def walk(root: Path, snapshot: Snapshot | None, left: Counter[tuple[str, str]] | None = None) -> Iterator[ArtifactFile]:
+    """Every file below ``root``; where ``left`` is given, without those left out, which it counts by folder and reason.
+
+    Raises SourceError for whatever the module's rules refuse.
+    """
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename or root)
@@ -158,19 +178,22 @@ def walk(root: Path, snapshot: Snapshot | None) -> Iterator[ArtifactFile]:
     count = 0
     for folder, folders, entries in os.walk(root, onerror=unreadable):
         here = Path(folder).relative_to(root)
-        folders[:] = sorted(name for name in folders if not ignored((here / name).as_posix()))
+        folders.sort()
         for name in folders:
             if (Path(folder) / name).is_symlink():
                 _check_folder_link(root, (here / name).as_posix())
         for name in sorted(entries):
             path = (here / name).as_posix()
-            if ignored(path):
-                continue
             file, info = entry(root, path, snapshot)
             count += 1
             if count > MAX_FILES:
                 raise SourceError(root.name, f"the directory holds more than {MAX_FILES} files", "name the directory that holds the model")
             if not (root / path).is_symlink():
+                if left is not None and (
+                    reason := why(file)
+                ):  # before hard links are asked about: git shares its objects between clones by them
+                    left[place(path), reason] += 1
+                    continue
                 names[info.st_dev, info.st_ino] += 1
             if info.st_nlink > 1 and not _is_blob(file, snapshot):
                 linked.append((path, info))
@@ -187,15 +210,14 @@ def entry(root: Path, path: str, snapshot: Snapshot | None) -> tuple[ArtifactFil
     except UnicodeEncodeError:
         shown = path.encode("utf-8", "backslashreplace").decode()
         raise SourceError(shown, "its name is not valid UTF-8", "rename it, or scan in a UTF-8 locale") from None
-    place = root / path
+    named = root / path
     try:
-        real = place.resolve(strict=True)
+        real = named.resolve(strict=True)
         info = os.stat(real)
     except (OSError, RuntimeError) as error:
         cause = "is a symlink to nothing" if isinstance(error, FileNotFoundError) else f"cannot be opened ({_cause(error)})"
         raise SourceError(path, cause, "remove it from the artifact, or put the file in its place") from error
-    inside = real.is_relative_to(root) and not _ignored_link(root, place, real)
-    if not inside and not (snapshot is not None and snapshot.holds(real)):
+    if not real.is_relative_to(root) and not (snapshot is not None and snapshot.holds(real)):
         raise SourceError(path, "is a symlink out of the artifact", "put the file itself in its place, or scan what it points to")
     if not stat.S_ISREG(info.st_mode):
         kind = _KINDS.get(stat.S_IFMT(info.st_mode), "no regular file")
@@ -205,21 +227,24 @@ def entry(root: Path, path: str, snapshot: Snapshot | None) -> tuple[ArtifactFil
     return ArtifactFile(path, real, info.st_size), info
 
 
-def _ignored_link(root: Path, place: Path, real: Path) -> bool:
-    """Whether ``place`` leads into a part of the artifact that is not scanned."""
-    return real != place and ignored(real.relative_to(root).as_posix())
-
-
 def _check_folder_link(root: Path, path: str) -> None:
     real = Path(os.path.realpath(root / path))
-    if not real.is_relative_to(root) or _ignored_link(root, root / path, real):
+    if not real.is_relative_to(root):
         raise SourceError(path, "is a symlink out of the artifact", "put the directory itself in its place, or scan what it points to")
 
 
-def ignored(path: str) -> bool:
-    """Whether an artifact-relative path is no part of the model: git's own files, the client's download records."""
-    parts = path.split("/")
-    return ".git" in parts or parts[:2] == [".cache", "huggingface"]
+def _without_lfs_copies(files: tuple[ArtifactFile, ...], left: Counter[tuple[str, str]]) -> tuple[ArtifactFile, ...]:
+    """``files`` without the objects of Git LFS that hold the bytes of another of them."""
+    objects = {file.path: digest for file in files if (digest := lfs_object(file.path))}
+    sizes = {file.size for file in files if file.path in objects}
+    others = {_sha256(file) for file in files if file.path not in objects and file.size in sizes}
+    copies = {file.path for file in files if objects.get(file.path) in others and _sha256(file) == objects[file.path]}
+    left.update((f"{place(path)}/lfs", LFS_COPIES) for path in copies)
+    return tuple(file for file in files if file.path not in copies)
+
+
+def _sha256(file: ArtifactFile) -> str | None:
+    return file.sha256 or sha256_file(file).sha256
 
 
 def _is_blob(file: ArtifactFile, snapshot: Snapshot | None) -> bool:

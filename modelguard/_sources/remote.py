@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelguard._formats.safetensors import MAX_HEADER
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.listing import Listed, check_listing, resolve_commit
-from modelguard._sources.local import ignored
 from modelguard._sources.ranges import RangeReader
 from modelguard._sources.replica import Range, Replica
 from modelguard._sources.session import Session, explain
@@ -73,7 +72,7 @@ def _open(uri: str, source: HubSource, session: Session, root: Path) -> Replica:
     except Exception as error:
         raise explain(uri, error) from error
     inside = place.path + "/" if place.path else ""
-    listing = {path: item for path, item in listing.items() if (path.startswith(inside) or path == place.path) and not ignored(path)}
+    listing = {path: item for path, item in listing.items() if path.startswith(inside) or path == place.path}
     reader = RangeReader(uri, place.repo_id, commit, listing, session, source.endpoint, source.token)
     xet = Reconstructions(session, source.endpoint, place.repo_id, commit, reader.headers)
     root.mkdir()

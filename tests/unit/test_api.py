@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from modelguard import Capability, Detector, Finding, ModelguardError, PolicyErr
 TODAY = date(2026, 1, 1)
 
 DETECTOR = '''
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelguard import Capability, Detector, Finding, Location, Rule, Severity, option
 
@@ -155,6 +155,8 @@ def test_paths_policies_and_options_may_be_given_as_objects(here: Path, tmp_path
     assert report.options == {"weight-diff": {"max_rank": 2, "max_findings": 3}}
     policy = modelguard.load_policy(file)
     assert modelguard.scan(target, policy=policy, detectors=["remote-code"]).policy == policy.requiring(["remote-code"]).info
+    narrowed = replace(policy.requiring(["format-integrity"]).info, alone=("format-integrity",))
+    assert modelguard.scan(target, policy=policy, detectors=["format-integrity"]).policy == narrowed
     assert report.target.uri == "clean"
 
 
@@ -250,7 +252,7 @@ def test_render_takes_every_format_there_is_and_no_other(here: Path) -> None:
     decision = modelguard.evaluate(report, modelguard.load_policy().requiring(["remote-code"]), TODAY)
     assert json.loads(modelguard.render(report, decision, "sarif"))["version"] == "2.1.0"
     assert modelguard.render(report, decision, "html").startswith("<!doctype html>")
-    assert modelguard.render(report, decision, "console").startswith("PASS  demo/clean")
+    assert modelguard.render(report, decision, "console").startswith("NO OBJECTION  demo/clean")
     assert modelguard.render(report, decision, "diff")
     with pytest.raises(UsageError, match="format pdf: there is no such format; formats: console, "):
         modelguard.render(report, decision, "pdf")

@@ -45,7 +45,7 @@ class ExecutableContent(Detector):
                 kinds.update(reader.what for reader in by)
                 missed = look.missed[0] + (f" (and {len(look.missed) - 1} more)" if len(look.missed) > 1 else "") if look.missed else ""
                 what = " and ".join(reader.what for reader in by)
-                context.looked_at(file.path, what, model=any(reader.model for reader in by), missed=missed)
+                context.looked_at(file.path, what, format=next((reader.format for reader in by if reader.format), ""), missed=missed)
         context.summary(score=float(worst), kinds=dict(sorted(kinds.items())))
 
 

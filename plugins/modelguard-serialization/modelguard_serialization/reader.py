@@ -70,8 +70,8 @@ class Reader(ABC):
     what: ClassVar[str]
     """Completes the sentence "the file is ...": ``a Python pickle``."""
     rules: ClassVar[tuple[Rule, ...]] = ()
-    model: ClassVar[bool] = False
-    """Whether what it reads holds weights or a pickled model."""
+    format: ClassVar[str] = ""
+    """The id of the format, where what it reads holds weights or a whole model (:class:`~modelguard.LookedAt`)."""
 
     @abstractmethod
     def recognise(self, blob: Blob) -> bool:

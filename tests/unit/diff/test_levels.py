@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modelguard import numpy_dtype
+from modelguard import Severity, numpy_dtype
+from modelguard._diff.changes import Change, Quantized
 from modelguard._diff.classify import classify
 from modelguard._diff.operand import Operand
 from modelguard._diff.probe import FIRST, SECOND, sample
@@ -22,11 +23,15 @@ def weights(seed: int = 0, shape: tuple[int, int] = SHAPE) -> Array:
     return 0.02 * np.random.default_rng(seed).standard_normal(shape)
 
 
-def kind(before: Array, after: Array, dtype: str = "F32") -> str:
+def change(before: Array, after: Array, dtype: str = "F32") -> Change:
     sides = [Operand(side.astype(numpy_dtype(dtype)), dtype, side.shape) for side in (before, after)]
     found = classify(sides[0], sides[1], measure(sides[0], sides[1]))
     assert found is not None
-    return found.kind
+    return found
+
+
+def kind(before: Array, after: Array, dtype: str = "F32") -> str:
+    return change(before, after, dtype).kind
 
 
 def symmetric(w: Array, levels: int = 127, size: int = 0, axis: int = 1) -> Array:
@@ -74,6 +79,31 @@ def unsampled(shape: tuple[int, int]) -> Array:
 def test_quantisers_are_recognised(name: str, dtype: str) -> None:
     w = weights()
     assert kind(w, QUANTISERS[name](w.astype(numpy_dtype(dtype)).astype(np.float64)), dtype) == "quantized"
+
+
+@pytest.mark.parametrize("name", QUANTISERS)
+def test_what_quantisers_lose_is_within_what_their_bits_explain(name: str) -> None:
+    w = weights()
+    found = change(w, QUANTISERS[name](w))
+    assert isinstance(found, Quantized)
+    assert not found.coarse
+    assert found.severity is None
+
+
+@pytest.mark.parametrize("deviation", [0.3, 0.45, 0.6, 1.0, 1.5])
+def test_rounding_to_steps_of_a_quarter_is_no_quantisation_that_goes_through(deviation: float) -> None:
+    w = weights() * 50 * deviation
+    found = change(w, np.rint(w * 4) / 4)
+    assert isinstance(found, Quantized)
+    assert found.severity is Severity.MEDIUM
+    assert "more than" in found.sentence("w", 1, "")
+
+
+@pytest.mark.parametrize(("bits", "scheme", "limit"), [(8, "symmetric", 2**-5), (4, "asymmetric", 2**-2), (4, "values", 2**-3)])
+def test_the_limit_is_held_from_both_sides(bits: int, scheme: str, limit: float) -> None:
+    assert not Quantized(bits, "row", scheme, 1.0, limit).coarse
+    assert Quantized(bits, "row", scheme, 1.0, limit * 1.001).coarse
+    assert Quantized(bits, "row", scheme, 1.0, float("nan")).coarse
 
 
 @pytest.mark.parametrize("name", ["int8 per row", "int4 per group", "int8 per tensor", "codebook per group"])

@@ -115,8 +115,8 @@ def test_lone_tensor_under_another_prefix_is_said() -> None:
     before = network(0)
     name = "model.layers.1.q_proj.weight"
     after = {key.removeprefix("model.") if key == name else key: values for key, values in before.items()}
-    (found,) = findings(before, after)
-    assert found.rule == "MG1109"
+    found, model = findings(before, after)
+    assert (found.rule, model.rule) == ("MG1109", "MG1217")
     assert found.evidence["renamed"] == {"layers.1.q_proj.weight": name}
 
 

@@ -153,7 +153,7 @@ def test_a_detector_that_is_not_required_and_could_not_look_changes_nothing_and_
 @pytest.mark.parametrize(("status", "rule"), [(Status.ERRORED, "MG9002"), (Status.TIMED_OUT, "MG9003")])
 @pytest.mark.parametrize("name", ["baseline", "hub-download", "strict"])
 def test_a_detector_that_began_and_did_not_end_leaves_no_verdict_unless_it_is_optional(name: str, status: Status, rule: str) -> None:
-    done = (completed("format-integrity"), completed("weight-diff"), completed("remote-code"))
+    done = (completed("format-integrity"), completed("weight-diff"), completed("reference-files"), completed("remote-code"))
     given = report(*done, Outcome("abs", status, "needs more memory"), target=hub(HUB), reference=True)
     decision = judge(given, load_policy(f"builtin:{name}"))
     assert decision.exit_code == 3
@@ -168,10 +168,12 @@ def test_a_required_detector_is_required_even_where_it_is_called_optional() -> N
     assert judge(report(Outcome("abs", Status.ERRORED, "killed")), lax).exit_code == 3
 
 
-def test_weight_diff_is_required_exactly_when_there_is_a_reference() -> None:
+@pytest.mark.parametrize("absent", ["weight-diff", "reference-files"])
+def test_what_compares_is_required_exactly_when_there_is_a_reference(absent: str) -> None:
+    ran = [completed(name) for name in ("format-integrity", "weight-diff", "reference-files")]
     assert judge(report()).verdict is Verdict.PASS
-    assert judge(report(reference=True)).verdict is Verdict.INCOMPLETE
-    assert judge(report(completed("format-integrity"), completed("weight-diff"), reference=True)).verdict is Verdict.PASS
+    assert judge(report(*(item for item in ran if item.detector != absent), reference=True)).verdict is Verdict.INCOMPLETE
+    assert judge(report(*ran, reference=True)).verdict is Verdict.PASS
 
 
 def test_samples_that_no_trigger_search_used_leave_no_verdict() -> None:
@@ -193,7 +195,7 @@ def test_strict_wants_a_reference() -> None:
     assert decision.verdict is Verdict.INCOMPLETE
     assert (
         judge(
-            report(completed("format-integrity"), completed("remote-code"), completed("weight-diff"), reference=True),
+            report(*map(completed, ("format-integrity", "reference-files", "remote-code", "weight-diff")), reference=True),
             load_policy("builtin:strict"),
         ).exit_code
         == 0
@@ -242,10 +244,17 @@ def test_the_baseline(finding: Finding, verdict: Verdict, warns: int) -> None:
         (found("MG1111"), 0),
         (found("MG1107", severity=Severity.MEDIUM), 3),
         (found("MG1123", severity=Severity.LOW), 3),
+        (found("MG1109", severity=Severity.LOW), 0),
+        (found("MG1110", severity=Severity.HIGH), 1),
+        (found("MG0201", severity=Severity.MEDIUM), 1),
+        (found("MG0205", severity=Severity.LOW), 0),
+        (found("MG0206", severity=Severity.MEDIUM), 3),
     ],
 )
 def test_the_baseline_against_a_reference(finding: Finding, code: int) -> None:
-    decision = judge(report(completed("format-integrity"), completed("weight-diff", finding), reference=True))
+    both = {"MG0": "reference-files", "MG1": "weight-diff"}
+    outcomes = [completed(name, *((finding,) if finding.rule.startswith(block) else ())) for block, name in both.items()]
+    decision = judge(report(completed("format-integrity"), *outcomes, reference=True))
     assert decision.exit_code == code
 
 
@@ -360,7 +369,7 @@ def test_who_says_that_an_artifact_points_at_code_is_the_rule_and_not_the_eviden
     assert judge(report(*seen, other), rules).verdict is Verdict.PASS
     decision = judge(report(*seen, completed("next", found("MG0302", severity=Severity.LOW))), rules)
     assert [item.message for item in decision.violations if item.kind == "source"] == [
-        "model.safetensors points at code to run (MG0302; sources.remote_code: deny)"
+        "model.safetensors holds or names code to run (MG0302; sources.remote_code: deny)"
     ]
 
 

@@ -39,7 +39,7 @@ version: 1
 name: prod-gate
 extends: [builtin:baseline]
 mode: enforce
-sources: {allow: ["hf://acme/*"], pinned: true, formats: [safetensors, onnx], remote_code: deny}
+sources: {allow: ["hf://acme/*"], pinned: true, formats: [safetensors, onnx], remote_code: deny, left_out: incomplete}
 detectors:
   required: [weight-diff, neural-cleanse]
   options: {neural-cleanse: {samples: 500}}
@@ -70,6 +70,7 @@ def test_without_a_name_the_baseline_applies() -> None:
     [
         ("version: 1\nname: x\nname: y\ndetectors: {required: [a]}\n", 3, "'name' is given twice (first in line 2)"),
         ("version: 1\nname: x\ndetectors:\n  required: [a]\n  required: [b]\n", 5, "'required' is given twice"),
+        ("version: 1\nname: x\nrules:\n? - {a: b}\n", 4, "a key is a list or a mapping"),
         ("version: 1\nname: x\ndetectors:\n  requird: [a]\n", 4, "detectors.requird: unknown key, did you mean required?"),
         ("version: 1\nname: x\nmode: off\ndetectors: {required: [a]}\n", 3, "mode"),
         ("version: 2\nname: x\ndetectors: {required: [a]}\n", 1, "version"),
@@ -290,7 +291,9 @@ PARENT = """
 version: 1
 name: org
 locked: [{locked}]
-sources: {{allow: ["hf://acme/*", "hf://base/bert"], pinned: true, digests: true, formats: [safetensors, onnx], remote_code: deny}}
+sources:
+  {{allow: ["hf://acme/*", "hf://base/bert"], pinned: true, digests: true, formats: [safetensors, onnx], remote_code: deny,
+   left_out: incomplete}}
 detectors:
   required: [format-integrity]
   options: {{neural-cleanse: {{samples: 500}}}}
@@ -310,6 +313,7 @@ WEAKENING = [
     ("sources.digests", "sources: {digests: false}"),
     ("sources.formats", "sources: {formats: [safetensors, torch-zip]}"),
     ("sources.remote_code", "sources: {remote_code: allow}"),
+    ("sources.left_out", "sources: {left_out: allow}"),
     ("detectors.options", "detectors: {options: {neural-cleanse: {samples: 50}}}"),
     ("detectors.options", "detectors: {options: {neural-cleanse: {restarts: 0}}}"),
     ("detectors.timeouts", "detectors: {timeouts: {neural-cleanse: 1s}}"),
@@ -389,6 +393,40 @@ def test_a_lock_of_an_earlier_parent_holds_against_a_later_one(tmp_path: Path) -
     write(tmp_path, MINIMAL + "sources: {pinned: false}\n", "lax.yaml")
     with pytest.raises(PolicyError, match="weakens"):
         load_policy(write(tmp_path, "version: 1\nname: x\nextends: [org.yaml, lax.yaml]\n"))
+
+
+BESIDE_STRICT = [
+    "mode: report",
+    "waivers: [{rule: MG1104, fingerprint: 'modelguard/v1:0123456789abcdef0123456789abcdef', reason: r, owner: o, expires: 2999-01-01}]",
+    "detectors: {required: [weight-diff], optional: [remote-code]}",
+    "detectors: {required: [weight-diff], options: {weight-diff: {max_rank: 1}}}",
+    "detectors: {required: [weight-diff], timeouts: {weight-diff: 1s}}",
+    "plugins: {allow: [modelguard-core]}",
+    "rules: [{match: {severity: low}, action: allow}]",
+]
+
+
+@pytest.mark.parametrize("body", BESIDE_STRICT)
+def test_a_parent_named_before_strict_takes_nothing_away_either(tmp_path: Path, body: str) -> None:
+    required = "" if "detectors" in body else "detectors: {required: [weight-diff]}\n"
+    write(tmp_path, f"version: 1\nname: lax\n{required}{body}\n", "lax.yaml")
+    for order in ("[lax.yaml, builtin:strict]", "[builtin:strict, lax.yaml]"):
+        with pytest.raises(PolicyError, match="weakens what builtin:strict locks"):
+            load_policy(write(tmp_path, f"version: 1\nname: x\nextends: {order}\n"))
+
+
+def test_a_parent_named_before_strict_may_add(tmp_path: Path) -> None:
+    body = "rules: [{match: {rule: MG1110}, action: block}, {match: {severity: low}, action: warn}]\nsources: {allow: ['hf://acme/*']}\n"
+    write(tmp_path, f"version: 1\nname: more\ndetectors: {{required: [remote-code]}}\n{body}", "more.yaml")
+    policy = load_policy(write(tmp_path, "version: 1\nname: x\nextends: [more.yaml, builtin:strict]\n"))
+    assert policy.sources.allow == ("hf://acme/*",)
+    assert "remote-code" in policy.required
+    load_policy(write(tmp_path, "version: 1\nname: x\nextends: [builtin:hub-download, builtin:strict]\n"))
+
+
+def test_what_a_file_locks_for_its_children_it_may_have_from_its_parents(tmp_path: Path) -> None:
+    write(tmp_path, "version: 1\nname: lax\ndetectors: {required: [weight-diff]}\nmode: report\n", "lax.yaml")
+    assert load_policy(write(tmp_path, "version: 1\nname: x\nextends: [lax.yaml]\nlocked: [mode]\n")).mode == "report"
 
 
 def test_merging_keeps_what_both_say(tmp_path: Path) -> None:

@@ -8,14 +8,25 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from modelguard import Outcome, Status
+from modelguard import Confidence, Finding, Location, Outcome, Severity, Status
 from modelguard._reporters.diff import bar, render
 
 
-def drawn(summary: dict[str, Any], all: bool = False, status: Status = Status.COMPLETED, reason: str = "") -> str:
+def drawn(
+    summary: dict[str, Any], all: bool = False, status: Status = Status.COMPLETED, reason: str = "", files: Outcome | None = None
+) -> str:
     out = io.StringIO()
-    render(Outcome("weight-diff", status, reason, summary), Console(file=out, width=120, markup=False), all)
+    render(Outcome("weight-diff", status, reason, summary), Console(file=out, width=120, markup=False), all, files)
     return out.getvalue()
+
+
+def compared(*messages: str, status: Status = Status.COMPLETED) -> Outcome:
+    differences = [{"place": f"key{at}", "reference": str(at), "value": None} for at in range(6)]
+    found = (
+        Finding("MG0201", text, Confidence.HIGH, Severity.MEDIUM, Location(f"{at}.json"), {"differences": differences})
+        for at, text in enumerate(messages)
+    )
+    return Outcome("reference-files", status, "", {"score": 0.5}, tuple(found))
 
 
 def entry(name: str, kind: str = "low-rank", rank: int | None = 4, relative: float = 0.02) -> dict[str, Any]:
@@ -59,6 +70,31 @@ def test_hostile_names_do_not_reach_the_terminal() -> None:
     text = drawn(summary(entry("evil\x1b[2J\u202e.weight"), missing=["\x1b]0;x\x07"]))
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_only_a_model_of_which_all_is_equal_is_called_identical() -> None:
+    equal = summary() | {"verdict": "identical"}
+    assert drawn(equal, files=compared()).startswith("IDENTICAL  why")
+    assert drawn(equal, files=compared("config.json differs")).startswith("WEIGHTS IDENTICAL, 1 FILE NOT")
+    assert drawn(equal, files=compared(status=Status.ERRORED)).startswith("WEIGHTS IDENTICAL, FILES NOT COMPARED")
+    assert drawn(equal).startswith("WEIGHTS IDENTICAL, FILES NOT COMPARED")
+
+
+def test_files_that_differ_are_shown_with_their_places() -> None:
+    text = drawn(summary(), files=compared(*(f"file {at} differs\x1b[2J" for at in range(25))))
+    assert "file 0 differs\\x1b[2J" in text
+    assert "key3: 3 -> absent" in text
+    assert "key5" not in text
+    assert "5 more files" in text
+    assert "key5: 5 -> absent" in drawn(summary(), all=True, files=compared("a differs"))
+    assert "a differs" in drawn({}, status=Status.SKIPPED, files=compared("a differs"))
+
+
+def test_renamed_and_exchanged_tensors_are_named() -> None:
+    renamed = summary(renamed={"a": "b"}, exchanged={"c": "d"})
+    assert "1 under the name of another: c (holds d)" in drawn(renamed)
+    assert "a (holds b)" not in drawn(renamed)
+    assert "a (holds b)" in drawn(renamed | {"verdict": "renamed"})
 
 
 def test_norm_that_is_not_known_is_drawn() -> None:

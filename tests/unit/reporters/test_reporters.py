@@ -239,7 +239,7 @@ def test_sarif_has_a_result_for_every_finding_and_every_other_reason() -> None:
     assert invocation["executionSuccessful"] is False
     assert invocation["exitCode"] == 1
     told = [(note["descriptor"]["id"], note["level"]) for note in invocation["toolExecutionNotifications"]]
-    assert told == [("MG9002", "error"), ("MG9003", "error"), ("MG9001", "warning")]
+    assert told == [("MG9002", "error"), ("MG9003", "error"), ("MG9001", "warning"), ("MG9006", "note")]
     assert invocation["toolConfigurationNotifications"][0]["descriptor"]["id"] == "MG9007"
     place = next(result for result in run["results"] if result["ruleId"] == "MG0104")
     assert place["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "models/tampered/model-00002.safetensors"
@@ -350,6 +350,7 @@ def test_a_typical_scan_is_told_in_ten_lines() -> None:
     assert head[5:] == [
         "  - abs, neural-cleanse (and -blend, -warp), ulp skipped: needs clean samples",
         "    (give --samples)",
+        "  - models/tampered: left out .git (31 files: git's own files)",
         "  - 1 file not looked at: archive/old.ckpt",
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_a_directory_is_its_files_sorted_and_hashed(model: Path) -> None:
     artifact = fetch(model)
     assert paths(artifact) == ["config.json", "model.safetensors", "vae/model.safetensors"]
     assert artifact.file("vae/model.safetensors").sha256 == hashlib.sha256(b"more").hexdigest()  # type: ignore[union-attr]
-    assert (artifact.identity, artifact.uri, artifact.revision) == ("local:model", "model", None)
+    assert (artifact.uri, artifact.revision) == ("model", None)
 
 
 def test_the_uri_is_relative_as_given_and_never_absolute(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,21 @@ def test_the_uri_is_relative_as_given_and_never_absolute(model: Path, monkeypatc
     assert fetch("../" + model.parent.name + "/model").uri == f"../{model.parent.name}/model"
     assert fetch(model / "config.json").uri == "config.json"
     monkeypatch.chdir(model)
-    assert (fetch(".").uri, fetch(".").identity) == (".", "local:model")
+    assert fetch(".").uri == "."
+
+
+def test_a_local_model_is_known_by_its_path_and_no_absolute_path_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (model.parent / name / "model").mkdir(parents=True)
+        (model.parent / name / "model" / "x").write_text("x")
+    monkeypatch.chdir(model.parent)
+    assert [fetch(path).identity for path in ("a/model", "./b/../b/model", model.parent / "b" / "model")] == [
+        "local:a/model", "local:b/model", "local:b/model",
+    ]  # fmt: skip
+    monkeypatch.chdir(model.parent / "a" / "model")
+    outside = [fetch(path).identity for path in (".", "../../b/model", model.parent / "b" / "model")]
+    assert outside[0] != outside[1] == outside[2]
+    assert all(re.fullmatch(r"local:model@[0-9a-f]{16}", item) for item in outside)
 
 
 def test_digests_can_be_left_out_and_progress_counts_bytes(model: Path) -> None:
@@ -88,21 +103,19 @@ def test_digests_can_be_left_out_and_progress_counts_bytes(model: Path) -> None:
     assert sorted(note for _, _, note in seen) == ["config.json", "model.safetensors", "vae/model.safetensors"]
 
 
-def test_git_and_download_records_are_not_part_of_the_model(model: Path) -> None:
-    for path in (".git/objects/aa", ".cache/huggingface/download/x.metadata", "vae/.git/config"):
+def test_whatever_is_called_like_a_record_and_is_none_is_listed(model: Path) -> None:
+    odd = [".git/objects/aa/" + "b" * 38, ".cache/huggingface/download/x.metadata", "vae/.git/config2", ".cache/other", ".hidden/..w/x"]
+    for path in odd:
         (model / path).parent.mkdir(parents=True, exist_ok=True)
         (model / path).write_text("x")
-    (model / ".cache" / "other").write_text("x")
-    (model / "vae" / ".cache" / "huggingface").mkdir(parents=True)
-    (model / "vae" / ".cache" / "huggingface" / "payload").write_text("x")
-    assert paths(fetch(model)) == [
-        ".cache/other", "config.json", "model.safetensors", "vae/.cache/huggingface/payload", "vae/model.safetensors",
-    ]  # fmt: skip
+    artifact = fetch(model)
+    assert paths(artifact) == sorted([*odd, "config.json", "model.safetensors", "vae/model.safetensors"])
+    assert artifact.left_out == ()
 
 
 def test_an_empty_directory_and_a_missing_path_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty" / ".git").mkdir(parents=True)
-    (tmp_path / "empty" / ".git" / "HEAD").write_text("x")
+    (tmp_path / "empty" / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
     assert refusal(tmp_path / "empty") == "empty: the directory contains no files; name the directory that holds the model"
     assert refusal(tmp_path / "missing") == "missing: does not exist; check the path"
     assert "does not exist" in refusal(tmp_path / "missing" / "model.onnx")
@@ -152,16 +165,6 @@ def test_symlinks_out_are_refused_and_symlinks_inside_followed(model: Path) -> N
     (model / "folder").unlink()
     (model / "gone").symlink_to("nothing")
     assert "gone: is a symlink to nothing" in refusal(model)
-
-
-def test_a_symlink_into_what_is_not_scanned_is_a_symlink_out(model: Path) -> None:
-    (model / ".git").mkdir()
-    (model / ".git" / "payload").write_text("x")
-    (model / "weights.bin").symlink_to(".git/payload")
-    assert "weights.bin: is a symlink out of the artifact" in refusal(model)
-    (model / "weights.bin").unlink()
-    (model / "folder").symlink_to(".git")
-    assert "folder: is a symlink out of the artifact" in refusal(model)
 
 
 def test_what_the_user_names_may_be_a_symlink(model: Path) -> None:
@@ -267,9 +270,10 @@ class TestSnapshot:
 
     def test_the_same_names_elsewhere_are_only_names(self, tmp_path: Path) -> None:
         artifact = fetch(snapshot(tmp_path / "unpacked", {"a": b"a"}), cache=tmp_path / "cache")
-        assert (artifact.identity, artifact.revision) == ("local:models--org--name", None)
+        assert re.fullmatch("local:models--org--name@[0-9a-f]{16}", artifact.identity)
+        assert artifact.revision is None
         datasets = fetch(snapshot(tmp_path / "cache", {"a": b"a"}, "datasets--org--name"), cache=tmp_path / "cache")
-        assert datasets.identity == "local:datasets--org--name"
+        assert datasets.identity.startswith("local:datasets--org--name@")
 
     def test_the_own_cache_is_the_clients(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = snapshot(tmp_path, {"a": b"a"})
