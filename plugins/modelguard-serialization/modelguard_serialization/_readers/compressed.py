@@ -10,7 +10,7 @@ from functools import partial
 from modelguard import Severity
 from modelguard_serialization._names import escapes, shown
 from modelguard_serialization._readers._archive import ESCAPE, RULES, TRICK, put, within
-from modelguard_serialization._text import is_text
+from modelguard_serialization._text import begins_as_text
 from modelguard_serialization._unpack import Decompressor, Unpacked, bzip2, deflate, unpack, xz, zlibbed, zstd
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
@@ -177,7 +177,7 @@ class Zlibs(_Compressed):
         except NotReadError:
             return False
         # Words may begin like zlib, and their letters unpack to some bytes.
-        return made.ended or (made.used >= len(head) and bool(made.data) and not is_text(head, whole=False))
+        return made.ended or (made.used >= len(head) and bool(made.data) and not begins_as_text(head))
 
     def streams(self) -> Callable[[], Decompressor]:
         return zlibbed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from modelguard_serialization._text import is_text
+from modelguard_serialization._text import begins_as_text
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, Reader
 
@@ -49,4 +49,4 @@ def _kind(blob: Blob) -> str:
         if blob.data[at : at + len(mark)] == mark:
             return kind
     head = blob.head(4096)
-    return "an ARJ, LHA, compress or cpio archive" if _SHORT.match(head) and not is_text(head, whole=False) else ""
+    return "an ARJ, LHA, compress or cpio archive" if _SHORT.match(head) and not begins_as_text(head) else ""
