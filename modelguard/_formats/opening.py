@@ -125,7 +125,7 @@ class _Opener:
             self._note("MG0103", file, message, {"format": actual.id, "extension": ending})
 
     def _check_other_readings(self, file: ArtifactFile, actual: Format) -> None:
-        for also in other_readings(file.map()):
+        if also := " and ".join(other_readings(file.map())):
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
             self._note("MG0111", file, message, {"format": actual.id, "also": also})
 

@@ -80,6 +80,8 @@ def _palette(flags: int) -> int:
 
 
 def riff(data: memoryview) -> int | None:
+    if bytes(data[:4]) not in (b"RIFF", b"RF64"):
+        return None
     size = _int(data, 4, 4)
     # Who writes to a pipe does not know the size, and says so this way.
     end = len(data) if size in (0, 0xFFFFFFFF) else 8 + size
@@ -89,7 +91,8 @@ def riff(data: memoryview) -> int | None:
             return None
         length = _int(data, at + 4, 4)
         at += 8 + length + (length & 1)
-    return min(end + (end & 1), len(data)) if end <= len(data) else None
+    end = max(end, at) if at <= len(data) else end  # some writers leave later chunks out of the sum
+    return min(end + (end & 1), len(data)) if end <= len(data) + 1 else None
 
 
 def bmp(data: memoryview) -> int | None:

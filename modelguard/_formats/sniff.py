@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from modelguard._formats.named import Kind, by_name, extension
+from modelguard._formats.named import Kind, Matter, by_name, extension
 from modelguard._formats.pickled import runs_as_pickle, view
 from modelguard._formats.pictures import ENDS, sentencepiece
 from modelguard._formats.readings import HDF5, other_readings
@@ -54,6 +54,9 @@ _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"PAR1", Kind("a Parquet table", "inert")),
     (0, b"ARROW1", Kind("an Arrow table", "inert")),
 )
+_PDF = "a PDF document"
+_MATTER: dict[str, Matter] = {"an HDF5 file": "weights", "a Windows program": "code", "a Python pickle": "code", _PDF: "unknown"}
+"""Of another reading that a file has; the others are archives."""
 _PAGE = Kind("an HTML page", "inert")
 _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html)", re.IGNORECASE)
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95\x8a}\](cX\x8c.\x4e\x4b\x28]")
@@ -94,8 +97,8 @@ def kind_of(path: str, data: memoryview) -> Kind:
     if found is _PAGE:  # which the first bytes do not make it: all of it has to be text
         found = None
     if found is None and is_text(data):
-        also = next(other_readings(data), "")
-        return Kind(f"text, and {also}", "archive") if also else text_kind(path, data)
+        also = next((item for item in other_readings(data) if item != _PDF), "")
+        return Kind(f"text, and {also}", _MATTER.get(also, "archive")) if also else text_kind(path, data)
     if found is None and extension(path) in (".model", ".spm") and sentencepiece(data) is not None:
         found = Kind("a SentencePiece vocabulary", "inert")
     if found is None:
@@ -103,7 +106,7 @@ def kind_of(path: str, data: memoryview) -> Kind:
         if named.matter in ("code", "weights", "archive"):
             return named
         also = next(other_readings(data), "")
-        return Kind(f"binary data and {also}" if also else "binary data of an unknown kind", "archive" if also else "unknown")
+        return Kind(f"binary data and {also}", _MATTER.get(also, "archive")) if also else Kind("binary data of an unknown kind", "unknown")
     return _inert(path, data, found) if found.matter == "inert" else found
 
 
@@ -111,7 +114,7 @@ def _inert(path: str, data: memoryview, found: Kind) -> Kind:
     """``found`` if that is all there is to the file, else what else it is."""
     for also in other_readings(data):
         if also != found.what:
-            return Kind(f"{found.what} and {also} at once", "weights" if also == "an HDF5 file" else "archive")
+            return Kind(f"{found.what} and {also} at once", _MATTER.get(also, "archive"))
     named = by_name(path)
     if named.matter != "inert":
         return Kind(f"{found.what}, and {named.what}", named.matter)

@@ -65,6 +65,11 @@ class _Zlib:
     def unused_data(self) -> bytes:
         return self._inner.unused_data
 
+    @property
+    def left(self) -> int:
+        """Bytes of input that were given and are not used yet."""
+        return len(self._inner.unconsumed_tail)
+
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         made = self._inner.decompress(self._inner.unconsumed_tail + data, max(0, max_length))
         # Output that just fills the room may leave more behind without any input left to take.
@@ -201,6 +206,6 @@ def _unpack(
         size += len(made)
         parts.append(made)
         if size > limit:
-            raise TooLargeError(limit, at)
+            raise TooLargeError(limit, at - (decompressor.left if isinstance(decompressor, _Zlib) else 0))
     ended = decompressor.eof
     return Unpacked(b"".join(parts), at - len(decompressor.unused_data) if ended else at, ended)

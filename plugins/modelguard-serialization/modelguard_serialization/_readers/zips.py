@@ -56,6 +56,9 @@ class Zips(Reader):
             found = examine(blob.data, member, look.room, look.check)
         except TooLargeError as error:
             bomb(look, blob, look.room, min(error.packed, member.packed))
+            if 0 <= member.size <= look.room:
+                message = f"says that {name} has {member.size} bytes, and it has more than {look.room}"
+                look.find(TRICK.id, blob, message, at=member.header, key=f"size:{member.name}")
             look.miss(blob, f"its member {name} {error}")
             return
         except NotReadError as error:
