@@ -89,9 +89,9 @@ def test_an_archive_as_it_should_be_has_nothing_to_tell() -> None:
     assert [reader.what for reader in by] == ["a zip archive"]
 
 
-# CVE-2025-1944 (https://github.com/advisories/GHSA-7q5r-7gvp-wc82): names differ between directory and header.
-# CVE-2025-1945 (https://github.com/advisories/GHSA-w8jq-xcqf-f792): flag bits that scanners heed and PyTorch does not.
-# CVE-2025-10156 (https://github.com/advisories/GHSA-mjqp-26hc-grxg): a wrong checksum stops scanners and not PyTorch.
+# CVE-2025-1944 (https://nvd.nist.gov/vuln/detail/CVE-2025-1944): names differ between directory and header.
+# CVE-2025-1945 (https://nvd.nist.gov/vuln/detail/CVE-2025-1945): flag bits that scanners heed and PyTorch does not.
+# CVE-2025-10156 (https://nvd.nist.gov/vuln/detail/CVE-2025-10156): a wrong checksum stops scanners and not PyTorch.
 TRICKS = {
     "another name in the header": written(Part(name=b"data.txt", local_name=b"data.json")),
     "another compression in the header": written(Part(local_method=8)),
@@ -108,9 +108,7 @@ TRICKS = {
     "more members than there are": written(Part(), count=2),
     "fewer members than there are": written(Part(), Part(name=b"b.txt"), count=1),
     "a sum after the data that is another": written(Part(flags=8, after=b"PK\7\x08" + bytes(12))),
-    "another name in the Unicode field": written(
-        Part(extra=struct.pack("<HHBL", 0x7075, 5 + 10, 1, zlib.crc32(b"a.txt")) + b"other.json")
-    ),
+    "another name in the Unicode field": written(Part(extra=struct.pack("<HHBL", 0x7075, 5 + 10, 1, zlib.crc32(b"a.txt")) + b"other.json")),
     "no directory": written(Part())[: 30 + 5 + len(TEXT)],
     "two end records": written(Part()) + written(Part(data=b"other words\n")),
 }
