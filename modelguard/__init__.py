@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from modelguard._diff.match import Matching, match_tensors
     from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
+    from modelguard._formats.named import Kind
     from modelguard._formats.onnx import onnx_skeleton
+    from modelguard._formats.sniff import kind_of
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard._inputs.canonical import canonical_inputs
     from modelguard._inputs.config import artifact_json
@@ -86,7 +88,9 @@ _HOME = {
     "_diff.match": ("Matching", "match_tensors"),
     "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
+    "_formats.named": ("Kind",),
     "_formats.onnx": ("onnx_skeleton",),
+    "_formats.sniff": ("kind_of",),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "api": ("load_report", "render", "scan"),
     "_inputs.canonical": ("canonical_inputs",),
@@ -139,6 +143,7 @@ __all__ = [
     "FormatProblem",
     "InputHints",
     "InputSpec",
+    "Kind",
     "Layer",
     "LeftOut",
     "LimitError",
@@ -196,6 +201,7 @@ __all__ = [
     "fingerprint",
     "hookimpl",
     "hookspec",
+    "kind_of",
     "load_policy",
     "load_report",
     "load_samples",

@@ -16,7 +16,8 @@ from typing import IO, Literal
 
 from modelguard._diff.documents import LARGEST, Compared, Difference, compare
 from modelguard._diff.match import checkpoint_stem
-from modelguard._formats.sniff import CODE, WEIGHTS, classify, extension
+from modelguard._formats.named import WEIGHTS, by_name, extension
+from modelguard._formats.sniff import classify
 from modelguard.artifact import Artifact, ArtifactFile, UnfetchedFile, sha256_file
 from modelguard.detector import Target
 from modelguard.errors import ArtifactError
@@ -153,7 +154,7 @@ def _is_single(artifact: Artifact, weights: frozenset[str]) -> bool:
 def role_of(path: str) -> Role:
     """What a file is for, going by its name."""
     name = posixpath.basename(path).lower()
-    if extension(name) in CODE or _RUN.fullmatch(name):
+    if by_name(name).matter == "code" or _RUN.fullmatch(name):
         return "code"
     return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(name)), "configuration")
 

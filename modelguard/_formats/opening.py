@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard import _limits
-from modelguard._formats.pickled import runs_as_pickle
+from modelguard._formats.named import by_name, extension
+from modelguard._formats.readings import other_readings
 from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
-from modelguard._formats.sniff import HEAD, LFS_POINTER, by_name, extension, magic, trailing_zip
+from modelguard._formats.sniff import HEAD, LFS_POINTER, magic
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
@@ -111,7 +112,7 @@ class _Opener:
         else:
             raise errors[0]
         self._check_name(file, item, expected)
-        self._check_other_readings(file, item, head)
+        self._check_other_readings(file, item)
 
     def index(self, file: ArtifactFile) -> None:
         self.indexes.add(file.path)
@@ -123,15 +124,8 @@ class _Opener:
             message = f"{file.path}: is {actual.id}, and its name ends in {ending}; rename it to end in {actual.extensions[0]}"
             self._note("MG0103", file, message, {"format": actual.id, "extension": ending})
 
-    def _check_other_readings(self, file: ArtifactFile, actual: Format, head: bytes) -> None:
-        with file.open() as handle:
-            if trailing_zip(handle, file.size):
-                also = "a zip archive"
-            elif head.startswith(b"ustar", 257):
-                also = "a tar archive"
-            else:
-                also = "a Python pickle" if runs_as_pickle(handle, file.size) else ""
-        if also:
+    def _check_other_readings(self, file: ArtifactFile, actual: Format) -> None:
+        if also := " and ".join(other_readings(file.map())):
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
             self._note("MG0111", file, message, {"format": actual.id, "also": also})
 

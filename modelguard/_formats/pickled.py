@@ -7,7 +7,7 @@ decoded: ``pickletools.genops`` refuses some that unpicklers take (``I0x10``, st
 from __future__ import annotations
 
 import pickletools
-from typing import IO
+from typing import IO, cast
 
 from modelguard import _limits
 
@@ -25,6 +25,41 @@ _LENGTHS = {
 _TWO_LINES = frozenset({"GLOBAL", "INST"})
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _RUNS = frozenset({"REDUCE", "INST", "OBJ", "BUILD", "NEWOBJ", "NEWOBJ_EX"})
+
+
+class _View:
+    """As much of a file object as is needed to read ``data`` in order, without a copy of it."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        begin = self._at
+        self._at = min(begin + size, len(self._data))
+        return bytes(self._data[begin : self._at])
+
+    def readline(self, limit: int) -> bytes:
+        begin, end, step = self._at, min(self._at + limit, len(self._data)), 256
+        while True:
+            block = bytes(self._data[begin : min(begin + step, end)])
+            stop = block.find(b"\n") + 1
+            if stop or begin + step >= end:
+                self._at = begin + (stop or len(block))
+                return block[: stop or len(block)]
+            step *= 8
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (self._at if whence == 1 else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def view(data: memoryview) -> IO[bytes]:
+    """A file to read ``data`` from in order; it can do nothing else."""
+    return cast("IO[bytes]", _View(data))
 
 
 class _NoPickleError(Exception):

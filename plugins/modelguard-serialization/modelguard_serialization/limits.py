@@ -50,3 +50,5 @@ NODES = 1_000_000
 """Values of one document that are walked, each as often as it is reached."""
 FIELDS = 5_000_000
 """Fields of protobuf messages, or entries of a FlatBuffers list, walked in one file; a graph of 100 000 nodes has a million."""
+NAME = 1 << 16
+"""Bytes of a member's name."""
