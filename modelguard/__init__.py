@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
     from modelguard._formats.onnx import onnx_skeleton
+    from modelguard._formats.pickled import runs_as_pickle
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard._inputs.canonical import canonical_inputs
     from modelguard._inputs.config import artifact_json
@@ -87,6 +88,7 @@ _HOME = {
     "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
     "_formats.onnx": ("onnx_skeleton",),
+    "_formats.pickled": ("runs_as_pickle",),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "api": ("load_report", "render", "scan"),
     "_inputs.canonical": ("canonical_inputs",),
@@ -209,6 +211,7 @@ __all__ = [
     "replay_rank",
     "require_understanding",
     "resolve_input",
+    "runs_as_pickle",
     "scan",
     "sha256_file",
     "usual_normalisations",

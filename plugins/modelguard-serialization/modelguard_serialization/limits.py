@@ -10,3 +10,19 @@ UNPACKED = 1 << 30
 """Bytes that are decompressed for one file, at all depths."""
 FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
+PICKLE_OPCODES = 200_000_000
+"""Opcodes of one pickle. What the deadline leaves time for is less."""
+PICKLE_VALUES = 50_000_000
+"""Values of one pickle that are held: in its memo, and in its tuples, lists, dictionaries and sets."""
+PICKLE_MARKS = 1_000_000
+"""Marks that are open at once."""
+PICKLE_LINE = 1 << 26
+"""Bytes of an argument that ends with its line."""
+PICKLE_TEXT = 1 << 16
+"""Bytes of a text that is decoded; a longer one is no name, and stays bytes."""
+PICKLE_MEMO = 1 << 20
+"""Memo index up to which gaps are no oddity: the C unpickler makes room for every index up to the largest."""
+PICKLE_STREAMS = 100_000
+"""Pickles that follow each other in one file, those of arrays of objects included."""
+NESTED = 4
+"""Pickles in the bytes and texts of pickles, and compressions and encodings around them."""

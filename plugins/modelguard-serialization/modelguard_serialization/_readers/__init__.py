@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelguard_serialization._readers.pickles import LegacyTorchReader, PickleReader
 from modelguard_serialization.reader import Reader
 
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (PickleReader(), LegacyTorchReader())
