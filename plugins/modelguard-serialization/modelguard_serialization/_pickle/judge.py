@@ -196,7 +196,8 @@ def _sketch(value: Value, depth: int = 3) -> str:
     if type(value) is tuple:
         if depth == 0:
             return "(...)"
-        inner = ", ".join(_sketch(item, depth - 1) for item in value[:4]) + (", ..." if len(value) > 4 else "")
+        inner = ", ".join(_sketch(item, depth - 1) for item in value[:4])
+        inner += ", ..." if len(value) > 4 else "," if len(value) == 1 else ""
         return f"({inner})"
     if type(value) is Global:
         return _shown(value.path)

@@ -591,8 +591,11 @@ def _binpersid(m: Machine) -> None:
 
 
 def _persistent(m: Machine, pid: Value, at: int) -> None:
-    # torch: ("storage", storage class, key, location, size), and in its first releases ("module", class, file, source).
-    if not (type(pid) is tuple and pid and pid[0] in ("storage", "module")):
+    # torch: ("storage", storage class, key, location, size), and in legacy files ("module", class, file, source), which stands for the class.
+    if type(pid) is tuple and len(pid) > 1 and type(pid[0]) is str and pid[0] == "module" and type(pid[1]) is Global:
+        m.stack.append(pid[1])
+        return
+    if not (type(pid) is tuple and pid and type(pid[0]) is str and pid[0] == "storage"):
         m.watch.odd("a persistent id, which only the loading program knows how to load", at)
     found = Persistent(pid, at)
     m.persistents.append(found)

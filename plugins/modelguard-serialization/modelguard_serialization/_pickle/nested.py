@@ -43,7 +43,7 @@ def nested(data: memoryview | str) -> Nested | None:
         if not len(data) or data[0] not in _STARTS and not _textual(data):
             return None
         raw = data
-    if runs(raw) and (is_binary(raw) or isinstance(data, memoryview)):
+    if runs(raw):
         return Nested(raw, stored=isinstance(data, memoryview))
     for _ in range(limits.NESTED):
         inner = _peel(raw)

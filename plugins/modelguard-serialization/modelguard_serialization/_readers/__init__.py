@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from modelguard_serialization._readers.arrays import NumpyReader
 from modelguard_serialization._readers.pickles import LegacyTorchReader, PickleReader
 from modelguard_serialization.reader import Reader
 
-READERS: tuple[Reader, ...] = (PickleReader(), LegacyTorchReader())
+READERS: tuple[Reader, ...] = (PickleReader(), LegacyTorchReader(), NumpyReader())
