@@ -23,5 +23,5 @@ def look_through(name: str, data: bytes, beside: Mapping[str, bytes] | None = No
         artifact = Artifact("model", "local:model", root, tuple(files))
         look = Look(artifact, lambda: None)
         file = artifact.file(name)
-        assert file is not None  # noqa: S101
+        assert file is not None
         return look, _look_through(file, look)

@@ -40,7 +40,8 @@ WHERE: dict[str, tuple[str, ...]] = {
 
 SKIP = (
     ".tests", ".externals", ".conftest", "._testing", "estimator_checks", ".datasets", ".callback.", ".plotting", ".linalg", ".csgraph",
-    "._swa_utils_", "pandas._libs.testing", "pandas._libs.parsers", "pandas._libs.json", "pandas._libs.pandas_datetime", "pandas._libs.tslibs.strptime",
+    "._swa_utils_", "pandas._libs.testing", "pandas._libs.parsers", "pandas._libs.json", "pandas._libs.pandas_datetime",
+    "pandas._libs.tslibs.strptime",
     "sklearn.utils.parallel", "convert_", "xgboost.callback",
 )  # fmt: skip
 FREED = frozenset({"Booster"})
@@ -74,8 +75,10 @@ def modules(name: str) -> list[str]:
 def wanted(name: str) -> bool:
     if any(part in f"{name}." for part in SKIP):
         return False
-    return not name.startswith("transformers.models.") or name.count(".") < 3 or any(
-        name.rpartition(".")[2].startswith(kind) for kind in ("configuration_", "modeling_", "tokenization_")
+    return (
+        not name.startswith("transformers.models.")
+        or name.count(".") < 3
+        or any(name.rpartition(".")[2].startswith(kind) for kind in ("configuration_", "modeling_", "tokenization_"))
     )
 
 
@@ -92,7 +95,12 @@ def kinds(module: ModuleType) -> dict[str, str]:
     found: dict[str, str] = {}
     compiled = str(getattr(module, "__file__", "")).endswith((".so", ".pyd"))
     for name, value in vars(module).items():
-        if isinstance(value, type) and value.__module__ in (module.__name__, "pandas", "pandas.arrays") and value.__qualname__ == name and harmless(value):
+        if (
+            isinstance(value, type)
+            and value.__module__ in (module.__name__, "pandas", "pandas.arrays")
+            and value.__qualname__ == name
+            and harmless(value)
+        ):
             if issubclass(value, BaseException):
                 continue
             if module.__name__.startswith("transformers.models.") and not _of_transformers(value):
@@ -100,9 +108,8 @@ def kinds(module: ModuleType) -> dict[str, str]:
             found[name] = "enum" if issubclass(value, enum.Enum) else "call" if compiled else "class"
         elif compiled and (name.startswith("__pyx_unpickle_") or name == "newObj"):
             found[name] = "call"
-        elif inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_"):
-            if module.__name__.startswith(FUNCTIONS):
-                found[name] = "name"
+        elif module.__name__.startswith(FUNCTIONS) and inspect.isfunction(value) and not name.startswith("_"):
+            found[name] = "name"
     return found
 
 
@@ -135,12 +142,17 @@ def main() -> None:
             for name in modules(start):
                 try:
                     module = importlib.import_module(name)
-                except BaseException:
+                except BaseException as error:
+                    print(f"{name}: {error}", file=sys.stderr)
                     continue
                 for item, kind in kinds(module).items():
                     # pandas 3 says of its classes that they lie in pandas; files of its earlier releases say where they are defined.
                     shown = getattr(getattr(module, item), "__module__", None)
-                    for place in (name, *older(name), *([shown] if isinstance(shown, str) and shown in ("pandas", "pandas.arrays") else [])):
+                    for place in (
+                        name,
+                        *older(name),
+                        *([shown] if isinstance(shown, str) and shown in ("pandas", "pandas.arrays") else []),
+                    ):
                         found[place, item] = kind
         lines: dict[tuple[str, str], list[str]] = {}
         for (module, item), kind in sorted(found.items()):

@@ -1,4 +1,4 @@
-"""What allowed functions may be called with, where it matters. Each check gives what is wrong, as the end of a sentence, or an empty text."""
+"""What allowed functions may be called with, where it matters. A check says what is wrong as the end of a sentence, or an empty text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _callee(value: Value) -> str:
 
 def _is_class(value: Value) -> bool:
     """A class that may be named, or the class of a value."""
-    return type(value) is Global and allowed(value.module, value.name) != "name" or _callee(value) == "builtins.type"
+    return (type(value) is Global and allowed(value.module, value.name) != "name") or _callee(value) == "builtins.type"
 
 
 def _count(value: Value) -> bool:
@@ -58,7 +58,7 @@ def _new(args: Args) -> str:
 def _encode(args: Args) -> str:
     if not args or type(args[0]) not in (str, memoryview):
         return "with what is no text"
-    return "" if len(args) == 1 or len(args) == 2 and args[1] in _CODECS else "with an encoding that framework files do not use"
+    return "" if len(args) == 1 or (len(args) == 2 and args[1] in _CODECS) else "with an encoding that framework files do not use"
 
 
 def _sized(args: Args) -> str:
@@ -210,8 +210,8 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 def is_plain(value: Value) -> bool:
     """A number, a text, None, or a tuple of such."""
-    return type(value) in (int, float, bool, str, type(None)) or type(value) is tuple and all(
-        type(item) in (int, float, bool, str, type(None)) for item in value
+    return type(value) in (int, float, bool, str, type(None)) or (
+        type(value) is tuple and all(type(item) in (int, float, bool, str, type(None)) for item in value)
     )
 
 

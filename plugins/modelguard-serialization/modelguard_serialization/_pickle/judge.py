@@ -137,7 +137,7 @@ class Judge(Watch):
             self._look.find(rule, self._blob, seen.what + times, severity=seen.severity, at=seen.at, evidence=evidence, key=key[:200])
 
     def _hostile(self, key: str, what: str, at: int, **evidence: object) -> None:
-        self._note(HOSTILE, key, f"{what}; do not load it", at, **evidence)
+        self._note(HOSTILE, key, f"{what}; do not load it", at, None, **evidence)
 
     def _note(self, rule: str, key: str, what: str, at: int, severity: Severity | None = None, **evidence: object) -> None:
         seen = self._seen.get((rule, key))
@@ -191,7 +191,7 @@ def _sketch(value: Value, depth: int = 3) -> str:
         return repr(value[:80]) if len(value) <= 80 else f"{value[:80]!r}..."
     if type(value) is memoryview:
         return repr(bytes(value[:40])) + ("..." if len(value) > 40 else "")
-    if type(value) in (bool, type(None), float) or type(value) is int and abs(value) < 1 << 64:
+    if type(value) in (bool, type(None), float) or (type(value) is int and abs(value) < 1 << 64):
         return repr(value)
     if type(value) is tuple:
         if depth == 0:

@@ -40,7 +40,7 @@ def nested(data: memoryview | str) -> Nested | None:
             return None
         raw: memoryview | bytes = data.encode()
     else:
-        if not len(data) or data[0] not in _STARTS and not _textual(data):
+        if not len(data) or (data[0] not in _STARTS and not _textual(data)):
             return None
         raw = data
     if runs(raw):

@@ -50,7 +50,7 @@ class StorageRef:
 
 
 def storage_of(pid: Value) -> StorageRef | None:
-    """The storage that a persistent id stands for: ``("storage", class, key, location, elements[, view])``; None when it is no such thing."""
+    """The storage that a persistent id stands for: ``("storage", class, key, location, elements[, view])``; or None."""
     if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage" or type(pid[1]) is not Global:
         return None
     dtype = DTYPES.get(pid[1].name) if pid[1].module in ("torch", "torch.cuda", "torch.storage") else None

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from pickletools import opcodes
+
 from modelguard_serialization import limits
 from modelguard_serialization._pickle.arrays import is_wrapper, place
 from modelguard_serialization._pickle.judge import Judge
-from modelguard_serialization._pickle.machine import BrokenError, Machine, Watch
+from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, Watch
+from modelguard_serialization._pickle.opcodes import run
 from modelguard_serialization._pickle.recognise import is_pickle
 from modelguard_serialization._pickle.rules import BROKEN
 from modelguard_serialization._pickle.values import Call, Global, Persistent, Value
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look
+
+_BEGINS = re.compile(rb"\x80[\x00-\x05][%b]" % b"".join(re.escape(opcode.code.encode("latin-1")) for opcode in opcodes))
 
 
 class Streams:
@@ -44,7 +51,7 @@ class Streams:
         size = len(self.blob.data)
         while not self.broken and self.at < size:
             rest = self.blob.data[self.at :]
-            if self._count and not is_pickle(rest):
+            if self._count and not self._goes_on():
                 if _filled(rest):
                     self.look.miss(self.blob, f"the {len(rest)} bytes after the pickle that ends at {self.at} are no pickle")
                 break
@@ -52,12 +59,22 @@ class Streams:
         # Loaders that read a frame at once find the next pickle after it, others after the STOP.
         while not self.broken and self._frames:
             self.at = self._frames.pop()
-            if self.at < size and is_pickle(self.blob.data[self.at :]):
+            if self.at < size and self._goes_on():
                 self.next()
         self.tell()
 
     def tell(self) -> None:
         self.judge.tell()
+
+    def _goes_on(self) -> bool:
+        """Whether a pickle begins here: after another, it need not import anything, nor be the last."""
+        if is_pickle(self.blob.data[self.at :]) or _BEGINS.match(bytes(self.blob.data[self.at : self.at + 3])):
+            return True
+        try:
+            run(Machine(self.blob.data, self.at, Deaf(), self.look.check))
+        except BrokenError as error:
+            return error.limit
+        return True
 
     def _run(self, machine: Machine) -> Value:
         self._count += 1
@@ -65,7 +82,7 @@ class Streams:
             self._stop("more pickles follow each other than are followed")
             return None
         try:
-            return machine.run()
+            return run(machine)
         except BrokenError as error:
             why = f"the pickle at {machine.start} breaks off at byte {machine.at}: {error}"
             if error.limit:
@@ -110,10 +127,8 @@ class Streams:
 
     def _as_opcodes(self, machine: Machine) -> None:
         other = Machine(self.blob.data, machine.at, _Named(self.judge), self.look.check, fork=machine)
-        try:
-            other.run()
-        except BrokenError:
-            pass
+        with suppress(BrokenError):
+            run(other)
         machine.opcodes = max(machine.opcodes, other.opcodes)
 
 
