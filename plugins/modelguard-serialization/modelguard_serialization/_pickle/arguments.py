@@ -221,7 +221,7 @@ def hidden_name(state: Value) -> str:
     for part in parts:
         pairs = part.pairs if type(part) in (Dict, Call) else None
         for key in (pairs or ())[::2]:
-            if type(key) is str and len(key) > 4 and key.startswith("__") and key.endswith("__"):
+            if type(key) is str and key[:2] == "__" and key[-2:] == "__":
                 return key
             if type(key) in (Call, SetOf):
                 return "a computed name"

@@ -38,6 +38,7 @@ class Judge(Watch):
         self._look = look
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._verdicts: dict[tuple[str, str], str | None] = {}
+        self._shadows: dict[tuple[str, str], str] = {}
         self.names = 0
         """Names that were looked up."""
 
@@ -153,9 +154,15 @@ class Judge(Watch):
 
     def _shadow(self, name: Global) -> str:
         """A file of the artifact that Python would import in place of the module."""
+        tops = (name.module.partition(".")[0], name.raw.partition(".")[0])
+        if tops not in self._shadows:
+            self._shadows[tops] = self._find_shadow({*tops})
+        return self._shadows[tops]
+
+    def _find_shadow(self, modules: set[str]) -> str:
         folders = {"", posixpath.dirname(self._blob.file)}
         paths = _paths(self._look.artifact)
-        for module in {name.module.partition(".")[0], name.raw.partition(".")[0]}:
+        for module in sorted(modules):
             for folder in sorted(folders):
                 for place in _PLACES:
                     path = posixpath.join(folder, place.format(module))

@@ -16,6 +16,10 @@ from modelguard_serialization import limits
 from modelguard_serialization._pickle.values import Call, Global, Persistent, Unknown, Value
 
 
+LOOKED_THROUGH = 32
+"""Characters from which on a text is looked through for what is hidden in it."""
+
+
 class BrokenError(Exception):
     """Every unpickler stops at this place; the text says why."""
 
@@ -142,7 +146,7 @@ class Machine:
             self.watch.odd("a text that is not valid in its encoding", self.at)
             text = Unknown("a text that is not valid in its encoding")
         else:
-            if len(text) >= 32:
+            if len(text) >= LOOKED_THROUGH:
                 self.watch.literal(text, self.at - len(raw))
         self.stack.append(text)
 

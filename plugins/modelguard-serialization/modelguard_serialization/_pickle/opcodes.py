@@ -8,7 +8,7 @@ from struct import Struct
 from typing import Any, cast
 
 from modelguard_serialization import limits
-from modelguard_serialization._pickle.machine import BrokenError, Machine
+from modelguard_serialization._pickle.machine import LOOKED_THROUGH, BrokenError, Machine
 from modelguard_serialization._pickle.values import Call, Dict, Global, Persistent, SetOf, Unknown, Value
 
 _I4, _U2, _U4, _U8, _F8 = (Struct(code) for code in ("<i", "<H", "<I", "<Q", ">d"))
@@ -196,6 +196,7 @@ def _put(m: Machine, index: int) -> None:
 
 
 _HANDLERS[ord("j")] = lambda m: _get(m, _U4.unpack(m.take(4))[0])
+_HANDLERS[ord("q")] = lambda m: _put(m, m.take(1)[0])
 _HANDLERS[ord("r")] = lambda m: _put(m, _U4.unpack(m.take(4))[0])
 
 
@@ -413,46 +414,56 @@ def _readonly_buffer(m: Machine) -> None:
 
 
 def run(m: Machine) -> Value:
-    """What the pickle stands for; ``m.at`` is then the byte after its STOP. Raises :class:`BrokenError`."""
-    data, size = m.data, len(m.data)
-    stop_at = m.opcodes + limits.PICKLE_OPCODES
-    pause = m.opcodes + 4096
+    """What the pickle stands for; ``m.at`` is then the byte after its STOP. Raises :class:`BrokenError`, with ``m.at`` where it is."""
+    data, size, memo, stack, at = m.data, len(m.data), m.memo, m.stack, m.at
+    last = m.opcodes + limits.PICKLE_OPCODES
+    opcodes, pause = m.opcodes, m.opcodes + 4096
     try:
         while True:
-            at = m.at
-            if at >= size:
-                raise BrokenError("it ends without a STOP")
             code = data[at]
-            m.at = at + 1
-            m.opcodes += 1
-            if m.opcodes >= pause:
+            opcodes += 1
+            if opcodes >= pause:
+                m.opcodes = opcodes
                 m.check()
                 pause += 4096
-                if m.opcodes > stop_at or len(m.memo) + m.kept > limits.PICKLE_VALUES:
+                if opcodes > last or len(memo) + m.kept > limits.PICKLE_VALUES:
                     raise BrokenError("it is past the limits on opcodes and values", limit=True)
             # The commonest opcodes, without a call.
             if code == 0x94:  # MEMOIZE
-                m.memo[len(m.memo)] = m.stack[-1]
+                memo[len(memo)] = stack[-1]
+                at += 1
             elif code == 0x4B:  # BININT1
-                m.stack.append(data[at + 1])
-                m.at = at + 2
+                stack.append(data[at + 1])
+                at += 2
             elif code == 0x68:  # BINGET
-                m.stack.append(m.memo[data[at + 1]])
-                m.at = at + 2
-            elif code == 0x71:  # BINPUT
-                m.at = at + 2
-                if (index := data[at + 1]) in m.memo:
-                    _put(m, index)
-                else:
-                    m.memo[index] = m.stack[-1]
+                stack.append(memo[data[at + 1]])
+                at += 2
+            elif code == 0x8C and data[at + 1] < LOOKED_THROUGH and at + 2 + data[at + 1] <= size:  # SHORT_BINUNICODE
+                end = at + 2 + data[at + 1]
+                try:
+                    stack.append(str(data[at + 2 : end], "utf-8"))
+                except ValueError:
+                    m.at = at + 1
+                    _HANDLERS[0x8C](m)  # type: ignore[misc]
+                at = end
+            elif code == 0x71 and data[at + 1] not in memo:  # BINPUT
+                memo[data[at + 1]] = stack[-1]
+                at += 2
             elif code == 0x2E:  # STOP
-                return m.stack.pop()
+                m.at = at + 1
+                m.opcodes = opcodes
+                return stack.pop()
             elif (handler := _HANDLERS[code]) is not None:
+                m.at = at + 1
                 handler(m)
+                at, stack = m.at, m.stack
             else:
                 m.at = at
                 raise BrokenError(f"byte {code:#04x} is no opcode")
     except IndexError:
-        raise BrokenError("it takes more from its stack than there is, or ends inside an argument") from None
+        m.at = at
+        why = "it ends without a STOP" if at >= size else "it takes more from its stack than there is, or ends inside an argument"
+        raise BrokenError(why) from None
     except KeyError:
+        m.at = at
         raise BrokenError("it takes from its memo what was not put there") from None
