@@ -82,16 +82,17 @@ class _Opener:
     def open(self, file: ArtifactFile) -> None:
         with file.open() as handle:
             head = handle.read(HEAD)
-        fitting = [item for item in self._formats if item.recognise(head, file.size)]
+        fitting = [item for item in self._formats if item.recognise(head, file.size) and item.claims(file)]
         expected = [item for item in self._formats if file.path.lower().endswith(item.extensions)]
         if head.startswith(LFS_POINTER) and (expected or by_name(file.path).matter != "inert"):
             raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
-        if not fitting and expected:
+        promised = [item for item in expected if item.exclusive]
+        if not fitting and promised:
             kind = magic(head)
             if kind is not None:
-                cause = f"is named like {expected[0].id} and is {kind.what}"
+                cause = f"is named like {promised[0].id} and is {kind.what}"
                 raise FormatError(file.path, cause, "find out who renamed it, and do not load it", rule="MG0101")
-            fitting = expected  # its reader says best what is wrong with it
+            fitting = promised  # its reader says best what is wrong with it
         if not fitting:
             return
         if len(fitting) > 1:
@@ -125,12 +126,12 @@ class _Opener:
 
     def _check_other_readings(self, file: ArtifactFile, actual: Format, head: bytes) -> None:
         with file.open() as handle:
-            if trailing_zip(handle, file.size):
+            if "zip" not in actual.also and trailing_zip(handle, file.size):
                 also = "a zip archive"
-            elif head.startswith(b"ustar", 257):
+            elif "tar" not in actual.also and head.startswith(b"ustar", 257):
                 also = "a tar archive"
             else:
-                also = "a Python pickle" if runs_as_pickle(handle, file.size) else ""
+                also = "a Python pickle" if "pickle" not in actual.also and runs_as_pickle(handle, file.size) else ""
         if also:
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
             self._note("MG0111", file, message, {"format": actual.id, "also": also})

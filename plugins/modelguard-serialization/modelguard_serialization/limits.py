@@ -26,3 +26,17 @@ PICKLE_STREAMS = 100_000
 """Pickles that follow each other in one file, those of arrays of objects included."""
 NESTED = 4
 """Pickles in the bytes and texts of pickles, and compressions and encodings around them."""
+TORCH_PICKLE = 1 << 28
+"""Bytes of the pickle of a torch file that is opened as a checkpoint, unpacked."""
+TORCH_OPCODES = 50_000_000
+"""Opcodes of it."""
+TORCH_VALUES = 5_000_000
+"""Values in what it stands for that are looked through for tensors."""
+TORCH_DEPTH = 64
+"""Dictionaries, lists and modules in each other."""
+TORCH_TENSORS = 1_000_000
+"""Tensors of a torch file."""
+TORCH_STORAGE = 1 << 32
+"""Bytes of a compressed storage, unpacked. torch stores them as they are."""
+TORCH_EXPANDED = 1 << 26
+"""Bytes that a tensor whose elements share memory (expand) may take where its storage has fewer."""

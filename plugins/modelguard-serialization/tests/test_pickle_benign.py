@@ -22,14 +22,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from modelguard import runs_as_pickle
 from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine
 from modelguard_serialization._pickle.opcodes import run
 from modelguard_serialization._pickle.values import Global
 from modelguard_serialization._readers.pickles import LegacyTorchReader, PickleReader
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.testing import look_through
+
+from modelguard import runs_as_pickle
 
 
 def plain() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modelguard_serialization._pickle.storages import WIDTHS, storage_of
 from modelguard_serialization._pickle.streams import Streams
-from modelguard_serialization._pickle.values import Dict, Value
+from modelguard_serialization._pickle.values import Dict, Persistent, Value
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look
 
@@ -22,16 +22,30 @@ class Storage:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Legacy:
-    """``obj`` is what was saved; ``storages`` are its storages by key; ``little`` says the byte order."""
+def find_storages(
+    data: memoryview, at: int, keys: list[Value], persistents: list[Persistent], little: bool
+) -> tuple[dict[str, Storage], int]:
+    """The storages from ``at`` on, as far as they fit what the pickle says of them, by key; and where the last one ends."""
+    dtypes: dict[str, str] = {}
+    for found in persistents:
+        storage = storage_of(found.pid)
+        if storage is not None:
+            dtypes[storage.key] = storage.dtype
+    storages: dict[str, Storage] = {}
+    for key in keys:
+        dtype = dtypes.get(key) if type(key) is str else None
+        if dtype is None or key in storages or len(data) - at < 8:
+            break
+        count = int.from_bytes(data[at : at + 8], "little" if little else "big", signed=True)
+        size = count * WIDTHS[dtype]
+        if count < 0 or size > len(data) - at - 8:
+            break
+        storages[key] = Storage(at + 8, count, dtype)
+        at += 8 + size
+    return storages, at
 
-    obj: Value
-    storages: dict[str, Storage]
-    little: bool
 
-
-def read_legacy(blob: Blob, look: Look) -> Legacy | None:
+def read_legacy(blob: Blob, look: Look) -> None:
     """Judge the pickles of a legacy torch file and find its storages. What does not fit is missed, and read as pickles all the same."""
     streams = Streams(blob, look)
     values: list[Value] = []
@@ -40,31 +54,14 @@ def read_legacy(blob: Blob, look: Look) -> Legacy | None:
             values.append(streams.next())
     if streams.broken:
         streams.tell()
-        return None
+        return
     if len(values) < 5 or values[1] != PROTOCOL or type(values[2]) is not Dict or type(values[4]) is not list:
         streams.rest()  # torch.load refuses it; other loaders take it for pickles
-        return None
+        return
     little = values[2].get("little_endian") is not False
-    dtypes: dict[str, str] = {}
-    for found in streams.persistents:
-        storage = storage_of(found.pid)
-        if storage is not None:
-            dtypes[storage.key] = storage.dtype
-    storages: dict[str, Storage] = {}
-    at, data = streams.at, blob.data
-    for key in values[4]:
-        dtype = dtypes.get(key) if type(key) is str else None
-        if dtype is None or len(data) - at < 8:
-            break
-        count = int.from_bytes(data[at : at + 8], "little" if little else "big", signed=True)
-        size = count * WIDTHS[dtype]
-        if count < 0 or size > len(data) - at - 8:
-            break
-        storages[key] = Storage(at + 8, count, dtype)
-        at += 8 + size
+    storages, end = find_storages(blob.data, streams.at, values[4], streams.persistents, little)
     whole = len(storages) == len(values[4])
-    streams.at = at if whole else streams.at
+    streams.at = end if whole else streams.at
     if not whole:
         look.miss(blob, f"the storages of the torch file do not fit what it says of them, after {len(storages)} of {len(values[4])}")
     streams.rest()
-    return Legacy(values[3], storages, little) if whole else None

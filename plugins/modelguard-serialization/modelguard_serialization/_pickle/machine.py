@@ -15,7 +15,6 @@ from collections.abc import Callable
 from modelguard_serialization import limits
 from modelguard_serialization._pickle.values import Call, Global, Persistent, Unknown, Value
 
-
 LOOKED_THROUGH = 32
 """Characters from which on a text is looked through for what is hidden in it."""
 
@@ -75,6 +74,7 @@ class Machine:
         self.proto = 0
         self.frame_end = 0
         self.opcodes = 0
+        self.most = limits.PICKLE_OPCODES
         self.kept = 0
         self.persistents: list[Persistent] = []
         self.after_build: Callable[[Machine, Value, Value], None] | None = None

@@ -416,7 +416,7 @@ def _readonly_buffer(m: Machine) -> None:
 def run(m: Machine) -> Value:
     """What the pickle stands for; ``m.at`` is then the byte after its STOP. Raises :class:`BrokenError`, with ``m.at`` where it is."""
     data, size, memo, stack, at = m.data, len(m.data), m.memo, m.stack, m.at
-    last = m.opcodes + limits.PICKLE_OPCODES
+    last = m.opcodes + m.most
     opcodes, pause = m.opcodes, m.opcodes + 4096
     try:
         while True:

@@ -42,11 +42,12 @@ WIDTHS: Mapping[str, int] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class StorageRef:
-    """A storage as a pickle refers to it: its key, its dtype (see :data:`DTYPES`) and how many elements it has."""
+    """A storage as a pickle refers to it: its key, its dtype (see :data:`DTYPES`), how many elements it has, from which one on."""
 
     key: str
     dtype: str
     count: int
+    offset: int = 0
 
 
 def storage_of(pid: Value) -> StorageRef | None:
@@ -56,4 +57,9 @@ def storage_of(pid: Value) -> StorageRef | None:
     dtype = DTYPES.get(pid[1].name) if pid[1].module in ("torch", "torch.cuda", "torch.storage") else None
     if dtype is None or type(pid[2]) is not str or type(pid[4]) is not int or pid[4] < 0:
         return None
+    view = pid[5] if len(pid) > 5 else None
+    if type(view) is tuple:  # legacy: (key, first element, elements) of a part of the storage
+        if len(view) != 3 or not all(type(item) is int and item >= 0 for item in view[1:]) or view[1] + view[2] > pid[4]:
+            return None
+        return StorageRef(pid[2], dtype, view[2], view[1])
     return StorageRef(pid[2], dtype, pid[4])
