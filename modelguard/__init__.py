@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from modelguard._diff.replay import Replay, replay_rank
     from modelguard._formats.named import Kind
     from modelguard._formats.onnx import onnx_skeleton
+    from modelguard._formats.pickled import runs_as_pickle
     from modelguard._formats.sniff import kind_of
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard._inputs.canonical import canonical_inputs
@@ -90,6 +91,7 @@ _HOME = {
     "_diff.replay": ("Replay", "replay_rank"),
     "_formats.named": ("Kind",),
     "_formats.onnx": ("onnx_skeleton",),
+    "_formats.pickled": ("runs_as_pickle",),
     "_formats.sniff": ("kind_of",),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "api": ("load_report", "render", "scan"),
@@ -217,6 +219,7 @@ __all__ = [
     "replay_rank",
     "require_understanding",
     "resolve_input",
+    "runs_as_pickle",
     "scan",
     "sha256_file",
     "usual_normalisations",

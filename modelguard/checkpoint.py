@@ -160,10 +160,18 @@ class Format(ABC):
     id: ClassVar[str]
     extensions: ClassVar[tuple[str, ...]]
     """Lower-case file name endings that are expected to hold this format; a hint, never evidence."""
+    exclusive: ClassVar[bool] = True
+    """Whether these endings promise this format, so that a file that has one and is nothing of the kind is a broken one."""
+    also: ClassVar[frozenset[str]] = frozenset()
+    """What every file of this format is besides, and so is no second thing, in the words of messages: ``a zip archive``."""
 
     @abstractmethod
     def recognise(self, head: bytes, size: int) -> bool:
         """Whether a file of ``size`` bytes beginning with ``head`` (up to 4096 bytes) claims to be this format."""
+
+    def claims(self, file: ArtifactFile) -> bool:
+        """Whether the whole file is this format, for one that the first bytes do not tell from others; asked when they fit. Cheap."""
+        return True
 
     @abstractmethod
     def open(self, file: ArtifactFile, artifact: Artifact) -> tuple[Checkpoint, tuple[FormatProblem, ...]]:

@@ -75,9 +75,11 @@ def runs_as_pickle(handle: IO[bytes], size: int) -> bool:
     depth, named = 0, False
     marks: list[int] = []
     try:
-        for _ in range(MAX_OPCODES):
+        for step in range(MAX_OPCODES):
             code = handle.read(1)
             opcode = _OPCODES.get(code[0]) if code else None
+            if step == 0 and code == b"P":
+                return False  # a persistent id, at which unpicklers stop that know of none; and how zip archives begin
             if opcode is None or _skip(handle, size, opcode):
                 return opcode is not None
             before = opcode.stack_before

@@ -1,8 +1,8 @@
 """Checkpoints in several files: shards seen as one, and the index beside them, which is checked and never believed.
 
 Shards are known by their names, ``<stem>-<number>-of-<count>.<extension>`` in one directory, and by their own headers. The
-index (``<stem>.safetensors.index.json``, Hugging Face transformers and diffusers) says nothing that the headers do not say; where it
-says something else, loaders that follow it and loaders that do not see different models.
+index (``<stem>.safetensors.index.json`` or ``<stem>.bin.index.json``, Hugging Face transformers and diffusers) says nothing that the
+headers do not say; where it says something else, loaders that follow it and loaders that do not see different models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_BRACKETS = _limits.SHARD_BRACKETS
 
 EXAMPLES = 3
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})")
-INDEX = re.compile(r".+\.safetensors\.index(?:\.[^/]+)?\.json", re.IGNORECASE)
+INDEX = re.compile(r".+\.(?:safetensors|bin)\.index(?:\.[^/]+)?\.json", re.IGNORECASE)
 
 
 class ShardedCheckpoint(Checkpoint):

@@ -21,5 +21,7 @@ def modelguard_detectors() -> Iterable[type[Detector]]:
 @hookimpl
 def modelguard_formats() -> Iterable[type[Format]]:
     from modelguard_serialization._formats.gguf import GgufFormat
+    from modelguard_serialization._formats.torch_legacy import TorchLegacyFormat
+    from modelguard_serialization._formats.torch_zip import TorchZipFormat
 
-    return [GgufFormat]
+    return [GgufFormat, TorchZipFormat, TorchLegacyFormat]

@@ -52,3 +52,33 @@ FIELDS = 5_000_000
 """Fields of protobuf messages, or entries of a FlatBuffers list, walked in one file; a graph of 100 000 nodes has a million."""
 NAME = 1 << 16
 """Bytes of a member's name."""
+PICKLE_OPCODES = 200_000_000
+"""Opcodes of one pickle. What the deadline leaves time for is less."""
+PICKLE_VALUES = 50_000_000
+"""Values of one pickle that are held: in its memo, and in its tuples, lists, dictionaries and sets."""
+PICKLE_MARKS = 1_000_000
+"""Marks that are open at once."""
+PICKLE_LINE = 1 << 26
+"""Bytes of an argument that ends with its line."""
+PICKLE_TEXT = 1 << 16
+"""Bytes of a text that is decoded; a longer one is no name, and stays bytes."""
+PICKLE_MEMO = 1 << 20
+"""Memo index up to which gaps are no oddity: the C unpickler makes room for every index up to the largest."""
+PICKLE_STREAMS = 100_000
+"""Pickles that follow each other in one file, those of arrays of objects included."""
+NESTED = 4
+"""Pickles in the bytes and texts of pickles, and compressions and encodings around them."""
+TORCH_PICKLE = 1 << 28
+"""Bytes of the pickle of a torch file that is opened as a checkpoint, unpacked."""
+TORCH_OPCODES = 50_000_000
+"""Opcodes of it."""
+TORCH_VALUES = 5_000_000
+"""Values in what it stands for that are looked through for tensors."""
+TORCH_DEPTH = 64
+"""Dictionaries, lists and modules in each other."""
+TORCH_TENSORS = 1_000_000
+"""Tensors of a torch file."""
+TORCH_STORAGE = 1 << 32
+"""Bytes of a compressed storage, unpacked. torch stores them as they are."""
+TORCH_EXPANDED = 1 << 26
+"""Bytes that a tensor whose elements share memory (expand) may take where its storage has fewer."""

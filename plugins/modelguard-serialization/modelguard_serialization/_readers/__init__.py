@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelguard_serialization._readers.arrays import NumpyReader
 from modelguard_serialization._readers.code import NotebookReader, PythonReader
 from modelguard_serialization._readers.compressed import Bzip2s, Gzips, OldJoblibs, Xzs, Zlibs, Zstds
 from modelguard_serialization._readers.documents import Json, Toml, Yaml
@@ -10,6 +11,7 @@ from modelguard_serialization._readers.gguf import GgufReader
 from modelguard_serialization._readers.graphs import Caffe, CoreMl, OpenVino, Paddle
 from modelguard_serialization._readers.hdf5 import Hdf5
 from modelguard_serialization._readers.msgpack import Msgpack
+from modelguard_serialization._readers.pickles import LegacyTorchReader, PickleReader
 from modelguard_serialization._readers.plain import Plain, Safetensors, TextModels
 from modelguard_serialization._readers.plain_models import PLAIN, TensorRt
 from modelguard_serialization._readers.programs import HiddenProgramReader, ProgramReader, ShortcutReader
@@ -29,19 +31,20 @@ from modelguard_serialization.reader import Reader
 
 READERS: tuple[Reader, ...] = (
     GgufReader(),
-    TemplateReader(),
-    PythonReader(),
-    NotebookReader(),
-    ScriptReader(),
-    RequirementsReader(),
-    OtherCodeReader(),
-    ProgramReader(),
-    ShortcutReader(),
-    HiddenProgramReader(),
-    SecretReader(),
-    Json(),
-    Yaml(),
-    Toml(),
+    PickleReader(),
+    LegacyTorchReader(),
+    NumpyReader(),
+    TorchZips(),
+    Zips(),
+    Tars(),
+    Gzips(),
+    Bzip2s(),
+    Xzs(),
+    Zstds(),
+    Zlibs(),
+    OldJoblibs(),
+    SevenZips(),
+    Sealed(),
     Hdf5(),
     TensorflowGraph(),
     TensorflowText(),
@@ -54,25 +57,27 @@ READERS: tuple[Reader, ...] = (
     OpenVino(),
     TensorRt(),
     SafetensorsMetadata(),
+    Safetensors(),
     Skops(),
     Msgpack(),
     TorchScript(),
+    *PLAIN,
+    TextModels(),
+    ProgramReader(),
+    ShortcutReader(),
+    HiddenProgramReader(),
+    PythonReader(),
+    NotebookReader(),
+    ScriptReader(),
+    RequirementsReader(),
+    OtherCodeReader(),
+    TemplateReader(),
     SpacyConfig(),
     TritonConfig(),
     Modelfile(),
-    *PLAIN,
-    TorchZips(),
-    Zips(),
-    Tars(),
-    Gzips(),
-    Bzip2s(),
-    Xzs(),
-    Zstds(),
-    Zlibs(),
-    OldJoblibs(),
-    SevenZips(),
-    Sealed(),
-    TextModels(),
-    Safetensors(),
+    Json(),
+    Yaml(),
+    Toml(),
+    SecretReader(),
     Plain(),
 )

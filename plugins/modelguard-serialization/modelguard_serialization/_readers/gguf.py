@@ -17,7 +17,7 @@ _BYTES = (0, 1)
 
 class GgufReader(Reader):
     what = "a GGUF model"
-    model = True
+    format = "gguf"
 
     def recognise(self, blob: Blob) -> bool:
         return blob.head(4) == MAGIC
