@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +26,7 @@ from modelguard import ArtifactFile, FormatError, Target
 from modelguard.testing import open_target
 
 RNG = np.random.default_rng(0)
-PLAIN = {
+PLAIN: dict[str, npt.NDArray[Any]] = {
     "a": RNG.normal(size=(4, 6)).astype(np.float32),
     "b": RNG.normal(size=(3,)).astype(np.float16),
     "c": RNG.normal(size=(2, 3, 4)).astype(ml_dtypes.bfloat16),
