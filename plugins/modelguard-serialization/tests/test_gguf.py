@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +26,7 @@ from modelguard import ArtifactFile, FormatError, Target
 from modelguard.testing import open_target
 
 RNG = np.random.default_rng(0)
-PLAIN = {
+PLAIN: dict[str, npt.NDArray[Any]] = {
     "a": RNG.normal(size=(4, 6)).astype(np.float32),
     "b": RNG.normal(size=(3,)).astype(np.float16),
     "c": RNG.normal(size=(2, 3, 4)).astype(ml_dtypes.bfloat16),
@@ -352,3 +353,10 @@ def test_metadata_that_nothing_recognises_are_no_gap_and_a_broken_file_is_one(tm
 def test_invisible_characters_in_a_name_are_told(open_bytes: Callable[..., Target]) -> None:
     (problem,) = open_bytes(gguf_bytes({"w\u202e": PLAIN["a"]})).problems
     assert (problem.rule, problem.fatal) == ("MG0112", False)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
+def test_under_another_formats_name_it_is_read_as_what_it_is(open_bytes: Callable[..., Target], name: str) -> None:
+    target = open_bytes(gguf_bytes(ONE), name)
+    assert [(problem.rule, problem.fatal) for problem in target.problems] == [("MG0103", False)]
+    assert target.checkpoints[0].format == "gguf"

@@ -100,7 +100,6 @@ def test_extensions_are_compared_without_case(tmp_path: Path) -> None:
         (b"7z\xbc\xaf\x27\x1c" + bytes(30), "a 7z archive"),
         (b"Rar!\x1a\x07\x01\x00" + bytes(30), "a RAR archive"),
         (b"\x89HDF\r\n\x1a\n" + bytes(30), "an HDF5 file"),
-        (b"GGUF\x03\0\0\0" + bytes(30), "a GGUF model"),
         (b"\x93NUMPY\x01\0" + bytes(30), "a NumPy array"),
         (b"\x7fELF" + bytes(30), "an ELF program"),
         (b"MZ\x90\0" + bytes(30), "a Windows program"),

@@ -24,7 +24,7 @@ F32 = npt.NDArray[np.float32]
 Parts = tuple[F32, F32, F32 | None]
 Blocks = Callable[[Bytes], Parts]
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Entries that are dequantised at a time."""
 _NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 """kvalues_iq4nl: the levels of IQ4_NL and IQ4_XS."""
