@@ -145,7 +145,6 @@ def _yaml(text: str) -> Any:
     """A YAML document as dictionaries, lists and :class:`_Scalar`, built from its events: nothing is constructed."""
     from ruamel.yaml import YAML
     from ruamel.yaml import events as kinds
-    from ruamel.yaml.error import YAMLError
 
     top: list[Any] = []
     stack: list[Any] = [top]
@@ -168,6 +167,8 @@ def _yaml(text: str) -> Any:
         for event in YAML(typ="safe", pure=True).parse(text):
             if isinstance(event, kinds.AliasEvent) or getattr(event, "anchor", None):
                 raise Ambiguous("has anchors")
+            if getattr(event, "version", None) or getattr(event, "tags", None):
+                raise Ambiguous("has directives")
             if isinstance(event, kinds.ScalarEvent):
                 put(_scalar(event))
             elif isinstance(event, kinds.MappingStartEvent | kinds.SequenceStartEvent):
@@ -181,7 +182,10 @@ def _yaml(text: str) -> Any:
             elif isinstance(event, kinds.MappingEndEvent | kinds.SequenceEndEvent):
                 stack.pop()
                 keys.pop()
-    except YAMLError as error:
+    except (Ambiguous, MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        # Beside its own errors the parser raises whatever its assertions and look-ups do.
         raise ValueError(str(error)) from error
     if len(top) > 1:
         raise Ambiguous("holds several documents")

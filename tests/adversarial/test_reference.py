@@ -347,6 +347,13 @@ def test_what_callers_of_an_onnx_file_do_not_see_passes(graphs: tuple[Path, Path
     assert {decision.verdict for decision in decisions.values()} == {Verdict.PASS}, said(decisions)
 
 
+def test_what_nodes_carry_beside_their_work_is_said(graphs: tuple[Path, Path]) -> None:
+    edited(graphs[1] / "model.onnx", lambda model: setattr(model.graph.node[1], "doc_string", "import os"))
+    (finding,) = run_detector(ReferenceFiles(), open_target(graphs[1], graphs[0])).findings
+    assert finding.rule == "MG0205"
+    assert 'notes ("" -> "9 characters, sha256' in finding.message
+
+
 def test_diff_calls_nothing_identical_that_is_not(mg: Run, reference: Path, copy: Path) -> None:
     same = mg("diff", reference, copy, "-q")
     assert (same.code, same.out.split()[0]) == (0, "IDENTICAL")

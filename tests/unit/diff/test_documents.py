@@ -93,6 +93,8 @@ def test_yaml_that_says_the_same(before: str, after: str) -> None:
         ("a: &x 1\nb: *x\n", "a: 1\nb: 1\n"),
         ("? [a]\n: 1\n", "? [b]\n: 1\n"),
         ("a: [\n", "a: {\n"),
+        ("%YAML 1.1\n---\na: yes\n", "a: yes\n"),
+        ("%YAML 1.0\n---\na: 1\n", "a: 1\n"),
     ],
 )
 def test_yaml_that_says_something_else(before: str, after: str) -> None:
