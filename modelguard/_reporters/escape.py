@@ -23,7 +23,7 @@ def visible(text: str) -> str:
         text = "".join(char if char.isprintable() and not _TRANSPARENT.match(char) else _escaped(char) for char in text)
     start, mark, rest = text.rpartition("::")  # a command has two of them
     text = _COMMAND.sub(":\\\\x3a", start) + mark + rest
-    return _COMMAND.sub(":\\\\x3a", text).replace("##[", "#\\x23[").replace("##vso[", "#\\x23vso[")
+    return text.replace("##[", "#\\x23[").replace("##vso[", "#\\x23vso[")
 
 
 def shorten(text: str, width: int) -> str:
