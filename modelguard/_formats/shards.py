@@ -1,8 +1,8 @@
 """Checkpoints in several files: shards seen as one, and the index beside them, which is checked and never believed.
 
 Shards are known by their names, ``<stem>-<number>-of-<count>.<extension>`` in one directory, and by their own headers. The
-index (``<stem>.safetensors.index.json``, Hugging Face transformers and diffusers) says nothing that the headers do not say; where it
-says something else, loaders that follow it and loaders that do not see different models.
+index (``<stem>.safetensors.index.json`` or ``<stem>.bin.index.json``, Hugging Face transformers and diffusers) says nothing that the
+headers do not say; where it says something else, loaders that follow it and loaders that do not see different models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelguard import _limits
 from modelguard._formats.external import Neighbours
 from modelguard._formats.names import shown
 from modelguard.artifact import Artifact, ArtifactFile
-from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
+from modelguard.checkpoint import Checkpoint, FormatProblem, Quantization, TensorInfo
 from modelguard.errors import FormatError, LimitError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MAX_BRACKETS = _limits.SHARD_BRACKETS
 
 EXAMPLES = 3
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})")
-INDEX = re.compile(r".+\.safetensors\.index(?:\.[^/]+)?\.json", re.IGNORECASE)
+INDEX = re.compile(r".+\.(?:safetensors|bin)\.index(?:\.[^/]+)?\.json", re.IGNORECASE)
 
 
 class ShardedCheckpoint(Checkpoint):
@@ -74,6 +74,10 @@ class ShardedCheckpoint(Checkpoint):
     def read(self, name: str) -> npt.NDArray[Any]:
         shard, inner = self._home[name]
         return shard.read(inner)
+
+    def quantization(self, name: str) -> Quantization | None:
+        shard, inner = self._home[name]
+        return shard.quantization(inner)
 
 
 _Set = tuple[str, int]

@@ -14,7 +14,8 @@ import zlib
 from collections.abc import Callable
 
 from modelguard import _limits
-from modelguard._formats.sniff import classify, trailing_zip
+from modelguard._formats.readings import trailing_zip
+from modelguard._formats.sniff import classify
 from modelguard.artifact import HASH_BLOCK, ArtifactFile
 from modelguard.errors import ArtifactError
 
@@ -109,7 +110,7 @@ def _sealed(magic: bytes) -> Callable[[ArtifactFile], bool]:
                     digest.update(block)
                     left -= len(block)
                 if left == 0 and handle.read(length + 1) == digest.digest():
-                    return not trailing_zip(handle, file.size)
+                    return not trailing_zip(file.map())
         return False
 
     return check
