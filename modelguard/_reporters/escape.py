@@ -9,6 +9,7 @@ import re
 # these and for Zs other than the space.
 _TRANSPARENT = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Letters and marks that are printable by category and draw nothing."""
+_COMMAND = re.compile(r"::(?=[\w-])")
 
 
 def visible(text: str) -> str:
@@ -20,7 +21,9 @@ def visible(text: str) -> str:
     """
     if not (text.isascii() and text.isprintable()):
         text = "".join(char if char.isprintable() and not _TRANSPARENT.match(char) else _escaped(char) for char in text)
-    return text.replace("::", ":\\x3a").replace("##[", "#\\x23[").replace("##vso[", "#\\x23vso[")
+    start, mark, rest = text.rpartition("::")  # a command has two of them
+    text = _COMMAND.sub(":\\\\x3a", start) + mark + rest
+    return text.replace("##[", "#\\x23[").replace("##vso[", "#\\x23vso[")
 
 
 def shorten(text: str, width: int) -> str:
