@@ -117,8 +117,9 @@ class Reference(pickle._Unpickler):  # type: ignore[misc,name-defined]
         found = super().find_class(module, name)
         from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-        translated = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)) if self.proto < 3 else (module, name)
-        self.names.append(translated)
+        if self.proto < 3:
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        self.names.append((module, name))
         return found
 
 
@@ -160,7 +161,7 @@ def test_any_sequence_of_opcodes_ends_in_an_answer(data: bytes) -> None:
     taken = [reader for reader in (PickleReader(), LegacyTorchReader()) if reader.recognise(blob)]
     if runs_as_pickle(io.BytesIO(data), len(data)):
         assert taken  # the machine reads whatever the core calls a pickle
-    look, readers = look_through("x", data)
+    look, _ = look_through("x", data)
     assert not any("failed" in why for why in look.missed)
     machine = Machine(blob.data, 0, Deaf(), lambda: None)
     try:
