@@ -88,7 +88,9 @@ class _Opener:
         if head.startswith(LFS_POINTER) and (expected or by_name(file.path).matter != "inert"):
             raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
         promised = [item for item in expected if item.exclusive]
-        if not fitting and promised:
+        # What can carry code under the name of what cannot is not opened: whoever goes by the name was deceived.
+        disguised = bool(fitting) and all(item.also and item not in promised for item in fitting)
+        if promised and (disguised or not fitting):
             kind = magic(head)
             if kind is not None:
                 cause = f"is named like {promised[0].id} and is {kind.what}"

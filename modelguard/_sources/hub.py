@@ -261,10 +261,10 @@ class _Fetch:
         )
 
     def _referred(self, files: Iterable[ArtifactFile]) -> list[str]:
-        """Repository paths that the fetched files refer to: the shards of a safetensors index, the external data of an ONNX model."""
+        """Repository paths that the fetched files refer to: the shards that an index names, the external data of an ONNX model."""
         names = []
         for file in files:
-            if file.path.lower().endswith((".onnx", ".safetensors.index.json")) or file.path == self.place.path:
+            if file.path.lower().endswith((".onnx", ".safetensors.index.json", ".bin.index.json")) or file.path == self.place.path:
                 folder = posixpath.dirname(file.path)
                 names += [posixpath.join(folder, name) for name in references(file)]
         return names

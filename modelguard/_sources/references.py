@@ -32,7 +32,7 @@ def references(file: ArtifactFile) -> tuple[str, ...]:
         head = handle.read(16)
     if file.path.lower().endswith(".json"):
         names = _index(file) if file.size <= INDEX_LIMIT else set()
-    elif head[8:9] == b"{" or file.size > ONNX_LIMIT:  # a safetensors header begins at byte 8
+    elif head[8:9] == b"{" or head.startswith(b"PK\x03\x04") or file.size > ONNX_LIMIT:  # safetensors, whose header is at byte 8; zip
         names = set()
     else:
         names = _external_data(file)

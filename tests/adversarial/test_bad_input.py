@@ -87,7 +87,7 @@ FILES: dict[str, tuple[str, Make, int, str, list[str]]] = {
     ),
     "zip": ("m.safetensors", lambda path: path.write_bytes(zipped()), 1, "MG0101", ["m.safetensors", "zip archive"]),
     "pickle as safetensors": ("m.safetensors", lambda path: path.write_bytes(pickle.dumps([1])), 1, "MG0101", ["m.safetensors", "pickle"]),
-    "pickle alone": ("pytorch_model.bin", lambda path: path.write_bytes(pickle.dumps([1])), 3, "MG9004", ["pytorch_model.bin", "pickle"]),
+    "pickle alone": ("pytorch_model.bin", lambda path: path.write_bytes(pickle.dumps([1])), 3, "", ["holds no checkpoint"]),
     "empty": ("m.safetensors", lambda path: path.write_bytes(b""), 1, "", ["m.safetensors", "0 bytes", "download"]),
     "text": ("README.md", lambda path: path.write_text("weights elsewhere"), 3, "", ["holds nothing that can be scanned", "point at"]),
     "garbage onnx": ("m.onnx", lambda path: path.write_bytes(b"\x08\x07" + b"\xff" * 64), 1, "", ["m.onnx"]),

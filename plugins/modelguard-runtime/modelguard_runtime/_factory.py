@@ -11,7 +11,7 @@ from modelguard_runtime._failures import raise_if_out_of_memory
 if TYPE_CHECKING:
     from modelguard_runtime._torch_model import TorchModel
 
-WEIGHTS_ONLY = ("safetensors",)
+WEIGHTS_ONLY = ("safetensors", "torch-zip", "torch-legacy")
 """Formats whose weights go into a module that the configuration names."""
 
 

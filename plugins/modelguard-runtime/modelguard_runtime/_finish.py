@@ -55,10 +55,10 @@ def choose_device(options: ModelOptions) -> str:
 
 
 def _note_choice(model: TorchModel, chosen: Checkpoint, others: tuple[Checkpoint, ...]) -> None:
-    """Say which of several checkpoints was run, and whether a safetensors twin of an ONNX graph holds the same weights."""
+    """Say which of several checkpoints was run, and whether a twin of an ONNX graph, without one, holds the same weights."""
     if others:
         model.facts = replace(model.facts, not_run=tuple(sorted(f"{item.name} ({item.format})" for item in others)))
-    twins = [item for item in others if item.format == "safetensors"]
+    twins = [item for item in others if item.format != "onnx"]
     if chosen.format == "onnx" and twins:
         model.facts = replace(model.facts, same_weights={twin.name: _compare(chosen, twin) for twin in twins})
 

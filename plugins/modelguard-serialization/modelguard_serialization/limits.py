@@ -74,6 +74,8 @@ TORCH_OPCODES = 50_000_000
 """Opcodes of it."""
 TORCH_VALUES = 5_000_000
 """Values in what it stands for that are looked through for tensors."""
+TORCH_SHARED = 100_000
+"""Of those, how many may be come to a second time."""
 TORCH_DEPTH = 64
 """Dictionaries, lists and modules in each other."""
 TORCH_TENSORS = 1_000_000

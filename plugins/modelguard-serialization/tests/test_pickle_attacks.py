@@ -308,7 +308,8 @@ def test_later_pickles_in_a_file() -> None:
 def _joblib(before: bytes = b"", after: bytes = b"", padding: bytes = b"", array: np.ndarray | None = None) -> bytes:
     array = np.arange(6.0) if array is None else array
     wrapper = {
-        "subclass": np.ndarray, "shape": array.shape, "order": "C", "dtype": array.dtype, "allow_mmap": True, "numpy_array_alignment_bytes": 16,
+        "subclass": np.ndarray, "shape": array.shape, "order": "C", "dtype": array.dtype, "allow_mmap": True,
+        "numpy_array_alignment_bytes": 16,
     }  # fmt: skip
     state = pickle.dumps(wrapper, protocol=2)[2:-1]
     pad = padding if padding else b"\x03\xff\xff\xff"
@@ -423,7 +424,8 @@ def test_tensors_that_reach_past_their_storage() -> None:
         (name("argparse", "Namespace") + b")\x81}" + text("__class__") + name("builtins", "int") + b"sb",
          name("argparse", "Namespace") + b")\x81}" + text("klass") + name("builtins", "int") + b"sb"),
         (call(name("torch._tensor", "_rebuild_from_type_v2"), name("builtins", "str"), name("torch", "Tensor"), b")", b"}"),
-         call(name("torch._tensor", "_rebuild_from_type_v2"), name("torch._utils", "_rebuild_meta_tensor_no_storage"), name("torch", "Tensor"), b")", b"}")),
+         call(name("torch._tensor", "_rebuild_from_type_v2"), name("torch._utils", "_rebuild_meta_tensor_no_storage"),
+              name("torch", "Tensor"), b")", b"}")),
         (call(name("torch.nn.functional", "relu"), b"N"), name("torch.nn.functional", "relu")),
     ],
 )  # fmt: skip

@@ -117,8 +117,9 @@ class Reference(pickle._Unpickler):  # type: ignore[misc,name-defined]
         found = super().find_class(module, name)
         from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-        translated = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)) if self.proto < 3 else (module, name)
-        self.names.append(translated)
+        if self.proto < 3:
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        self.names.append((module, name))
         return found
 
 

@@ -102,13 +102,18 @@ Path = tuple[str, ...]
 def _leaves(saved: Value) -> Iterator[tuple[Path, Tensor | str]]:
     """Every tensor with its path, or what it is where it is not read."""
     todo: list[tuple[Path, Value]] = [((), saved)]
-    steps = 0
+    steps = again = 0
+    seen: set[int] = set()
     while todo:
         path, value = todo.pop()
-        steps += 1
-        if steps > limits.TORCH_VALUES or len(path) > limits.TORCH_DEPTH:
-            raise OverflowError
         kind = type(value)
+        steps += 1
+        if kind in (Call, Dict, list, SetOf):
+            # Shared parts are looked through wherever they are, each under its own names; sharing shared parts doubles them each time.
+            again += id(value) in seen
+            seen.add(id(value))
+        if steps > limits.TORCH_VALUES or again > limits.TORCH_SHARED or len(path) > limits.TORCH_DEPTH:
+            raise OverflowError
         if kind is Call:
             leaf = tensor_of(value)
             if leaf is not None:
