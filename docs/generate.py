@@ -71,6 +71,7 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
         if kind == "detectors":
             detector = registry.detectors[name]
             entry["detectors"][name] = {
+                "fetches": list(detector.fetches),
                 "options": [item.document() for item in options_of(detector)],
                 "ref": reference_to(detector),
                 "requires": sorted(item.value for item in detector.requires),

@@ -130,7 +130,7 @@ class SourceContext:
 
     ``offline`` forbids the network; ``digest`` asks for sha256 of every file; ``progress(done, total, note)`` counts bytes;
     ``patterns`` limits a remote fetch to paths matching one of the globs (empty: whatever a scan needs); ``extensions`` are
-    the endings of weight files, whatever their size, that a loaded :class:`~modelguard.checkpoint.Format` can read.
+    the endings of files, whatever their size, that a loaded format or a chosen detector can read.
     """
 
     offline: bool = False

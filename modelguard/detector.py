@@ -232,6 +232,8 @@ class Detector(ABC):
     rules: ClassVar[tuple[Rule, ...]]
     when_quick: ClassVar[Literal["same", "shorter", "skipped"]] = "same"
     """What ``--quick`` does with it: nothing; a shorter look, by its option ``quick`` (bool, off by default); or it is left out."""
+    fetches: ClassVar[tuple[str, ...]] = ()
+    """Lower-case endings of files, beyond those that formats read, that a remote source is to bring for it, whatever their size."""
     runs_last: ClassVar[bool] = False
     """Whether it judges what the others have looked at, and so has to wait for them."""
 

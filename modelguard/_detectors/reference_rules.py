@@ -17,8 +17,8 @@ RULES = (
     Rule(
         "MG0202", "FileMissing", "file of the reference that the artifact lacks", Severity.MEDIUM,
         "The reference has a file that the artifact does not. Loaders fall back to something else: without tokenizer.json or "
-        "special_tokens_map.json text is cut into other tokens, without generation_config.json other settings apply. Low for documentation "
-        "and for weights in a second format.",
+        "special_tokens_map.json text is cut into other tokens, without generation_config.json other settings apply. Low for "
+        "documentation, for weights in a second format, and for weights that are there under another file name.",
         "Add the reference's file, or compare with a reference that lacks it.",
         "A download of only some of the files.",
     ),

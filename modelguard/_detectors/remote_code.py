@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,9 @@ REMOTE_CODE = Rule(
     "RemoteCodePointer",
     "configuration that names code to run on load",
     Severity.MEDIUM,
-    "A JSON configuration holds `auto_map` (or a `custom_pipelines` entry), which tells transformers to import the named Python class from "
-    "this repository, or from another one (`user/repo--module.Class`), when it is loaded with trust_remote_code. The weights may be clean "
-    "and the code beside them not; the code can change without the weights changing.",
+    "A JSON file holds `auto_map` (or a `custom_pipeline` entry), which tells transformers or diffusers to import the named Python class "
+    "from this repository, or from another one (`user/repo--module.Class`), when it is loaded with trust_remote_code. The weights may be "
+    "clean and the code beside them not; the code can change without the weights changing.",
     "Load the model with a class that ships with the library, or review the code at a pinned commit and vendor it. A policy with "
     "`sources: {remote_code: deny}` refuses such an artifact.",
     lookalikes="Many honest models of new architectures point at code until their class is merged into transformers.",
@@ -31,9 +32,15 @@ UNREAD = Rule(
     "ConfigurationNotRead",
     "a configuration file that could not be read",
     Severity.LOW,
-    "A file named like a JSON configuration is too large, nested too deeply, or no valid JSON, so what it tells a loader is unknown.",
+    "A file named like a JSON configuration, or one that names code, is too large, nested too deeply, or no valid JSON, so what it tells a "
+    "loader is unknown.",
     "Look at the file; a loader more tolerant than this one may still act on it.",
 )
+
+
+_KEYS = ("auto_map", "custom_pipelines", "custom_pipeline")
+_HINT = re.compile(rb"auto_map|custom_pipeline|\\u00[2-7]|^[\xff\xfe\x00]|^[^\x00]\x00")
+"""What stands in every JSON file with one of the keys: the key, an escape that may be part of one, or the beginning of UTF-16 or UTF-32."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,17 @@ class RemoteCode(Detector):
     requires = frozenset({Capability.FILES})
     rules = (REMOTE_CODE, UNREAD)
 
-    max_bytes: int = option(4 << 20, "the largest *config*.json that is parsed; tokenizers of any size are not configuration", ge=1)
+    max_bytes: int = option(64 << 20, "the largest JSON file that is parsed, of those called *config*.json and those that name code", ge=1)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         read = found = 0
         for done, file in enumerate(target.artifact.files):
             context.check_deadline()
             context.progress(done, len(target.artifact.files), file.path)
-            name = file.path.rsplit("/", 1)[-1].lower()
-            if not (name.endswith(".json") and ("config" in name or ("index" in name and "safetensors" not in name))):
-                continue
             try:
-                pointers = dict(_pointers(self._parse(file), ""))
+                if not _may_name_code(file):
+                    continue
+                pointers = _numbered(_pointers(self._parse(file), ""))
             except (ArtifactError, ValueError, RecursionError) as error:
                 reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
                 yield Finding(
@@ -75,7 +81,36 @@ class RemoteCode(Detector):
         if file.size > self.max_bytes:
             raise ValueError(f"has {file.size} bytes, more than the {self.max_bytes} that are parsed")
         with file.open() as handle:
-            return json.loads(handle.read(self.max_bytes + 1))
+            return json.loads(handle.read(self.max_bytes + 1), object_pairs_hook=_Pairs)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A mapping with all its pairs: which of two equal keys counts depends on who reads it."""
+
+
+def _may_name_code(file: ArtifactFile) -> bool:
+    """Whether a file is a configuration by its name, or JSON, of any name and size, in which one of the keys may stand."""
+    name = file.path.rsplit("/", 1)[-1].lower()
+    if name.endswith(".json") and ("config" in name or ("index" in name and "safetensors" not in name)):
+        return True
+    try:
+        with file.open() as handle:
+            head = handle.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+    except ArtifactError:
+        return False  # format-integrity says so
+    return head in (b"{", b"[", b"") and _HINT.search(file.map()) is not None
+
+
+def _numbered(found: Iterator[tuple[str, str]]) -> dict[str, str]:
+    """Each pointer under its place; of several in one place, the later ones with their number."""
+    pointers: dict[str, str] = {}
+    for place, named in found:
+        number, key = 1, place
+        while key in pointers:
+            number += 1
+            key = f"{place}#{number}"
+        pointers[key] = named
+    return pointers
 
 
 def _digest(pointers: Mapping[str, str], target: Target) -> str:
@@ -86,13 +121,19 @@ def _digest(pointers: Mapping[str, str], target: Target) -> str:
 
 def _pointers(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """(place, class named) of every code pointer, however deep it lies."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            here = f"{place}.{key}" if place else str(key)
-            if key in ("auto_map", "custom_pipelines") and item:
-                yield here, json.dumps(item, sort_keys=True) if not isinstance(item, str) else item
+    if isinstance(value, _Pairs):
+        for key, item in value:
+            here = f"{place}.{key}" if place else key
+            if key in _KEYS and item:
+                yield here, json.dumps(_plain(item), sort_keys=True) if not isinstance(item, str) else item
             else:
                 yield from _pointers(item, here)
     elif isinstance(value, list):
         for number, item in enumerate(value):
             yield from _pointers(item, f"{place}[{number}]")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Pairs):
+        return {key: _plain(item) for key, item in value}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pickletools
 from typing import IO, cast
 
-MAX_OPCODES = 100_000
-"""Opcodes that are followed. Nothing but a pickle decodes that far, so what does is taken for one."""
-MAX_LINE = 1 << 26
-"""Bytes of an argument that ends with its line. A file that has more of them in one line is taken for a pickle too."""
+from modelguard import _limits
+
+MAX_OPCODES = _limits.PICKLE_OPCODES
+MAX_LINE = _limits.PICKLE_LINE
 
 _OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 _LENGTHS = {
@@ -75,9 +75,11 @@ def runs_as_pickle(handle: IO[bytes], size: int) -> bool:
     depth, named = 0, False
     marks: list[int] = []
     try:
-        for _ in range(MAX_OPCODES):
+        for step in range(MAX_OPCODES):
             code = handle.read(1)
             opcode = _OPCODES.get(code[0]) if code else None
+            if step == 0 and code == b"P":
+                return False  # a persistent id, at which unpicklers stop that know of none; and how zip archives begin
             if opcode is None or _skip(handle, size, opcode):
                 return opcode is not None
             before = opcode.stack_before

@@ -6,9 +6,10 @@ import codecs
 import posixpath
 import re
 
+from modelguard import _limits
 from modelguard._formats.named import Kind, by_name, extension
 
-MAX_TEXT = 1 << 28
+MAX_TEXT = _limits.TEXT
 """Bytes of a text file that are looked through for what is no text."""
 _STEP = 1 << 20
 

@@ -31,6 +31,7 @@ class KnownDetector:
     options: tuple[Option, ...]
     when_quick: Literal["same", "shorter", "skipped"]
     runs_last: bool
+    fetches: tuple[str, ...]
 
     @classmethod
     def read(cls, data: Mapping[str, Any], rules: Mapping[str, Rule]) -> KnownDetector:
@@ -41,6 +42,7 @@ class KnownDetector:
             tuple(Option.read(item) for item in data["options"]),
             data["when_quick"],
             data["runs_last"],
+            tuple(data["fetches"]),
         )
 
 
@@ -80,8 +82,9 @@ def stand_ins(distribution: str) -> tuple[type[Detector], ...] | None:
 
 def _stand_in(name: str, known: KnownDetector) -> type[Detector]:
     module, _, qualname = known.ref.partition(":")
-    declared = {"id": name, "requires": known.requires, "rules": known.rules, "when_quick": known.when_quick, "runs_last": known.runs_last}
-    return type(qualname, (Detector,), {**declared, "declared_options": known.options, "__module__": module, "__qualname__": qualname})
+    same = {item: getattr(known, item) for item in ("requires", "rules", "when_quick", "runs_last", "fetches")}
+    own = {"id": name, "declared_options": known.options, "__module__": module, "__qualname__": qualname}
+    return type(qualname, (Detector,), {**same, **own})
 
 
 def provider(detector: str) -> str | None:

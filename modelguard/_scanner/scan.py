@@ -11,6 +11,7 @@ from typing import Any
 
 import modelguard
 from modelguard._plugins import Registry
+from modelguard._scanner.budget import clipped
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
@@ -105,8 +106,9 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         rules=_rules(request.detectors),
         options={item.id: dict(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
         model=model,
-        failure=failure,
+        failure=clipped(failure),
         self_reference=itself,
+        confinement=facts.confinement,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
 
@@ -125,7 +127,8 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
     source, target = _source(request.target, registry)
-    extensions = tuple(sorted({ending for item in registry.formats.values() for ending in item.extensions}))
+    endings = {ending for item in registry.formats.values() for ending in item.extensions}
+    extensions = tuple(sorted(endings.union(*(item.fetches for item in request.detectors))))
     context = replace(request.source, extensions=extensions, progress=progress.reading)
     if request.reference is None:
         yield source.fetch(target, context), None

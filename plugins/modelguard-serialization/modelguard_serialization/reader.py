@@ -26,6 +26,9 @@ class Look:
     findings: list[Finding] = field(default_factory=list)
     inside: list[Blob] = field(default_factory=list)
     """Members that are to be looked at in their turn, as files of their own would be."""
+    perhaps: list[Blob] = field(default_factory=list)
+    """Stretches of a value that is data as it stands, such as a text in metadata. A reader that recognises one reads it; what none does
+    is no gap."""
     missed: list[str] = field(default_factory=list)
     """What could not be read, and why."""
     unpacked: int = 0

@@ -41,6 +41,52 @@ def test_a_pointer_at_code_is_found_wherever_it_lies(model: Path, name: str, con
     assert outcome.summary["score"] == 1.0
 
 
+@pytest.mark.parametrize("key", ["auto_map", "custom_pipelines", "custom_pipeline"])
+@pytest.mark.parametrize("name", ["processor.json", "vocab", "prompt.txt", "video_preprocessor.jsonc"])
+def test_a_pointer_is_found_whatever_the_file_is_called(model: Path, name: str, key: str) -> None:
+    (model / name).write_text(json.dumps({"x": {key: {"AutoModel": "modeling_x.XModel"}}}))
+    outcome = run_detector(RemoteCode(), open_target(model))
+    assert [(finding.rule, finding.location.file) for finding in outcome.findings] == [("MG0301", name)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + b'{"auto_map": "a.B"}',
+        '{"auto_map": "a.B"}'.encode("utf-16"),
+        rb'{"\u0061uto_map": "a.B"}',
+        b'{"auto_map": "a.B", "auto_map": {}}',
+        b'{"auto_map": {}, "auto_map": "a.B"}',
+        b'{"padding": "' + b" " * (5 << 20) + b'", "auto_map": "a.B"}',
+    ],
+    ids=["with BOM", "UTF-16", "escaped", "twice, first", "twice, last", "large"],
+)
+@pytest.mark.parametrize("name", ["config.json", "vocab.json"])
+def test_a_pointer_is_found_however_it_is_written(model: Path, name: str, data: bytes) -> None:
+    (model / name).write_bytes(data)
+    outcome = run_detector(RemoteCode(), open_target(model))
+    assert [finding.rule for finding in outcome.findings] == ["MG0301"]
+    assert "a.B" in outcome.findings[0].message
+
+
+def test_a_file_past_the_limit_is_told_and_not_parsed(model: Path) -> None:
+    (model / "config.json").write_text('{"auto_map": "a.B"}')
+    outcome = run_detector(RemoteCode(max_bytes=10), open_target(model))
+    assert [finding.rule for finding in outcome.findings] == ["MG9008"]
+
+
+def test_of_a_key_that_is_there_twice_both_values_are_told(model: Path) -> None:
+    (model / "config.json").write_text('{"auto_map": "a.B", "auto_map": "c.D"}')
+    outcome = run_detector(RemoteCode(), open_target(model))
+    assert outcome.findings[0].evidence["auto_map"] == {"auto_map": "a.B", "auto_map#2": "c.D"}
+
+
+@pytest.mark.parametrize("text", ['{"auto_map": 3: 1}', "{% if auto_map %}", "[auto_map]"])
+def test_what_only_begins_like_json_is_told_where_it_names_code(model: Path, text: str) -> None:
+    (model / "vocab.json").write_text(text)
+    assert [finding.rule for finding in run_detector(RemoteCode(), open_target(model)).findings] == ["MG9008"]
+
+
 @pytest.mark.parametrize("config", [{"model_type": "gpt2"}, {"auto_map": {}}, {"note": "auto_map is not used"}])
 def test_an_ordinary_configuration_is_no_finding(model: Path, config: dict[str, object]) -> None:
     (model / "config.json").write_text(json.dumps(config))

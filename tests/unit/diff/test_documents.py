@@ -136,6 +136,23 @@ def test_the_gravest_are_in_front_however_many_there_are() -> None:
     assert (found.worst, found.first[0].place) == (Severity.HIGH, "z")
 
 
+def test_more_differences_than_are_weighed_weigh_what_any_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "WEIGHED", 3)
+    found = compare(
+        "a.json", b'{"a": [1, 1, 1, 1], "z": 1}', b'{"a": [2, 2, 2, 2], "z": 2}',
+        lambda difference: Severity.LOW if difference.place.startswith("a") else Severity.HIGH,
+    )  # fmt: skip
+    assert found is not None
+    assert (found.worst, found.count, len(found.first)) == (Severity.HIGH, 5, 3)
+
+
+def test_json_of_too_many_values_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MOST_VALUES", 4)
+    assert differ("a.json", "[[],[]]", "[[], []]").count == 0
+    found = differ("a.json", "[[],[],[]]", "[[], [],[]]")
+    assert (found.how, found.note) == ("lines", "compared by lines: the file has too many values")
+
+
 def test_hostile_text_is_shown_escaped() -> None:
     for path, after in (("a.json", json.dumps({"\x1b[2J": "\u202e"})), ("a.yaml", "a: \u202ex\n"), ("a.txt", "\x1b[2J\n")):
         found = differ(path, "{}" if path == "a.json" else "b: 1\n", after)

@@ -198,7 +198,7 @@ class OldJoblibs(Reader):
 
     what = "a compressed joblib file"
     rules = RULES
-    model = True
+    format = "pickle"
 
     def recognise(self, blob: Blob) -> bool:
         return blob.head(4) == b"ZF0x"

@@ -39,7 +39,7 @@ class TextModels(Reader):
     """Trees and coefficients in words: those who load them parse numbers and names, and call nothing that the file names."""
 
     what = "a model in text"
-    model = True
+    format = "text-model"
 
     def recognise(self, blob: Blob) -> bool:
         return blob.head(1) in (b"{", b"t", b"<", b"\n", b"\xef") and kind_of(blob.name, blob.data).what in _TEXT_MODELS
@@ -52,7 +52,7 @@ class Safetensors(Reader):
     """A member of an archive that is safetensors; a file of its own is a checkpoint, which the core reads."""
 
     what = "safetensors"
-    model = True
+    format = "safetensors"
 
     def recognise(self, blob: Blob) -> bool:
         size = int.from_bytes(blob.head(8), "little")

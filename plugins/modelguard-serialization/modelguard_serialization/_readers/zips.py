@@ -93,7 +93,7 @@ class TorchZips(Zips):
     """What ``torch.save`` and ``torch.jit.save`` write. The bytes of tensors are not read: nothing runs them."""
 
     what = "a torch file"
-    model = True
+    format = "torch-zip"
 
     def recognise(self, blob: Blob) -> bool:
         return _torch(blob) and is_zip(blob.data)

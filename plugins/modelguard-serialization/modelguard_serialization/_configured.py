@@ -1,0 +1,239 @@
+"""Which code a configuration makes its library import or call: one function a convention, with the library it is of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from modelguard import Artifact, Severity
+from modelguard_serialization._configured_names import judge
+from modelguard_serialization._documents import Pairs, Tagged
+from modelguard_serialization._known import known
+from modelguard_serialization._paths import outside
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A name that a configuration makes a library import, run or read. ``severity`` None: ordinary, and told as information."""
+
+    name: str
+    message: str
+    severity: Severity | None
+    rule: str = "MG0334"
+
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
+_YAML_PLAIN = frozenset(["tuple", "none", "bool", "str", "unicode", "int", "long", "float", "complex", "list", "dict", "bytes"])
+_DIFFUSERS = known("diffusers_modules")
+"""Libraries and modules of ``diffusers.pipelines`` that model_index.json may name."""
+_MLFLOW = known("mlflow_loaders")
+"""Loader modules that MLflow writes itself."""
+_HANDLERS = frozenset(
+    ["image_classifier", "image_segmenter", "object_detector", "text_classifier", "text_handler", "vision_handler", "base_handler"]
+)
+_RUNS = re.compile(
+    r"__\w+__|\b(?:eval|exec|system|popen|subprocess|socket|urllib|requests|ctypes|pickle|compile|getattr|builtins)\b|\bimport\s+(?:os|sys|shutil)\b|\bos\."
+)
+
+
+def pointers(place: str, node: Any, name: str, artifact: Artifact) -> Iterator[Pointer]:
+    """What the value at ``place`` in the document of a file or member called ``name`` makes libraries import or run."""
+    if isinstance(node, Tagged):
+        yield from _tag(node, artifact)
+    elif isinstance(node, Pairs):
+        for convention in _MAPPINGS:
+            yield from convention(node, artifact)
+        if not place:
+            for convention in _ROOTS:
+                yield from convention(node, artifact)
+            file = name.rsplit("/", 1)[-1].lower()
+            if file == "mlmodel":
+                yield from _mlmodel(node, artifact)
+            if file == "manifest.json" or file == "bentofile.yaml":
+                yield from _served(node, artifact)
+            if file.endswith("model_config.yaml"):
+                yield from (_named(target, artifact, "NeMo") for target in node.all("target") if isinstance(target, str))
+    elif isinstance(node, list) and not place:
+        yield from _modules(node, artifact)
+
+
+def _named(name: str, artifact: Artifact, library: str) -> Pointer:
+    found = judge(name, artifact)
+    return Pointer(name, f"{library} imports {name[:200]!r} and calls it, which {found.why}", found.severity)
+
+
+def _tag(node: Tagged, artifact: Artifact) -> Iterator[Pointer]:
+    tag = node.tag
+    python = re.fullmatch(r"(?:tag:yaml\.org,2002:|!!?)python/(\w+)(?:/(\w+))?:?(.*)", tag, re.DOTALL)
+    if python:
+        kind, target = python[1], python[3]
+        if kind in _YAML_PLAIN and not target:
+            return
+        found = judge(target, artifact)
+        yield Pointer(
+            target or tag,
+            f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}",
+            Severity.LOW if found.why == "is a plain value" else Severity.CRITICAL,
+        )
+    elif ruby := re.fullmatch(r"!?!?(?:ruby|java|javax|perl|php)[/:.](.*)", tag, re.DOTALL):
+        yield Pointer(tag, f"a YAML tag makes other languages' loaders build {ruby[1][:200]!r}", Severity.HIGH)
+    elif speech := re.fullmatch(r"!(new|name|module|apply|applyref):(.*)", tag, re.DOTALL):
+        yield _named(speech[2], artifact, f"HyperPyYAML (!{speech[1]}:)")
+    elif included := re.fullmatch(r"!include:(.*)", tag, re.DOTALL):
+        away = outside(included[1])
+        severity = Severity.CRITICAL if away else Severity.INFO
+        yield Pointer(included[1], f"HyperPyYAML includes {included[1][:200]!r}", severity, "MG0336" if away else "MG0334")
+
+
+def _instantiated(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """Hydra's ``instantiate``, OmegaConf, MONAI bundles (``_target_``); ``instantiate_from_config`` of CompVis (``target``)."""
+    for target in node.all("_target_"):
+        if isinstance(target, str) and (_DOTTED.fullmatch(target) or ":" in target):
+            yield _named(target, artifact, "Hydra")
+            if target.startswith("hydra.utils.") or target == "functools.partial":
+                yield from (
+                    _named(item, artifact, "Hydra")
+                    for item in (*node.all("path"), *_first(node.all("_args_")))
+                    if isinstance(item, str) and _DOTTED.fullmatch(item)
+                )
+    for target in node.all("target"):
+        if (
+            isinstance(target, str)
+            and _DOTTED.fullmatch(target)
+            and (node.has("params") or judge(target, artifact).severity is Severity.CRITICAL)
+        ):
+            yield _named(target, artifact, "a library with instantiate_from_config")
+
+
+def _first(values: list[Any]) -> list[Any]:
+    return [value[0] for value in values if isinstance(value, list) and value]
+
+
+def _expressions(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """MONAI evaluates texts that begin with ``$`` as Python."""
+    for key, value in node:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text.startswith("$") and _RUNS.search(text):
+                yield Pointer(
+                    text, f"MONAI evaluates {key[:80]!r}, which is Python that runs more than arithmetic: {text[:200]!r}", Severity.CRITICAL
+                )
+
+
+def _jsonpickle(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """jsonpickle builds and calls what ``py/...`` keys name: https://jsonpickle.readthedocs.io (it warns of untrusted data)."""
+    for key, value in node:
+        if key in ("py/object", "py/function", "py/type", "py/class", "py/newargs", "py/repr") and isinstance(value, str):
+            found = judge(value, artifact)
+            yield Pointer(value, f"jsonpickle imports {value[:200]!r}, which {found.why}", found.severity)
+
+
+def _langchain(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """LangChain's own serialisation: ``{"lc": 1, "type": "constructor", "id": ["langchain", ...]}``."""
+    for path in node.all("id") if node.has("lc") else []:
+        if isinstance(path, list) and path and all(isinstance(part, str) for part in path):
+            yield _named(".".join(path), artifact, "LangChain")
+    for kind in node.all("_type"):
+        if kind in ("python_repl", "llm_bash_chain", "pal_chain", "terminal"):
+            yield Pointer(str(kind), f"LangChain builds a chain of type {kind!r}, which runs code", Severity.HIGH)
+
+
+def _kernels(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """transformers fetches a compiled kernel from the Hub where attention is named like a repository."""
+    for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+        for value in node.all(key):
+            if isinstance(value, str) and "/" in value:
+                official = value.startswith("kernels-community/")
+                yield Pointer(
+                    value, f"transformers fetches and loads the native kernel {value[:200]!r}", Severity.LOW if official else Severity.HIGH
+                )
+
+
+def _user_dir(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """fairseq imports every module of ``user_dir``."""
+    for value in node.all("user_dir"):
+        if isinstance(value, str) and value not in ("", "null", "~", "None"):
+            yield Pointer(value, f"fairseq imports the folder {value[:200]!r}", Severity.HIGH)
+
+
+def _parent_library(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """PEFT imports ``auto_mapping.parent_library`` and takes ``base_model_class`` from it."""
+    for mapping in node.all("auto_mapping"):
+        for library in mapping.all("parent_library") if isinstance(mapping, Pairs) else []:
+            if isinstance(library, str) and library != "__main__":
+                found = judge(f"{library}.{mapping.text('base_model_class')}", artifact)
+                severity = Severity.MEDIUM if library.startswith("transformers_modules.") else found.severity
+                yield Pointer(library, f"PEFT imports {library[:200]!r}, which {found.why}", severity)
+
+
+def _pipeline(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """diffusers imports the library of every ``[library, class]`` of model_index.json; ``_class_name`` as a list is its own code."""
+    if not node.has("_class_name") and not node.has("_diffusers_version"):
+        return
+    for key, value in node:
+        if not (isinstance(value, list) and len(value) == 2 and not isinstance(value, Pairs) and isinstance(value[0], str)):
+            continue
+        library = value[0]
+        if key == "_class_name":
+            yield Pointer(library, f"diffusers runs the file {library[:200] + '.py'!r} of the repository as the pipeline", Severity.HIGH)
+        elif key.startswith("_") or not isinstance(value[1], str | None):
+            continue
+        elif any(file.path == f"{key}/{library}.py" or file.path.endswith(f"/{key}/{library}.py") for file in artifact.files):
+            yield Pointer(library, f"diffusers imports {key}/{library}.py of the repository", Severity.HIGH)
+        elif library not in _DIFFUSERS and re.fullmatch(r"[A-Za-z_][\w.]*", library):
+            found = judge(f"{library}.{value[1] or ''}", artifact)
+            yield Pointer(library, f"diffusers imports {library[:200]!r}, which {found.why}", found.severity)
+
+
+def _modules(root: list[Any], artifact: Artifact) -> Iterator[Pointer]:
+    """sentence-transformers imports the ``type`` of every entry of modules.json."""
+    for item in root:
+        if isinstance(item, Pairs) and item.has("path") and (item.has("idx") or item.has("name")):
+            for kind in item.all("type"):
+                if isinstance(kind, str) and _DOTTED.fullmatch(kind) and not kind.startswith("sentence_transformers."):
+                    yield _named(kind, artifact, "sentence-transformers")
+
+
+def _mlmodel(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """MLflow imports the ``loader_module`` of the python_function flavour, with the folder ``code`` on the path."""
+    for flavours in node.all("flavors"):
+        for _, flavour in flavours if isinstance(flavours, Pairs) else []:
+            if not isinstance(flavour, Pairs):
+                continue
+            for module in flavour.all("loader_module"):
+                if isinstance(module, str) and module not in _MLFLOW:
+                    found = judge(module, artifact)
+                    yield Pointer(module, f"MLflow imports {module[:200]!r} and calls its loader", found.severity or Severity.HIGH)
+            for key in ("code", "model_code_path"):
+                for path in flavour.all(key):
+                    if isinstance(path, str) and path not in ("", "null", "~"):
+                        severity = Severity.HIGH if key == "model_code_path" or outside(path) else Severity.MEDIUM
+                        yield Pointer(path, f"MLflow puts {path[:200]!r} on the path of modules, or runs it", severity)
+
+
+def _served(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    for model in node.all("model"):
+        for handler in model.all("handler") if isinstance(model, Pairs) else []:
+            if isinstance(handler, str) and handler not in _HANDLERS:
+                yield Pointer(handler, f"TorchServe runs the handler {handler[:200]!r}", Severity.MEDIUM)
+    for service in node.all("service"):
+        if isinstance(service, str):
+            yield Pointer(service, f"BentoML imports and serves {service[:200]!r}", Severity.MEDIUM)
+
+
+Convention = Callable[[Pairs, Artifact], Iterator[Pointer]]
+_MAPPINGS: tuple[Convention, ...] = (_instantiated, _jsonpickle, _langchain, _kernels, _user_dir, _parent_library, _expressions)
+_ROOTS: tuple[Convention, ...] = (_pipeline,)
+"""What is looked for in every mapping, and at the top of a document only."""
+
+JSON_WORDS = re.compile(
+    r'_target_|"(?:auto_mapping|parent_library|user_dir|_class_name|class_name|_diffusers_version|loader_module|handler|service)"|_attn_implementation|"attn_implementation"|'
+    r'"py/|"lc"\s*:\s*1\b|"_type"\s*:\s*"|"target"\s*:\s*"|"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)|\\u00[2-7]'
+)
+YAML_WORDS = re.compile(
+    r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
+    r"py/|\$.*(?:__|eval|exec|system|popen|subprocess|import|compile|getattr)|\\[xuU]",
+    re.MULTILINE,
+)
+"""One of these stands in every document that any of the above has something to say of; the last are escapes, which may hide one."""
