@@ -30,7 +30,7 @@ UNKNOWN = bytes(range(128, 256))
 )
 def test_plain_content_has_nothing_to_tell(name: str, data: bytes) -> None:
     look, by = look_through(name, data)
-    assert [reader.what for reader in by] == [PLAIN]
+    assert by[-1].what == PLAIN
     assert (look.findings, look.missed) == ([], [])
 
 
@@ -71,7 +71,7 @@ def test_an_archive_behind_a_picture_is_told_and_opened() -> None:
 @pytest.mark.parametrize(("name", "data"), [("model.txt", b"tree\nversion=v4\n"), ("model.json", b'{"learner":{"gradient_booster":{}}}')])
 def test_models_in_text_are_read(name: str, data: bytes) -> None:
     look, by = look_through(name, data)
-    assert [reader.model for reader in by] == [True]
+    assert "text-model" in [reader.format for reader in by]
     assert (look.findings, look.missed) == ([], [])
 
 
