@@ -320,5 +320,5 @@ def test_an_encrypted_7z_is_said_to_be_one() -> None:
 )
 def test_what_is_not_read_is_never_passed_over(content: bytes) -> None:
     look, by = look_through("notes.txt", content)
-    assert [reader.what for reader in by] == ["an archive of a kind that is not read here"]
+    assert "an archive of a kind that is not read here" in [reader.what for reader in by]
     assert look.missed

@@ -56,7 +56,7 @@ class Safetensors(Reader):
 
     def recognise(self, blob: Blob) -> bool:
         size = int.from_bytes(blob.head(8), "little")
-        return 2 <= size <= min(_HEADER, len(blob.data) - 8) and blob.data[8] == 0x7B and blob.ending == ".safetensors"
+        return 2 <= size <= min(_HEADER, len(blob.data) - 8) and blob.data[8] == 0x7B and bool(blob.members)
 
     def read(self, blob: Blob, look: Look) -> None:
         size = int.from_bytes(blob.head(8), "little")
