@@ -10,7 +10,7 @@ UNPACKED = 1 << 30
 """Bytes that are decompressed for one file, at all depths."""
 FINDINGS = 200
 """Findings of one rule in one file; the others are counted in one more."""
-TEMPLATE = 1 << 20
+TEMPLATE = 1 << 18
 """Characters of a template that is parsed."""
 FOLDED = 4096
 """Characters of a constant that is put together from others."""
@@ -30,3 +30,5 @@ FOLD_STEPS = 200_000
 """Expressions of one source file that are worked out."""
 SEARCHED = 16 << 20
 """Bytes of a file that is searched for programs inside it."""
+NOTES = 1 << 16
+"""Bytes of one piece of an ONNX file's metadata, from which on it is reported."""
