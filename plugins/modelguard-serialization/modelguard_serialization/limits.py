@@ -22,7 +22,7 @@ GGUF_METADATA = 1 << 28
 """Bytes of its metadata."""
 GGUF_TENSORS = 1_000_000
 """Tensors of one file."""
-TEMPLATE = 1 << 20
+TEMPLATE = 1 << 18
 """Characters of a template that is parsed."""
 FOLDED = 4096
 """Characters of a constant that is put together from others."""
@@ -84,3 +84,5 @@ TORCH_STORAGE = 1 << 32
 """Bytes of a compressed storage, unpacked. torch stores them as they are."""
 TORCH_EXPANDED = 1 << 26
 """Bytes that a tensor whose elements share memory (expand) may take where its storage has fewer."""
+NOTES = 1 << 16
+"""Bytes of one piece of an ONNX file's metadata, from which on it is reported."""

@@ -99,7 +99,7 @@ def package_json(text: str) -> Iterator[Fetch]:
     for name, command in scripts.items() if isinstance(scripts, dict) else ():
         if isinstance(command, str):
             bad = max((severity for _, severity in shell.tricks(command)), default=Severity.INFO)
-            on_install = name in ("preinstall", "install", "postinstall", "prepare", "prepublish")
+            on_install = name in ("preinstall", "install", "postinstall")
             severity = max(bad, Severity.MEDIUM if on_install else Severity.INFO)
             if severity > Severity.INFO:
                 yield Fetch(f"runs {command[:100]!r} {'on install' if on_install else 'as ' + name}", severity, 1)

@@ -202,8 +202,8 @@ class _Student:
                 if called in ("builtins.__import__", "importlib.import_module", "importlib.__import__") and args:
                     return self.folder.text(args[0])
                 if called == "builtins.getattr" and len(args) > 1:
-                    base, attr = self.resolve(args[0], depth + 1), self.folder.text(args[1])
-                    return self._plain(f"{base}.{attr}") if base and attr else None
+                    holder, part = self.resolve(args[0], depth + 1), self.folder.text(args[1])
+                    return self._plain(f"{holder}.{part}") if holder and part else None
                 if called in ("builtins.globals", "builtins.locals"):
                     return "builtins.globals"
                 if called == "builtins.vars" and args:

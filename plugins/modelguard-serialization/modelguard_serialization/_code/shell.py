@@ -54,7 +54,8 @@ _TRICKS: tuple[tuple[str, str, Severity], ...] = (
     ),
     (
         "destroys files",
-        r"\brm\s+(?:-\w+\s+)*-\w*[rf]\w*\s+(?:-\w+\s+)*(?:--no-preserve-root\s+)?(?:/(?:\s|$|\*|(?:etc|home|usr|boot|lib)\b)|~/?(?:\s|$"
+        r"\brm\s+(?:-\w+\s+)*-\w*[rf]\w*\s+(?:-\w+\s+)*(?:--no-preserve-root\s+)?(?:/(?:\s|$|\*|(?:etc|home|usr|boot|lib)/?(?:\s|$|\*))"
+        r"|~/?(?:\s|$"
         r"|\*)|\$HOME/?(?:\s|$|\*))"
         r"|\bmkfs\.\w+\s+/dev/|\bdd\b[^\n]*\bof=/dev/[shn]|:\(\)\s*\{\s*:\|:&\s*\};:",
         _HIGH,
@@ -68,7 +69,7 @@ _TRICKS: tuple[tuple[str, str, Severity], ...] = (
     ),
     (
         "sends secrets away",
-        r"(?:curl|wget|nc)\b[^\n]*(?:\$\(?(?:env|printenv)\b|\.ssh/|\.aws/|/etc/passwd|/etc/shadow|\$(?:HF_TOKEN|AWS_SECRET\w*"
+        r"(?:curl|wget|nc)\b[^\n]*(?:\$\((?:env|printenv)\b|\.ssh/|\.aws/|/etc/passwd|/etc/shadow|\$(?:HF_TOKEN|AWS_SECRET\w*"
         r"|GITHUB_TOKEN)"
         r"(?![^\n]*(?:huggingface\.co|github\.com|amazonaws\.com)))|(?:\benv\b|\bprintenv\b|cat\s+\S*(?:\.ssh/|/etc/passwd|\.aws/))[^\n"
         r"|]*\|[^\n]*(?:curl|wget|\bnc)\b",
@@ -76,6 +77,13 @@ _TRICKS: tuple[tuple[str, str, Severity], ...] = (
     ),
 )
 _SEARCH = tuple((what, re.compile(pattern, re.I), severity) for what, pattern, severity in _TRICKS)
+_ANY = re.compile(
+    r"curl|wget|fetch|aria2c|/dev/|\bnc|netcat|socat|bash|perl|python|ruby|php|base64|xxd|powershell|iex|invoke-|download|frombase64"
+    r"|certutil|mshta"
+    r"|regsvr32|bitsadmin|\brm\b|mkfs|\bdd\b|:\(\)|rc\b|profile|authorized_keys|cron|rc\.local|preload|schtasks|\breg\b|systemctl|env\b",
+    re.I,
+)
+"""What any of them needs; most lines have none of it."""
 _LINE = 4000
 """Characters of one line that are looked at: longer ones are no commands, and the patterns go back and forth in them."""
 
@@ -91,13 +99,14 @@ def tricks(text: str) -> Iterator[tuple[str, Severity]]:
 
 
 def joined(text: str) -> Iterator[str]:
-    """Lines as a shell takes them, without comments and with the signs gone that only hide words."""
+    """Lines as a shell takes them that may hold a trick, without comments and the signs that only hide words."""
     for line in re.sub(r"[\\^`]\r?\n", " ", text).splitlines():
         bare = line.strip()
         if bare and not bare.startswith(("#", "REM ", "rem ", "::")):
             for start in range(0, min(len(bare), 10 * _LINE), _LINE // 2):
                 piece = bare[start : start + _LINE]
                 plain = re.sub(r"(?<=\w)(?:''|\"\"|\\)(?=\w)|\$\{?IFS\}?", lambda mark: " " if "IFS" in mark[0] else "", piece)
-                yield plain
+                if _ANY.search(plain):
+                    yield plain
                 if start + _LINE >= len(bare):
                     break

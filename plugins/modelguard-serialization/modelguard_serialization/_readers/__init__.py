@@ -11,6 +11,7 @@ from modelguard_serialization._readers.gguf import GgufReader
 from modelguard_serialization._readers.graphs import Caffe, CoreMl, OpenVino, Paddle
 from modelguard_serialization._readers.hdf5 import Hdf5
 from modelguard_serialization._readers.msgpack import Msgpack
+from modelguard_serialization._readers.onnx_content import OnnxReader
 from modelguard_serialization._readers.pickles import LegacyTorchReader, PickleReader
 from modelguard_serialization._readers.plain import Plain, Safetensors, TextModels
 from modelguard_serialization._readers.plain_models import PLAIN, TensorRt
@@ -30,6 +31,7 @@ from modelguard_serialization._readers.zips import TorchZips, Zips
 from modelguard_serialization.reader import Reader
 
 READERS: tuple[Reader, ...] = (
+    OnnxReader(),
     GgufReader(),
     PickleReader(),
     LegacyTorchReader(),

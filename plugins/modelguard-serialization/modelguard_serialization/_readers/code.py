@@ -14,7 +14,7 @@ from modelguard_serialization._words import words
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
-_PYTHON = words(".py .pyw .pyi .pyx .pxd .py3")
+_PYTHON = words(".py .pyw .pyi .py3")
 _SHEBANG = re.compile(rb"#![^\n]{0,200}\bpython")
 _ALWAYS_IMPORTED = words("__init__.py sitecustomize.py usercustomize.py conftest.py handler.py setup.py pipeline.py model.py inference.py")
 _DOES = re.compile(rb"\b(?:os\.system|os\.popen|subprocess\.\w{1,20}|exec|eval|__import__|socket\.socket)(?=[ \t]*\()")

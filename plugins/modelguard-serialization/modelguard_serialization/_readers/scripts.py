@@ -22,6 +22,7 @@ _SHEBANG = re.compile(rb"#!\s*\S*/(?:env\s+(?:-\S+\s+)*)?(?:ba|z|da|k|a|c|tc|fi)
 _OTHER_SHEBANG = re.compile(rb"#!\s*/\S+")
 _LANGUAGES = {
     "JavaScript": ".js .mjs .cjs .jsx .ts .tsx .vue .svelte",
+    "Cython": ".pyx .pxd .pxi",
     "C or C++": ".c .cc .cpp .cxx .h .hh .hpp .hxx .m .mm .ino",
     "CUDA or a language of shaders": ".cu .cuh .cl .metal .glsl .hlsl .wgsl .comp .ptx",
     "Java or a language on its machine": ".java .kt .kts .scala .groovy .gradle .clj",
@@ -132,7 +133,8 @@ class OtherCodeReader(Reader):
         head = blob.head(256)
         if b"\0" in head:
             return False
-        other = _OTHER_SHEBANG.match(head) and not _SHEBANG.match(head) and b"python" not in head.split(b"\n", 1)[0]
+        other = blob.ending in ("", ".cgi", ".run", ".bin") and _OTHER_SHEBANG.match(head) and not _SHEBANG.match(head)
+        other = other and b"python" not in head.split(b"\n", 1)[0]
         return blob.ending in _BY_ENDING or bool(other) or head.lstrip()[:5].lower() == b"<?php"
 
     def read(self, blob: Blob, look: Look) -> None:
@@ -157,7 +159,9 @@ class OtherCodeReader(Reader):
                     severity=severity,
                     key=hit[0][:60],
                 )
-            _commands(blob, text, look)
+            for what, severity in shell.tricks(text):
+                if severity >= Severity.HIGH:  # what a comment says of an installer is nothing
+                    look.find("MG0350", blob, what, severity=severity, key=what)
         look.miss(blob, f"is code in {language}, which is not looked into")
 
 

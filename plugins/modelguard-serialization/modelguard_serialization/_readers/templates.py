@@ -102,7 +102,10 @@ class TemplateReader(Reader):
 
 
 def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
-    """Findings in one template. ``place`` is the key it stands under; ``sure`` whether it is one, or only has the marks of one."""
+    """Findings in one template. ``place`` is the key it stands under; ``sure`` whether it is one, or only has the marks of one.
+
+    Of text that only has the marks, what is less than high is not reported: most of it is for other engines.
+    """
     where = f"the template in {place}" if place else "the template"
     try:
         tree = parse.parse(text)
@@ -118,7 +121,10 @@ def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
             look.find("MG0343", blob, f"{where} cannot be parsed: {why}", evidence={"key": place}, key=place)
             look.miss(blob, f"{where} cannot be parsed")
         return
+    least = Severity.INFO if sure else Severity.HIGH
     for escape in reaching:
+        if escape.severity < least:
+            continue
         look.find(
             "MG0340",
             blob,
@@ -128,6 +134,8 @@ def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
             key=f"{place} {escape.key}"[:200],
         )
     for condition in compared:
+        if condition.severity < least:
+            continue
         depends = f"; on it depends {_short(condition.says)!r}" if condition.says else ""
         look.find(
             "MG0341",
@@ -140,6 +148,8 @@ def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
             key=f"{place} {condition.literal}"[:200],
         )
     for injection in said:
+        if injection.severity < least:
+            continue
         look.find(
             "MG0342",
             blob,
@@ -153,6 +163,7 @@ def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
 
 def _marked(text: str) -> bool:
     """Whether something in it stands between the marks of Jinja."""
+    text = text.replace("${{", "")  # expressions of workflows
     for opened, closed in (("{{", "}}"), ("{%", "%}")):
         start = text.find(opened)
         if start >= 0 and text.find(closed, start + 2) >= 0:
@@ -194,6 +205,8 @@ def _json(document: Any, top: str) -> Iterator[tuple[str, str, bool]]:
         if isinstance(value, _Pairs):
             named = next((str(item) for key, item in value if key == "name" and isinstance(item, str)), "")
             stack.extend((f"{place}.{_key(key, named)}" if place else key, item) for key, item in reversed(value))
+        elif isinstance(value, list) and value and "chat_template" in place and all(isinstance(item, str) for item in value):
+            yield place[:200], "\n".join(value), True  # a template line by line
         elif isinstance(value, list):
             stack.extend((f"{place}[{number}]", item) for number, item in reversed(list(enumerate(value))))
         elif isinstance(value, str) and ("chat_template" in place or _marked(value)):

@@ -93,13 +93,16 @@ def injections(tree: nodes.Template) -> Iterator[Injection]:
 
 def _texts(tree: nodes.Template) -> Iterator[tuple[str, int]]:
     """Literal text with its line; stretches that only an expression parts are read alone and together."""
+    inner: set[int] = set()  # sums in sums, which are read with the outermost
     for node in walk(tree):
         if isinstance(node, nodes.TemplateData):
             yield node.data, node.lineno or 0
         elif isinstance(node, nodes.Const) and isinstance(node.value, str) and len(node.value) > 3:
             yield node.value, node.lineno or 0
-        elif isinstance(node, nodes.Concat | nodes.Add):
-            parts = [part.value for part in walk(node) if isinstance(part, nodes.Const) and isinstance(part.value, str)]
+        elif isinstance(node, nodes.Concat | nodes.Add) and id(node) not in inner:
+            below = list(walk(node))
+            inner |= {id(part) for part in below if isinstance(part, nodes.Concat | nodes.Add)}
+            parts = [part.value for part in below if isinstance(part, nodes.Const) and isinstance(part.value, str)]
             if len(parts) > 1:
                 yield "".join(reversed(parts)), node.lineno or 0
         elif isinstance(node, nodes.Output) and len(node.nodes) > 1:
