@@ -111,6 +111,47 @@ def _first(values: list[Any]) -> list[Any]:
     return [value[0] for value in values if isinstance(value, list) and value]
 
 
+def _class_paths(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """Names by other keys: LightningCLI and jsonargparse (``class_path``), Haystack (``type`` with ``init_parameters``), MMEngine
+    (``custom_imports``), Ray Serve (``import_path``), sentence-transformers (``activation_function`` of Dense, ``activation_fn`` of cross
+    encoders), PEFT (``megatron_core``).
+    """
+    keys = [("class_path", "LightningCLI"), ("import_path", "Ray Serve"), ("activation_function", "sentence-transformers")]
+    keys += [
+        ("activation_fn", "sentence-transformers"),
+        ("sbert_ce_default_activation_function", "sentence-transformers"),
+        ("megatron_core", "PEFT"),
+    ]
+    keys += [("type", "Haystack")] if node.has("init_parameters") else []
+    for key, library in keys:
+        for name in node.all(key):
+            if isinstance(name, str) and _DOTTED.fullmatch(name.replace(":", ".")) and name != "megatron.core":
+                yield _named(name, artifact, library)
+    for imports in node.all("custom_imports"):
+        for names in imports.all("imports") if isinstance(imports, Pairs) else []:
+            for name in names if isinstance(names, list) else [names]:
+                if isinstance(name, str):
+                    yield _named(name, artifact, "MMEngine")
+
+
+def _routes(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """sentence-transformers' Router and Asym import the ``types`` of their configuration."""
+    for types in node.all("types") if node.has("structure") else []:
+        for _, name in types if isinstance(types, Pairs) else []:
+            if isinstance(name, str) and not name.startswith("sentence_transformers."):
+                yield _named(name, artifact, "sentence-transformers")
+
+
+def _files(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """mlx-lm runs ``model_file`` as Python; onnxruntime-genai loads ``custom_ops_library`` as native code."""
+    for path in node.all("model_file"):
+        if isinstance(path, str) and path.endswith(".py"):
+            yield Pointer(path, f"mlx-lm runs the file {path[:200]!r}", Severity.HIGH)
+    for path in node.all("custom_ops_library"):
+        if isinstance(path, str) and path:
+            yield Pointer(path, f"ONNX Runtime loads the native library {path[:200]!r}", Severity.HIGH)
+
+
 def _expressions(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     """MONAI evaluates texts that begin with ``$`` as Python."""
     for key, value in node:
@@ -172,7 +213,7 @@ def _pipeline(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     if not node.has("_class_name") and not node.has("_diffusers_version"):
         return
     for key, value in node:
-        if not (isinstance(value, list) and len(value) == 2 and not isinstance(value, Pairs) and isinstance(value[0], str)):
+        if not (isinstance(value, list) and len(value) >= 2 and not isinstance(value, Pairs) and isinstance(value[0], str)):
             continue
         library = value[0]
         if key == "_class_name":
@@ -223,16 +264,30 @@ def _served(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
 
 
 Convention = Callable[[Pairs, Artifact], Iterator[Pointer]]
-_MAPPINGS: tuple[Convention, ...] = (_instantiated, _jsonpickle, _langchain, _kernels, _user_dir, _parent_library, _expressions)
+_MAPPINGS: tuple[Convention, ...] = (
+    _instantiated,
+    _jsonpickle,
+    _langchain,
+    _kernels,
+    _user_dir,
+    _parent_library,
+    _expressions,
+    _class_paths,
+    _routes,
+    _files,
+)
 _ROOTS: tuple[Convention, ...] = (_pipeline,)
 """What is looked for in every mapping, and at the top of a document only."""
 
 JSON_WORDS = re.compile(
-    r'_target_|"(?:auto_mapping|parent_library|user_dir|_class_name|class_name|_diffusers_version|loader_module|handler|service)"|_attn_implementation|"attn_implementation"|'
+    r'_target_|"(?:auto_mapping|parent_library|user_dir|class_path|import_path|init_parameters|custom_imports|structure|model_file|custom_ops_library|'
+    r"activation_function|activation_fn|sbert_ce_default_activation_function|megatron_core|"
+    r'_class_name|class_name|_diffusers_version|loader_module|handler|service)"|_attn_implementation|"attn_implementation"|'
     r'"py/|"lc"\s*:\s*1\b|"_type"\s*:\s*"|"target"\s*:\s*"|"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)|\\u00[2-7]'
 )
 YAML_WORDS = re.compile(
-    r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
+    r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|class_path|import_path|init_parameters|custom_imports)\b|"
+    r"\b(?:activation_function|activation_fn|megatron_core|model_file|custom_ops_library|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
     r"py/|\$.*(?:__|eval|exec|system|popen|subprocess|import|compile|getattr)|\\[xuU]",
     re.MULTILINE,
 )

@@ -89,6 +89,20 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("config.pbtxt", 'model_operations { op_library_filename: "ops.so" }', HIGH),
         ("config.pbtxt", 'backend: "python" parameters { key: "EXECUTION_ENV_PATH" value { string_value: "env.tar.gz" } }', HIGH),
         ("Modelfile", "FROM /etc/passwd\n", HIGH),
+        # https://lightning.ai/docs/pytorch/stable/cli: class_path
+        ("config.yaml", "model: {class_path: evil.Model, init_args: {a: 1}}", HIGH),
+        ("config.yaml", "model: {class_path: subprocess.Popen, init_args: {args: id}}", CRITICAL),
+        ("pipeline.yaml", "components: {a: {type: evil.Component, init_parameters: {}}}", HIGH),
+        ("config.yaml", "custom_imports: {imports: [evil.hooks]}", HIGH),
+        ("serve.yaml", "applications: [{import_path: 'evil:app'}]", HIGH),
+        # sentence-transformers: Router and Asym import types, Dense and cross encoders an activation
+        ("router_config.json", {"types": {"q": "os.system"}, "structure": {"query": ["q"]}}, CRITICAL),
+        ("2_Dense/config.json", {"in_features": 1, "activation_function": "os.getcwd"}, CRITICAL),
+        ("config.json", {"sentence_transformers": {"activation_fn": "evil.Activation"}}, HIGH),
+        ("adapter_config.json", {"megatron_core": "evil.core", "megatron_config": {}}, HIGH),
+        ("config.json", {"model_type": "x", "model_file": "custom.py"}, HIGH),
+        ("genai_config.json", {"model": {"decoder": {"session_options": {"custom_ops_library": "ops.so"}}}}, HIGH),
+        ("modular_model_index.json", {"_class_name": "X", "unet": ["evil", "UNet", {"repo": "a/b"}]}, HIGH),
     ],
 )
 def test_code_that_a_configuration_names_is_told(name: str, content: Any, severity: Severity) -> None:
@@ -118,6 +132,11 @@ def test_code_that_a_configuration_names_is_told(name: str, content: Any, severi
         ("hparams.yaml", "shape: !!python/tuple [1, 2]\nname: !!python/unicode abc\nlist: &a [1]\nagain: *a"),
         ("conda.yaml", "channels: [conda-forge]\ndependencies: [python=3.11, {pip: [mlflow, scikit-learn==1.3]}]"),
         ("config.yaml", "common: {user_dir: null}"),
+        ("config.yaml", "model: {class_path: lightning.pytorch.demos.boring_classes.BoringModel, init_args: {a: 1}}"),
+        ("2_Dense/config.json", {"in_features": 1, "activation_function": "torch.nn.modules.activation.Tanh"}),
+        ("config.json", {"activation_function": "gelu_new", "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}),
+        ("router_config.json", {"types": {"q": "sentence_transformers.models.Transformer"}, "structure": {"query": ["q"]}}),
+        ("adapter_config.json", {"megatron_core": "megatron.core", "megatron_config": None}),
         ("MAR-INF/MANIFEST.json", {"model": {"handler": "image_classifier", "modelName": "m"}}),
         ("config.pbtxt", 'name: "m"\nplatform: "onnxruntime_onnx"\nbackend: "onnxruntime"'),
         ("Modelfile", "FROM ./model.gguf\nTEMPLATE x\nFROM llama3:8b"),

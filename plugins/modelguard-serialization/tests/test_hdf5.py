@@ -137,6 +137,15 @@ def test_escapes_in_the_keys_hide_nothing() -> None:
     assert [finding.rule for finding in look.findings] == ["MG0330"] or look.missed
 
 
+# https://github.com/PyTables/PyTables/blob/master/tables/attributeset.py: attributes are unpickled as they are read
+def test_a_pickle_in_an_attribute_of_pytables_is_told() -> None:
+    attribute = b"CLASS\0\0\0GROUP" + b"cos\nsystem\n(S'id'\ntR."
+    look, _ = look_through("table.h5", file("weights") + attribute)
+    assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0338", Severity.HIGH)]
+    look, _ = look_through("table.h5", file("weights") + b"CLASS\0\0\0GROUP TITLE")
+    assert look.findings == []
+
+
 def test_a_superblock_of_another_kind_is_not_looked_at() -> None:
     data = bytearray(file("weights"))
     data[13] = 4

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._documents import parse_json
-from modelguard_serialization._format_rules import KERAS_CLASS, KERAS_CODE, OUTSIDE_FILE
+from modelguard_serialization._embedded import PICKLED
+from modelguard_serialization._format_rules import KERAS_CLASS, KERAS_CODE, METADATA_CODE, OUTSIDE_FILE
 from modelguard_serialization._keras_config import is_keras, judge
 from modelguard_serialization._paths import outside
 from modelguard_serialization.blob import Blob
@@ -26,6 +28,10 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]|\x00', re.DOTALL)
 _LINK = re.compile(rb"\x01[\x08-\x0f\x18-\x1f]\x40", re.DOTALL)
 _HEAP = re.compile(rb"HEAP\x00")
 _COLLECTION = re.compile(rb"GCOL\x01")
+_VALUES = re.compile(
+    r"numpy\.(?:dtype|ndarray|(?:core|_core)\.multiarray\.(?:scalar|_reconstruct))|collections\.OrderedDict|datetime\.\w+|_codecs\.encode"
+)
+"""What PyTables' own attributes import."""
 _FRACTAL = re.compile(rb"FRHP\x00..(..)", re.DOTALL)
 
 
@@ -41,7 +47,7 @@ def superblock(blob: Blob) -> int | None:
 
 class Hdf5(Reader):
     what = "an HDF5 file"
-    rules = (KERAS_CODE, KERAS_CLASS, OUTSIDE_FILE)
+    rules = (KERAS_CODE, KERAS_CLASS, OUTSIDE_FILE, METADATA_CODE)
     model = True
 
     def recognise(self, blob: Blob) -> bool:
@@ -57,6 +63,7 @@ class Hdf5(Reader):
         self._configurations(blob, look)
         self._links(blob, look)
         self._storage(blob, look, base)
+        self._pickles(blob, look)
         if any(match[1] != b"\0\0" for match in _FRACTAL.finditer(blob.data)):
             look.miss(blob, "has compressed attributes or links, which are not unpacked")
 
@@ -71,6 +78,18 @@ class Hdf5(Reader):
             for tree in trees:
                 if is_keras(tree):
                     judge(tree, blob, look)
+
+    def _pickles(self, blob: Blob, look: Look) -> None:
+        """PyTables and pandas unpickle attributes, as they read them (tables/attributeset.py)."""
+        if re.search(rb"PYTABLES_FORMAT_VERSION|pandas_type|CLASS\x00", blob.data) is None:
+            return
+        for match in islice(PICKLED.finditer(blob.data), 100):
+            look.check()
+            name = b".".join(part for part in match.groups() if part is not None).decode("ascii", "replace")
+            if _VALUES.fullmatch(name):
+                continue
+            message = f"PyTables unpickles an attribute that imports {name}"
+            look.find("MG0338", blob, message, severity=Severity.HIGH, at=match.start(), key=name)
 
     def _links(self, blob: Blob, look: Look) -> None:
         """External links (IV.A.2.g, link type 64): the file and the object in it that a name stands for."""
