@@ -38,13 +38,25 @@ _RUNS = re.compile(
 )
 
 
+_KEYS = frozenset(
+    """
+    auto_mapping parent_library user_dir class_path import_path init_parameters custom_imports structure model_file custom_ops_library
+    activation_function activation_fn sbert_ce_default_activation_function megatron_core _class_name class_name _diffusers_version
+    loader_module handler service attn_implementation _attn_implementation _attn_implementation_internal _target_
+    """.split()  # noqa: SIM905
+)
+"""Keys that the conventions below go by; beside them ``target`` and ``_type`` with a text, ``lc``, and ``py/`` as the first of a key."""
+
+
 def pointers(place: str, node: Any, name: str, artifact: Artifact) -> Iterator[Pointer]:
     """What the value at ``place`` in the document of a file or member called ``name`` makes libraries import or run."""
     if isinstance(node, Tagged):
         yield from _tag(node, artifact)
     elif isinstance(node, Pairs):
-        for convention in _MAPPINGS:
-            yield from convention(node, artifact)
+        if any(key in _KEYS or key in ("target", "_type", "lc") or key.startswith("py/") for key, _ in node):
+            for convention in _MAPPINGS:
+                yield from convention(node, artifact)
+        yield from _expressions(node)
         if not place:
             for convention in _ROOTS:
                 yield from convention(node, artifact)
@@ -152,7 +164,7 @@ def _files(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
             yield Pointer(path, f"ONNX Runtime loads the native library {path[:200]!r}", Severity.HIGH)
 
 
-def _expressions(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+def _expressions(node: Pairs) -> Iterator[Pointer]:
     """MONAI evaluates texts that begin with ``$`` as Python."""
     for key, value in node:
         for text in value if isinstance(value, list) else [value]:
@@ -271,7 +283,6 @@ _MAPPINGS: tuple[Convention, ...] = (
     _kernels,
     _user_dir,
     _parent_library,
-    _expressions,
     _class_paths,
     _routes,
     _files,
@@ -279,16 +290,29 @@ _MAPPINGS: tuple[Convention, ...] = (
 _ROOTS: tuple[Convention, ...] = (_pipeline,)
 """What is looked for in every mapping, and at the top of a document only."""
 
-JSON_WORDS = re.compile(
-    r'_target_|"(?:auto_mapping|parent_library|user_dir|class_path|import_path|init_parameters|custom_imports|structure|model_file|custom_ops_library|'
-    r"activation_function|activation_fn|sbert_ce_default_activation_function|megatron_core|"
-    r'_class_name|class_name|_diffusers_version|loader_module|handler|service)"|_attn_implementation|"attn_implementation"|'
-    r'"py/|"lc"\s*:\s*1\b|"_type"\s*:\s*"|"target"\s*:\s*"|"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)|\\u00[2-7]'
+_JSON_KEYS = tuple(f'"{key}"' for key in sorted(_KEYS))
+_JSON_OTHER = (
+    re.compile(r'"py/'),
+    re.compile(r'"lc"\s*:\s*1\b'),
+    re.compile(r'"_type"\s*:\s*"'),
+    re.compile(r'"target"\s*:\s*"'),
+    re.compile(r'"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)'),
+    re.compile(r"\\u00[2-7]"),
 )
+
+
+def may_name_code(text: str) -> bool:
+    """Whether a JSON text has one of the keys that any of the above goes by, or an escape that may be part of one.
+
+    Searched one by one, because what begins with a fixed text is found many times as fast as alternatives are: vocabularies are large.
+    """
+    return any(key in text for key in _JSON_KEYS) or any(pattern.search(text) for pattern in _JSON_OTHER)
+
+
 YAML_WORDS = re.compile(
     r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|class_path|import_path|init_parameters|custom_imports)\b|"
     r"\b(?:activation_function|activation_fn|megatron_core|model_file|custom_ops_library|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
     r"py/|\$.*(?:__|eval|exec|system|popen|subprocess|import|compile|getattr)|\\[xuU]",
     re.MULTILINE,
 )
-"""One of these stands in every document that any of the above has something to say of; the last are escapes, which may hide one."""
+"""One of these stands in every YAML document that any of the above has something to say of; the last are escapes, which may hide one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelguard import Severity
 from modelguard_serialization import _keras_config, limits
-from modelguard_serialization._configured import JSON_WORDS, YAML_WORDS, Pointer, pointers
+from modelguard_serialization._configured import YAML_WORDS, Pointer, may_name_code, pointers
 from modelguard_serialization._documents import Pairs, parse_json, parse_toml, parse_yaml, text_of, walk
 from modelguard_serialization._format_rules import CONFIGURED_CODE, KERAS_CLASS, KERAS_CODE, OUTSIDE_FILE
 from modelguard_serialization.blob import Blob
@@ -29,7 +29,7 @@ class Json(Reader):
 
     def read(self, blob: Blob, look: Look) -> None:
         text = _text(blob)
-        if not JSON_WORDS.search(text) and not re.match(r"\s*\[\s*\{", text):
+        if not may_name_code(text) and not re.match(r"\s*\[\s*\{", text):
             return
         if len(blob.data) > limits.DOCUMENT:
             raise NotReadError(f"is JSON of more than {limits.DOCUMENT} bytes, which may name code")

@@ -112,7 +112,8 @@ class Hdf5(Reader):
         address = rb"(?=%%s(.{%d})\x00{%d})" % (width, 8 - width)
         for heaps, first, then, what, names_in in (
             (_HEAP, rb"\x01", rb".{3}.{4}", "a data set takes its bytes from other files", _local_names),
-            (_COLLECTION, rb"[\x04\x05]\x03", rb"", "a data set is put together from other files", _global_names),
+            (_COLLECTION, rb"\x04\x03", rb"", "a data set is put together from other files", _global_names),
+            (_COLLECTION, rb"\x05\x03", rb"", "a data set is put together from other files", _global_names),
         ):
             places = {match.start() for match in heaps.finditer(data)}
             look.check()
