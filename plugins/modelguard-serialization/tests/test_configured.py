@@ -40,6 +40,9 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("config.yaml", "a: {_target_: evil_package.Thing}", HIGH),
         ("config.yaml", "a: {_target_: torch.load, f: x.pt}", HIGH),
         ("config.yaml", "a: {_target_: torch.hub.load, repo: x/y}", HIGH),
+        ("config.yaml", "a: {_target_: mmengine.Config.fromfile, filename: x.py}", HIGH),
+        ("config.yaml", "a: {_target_: torch.distributed.elastic.multiprocessing.start_processes}", HIGH),
+        ("config.yaml", "a: {_target_: pandas.read_pickle, f: x}", CRITICAL),
         ("config.yaml", "a: {_target_: torch.utils.collect_env.run, command: id}", CRITICAL),
         ("config.yaml", "a: {_target_: numpy.testing._private.utils.runstring}", CRITICAL),
         ("model_config.yaml", "target: evil.models.Model", HIGH),
@@ -113,6 +116,9 @@ def test_code_that_a_configuration_names_is_told(name: str, content: Any, severi
     ("name", "content"),
     [
         ("config.yaml", "a: {_target_: torch.nn.Linear, in_features: 1}\nb: {_target_: torch.optim.AdamW, lr: 0.1}\nc: {_target_: pytorch_lightning.Trainer}"),
+        ("config.json", {"distr_output": {"_target_": "uni2ts.distribution.MixtureOutput", "components": [{"_target_": "uni2ts.distribution.StudentTOutput"}]}}),
+        ("config.yaml", "data: {target: main.DataModuleFromConfig, params: {train: {target: ldm.data.simple.hf_dataset, params: {}}}}"),
+        ("config.yaml", "a: {_target_: timm.create_model, model_name: x}\nb: {_target_: transformers.AutoModel.from_pretrained}\nc: {_target_: optuna.samplers.TPESampler}"),
         ("config.yaml", "target: production\nhost: a.b.example\nnote: Hello! World"),
         ("hyperparams.yaml", "a: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n  x: !ref <b>\nb: !name:torch.nn.ReLU\nc: !apply:torch.manual_seed [1]\nd: !tuple (1, 2)"),
         ("cosyvoice.yaml", "__set_seed1: !apply:random.seed [1986]\nllm: !new:cosyvoice.llm.llm.TransformerLM\n  length_normalized_loss: True"),
@@ -157,6 +163,7 @@ def test_what_is_built_from_known_libraries_is_told_as_information() -> None:
 def test_a_known_library_that_the_artifact_brings_along_is_high() -> None:
     assert worst("config.yaml", "a: {_target_: torch.nn.Linear}", {"torch.py": b"x = 1"}) == HIGH
     assert worst("config.yaml", "a: {_target_: torch.nn.Linear}", {"torchx.py": b"x = 1"}) is None
+    assert worst("v1.yaml", "data: {target: main.DataModuleFromConfig, params: {}}", {"main.py": b"x = 1"}) == HIGH
 
 
 def test_a_component_of_the_repository_is_high() -> None:
