@@ -83,12 +83,11 @@ def _tag(node: Tagged, artifact: Artifact) -> Iterator[Pointer]:
         kind, target = python[1], python[3]
         if kind in _YAML_PLAIN and not target:
             return
+        # Older hyperpyyaml and Lightning write such tags for values and for what they seed; only loaders without safety follow any of them.
         found = judge(target, artifact)
-        yield Pointer(
-            target or tag,
-            f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}",
-            Severity.LOW if found.why == "is a plain value" else Severity.CRITICAL,
-        )
+        severity = max(found.severity, Severity.HIGH) if found.severity is not None else Severity.LOW
+        message = f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}, which {found.why}"
+        yield Pointer(target or tag, message, severity)
     elif ruby := re.fullmatch(r"!?!?(?:ruby|java|javax|perl|php)[/:.](.*)", tag, re.DOTALL):
         yield Pointer(tag, f"a YAML tag makes other languages' loaders build {ruby[1][:200]!r}", Severity.HIGH)
     elif speech := re.fullmatch(r"!(new|name|module|apply|applyref):(.*)", tag, re.DOTALL):
@@ -104,6 +103,12 @@ def _instantiated(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     for target in node.all("_target_"):
         if isinstance(target, str) and (_DOTTED.fullmatch(target) or ":" in target):
             yield _named(target, artifact, "Hydra")
+            if any(str(value).lower() == "true" for value in node.all("trust_remote_code")):
+                yield Pointer(
+                    target,
+                    f"Hydra calls {target[:200]!r} with trust_remote_code, which runs code of the repository it names",
+                    Severity.HIGH,
+                )
             if target.startswith("hydra.utils.") or target == "functools.partial":
                 yield from (
                     _named(item, artifact, "Hydra")
