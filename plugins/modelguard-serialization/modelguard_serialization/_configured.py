@@ -42,7 +42,7 @@ _KEYS = frozenset(
     """
     auto_mapping parent_library user_dir class_path import_path init_parameters custom_imports structure model_file custom_ops_library
     activation_function activation_fn sbert_ce_default_activation_function megatron_core _class_name class_name _diffusers_version
-    loader_module handler service attn_implementation _attn_implementation _attn_implementation_internal _target_
+    loader_module attn_implementation _attn_implementation _attn_implementation_internal _target_
     """.split()  # noqa: SIM905
 )
 """Keys that the conventions below go by; beside them ``target`` and ``_type`` with a text, ``lc``, and ``py/`` as the first of a key."""
@@ -297,21 +297,32 @@ _ROOTS: tuple[Convention, ...] = (_pipeline,)
 
 _JSON_KEYS = tuple(f'"{key}"' for key in sorted(_KEYS))
 _JSON_OTHER = (
-    re.compile(r'"py/'),
-    re.compile(r'"lc"\s*:\s*1\b'),
-    re.compile(r'"_type"\s*:\s*"'),
-    re.compile(r'"target"\s*:\s*"'),
-    re.compile(r'"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)'),
-    re.compile(r"\\u00[2-7]"),
+    r'"py/',
+    r'"lc"\s*:\s*1\b',
+    r'"_type"\s*:\s*"',
+    r'"target"\s*:\s*"',
+    r'"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)',
+    r"\\u00[2-7]",
 )
+_IN_TEXT = tuple(map(re.compile, _JSON_OTHER))
+_IN_BYTES = tuple(re.compile(pattern.encode()) for pattern in (*map(re.escape, _JSON_KEYS), *_JSON_OTHER, r"\x00"))
 
 
-def may_name_code(text: str) -> bool:
-    """Whether a JSON text has one of the keys that any of the above goes by, or an escape that may be part of one.
+def may_name_code(text: str, name: str) -> bool:
+    """Whether a JSON text, of a file called ``name``, has a key that any of the above goes by, or an escape that may be part of one.
 
     Searched one by one, because what begins with a fixed text is found many times as fast as alternatives are: vocabularies are large.
     """
-    return any(key in text for key in _JSON_KEYS) or any(pattern.search(text) for pattern in _JSON_OTHER)
+    if any(key in text for key in _JSON_KEYS) or any(pattern.search(text) for pattern in _IN_TEXT):
+        return True
+    if name.lower().endswith(("manifest.json", "bentofile.json")):
+        return True
+    return '"type"' in text and '"path"' in text and re.match(r"\s*\[", text) is not None
+
+
+def may_name_code_in(data: memoryview) -> bool:
+    """The same of bytes, for a text too large to be taken into memory."""
+    return any(pattern.search(data) for pattern in _IN_BYTES)
 
 
 YAML_WORDS = re.compile(

@@ -64,6 +64,8 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("config.yaml", "a: {_target_: transformers.AutoModel.from_pretrained, trust_remote_code: true}", HIGH),
         ("hparams.yaml", "a: !<tag:yaml.org,2002:python/module:os> ''", CRITICAL),
         ("hparams.yaml", "? !!python/object/apply:os.system ['id']\n: 1", CRITICAL),
+        ("hparams.yaml", '{"a": !!python/object/apply:os.system [id]}', CRITICAL),
+        ("config.json", " " * 5000 + '{"_target_": "os.system"}', CRITICAL),
         ("notes", "%YAML 1.1\n---\na: !!python/object/apply:os.system ['id']", CRITICAL),
         # sentence-transformers imports the types of modules.json
         ("modules.json", [{"idx": 0, "name": "0", "path": "", "type": "custom_st.Transformer"}], HIGH),
@@ -190,6 +192,14 @@ def test_a_component_of_the_repository_is_high() -> None:
 def test_what_cannot_be_parsed_is_not_looked_at(name: str, data: bytes) -> None:
     look, _ = look_through(name, data)
     assert look.missed
+
+
+def test_json_too_large_to_be_parsed_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DOCUMENT", 1000)
+    look, _ = look_through("train.jsonl", b'{"text": "an ordinary line"}\n' * 100)
+    assert look.missed == []
+    look, _ = look_through("train.jsonl", b'{"text": "an ordinary line"}\n' * 100 + b'{"_target_": "os.system"}')
+    assert "bytes" in look.missed[0]
 
 
 def test_aliases_that_multiply_are_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
