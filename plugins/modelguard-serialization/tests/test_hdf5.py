@@ -7,6 +7,7 @@ import base64
 import zlib
 
 import pytest
+from modelguard_serialization._readers import hdf5
 from modelguard_serialization.testing import look_through
 
 from modelguard import Severity
@@ -144,6 +145,13 @@ def test_a_pickle_in_an_attribute_of_pytables_is_told() -> None:
     assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0338", Severity.HIGH)]
     look, _ = look_through("table.h5", file("weights") + b"CLASS\0\0\0GROUP TITLE")
     assert look.findings == []
+
+
+def test_what_lies_across_two_windows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "_WINDOW", 100)
+    for name, rule in (("text", "MG0330"), ("dense", "MG0330"), ("storage", "MG0336"), ("link_new", "MG0336"), ("virtual", "MG0336")):
+        look, _ = look_through("model.h5", file(name))
+        assert [finding.rule for finding in look.findings] == [rule]
 
 
 def test_a_superblock_of_another_kind_is_not_looked_at() -> None:

@@ -28,6 +28,10 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]|\x00', re.DOTALL)
 _LINK = re.compile(rb"\x01[\x08-\x0f\x18-\x1f]\x40", re.DOTALL)
 _HEAP = re.compile(rb"HEAP\x00")
 _COLLECTION = re.compile(rb"GCOL\x01")
+_PYTABLES = (re.compile(rb"PYTABLES_FORMAT_VERSION"), re.compile(rb"pandas_type"), re.compile(rb"CLASS\x00"))
+_WINDOW = 1 << 25
+_OVERLAP = 4096
+"""Bytes searched at once, and those beyond, in which what begins before may go on."""
 _VALUES = re.compile(
     r"numpy\.(?:dtype|ndarray|(?:core|_core)\.multiarray\.(?:scalar|_reconstruct))|collections\.OrderedDict|datetime\.\w+|_codecs\.encode"
 )
@@ -64,7 +68,7 @@ class Hdf5(Reader):
         self._links(blob, look)
         self._storage(blob, look, base)
         self._pickles(blob, look)
-        if any(match[1] != b"\0\0" for match in _FRACTAL.finditer(blob.data)):
+        if any(match[1] != b"\0\0" for match in _all(_FRACTAL, blob.data, look)):
             look.miss(blob, "has compressed attributes or links, which are not unpacked")
 
     def _configurations(self, blob: Blob, look: Look) -> None:
@@ -81,10 +85,9 @@ class Hdf5(Reader):
 
     def _pickles(self, blob: Blob, look: Look) -> None:
         """PyTables and pandas unpickle attributes, as they read them (tables/attributeset.py)."""
-        if re.search(rb"PYTABLES_FORMAT_VERSION|pandas_type|CLASS\x00", blob.data) is None:
+        if not any(True for mark in _PYTABLES for _ in _all(mark, blob.data, look)):
             return
-        for match in islice(PICKLED.finditer(blob.data), 100):
-            look.check()
+        for match in islice(_all(PICKLED, blob.data, look), 100):
             name = b".".join(part for part in match.groups() if part is not None).decode("ascii", "replace")
             if _VALUES.fullmatch(name):
                 continue
@@ -93,9 +96,7 @@ class Hdf5(Reader):
 
     def _links(self, blob: Blob, look: Look) -> None:
         """External links (IV.A.2.g, link type 64): the file and the object in it that a name stands for."""
-        for number, match in enumerate(_LINK.finditer(blob.data)):
-            if number % 4096 == 0:
-                look.check()
+        for match in _all(_LINK, blob.data, look):
             if name := _external(blob.data, match.start()):
                 severity = Severity.CRITICAL if outside(name) else None
                 look.find(
@@ -115,11 +116,8 @@ class Hdf5(Reader):
             (_COLLECTION, rb"\x04\x03", rb"", "a data set is put together from other files", _global_names),
             (_COLLECTION, rb"\x05\x03", rb"", "a data set is put together from other files", _global_names),
         ):
-            places = {match.start() for match in heaps.finditer(data)}
-            look.check()
-            for number, match in enumerate(re.finditer(first + address % then, data, re.DOTALL) if places else ()):
-                if number % 4096 == 0:
-                    look.check()
+            places = {match.start() for match in _all(heaps, data, look)}
+            for match in _all(re.compile(first + address % then, re.DOTALL), data, look) if places else ():
                 at = int.from_bytes(match[1], "little")
                 heap = next((place for place in (at + base, at) if place in places), None)
                 shown = ", ".join(names := names_in(data, heap, base) if heap is not None else [])[:200]
@@ -129,11 +127,26 @@ class Hdf5(Reader):
                     look.find("MG0336", blob, f"{what}: {shown}", severity=severity, at=match.start(), key=shown)
 
 
+def _all(pattern: re.Pattern[bytes], data: memoryview, look: Look) -> Iterator[re.Match[bytes]]:
+    """Every match that begins in the data, a window at a time, so that the time is looked at in between."""
+    for begin in range(0, len(data), _WINDOW):
+        look.check()
+        for number, match in enumerate(pattern.finditer(data, begin, begin + _WINDOW + _OVERLAP)):
+            if number % 4096 == 0:
+                look.check()
+            if match.start() < begin + _WINDOW:
+                yield match
+
+
 def json_objects(data: memoryview, look: Look) -> Iterator[tuple[int, str]]:
     """(place, text) of every JSON object that stands in the bytes, not within another one, and ends."""
     at = 0
-    while match := _OBJECT.search(data, at):
+    while at < len(data):
         look.check()
+        match = _OBJECT.search(data, at, at + _WINDOW + _OVERLAP)
+        if match is None:
+            at += _WINDOW
+            continue
         begin, depth, end = match.start(), 0, 0
         for token in _TOKEN.finditer(data, begin, min(len(data), begin + limits.DOCUMENT)):
             mark = token[0]
