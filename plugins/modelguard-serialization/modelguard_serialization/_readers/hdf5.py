@@ -175,8 +175,10 @@ def _external(data: memoryview, at: int) -> str:
     width = 1 << (flags & 3)
     length = int.from_bytes(data[place : place + width], "little")
     place += width
+    if not 0 < length < 65536:
+        return ""
     name = bytes(data[place : place + length])
-    if not 0 < length < 65536 or b"\0" in name:
+    if b"\0" in name:
         return ""
     place += length
     size = int.from_bytes(data[place : place + 2], "little")
