@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import zlib
 
 import pytest
@@ -145,6 +146,12 @@ def test_a_pickle_in_an_attribute_of_pytables_is_told() -> None:
     assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0338", Severity.HIGH)]
     look, _ = look_through("table.h5", file("weights") + b"CLASS\0\0\0GROUP TITLE")
     assert look.findings == []
+
+
+def test_a_link_with_more_behind_its_names_is_one_all_the_same() -> None:
+    message = b"\1\x08\x40\1x" + struct.pack("<H", 24) + b"\0/etc/p\xe4sswd\0/a\0more!!!!".ljust(24, b"!")
+    look, _ = look_through("model.h5", file("weights") + message)
+    assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0336", Severity.CRITICAL)]
 
 
 def test_what_lies_across_two_windows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

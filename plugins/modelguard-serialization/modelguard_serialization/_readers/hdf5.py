@@ -170,28 +170,22 @@ def json_objects(data: memoryview, look: Look) -> Iterator[tuple[int, str]]:
 
 
 def _external(data: memoryview, at: int) -> str:
+    """The file that the link message at ``at`` names, as ``H5L__extern_traverse`` reads it; empty when the bytes are no such message."""
     flags = data[at + 1]
     place = at + 3 + (8 if flags & 4 else 0) + (1 if flags & 16 else 0)
     width = 1 << (flags & 3)
     length = int.from_bytes(data[place : place + width], "little")
-    place += width
-    if not 0 < length < 65536:
+    place += width + length
+    if not 0 < length < 1 << 20 or place + 2 > len(data):
         return ""
-    name = bytes(data[place : place + length])
-    if b"\0" in name:
-        return ""
-    place += length
     size = int.from_bytes(data[place : place + 2], "little")
-    parts = bytes(data[place + 2 : place + 2 + size]).split(b"\0")
-    if len(parts) != 4 and len(parts) != 3:
-        return ""
     # A version and flags byte of 0 comes first, then the file and the object, each closed by a zero.
-    parts = parts[1:] if parts[0] == b"" else parts
-    try:
-        file, inside = parts[0].decode(), parts[1].decode()
-    except UnicodeDecodeError:
+    parts = bytes(data[place + 2 : place + 2 + size]).split(b"\0")
+    if len(parts) < 3 or parts[0] or not parts[1] or not parts[2]:
         return ""
-    return file if file.isprintable() and inside.isprintable() and file and inside else ""
+    text = parts[1] + parts[2]
+    likely = min(text) >= 0x20 and sum(0x20 <= byte < 0x7F for byte in text) * 5 >= len(text) * 4
+    return parts[1].decode("utf-8", "replace") if likely else ""
 
 
 def _local_names(data: memoryview, heap: int, base: int) -> list[str]:
