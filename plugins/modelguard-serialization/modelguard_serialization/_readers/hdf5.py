@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
+import numpy as np
+
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._documents import parse_json
@@ -29,9 +31,10 @@ _LINK = re.compile(rb"\x01[\x08-\x0f\x18-\x1f]\x40", re.DOTALL)
 _HEAP = re.compile(rb"HEAP\x00")
 _COLLECTION = re.compile(rb"GCOL\x01")
 _PYTABLES = (re.compile(rb"PYTABLES_FORMAT_VERSION"), re.compile(rb"pandas_type"), re.compile(rb"CLASS\x00"))
+_STEP = 1 << 20
 _WINDOW = 1 << 25
 _OVERLAP = 4096
-"""Bytes searched at once, and those beyond, in which what begins before may go on."""
+"""Bytes searched at once, by numpy and by patterns, and those beyond, in which what begins before may go on."""
 _VALUES = re.compile(
     r"numpy\.(?:dtype|ndarray|(?:core|_core)\.multiarray\.(?:scalar|_reconstruct))|collections\.OrderedDict|datetime\.\w+|_codecs\.encode"
 )
@@ -109,22 +112,37 @@ class Hdf5(Reader):
         Both are messages that hold the address of a heap in which the names are: a message is told by its first bytes and by that address.
         """
         data, told = blob.data, set[str]()
-        width = max(1, (len(data).bit_length() + 7) // 8)
-        address = rb"(?=%%s(.{%d})\x00{%d})" % (width, 8 - width)
-        for heaps, first, then, what, names_in in (
-            (_HEAP, rb"\x01", rb".{3}.{4}", "a data set takes its bytes from other files", _local_names),
-            (_COLLECTION, rb"\x04\x03", rb"", "a data set is put together from other files", _global_names),
-            (_COLLECTION, rb"\x05\x03", rb"", "a data set is put together from other files", _global_names),
+        for heap, first, gap, what, names_in in (
+            (_HEAP, b"\x01", 8, "a data set takes its bytes from other files", _local_names),
+            (_COLLECTION, b"\x04\x03", 2, "a data set is put together from other files", _global_names),
+            (_COLLECTION, b"\x05\x03", 2, "a data set is put together from other files", _global_names),
         ):
-            places = {match.start() for match in _all(heaps, data, look)}
-            for match in _all(re.compile(first + address % then, re.DOTALL), data, look) if places else ():
-                at = int.from_bytes(match[1], "little")
-                heap = next((place for place in (at + base, at) if place in places), None)
-                shown = ", ".join(names := names_in(data, heap, base) if heap is not None else [])[:200]
+            places = [match.start() for match in _all(heap, data, look)]
+            heaps = {place: place for place in places} | {place - base: place for place in places if place >= base}
+            for at, address in _addressed(data, first, gap, sorted(heaps), look):
+                shown = ", ".join(names := names_in(data, heaps[address], base))[:200]
                 if shown and shown not in told:
                     told.add(shown)
                     severity = Severity.CRITICAL if any(map(outside, names)) else None
-                    look.find("MG0336", blob, f"{what}: {shown}", severity=severity, at=match.start(), key=shown)
+                    look.find("MG0336", blob, f"{what}: {shown}", severity=severity, at=at, key=shown)
+
+
+def _addressed(data: memoryview, first: bytes, gap: int, addresses: list[int], look: Look) -> Iterator[tuple[int, int]]:
+    """(place, address) wherever ``first`` stands and, ``gap`` bytes on from its beginning, one of the addresses."""
+    raw = np.frombuffer(data, np.uint8)
+    places = max(0, len(raw) - gap - 7) if addresses else 0
+    wanted, members = np.array(addresses, np.uint64), set(addresses)
+    for begin in range(0, places, _STEP):
+        look.check()
+        count = min(_STEP, places - begin)
+        numbers = np.ndarray((count,), "<u8", data, begin + gap, (1,))
+        hits = np.flatnonzero(raw[begin : begin + count] == first[0])
+        for byte in range(1, len(first)):
+            hits = hits[raw[begin + byte + hits] == first[byte]]
+        near = numbers[hits]
+        for hit in hits[(near >= wanted[0]) & (near <= wanted[-1])]:
+            if (address := int(numbers[hit])) in members:
+                yield begin + int(hit), address
 
 
 def _all(pattern: re.Pattern[bytes], data: memoryview, look: Look) -> Iterator[re.Match[bytes]]:
