@@ -45,14 +45,16 @@ def inside(target: str, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["modelguard", "modelguard_serialization"]):
-        from targets import targets
+        from targets import NAMES, targets
 
         work = targets()[target]
     from seeds import seeds
 
     corpus = Path(arguments[-1])
     for number, seed in enumerate(seeds()):
-        (corpus / f"seed-{number:03d}").write_bytes(seed)
+        # A target that takes a name from the first byte gets each seed under every name.
+        for prefix in range(len(NAMES)) if target.startswith("read-") else (None,):
+            (corpus / f"seed-{number:03d}-{prefix}").write_bytes(seed if prefix is None else bytes([prefix]) + seed)
     atheris.Setup([sys.argv[0], *arguments], work)
     atheris.Fuzz()
 

@@ -34,7 +34,6 @@ def seeds() -> Iterator[bytes]:
     yield from _arrays(arrays)
     yield from _archives()
     yield from _texts()
-    yield from _plugin()
 
 
 def _pickles() -> Iterator[bytes]:
@@ -88,11 +87,3 @@ def _texts() -> Iterator[bytes]:
     yield b"<!doctype html><html><script>1</script></html>"
     yield b"%PDF-1.4\n%%EOF\n"
     yield b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"
-
-
-def _plugin() -> Iterator[bytes]:
-    try:
-        from modelguard_serialization.testing import seeds as more
-    except ImportError:
-        return
-    yield from more()

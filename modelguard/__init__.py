@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from modelguard._diff.match import Matching, match_tensors
     from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
+    from modelguard._formats.named import Kind
     from modelguard._formats.onnx import onnx_skeleton
+    from modelguard._formats.pickled import runs_as_pickle
+    from modelguard._formats.sniff import kind_of
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
     from modelguard._inputs.canonical import canonical_inputs
     from modelguard._inputs.config import artifact_json
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from modelguard._inputs.spec import resolve_input, usual_normalisations
     from modelguard.api import load_report, render, scan
     from modelguard.artifact import Artifact, ArtifactFile, FileStamp, LeftOut, Source, SourceContext, UnfetchedFile, sha256_file
-    from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, TensorInfo, numpy_dtype
+    from modelguard.checkpoint import DTYPE_BITS, Checkpoint, Format, FormatProblem, Quantization, TensorInfo, numpy_dtype
     from modelguard.detector import (
         Capability,
         DeadlineExceeded,
@@ -86,7 +89,10 @@ _HOME = {
     "_diff.match": ("Matching", "match_tensors"),
     "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
+    "_formats.named": ("Kind",),
     "_formats.onnx": ("onnx_skeleton",),
+    "_formats.pickled": ("runs_as_pickle",),
+    "_formats.sniff": ("kind_of",),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),
     "api": ("load_report", "render", "scan"),
     "_inputs.canonical": ("canonical_inputs",),
@@ -96,7 +102,7 @@ _HOME = {
     "_inputs.samples": ("load_samples",),
     "_inputs.spec": ("resolve_input", "usual_normalisations"),
     "artifact": ("Artifact", "ArtifactFile", "FileStamp", "LeftOut", "Source", "SourceContext", "UnfetchedFile", "sha256_file"),
-    "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "TensorInfo", "numpy_dtype"),
+    "checkpoint": ("DTYPE_BITS", "Checkpoint", "Format", "FormatProblem", "Quantization", "TensorInfo", "numpy_dtype"),
     "detector": (
         "Capability", "DeadlineExceeded", "Detector", "LookedAt", "ScanContext", "Skip", "Target", "configure", "option", "option_fields",
     ),
@@ -139,6 +145,7 @@ __all__ = [
     "FormatProblem",
     "InputHints",
     "InputSpec",
+    "Kind",
     "Layer",
     "LeftOut",
     "LimitError",
@@ -159,6 +166,7 @@ __all__ = [
     "PluginInfo",
     "Policy",
     "PolicyError",
+    "Quantization",
     "PolicyInfo",
     "Replay",
     "Report",
@@ -195,6 +203,7 @@ __all__ = [
     "fingerprint",
     "hookimpl",
     "hookspec",
+    "kind_of",
     "load_policy",
     "load_report",
     "load_samples",
@@ -210,6 +219,7 @@ __all__ = [
     "replay_rank",
     "require_understanding",
     "resolve_input",
+    "runs_as_pickle",
     "scan",
     "sha256_file",
     "usual_normalisations",

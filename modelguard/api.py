@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from modelguard import _limits
 from modelguard._reporters import builtin_reporters
 from modelguard._reporters.json import report_from_json
 from modelguard._scanner.prepare import RunOptions, ScanArguments, StrPath, prepare
@@ -22,7 +23,7 @@ from modelguard.model import ModelOptions
 from modelguard.policy import Policy
 from modelguard.report import Decision, Outcome, Report
 
-MAX_REPORT_BYTES = 1 << 28
+MAX_REPORT_BYTES = _limits.STORED_REPORT
 
 ProgressCallback = Callable[[str, int, int, str], None]
 """Told ``(what, done, total, note)``: ``what`` is ``reading`` (in bytes) or a detector's id (in its own units); ``total`` 0 is unknown.
@@ -124,8 +125,8 @@ def load_report(path: StrPath) -> tuple[Report, Decision]:
     try:
         with open(path, "rb") as handle:
             body = handle.read(MAX_REPORT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(name, f"cannot be read ({error.strerror})", remedy) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(name, f"cannot be read ({getattr(error, 'strerror', None) or error})", remedy) from error
     if len(body) > MAX_REPORT_BYTES:
         raise UsageError(name, f"is larger than {MAX_REPORT_BYTES} bytes", remedy)
     try:

@@ -60,8 +60,8 @@ class TensorInfo:
     """What a header says of one tensor.
 
     ``dtype`` is a key of :data:`DTYPE_BITS`. ``file`` is artifact-relative. ``byte_offset`` is absolute in that file, and None
-    where the bytes do not lie there contiguously (an ONNX tensor in typed data fields). ``byte_length`` is the length of
-    :meth:`Checkpoint.raw`.
+    where the bytes do not lie there as they are given (an ONNX tensor in typed data fields, a block-quantised one). ``byte_length``
+    is the length of :meth:`Checkpoint.raw`.
     """
 
     name: str
@@ -75,6 +75,25 @@ class TensorInfo:
     def size(self) -> int:
         """Number of elements (1 for rank 0)."""
         return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a tensor is stored whose values the file gives by block: a few bits an entry, and a scale that a group of entries shares.
+
+    ``type`` is the format's name for it (``Q4_K``), ``bits`` how many an entry has. ``step``, ``low`` and ``high`` (float32) have one
+    number for every ``group`` consecutive entries in C order: the widest distance between neighbouring levels, the lowest and the
+    highest level. ``reach`` is how many steps a quantiser leaves an entry from the weight it stands for, or from the end of the group's
+    levels where the weight lies beyond; infinite where levels are not chosen one by one.
+    """
+
+    type: str
+    bits: int
+    group: int
+    step: npt.NDArray[np.float32]
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
+    reach: float
 
 
 class Checkpoint(ABC):
@@ -105,6 +124,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def read(self, name: str) -> npt.NDArray[Any]:
         """The tensor as a read-only array of its shape; zero-copy where the file allows it."""
+
+    def quantization(self, name: str) -> Quantization | None:
+        """How the tensor is stored, where that is by block; :meth:`raw` and :meth:`read` then give the values as F32. None elsewhere."""
+        return None
 
     def graph(self, check: Callable[[], None] = lambda: None) -> OnnxModel | None:
         """What the file computes from its weights, or None where its format holds no graph. Read anew by every call; no weight is.
@@ -137,10 +160,18 @@ class Format(ABC):
     id: ClassVar[str]
     extensions: ClassVar[tuple[str, ...]]
     """Lower-case file name endings that are expected to hold this format; a hint, never evidence."""
+    exclusive: ClassVar[bool] = True
+    """Whether these endings promise this format, so that a file that has one and is nothing of the kind is a broken one."""
+    also: ClassVar[frozenset[str]] = frozenset()
+    """What every file of this format is besides, and so is no second thing, in the words of messages: ``a zip archive``."""
 
     @abstractmethod
     def recognise(self, head: bytes, size: int) -> bool:
         """Whether a file of ``size`` bytes beginning with ``head`` (up to 4096 bytes) claims to be this format."""
+
+    def claims(self, file: ArtifactFile) -> bool:
+        """Whether the whole file is this format, for one that the first bytes do not tell from others; asked when they fit. Cheap."""
+        return True
 
     @abstractmethod
     def open(self, file: ArtifactFile, artifact: Artifact) -> tuple[Checkpoint, tuple[FormatProblem, ...]]:

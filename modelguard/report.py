@@ -111,7 +111,8 @@ class Report:
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
     ``self_reference`` says, completing "the reference is the target itself: ...", why a comparison with it says nothing; usually empty.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
-    ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed.
+    ``confinement`` is what kept the worker that opened the artifact apart, in one word each: it depends on the machine.
+    ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed on one machine.
     """
 
     tool_version: str
@@ -128,6 +129,7 @@ class Report:
     model: Mapping[str, Any] | None = None
     failure: str = ""
     self_reference: str = ""
+    confinement: tuple[str, ...] = ()
     timings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -262,6 +262,7 @@ def everything() -> tuple[Report, Decision]:
         target=TARGET,
         reference=REFERENCE,
         samples=SamplesInfo("samples.npz", "f" * 64, 256, True),
+        confinement=("landlock", "network-namespace", "resource-limits", "seccomp"),
         policy=PolicyInfo("prod-gate", "8fc87358bbc1731d031f19e2e4750388648afb091e2ec4d8fdf3ea1974d9bfd4"),
         plugins=(
             PluginInfo("acme-extra", "2.0", ("max-margin",)),

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from modelguard import __version__
-from modelguard._cli._streams import complain, let_go, telling
+from modelguard._cli._streams import complain, let_go, stand_in, telling
 
 EXIT_NO_VERDICT = 3
 EXIT_INTERRUPTED = 130
@@ -112,10 +112,19 @@ class _Terminated(KeyboardInterrupt):
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
+    stand_in()
     for number in _ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _terminate)
     sys.exit(run(argv))
+
+
+def _of_echo(error: OSError) -> bool:
+    """Whether click met ``error`` when it wrote to standard output."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code is click.echo.__code__
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
@@ -131,7 +140,7 @@ def _already_ending(signum: int, frame: object) -> None: ...
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1, 2, 3, 130 or 143."""
-    from modelguard.errors import ModelguardError
+    from modelguard.errors import ModelguardError, OutputError
 
     try:
         result: Any = cli.main(args=argv, prog_name="modelguard", standalone_mode=False)
@@ -156,10 +165,17 @@ def run(argv: list[str] | None = None) -> int:
         let_go()
         return EXIT_NO_VERDICT
     except Exception as error:
+        if isinstance(error, OSError) and _of_echo(error):  # click writes help and version itself
+            let_go()
+            complain(OutputError("standard output", f"cannot be written ({error.strerror})", "free some space"))
+            return EXIT_NO_VERDICT
         import traceback
 
+        from modelguard._reporters.escape import visible
+
+        said = f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above"
         with telling():
-            traceback.print_exc()
-            print(f"modelguard: internal error: {type(error).__name__}: {error}; please report it with the lines above", file=sys.stderr)
+            for line in [*traceback.format_exc().splitlines(), said]:
+                print(visible(line), file=sys.stderr)
         return EXIT_NO_VERDICT
     return result if isinstance(result, int) else 0

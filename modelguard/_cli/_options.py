@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from modelguard._cli._streams import complain, let_go
+from modelguard._reporters.escape import shorten
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -157,17 +158,25 @@ def parse_outputs(output: OutputOptions, registry: Registry, inputs: Iterable[st
     files = []
     for spec in output.outputs:
         name, path = parse_output_spec(spec, registry.reporters)
-        real = os.path.realpath(path)
-        if real in taken:
-            raise UsageError(f"-o {spec}", f"{path} {taken[real]}", "name another file")
-        if path.is_dir():
-            raise UsageError(f"-o {spec}", f"{path} is a folder", "name a file in it")
-        if not path.parent.is_dir():
-            raise UsageError(f"-o {spec}", f"the folder {path.parent} does not exist", "create it first")
-        if path.is_file() or not path.exists():  # a device or pipe takes any number of reports
-            taken[real] = "is given to two reports"
+        try:
+            _check_output(spec, path, taken)
+        except (OSError, ValueError) as error:
+            cause = f"cannot be written ({getattr(error, 'strerror', None) or error})"
+            raise UsageError(f"-o {shorten(spec, 200)}", cause, "name another file") from error
         files.append((name, path))
     return tuple(files)
+
+
+def _check_output(spec: str, path: Path, taken: dict[str, str]) -> None:
+    real = os.path.realpath(path)
+    if real in taken:
+        raise UsageError(f"-o {spec}", f"{path} {taken[real]}", "name another file")
+    if path.is_dir():
+        raise UsageError(f"-o {spec}", f"{path} is a folder", "name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"-o {spec}", f"the folder {path.parent} does not exist", "create it first")
+    if path.is_file() or not path.exists():  # a device or pipe takes any number of reports
+        taken[real] = "is given to two reports"
 
 
 def print_answer(text: str, *, nl: bool = True) -> None:

@@ -8,11 +8,30 @@ import sys
 from collections.abc import Iterator
 
 
+def stand_in() -> None:
+    """Put something in the place of a standard stream that was closed before the start (``>&-``): reads end, writes fail.
+
+    Otherwise the next file that is opened takes its number, and whatever is printed goes there; and Python has no stream at all.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))
+
+
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
     """For what is said on standard error beside the answer. That it cannot be written is no reason to end."""
     try:
         yield
+        sys.stderr.flush()
     except OSError:
         let_go()
 

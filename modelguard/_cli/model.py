@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import textwrap
@@ -35,6 +34,7 @@ def command(
     from modelguard._cli._progress import ProgressDisplay
     from modelguard._detectors.describe_model import DescribeModel
     from modelguard._reporters.escape import visible
+    from modelguard._reporters.json import dump
     from modelguard._scanner.prepare import ScanArguments, prepare
 
     prepared = prepare(ScanArguments(target=target, samples=samples, detectors=(DescribeModel,), model=model, run=run, without=without))
@@ -46,7 +46,7 @@ def command(
     facts = {key: value for key, value in outcome.summary.items() if key != "score"} if outcome is not None and completed else {}
     if as_json:
         state = {"target": report.target.uri, "runs": completed, "reason": "" if completed else reason, "model": facts or None}
-        print_answer(json.dumps(state, indent=2))
+        print_answer(dump(state), nl=False)
     else:
         uri = report.target.uri
         refusal = f"{uri}: cannot be run: {reason.removeprefix(f'{uri}: ')}"

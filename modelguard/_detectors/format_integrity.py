@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from modelguard._detectors.format_rules import NOT_LOOKED_AT, RULES
+from modelguard._formats.named import Kind, by_name
 from modelguard._formats.names import deceptive, shown
-from modelguard._formats.sniff import Kind, by_name, classify
+from modelguard._formats.sniff import classify
 from modelguard.artifact import ArtifactFile
 from modelguard.checkpoint import FormatProblem
 from modelguard.detector import Capability, Detector, ScanContext, Target

@@ -17,8 +17,8 @@ RULES = (
     Rule(
         "MG0202", "FileMissing", "file of the reference that the artifact lacks", Severity.MEDIUM,
         "The reference has a file that the artifact does not. Loaders fall back to something else: without tokenizer.json or "
-        "special_tokens_map.json text is cut into other tokens, without generation_config.json other settings apply. Low for documentation "
-        "and for weights in a second format.",
+        "special_tokens_map.json text is cut into other tokens, without generation_config.json other settings apply. Low for "
+        "documentation, for weights in a second format, and for weights that are there under another file name.",
         "Add the reference's file, or compare with a reference that lacks it.",
         "A download of only some of the files.",
     ),
@@ -41,8 +41,8 @@ RULES = (
         "MG0205", "DescriptionChanged", "documentation or a note that is not the reference's", Severity.LOW,
         "What differs is read by people or says who wrote a file: a model card, a licence, a picture, `transformers_version`, "
         "`_name_or_path` (both set anew on loading), `torch_dtype` among float32, float16 and bfloat16 (also spelled `dtype`; weights are "
-        "compared up to such rounding), the index of a sharded checkpoint, whose tensors weight-diff compares, and metadata of a "
-        "safetensors file other than `format`. Nothing that computes depends on it.",
+        "compared up to such rounding), the index of a sharded checkpoint, whose tensors weight-diff compares, metadata of a "
+        "safetensors file other than `format`, and the producer and documentation in an ONNX file. Nothing that computes depends on it.",
         "Nothing, if the change is expected. A licence that changed is a question for whoever is responsible for licences.",
         "Edited model cards, and files written by a newer library.",
     ),

@@ -98,6 +98,27 @@ class Quantized(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockQuantized(Change):
+    """Stored as block-quantised ``type`` of ``bits`` bits: every entry is the level that its block has for the reference's.
+
+    ``shown`` is False for types whose levels are not chosen one by one, of which only rough checks can be made.
+    """
+
+    type: str
+    bits: int
+    shown: bool = True
+
+    kind = Quantized.kind
+    rule = Quantized.rule
+
+    def evidence(self) -> dict[str, Any]:
+        return {"type": self.type, "bits": self.bits, "scheme": "block"}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} is the reference quantised to {self.type} ({size})"
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned(Change):
     """Every changed entry is zero now."""
 
@@ -180,6 +201,20 @@ class RowEdit(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class RowsBeyond(RowEdit):
+    """The reference quantised to block-quantised ``type``, except that in ``count`` rows it is not."""
+
+    type: str
+
+    def evidence(self) -> dict[str, Any]:
+        return {"axis": self.axis, "count": self.count, "indices": list(self.indices), "type": self.type}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        rows = "row is" if self.count == 1 else "rows are"
+        return f"{name} is the reference quantised to {self.type}, but {self.count} {rows} something else ({size})"
+
+
+@dataclass(frozen=True, slots=True)
 class BitFlips(Change):
     """Single bits differ: ``flips`` are entries and their bits (0 is the lowest), ``fields`` counts parts of the number."""
 
@@ -254,6 +289,24 @@ class Dense(Change):
 
     def sentence(self, name: str, changed: int, size: str) -> str:
         return f"{name} changed densely ({size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond(Change):
+    """Stored as block-quantised ``type``; in ``rows`` of its rows entries are not the levels that their blocks have for the reference."""
+
+    type: str
+    rows: int
+
+    kind = Dense.kind
+    rule = Dense.rule
+    confidence = Dense.confidence
+
+    def evidence(self) -> dict[str, Any]:
+        return {"type": self.type, "rows_beyond": self.rows}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} is stored as {self.type}, and quantising the reference does not explain {self.rows} of its rows ({size})"
 
 
 @dataclass(frozen=True, slots=True)

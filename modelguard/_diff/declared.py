@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from modelguard._diff.documents import Compared, Difference, compare_values
@@ -19,7 +20,7 @@ from modelguard._formats.protobuf import LEN, VARINT, Field, Wire
 from modelguard.checkpoint import Checkpoint
 from modelguard.errors import ModelguardError
 from modelguard.findings import Severity
-from modelguard.onnx_graph import OnnxModel, Properties
+from modelguard.onnx_graph import Function, Graph, OnnxModel, Properties
 
 _ELEMENTS = (
     "undefined", "float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "double", "uint32", "uint64",
@@ -27,7 +28,7 @@ _ELEMENTS = (
 )  # fmt: skip
 """TensorProto.DataType by number; newer ones are called by it."""
 MAX_RANK = 32
-_ABOUT = ("producer", "producer_version", "ir_version", "domain", "doc", "graph", "graph_doc")
+_ABOUT = ("producer", "producer_version", "ir_version", "domain", "doc", "graph", "graph_doc", "notes")
 """What says who made an ONNX file and how; it is read by people."""
 
 
@@ -126,7 +127,24 @@ def _declared(model: OnnxModel) -> dict[str, Any]:
         "doc": model.doc,
         "graph": graph.name,
         "graph_doc": graph.doc,
+        "notes": _notes(model),
     }
+
+
+def _notes(model: OnnxModel) -> str:
+    """Documentation and metadata of all nodes and functions: how many characters, and their digest. Programs can be carried there."""
+    found, size = hashlib.sha256(), 0
+    left: list[Graph | Function] = [*model.functions, model.graph]
+    while left:
+        graph = left.pop()
+        texts = [graph.doc, *chain.from_iterable(graph.metadata)] if graph is not model.graph else [*chain.from_iterable(graph.metadata)]
+        for node in graph.nodes:
+            texts += [node.doc, *chain.from_iterable(node.metadata), *(attribute.doc for attribute in node.attributes)]
+            left += node.subgraphs
+        for text in filter(None, texts):
+            size += len(text)
+            found.update(f"{len(text)} {text}".encode())
+    return f"{size} characters, sha256 {found.hexdigest()}" if size else ""
 
 
 def _properties(properties: Properties) -> dict[str, Any]:

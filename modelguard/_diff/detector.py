@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._diff import rules
-from modelguard._diff.changes import Cast, Erased, RowEdit
+from modelguard._diff.changes import BlockQuantized, Cast, Erased, RowEdit
 from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
@@ -165,10 +165,12 @@ class WeightDiff(Detector):
     def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
         unknown = [item for item in diff.tensors if not item.comparable]
         retyped = [item for item in diff.tensors if item.comparable and item.dtype != item.reference_dtype]
-        retyped = [item for item in retyped if not isinstance(item.change, (Cast, Erased))]
+        retyped = [item for item in retyped if not isinstance(item.change, (BlockQuantized, Cast, Erased))]
+        rough = [item for item in diff.tensors if isinstance(item.change, BlockQuantized) and not item.change.shown]
         broken = [item for item in diff.tensors if item.non_finite]
         for rule, items, phrase in (
             ("MG1105", unknown, "{0.name} is {0.dtype}, and {0.reference_dtype} in the reference: their values could not be compared"),
+            ("MG1105", rough, "{0.name} is {0.change.type}, a type of which it cannot be shown that it is the reference and nothing else"),
             (
                 "MG1104",
                 retyped,

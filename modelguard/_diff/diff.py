@@ -9,6 +9,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard._diff import content, graph
+from modelguard._diff.blocks import quantized_by_block
 from modelguard._diff.changes import Change, Dense, LowRank
 from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
 from modelguard._diff.graph import GraphDiff
@@ -200,7 +201,14 @@ class _Comparison:
         if before.dtype == after.dtype and self._equal(before, after):
             return None
         statistics = measure(before, after, self.check)
-        found = classify(before, after, statistics, self.max_rank, self.check)
+        if not statistics.sums.changed and _widened(pair):
+            return None
+        quantization = pair.after.checkpoint.quantization(pair.after.tensor.name) if pair.after_view.whole else None
+        found: Change | None
+        if quantization is not None and statistics.sums.changed and after.dtype == "F32":
+            found = quantized_by_block(before, after, quantization, statistics, self.check)
+        else:
+            found = classify(before, after, statistics, self.max_rank, self.check)
         return None if found is None else describe(pair, before, after, statistics, found)
 
     def _equal(self, before: Operand, after: Operand) -> bool:
@@ -213,6 +221,14 @@ class _Comparison:
             if not same_bytes(old[start : start + step], new[start : start + step]):
                 return False
         return True
+
+
+def _widened(pair: Pairing) -> bool:
+    """Whether another format stores the tensor in a dtype that holds every number of its own: GGUF has no vectors of 16 bits."""
+    old, new = FLOATS.get(pair.before.tensor.dtype), FLOATS.get(pair.after.tensor.dtype)
+    if old is None or new is None or pair.before.checkpoint.format == pair.after.checkpoint.format:
+        return False
+    return old.exponent <= new.exponent and old.mantissa <= new.mantissa
 
 
 def comparable(before: Operand, after: Operand, whole: bool = True) -> bool:

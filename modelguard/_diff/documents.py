@@ -16,12 +16,17 @@ from modelguard.findings import Severity
 
 LARGEST = 1 << 26
 """Bytes up to which a file is compared by what it says; the largest tokenizer.json there is has 35 MB."""
-LARGEST_YAML = 1 << 20
-"""The parser of YAML takes about a second for this much."""
+LARGEST_YAML = 1 << 17
+"""Bytes up to which YAML is compared by keys: its parser, in Python, takes a second or two for this much."""
+MOST_VALUES = 4_000_000
+"""Values of a JSON document, by its commas and brackets, up to which it is built: half a gigabyte if all are empty lists. The largest
+tokenizer.json there is has half as many."""
 DEEPEST = 100
 """Levels of YAML; the C parser of JSON has a limit of its own."""
 LISTED = 12
 """Differences of one file that are kept; all are counted."""
+WEIGHED = 10_000
+"""Differences of one file that are weighed one by one; more of them weigh what one of no particular place does."""
 SHOWN = 160
 """Characters of a value, and of a key, that are kept."""
 OFTEN = 1 << 12
@@ -55,6 +60,10 @@ class Compared:
     count: int
     worst: Severity
     note: str = ""
+
+
+Raw = tuple[tuple[str | int, ...], Any, Any]
+"""Where two documents differ, and both values, before they are spelled out."""
 
 
 class Ambiguous(ValueError):
@@ -97,14 +106,18 @@ def compare_values(before: Any, after: Any, weigh: Callable[[Difference], Severi
     return _kept("keys", _differences(before, after, check), weigh)
 
 
-def _kept(how: str, found: Iterator[Difference], weigh: Callable[[Difference], Severity], note: str = "") -> Compared:
+def _kept(how: str, found: Iterator[Raw], weigh: Callable[[Difference], Severity], note: str = "") -> Compared:
     kept: dict[Severity, list[Difference]] = {}
     count = 0
-    for difference in found:
+    for place, before, after in found:
         count += 1
-        of_weight = kept.setdefault(weigh(difference), [])
-        if len(of_weight) < LISTED:
-            of_weight.append(difference)
+        if count <= WEIGHED:
+            difference = Difference(_spelled(place), _shown(before), _shown(after))
+            of_weight = kept.setdefault(weigh(difference), [])
+            if len(of_weight) < LISTED:
+                of_weight.append(difference)
+    if count > WEIGHED:
+        kept.setdefault(weigh(Difference("", None, None)), [])
     first = [difference for severity in sorted(kept, reverse=True) for difference in kept[severity]]
     return Compared(how, tuple(first[:LISTED]), count, max(kept, default=Severity.INFO), note)
 
@@ -123,6 +136,8 @@ def _json(text: str) -> Any:
             raise Ambiguous("has a key twice")
         return found
 
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise Ambiguous("has too many values")
     return json.loads(text, object_pairs_hook=unique)
 
 
@@ -130,7 +145,6 @@ def _yaml(text: str) -> Any:
     """A YAML document as dictionaries, lists and :class:`_Scalar`, built from its events: nothing is constructed."""
     from ruamel.yaml import YAML
     from ruamel.yaml import events as kinds
-    from ruamel.yaml.error import YAMLError
 
     top: list[Any] = []
     stack: list[Any] = [top]
@@ -153,6 +167,8 @@ def _yaml(text: str) -> Any:
         for event in YAML(typ="safe", pure=True).parse(text):
             if isinstance(event, kinds.AliasEvent) or getattr(event, "anchor", None):
                 raise Ambiguous("has anchors")
+            if getattr(event, "version", None) or getattr(event, "tags", None):
+                raise Ambiguous("has directives")
             if isinstance(event, kinds.ScalarEvent):
                 put(_scalar(event))
             elif isinstance(event, kinds.MappingStartEvent | kinds.SequenceStartEvent):
@@ -166,7 +182,10 @@ def _yaml(text: str) -> Any:
             elif isinstance(event, kinds.MappingEndEvent | kinds.SequenceEndEvent):
                 stack.pop()
                 keys.pop()
-    except YAMLError as error:
+    except (Ambiguous, MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        # Beside its own errors the parser raises whatever its assertions and look-ups do.
         raise ValueError(str(error)) from error
     if len(top) > 1:
         raise Ambiguous("holds several documents")
@@ -189,8 +208,8 @@ def _tag(event: Any) -> str:
     return "" if tag is None else str(tag)
 
 
-def _differences(old: Any, new: Any, check: Callable[[], None]) -> Iterator[Difference]:
-    left: list[tuple[tuple[str | int, ...], Any, Any]] = [((), old, new)]
+def _differences(old: Any, new: Any, check: Callable[[], None]) -> Iterator[Raw]:
+    left: list[Raw] = [((), old, new)]
     turn = 0
     while left:
         place, before, after = left.pop()
@@ -205,7 +224,7 @@ def _differences(old: Any, new: Any, check: Callable[[], None]) -> Iterator[Diff
                 sides = [side[at] if at < len(side) else _ABSENT for side in (before, after)]
                 left.append(((*place, at), *sides))
         elif _leaf(before) != _leaf(after):
-            yield Difference(_spelled(place), _shown(before), _shown(after))
+            yield place, before, after
 
 
 _ABSENT: Any = object()
@@ -240,6 +259,8 @@ def _spelled(place: tuple[str | int, ...]) -> str:
     for part in place:
         if isinstance(part, int):
             parts.append(f"[{part}]")
+        elif isinstance(part, _Line):
+            parts.append(part)
         elif _PLAIN.fullmatch(part) and len(part) <= SHOWN:
             parts.append(f".{part}")
         else:
@@ -248,7 +269,11 @@ def _spelled(place: tuple[str | int, ...]) -> str:
     return text if len(text) <= 4 * SHOWN else f"{text[: 4 * SHOWN]}..."
 
 
-def _lines(old: str, new: str, check: Callable[[], None]) -> Iterator[Difference]:
+class _Line(str):
+    """A place in a document that has no keys."""
+
+
+def _lines(old: str, new: str, check: Callable[[], None]) -> Iterator[Raw]:
     """The lines between those that both files begin and end with."""
     before, after = old.split("\n"), new.split("\n")
     start = 0
@@ -262,6 +287,6 @@ def _lines(old: str, new: str, check: Callable[[], None]) -> Iterator[Difference
     for at in range(max(len(left), len(right))):
         if at % OFTEN == 0:
             check()
-        sides = [_shown(side[at]) if at < len(side) else None for side in (left, right)]
-        if sides[0] != sides[1] or left[at : at + 1] != right[at : at + 1]:
-            yield Difference(f"line {start + at + 1}", *sides)
+        sides = [side[at] if at < len(side) else _ABSENT for side in (left, right)]
+        if sides[0] != sides[1]:
+            yield (_Line(f"line {start + at + 1}"),), sides[0], sides[1]

@@ -15,21 +15,24 @@ from functools import partial
 from typing import IO, Literal
 
 from modelguard._diff.documents import LARGEST, Compared, Difference, compare
-from modelguard._formats.sniff import CODE, WEIGHTS, classify, extension
+from modelguard._diff.match import checkpoint_stem
+from modelguard._formats.named import WEIGHTS, by_name, extension
+from modelguard._formats.sniff import classify
 from modelguard.artifact import Artifact, ArtifactFile, UnfetchedFile, sha256_file
 from modelguard.detector import Target
 from modelguard.errors import ArtifactError
 from modelguard.findings import Severity
 
-Role = Literal["code", "template", "tokenizer", "index", "documentation", "configuration"]
+Role = Literal["weights", "code", "template", "tokenizer", "index", "documentation", "configuration"]
 What = Literal["changed", "missing", "added", "not compared"]
 
 BLOCK = 1 << 20
 _NAMES: dict[Role, re.Pattern[str]] = {
     "index": re.compile(r".*\.safetensors\.index\.json"),
-    "template": re.compile(r".*(template|prompt).*|.*\.(jinja|jinja2|j2)"),
+    "template": re.compile(r".*(template|prompt|instruction).*|(agents|skill)\.md|.*\.(jinja|jinja2|j2)"),
     "documentation": re.compile(
-        r"(readme|license|licence|copying|notice|changelog|contributing|citation|authors|code_of_conduct|use_policy)([._-].*)?|"
+        r"(readme|license|licence|copying|notice|changelog|contributing|citation|authors|code_of_conduct|use_policy)"
+        r"([_-][a-z0-9_-]*)?(\.(md|txt|rst|html))?|"
         r".*\.(md|rst|bib|cff|png|jpe?g|gif|webp|svg|bmp|ico|pdf)|\.gitattributes|\.gitignore"
     ),
     "tokenizer": re.compile(r".*token.*|(vocab|merges|spiece|sentencepiece|bpe|tekken).*|.*\.(spm|tiktoken|model)"),
@@ -80,6 +83,7 @@ def diff_files(reference: Target, target: Target, check: Callable[[], None], pro
     known = {file.sha256: path for path, file in old.items() if isinstance(file, ArtifactFile) and file.sha256}
     single = _is_single(reference.artifact, old_weights), _is_single(target.artifact, new_weights)
     alone: Literal["", "reference", "artifact"] = "" if single[0] == single[1] else "reference" if single[0] else "artifact"
+    lost = _lost(reference, target)
     changes: list[FileChange] = []
     uncovered: list[str] = []
     restated: list[str] = []
@@ -89,13 +93,17 @@ def diff_files(reference: Target, target: Target, check: Callable[[], None], pro
         check()
         progress(done, len(paths), path)
         before, after = old.get(path), new.get(path)
-        if path in new_weights or (path not in new and path in old_weights):
-            weights += path in new_weights
+        if path in new_weights:
+            weights += 1
+        elif path not in new and path in old_weights:
+            if not any(single) and path in lost:
+                changes.append(_elsewhere(path))
         elif after is None:
             if alone != "artifact" and before is not None:
                 changes.append(_missing(before))
         elif before is None and alone == "reference":
-            uncovered.append(path)
+            if _of(after)[1] > Severity.LOW:
+                uncovered.append(path)
         elif before is None:
             changes.append(_added(after, known))
         else:
@@ -125,6 +133,17 @@ def _weights(target: Target) -> frozenset[str]:
     return frozenset(path for checkpoint in target.checkpoints for path in checkpoint.files)
 
 
+def _lost(reference: Target, target: Target) -> frozenset[str]:
+    """The first file of every checkpoint of the reference whose name the artifact has no checkpoint of, in any format."""
+    kept = {checkpoint_stem(item.name) for item in target.checkpoints}
+    return frozenset(item.files[0] for item in reference.checkpoints if checkpoint_stem(item.name) not in kept)
+
+
+def _elsewhere(path: str) -> FileChange:
+    why = "is weights in the reference, and the artifact has none of that name: what looks for them there does not find them"
+    return FileChange(path, "missing", "weights", _SEVERITY["weights"], why)
+
+
 def _is_single(artifact: Artifact, weights: frozenset[str]) -> bool:
     """Whether the user named one file: it was brought with the shards, the external data or the index that belong to it, and no others."""
     paths = {file.path for file in artifact.files}
@@ -135,14 +154,14 @@ def _is_single(artifact: Artifact, weights: frozenset[str]) -> bool:
 def role_of(path: str) -> Role:
     """What a file is for, going by its name."""
     name = posixpath.basename(path).lower()
-    if extension(name) in CODE or _RUN.fullmatch(name):
+    if by_name(name).matter == "code" or _RUN.fullmatch(name):
         return "code"
     return next((role for role, pattern in _NAMES.items() if pattern.fullmatch(name)), "configuration")
 
 
 _SEVERITY: dict[Role, Severity] = {
     "code": Severity.HIGH, "template": Severity.HIGH, "tokenizer": Severity.MEDIUM, "configuration": Severity.MEDIUM,
-    "index": Severity.LOW, "documentation": Severity.LOW,
+    "weights": Severity.LOW, "index": Severity.LOW, "documentation": Severity.LOW,
 }  # fmt: skip
 
 

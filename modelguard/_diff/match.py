@@ -93,10 +93,15 @@ def counterparts(
     return [(tuple(old[theirs]), tuple(new[mine])) for mine, theirs in _counterparts(old, new).items()]
 
 
+def checkpoint_stem(name: str) -> str:
+    """The name of a checkpoint without the number of a shard."""
+    return _SHARD.sub("", name)
+
+
 def _groups(checkpoints: Sequence[Checkpoint]) -> dict[Group, list[Checkpoint]]:
     found: dict[Group, list[Checkpoint]] = {}
     for item in checkpoints:
-        found.setdefault((_SHARD.sub("", item.name), item.format), []).append(item)
+        found.setdefault((checkpoint_stem(item.name), item.format), []).append(item)
     return dict(sorted(found.items()))
 
 
@@ -178,9 +183,10 @@ class _Match:
     def run(self) -> None:
         self._by_name("name", str, str)
         self._by_name("prefix", _stem, _stem)
-        old, new = common_prefix(self.all_old, self.all_new)
-        self._by_name("prefix", lambda name: name.removeprefix(old), lambda name: name.removeprefix(new))
-        self._by_name("renamed", canonical, canonical)
+        if self.old and self.new:
+            old, new = common_prefix(self.all_old, self.all_new)
+            self._by_name("prefix", lambda name: name.removeprefix(old), lambda name: name.removeprefix(new))
+            self._by_name("renamed", canonical, canonical)
         self.result.pairs.extend(_relabel(self._fused()))
         self.result.pairs.extend(_relabel(content.by_bytes(self.old, self.new)))
         self.result.pairs.extend(_relabel(content.by_similarity(self.old, self.new)))
@@ -246,6 +252,8 @@ class _Match:
     def _tied(self) -> None:
         """Weights that one side stores once under one of their names."""
         for left, own, label in ((self.old, self.all_old, "before"), (self.new, self.all_new, "after")):
+            if not left:
+                continue
             paired = {name: place for name, place in own.items() if name not in left}
             known = {canonical(place.tensor.name) for place in paired.values()}
             for name, other in content.copies(left, paired).items():

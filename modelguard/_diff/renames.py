@@ -88,6 +88,8 @@ class Renames:
 
 def renames_of(pairs: Sequence[Pairing]) -> Renames:
     """Sort the pairs whose names differ by more than a known prefix or a name of old."""
+    if all(pair.before.tensor.name == pair.after.tensor.name for pair in pairs):
+        return Renames()
     strays = set(strays_of(pairs))
     harmless, unknown, exchanged = [], [], []
     for pair in pairs:

@@ -39,8 +39,9 @@ TENSOR_RULES = (
     Rule(
         "MG1105", "NotCompared", "tensor whose values could not be compared with the reference's", Severity.MEDIUM,
         "The tensor has a counterpart, but one side stores floats and the other stores integers or elements narrower than a byte, "
-        "whose scale is not known here. Or it has no counterpart, because it holds integers or a few floats, which exporters to the "
-        "checkpoint's format compute or fold. Not having looked is never a pass.",
+        "whose scale is not known here. Or it is of a block-quantised type (GGUF's IQ1, IQ2 and IQ3) whose levels are chosen for several "
+        "entries at once, so that small changes cannot be told from rounding. Or it has no counterpart, because it holds integers or a "
+        "few floats, which exporters to the checkpoint's format compute or fold. Not having looked is never a pass.",
         "Dequantise the checkpoint, or quantise the reference with the same tool, and compare again.",
         "Weights quantised to integers with their scales in tensors of their own.",
     ),
@@ -91,8 +92,9 @@ TENSOR_RULES = (
     Rule(
         "MG1112", "TensorQuantized", "tensor sent through a quantiser", Severity.LOW,
         "The values are the reference rounded to few levels per tensor, row or group and stored as floats again. Quantising the "
-        "reference anew reproduces them, or there are too few distinct values left for anything else. The severity is medium where more "
-        "was lost than so many bits explain: 1/32 of the norm for 8 bits, 1/4 for 4, 1/8 for 16 values that no known quantiser gives.",
+        "reference anew reproduces them, or there are too few distinct values left for anything else; of a tensor that is stored by block "
+        "(GGUF) every value is the level nearest to the reference's that its block has. The severity is medium where more was lost than "
+        "so many bits explain: 1/32 of the norm for 8 bits, 1/4 for 4, 1/8 for 16 values that no known quantiser gives.",
         "Quantise the reference with the same tool and settings and compare with that: a small edit can hide under quantisation "
         "noise.",
         "Quantisation-aware training, weight clustering.",

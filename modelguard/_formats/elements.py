@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modelguard import _limits
 from modelguard.checkpoint import DTYPE_BITS, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-MAX_RANK = 32
-"""Dimensions a tensor may have: numpy before 2.0 can hold no more, and real tensors have fewer than ten."""
+MAX_RANK = _limits.RANK
 
-MAX_TENSORS = 1_000_000
-"""Tensors in one file. A mixture-of-experts model of 753 billion parameters has more than 65,536, in 141 files."""
+MAX_TENSORS = _limits.TENSORS
 
-MAX_BITS = 2**64 - 1
-"""The size of a tensor in bits must fit 64 bits, as it must in the formats' reference implementations."""
+MAX_BITS = _limits.BITS
 
 
 def size_in_bits(dtype: str, shape: tuple[int, ...]) -> int | None:

@@ -6,11 +6,11 @@ import threading
 import weakref
 from collections import OrderedDict
 
+from modelguard import _limits
 from modelguard.artifact import ArtifactFile
 from modelguard.errors import ArtifactError
 
-MAX_OPEN = 64
-"""Maps kept open at once. CPython holds a file descriptor for each, and a checkpoint may have hundreds of shards."""
+MAX_OPEN = _limits.MAPS
 
 _lock = threading.Lock()
 _open: OrderedDict[int, weakref.ref[MappedFile]] = OrderedDict()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterator
 
+from modelguard import _limits
 from modelguard.checkpoint import FormatProblem
 
 SHOWN = 120
-MAX_NAME = 4096
-"""Characters a name may have."""
+MAX_NAME = _limits.NAME
 REPORTED = 20
 """Deceptive names reported one by one; the rest are counted."""
 

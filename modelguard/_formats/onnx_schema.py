@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from modelguard import _limits
 from modelguard._formats.names import MAX_NAME, shown
 from modelguard._formats.protobuf import FIXED32, FIXED64, LEN, VARINT, Field, Wire
 from modelguard.errors import FormatError, LimitError
 
-MAX_DEPTH = 100
-"""Messages within messages; protobuf's own parsers stop there as well."""
+MAX_DEPTH = _limits.ONNX_DEPTH
 
-MAX_TEXT = 1 << 24
+MAX_TEXT = _limits.ONNX_TEXT
 
 
 class Kind(NamedTuple):

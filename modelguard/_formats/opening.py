@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard._formats.pickled import runs_as_pickle
+from modelguard import _limits
+from modelguard._formats.named import by_name, extension
+from modelguard._formats.readings import other_readings
 from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
-from modelguard._formats.sniff import HEAD, LFS_POINTER, by_name, extension, magic, trailing_zip
+from modelguard._formats.sniff import HEAD, LFS_POINTER, magic
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
 
-MAX_SLACK = 1 << 28
-"""Unclaimed bytes of external data that are read to see whether they are padding."""
+MAX_SLACK = _limits.SLACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,17 @@ class _Opener:
     def open(self, file: ArtifactFile) -> None:
         with file.open() as handle:
             head = handle.read(HEAD)
-        fitting = [item for item in self._formats if item.recognise(head, file.size)]
+        fitting = [item for item in self._formats if item.recognise(head, file.size) and item.claims(file)]
         expected = [item for item in self._formats if file.path.lower().endswith(item.extensions)]
         if head.startswith(LFS_POINTER) and (expected or by_name(file.path).matter != "inert"):
             raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
-        if not fitting and expected:
+        promised = [item for item in expected if item.exclusive]
+        if not fitting and promised:
             kind = magic(head)
             if kind is not None:
-                cause = f"is named like {expected[0].id} and is {kind.what}"
+                cause = f"is named like {promised[0].id} and is {kind.what}"
                 raise FormatError(file.path, cause, "find out who renamed it, and do not load it", rule="MG0101")
-            fitting = expected  # its reader says best what is wrong with it
+            fitting = promised  # its reader says best what is wrong with it
         if not fitting:
             return
         if len(fitting) > 1:
@@ -111,7 +113,7 @@ class _Opener:
         else:
             raise errors[0]
         self._check_name(file, item, expected)
-        self._check_other_readings(file, item, head)
+        self._check_other_readings(file, item)
 
     def index(self, file: ArtifactFile) -> None:
         self.indexes.add(file.path)
@@ -123,15 +125,8 @@ class _Opener:
             message = f"{file.path}: is {actual.id}, and its name ends in {ending}; rename it to end in {actual.extensions[0]}"
             self._note("MG0103", file, message, {"format": actual.id, "extension": ending})
 
-    def _check_other_readings(self, file: ArtifactFile, actual: Format, head: bytes) -> None:
-        with file.open() as handle:
-            if trailing_zip(handle, file.size):
-                also = "a zip archive"
-            elif head.startswith(b"ustar", 257):
-                also = "a tar archive"
-            else:
-                also = "a Python pickle" if runs_as_pickle(handle, file.size) else ""
-        if also:
+    def _check_other_readings(self, file: ArtifactFile, actual: Format) -> None:
+        if also := " and ".join(item for item in other_readings(file.map()) if item not in actual.also):
             message = f"{file.path}: is {actual.id} and {also} at once, so what is loaded depends on the loader; do not load it"
             self._note("MG0111", file, message, {"format": actual.id, "also": also})
 

@@ -7,12 +7,12 @@ decoded: ``pickletools.genops`` refuses some that unpicklers take (``I0x10``, st
 from __future__ import annotations
 
 import pickletools
-from typing import IO
+from typing import IO, cast
 
-MAX_OPCODES = 100_000
-"""Opcodes that are followed. Nothing but a pickle decodes that far, so what does is taken for one."""
-MAX_LINE = 1 << 26
-"""Bytes of an argument that ends with its line. A file that has more of them in one line is taken for a pickle too."""
+from modelguard import _limits
+
+MAX_OPCODES = _limits.PICKLE_OPCODES
+MAX_LINE = _limits.PICKLE_LINE
 
 _OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 _LENGTHS = {
@@ -25,6 +25,41 @@ _LENGTHS = {
 _TWO_LINES = frozenset({"GLOBAL", "INST"})
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _RUNS = frozenset({"REDUCE", "INST", "OBJ", "BUILD", "NEWOBJ", "NEWOBJ_EX"})
+
+
+class _View:
+    """As much of a file object as is needed to read ``data`` in order, without a copy of it."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        begin = self._at
+        self._at = min(begin + size, len(self._data))
+        return bytes(self._data[begin : self._at])
+
+    def readline(self, limit: int) -> bytes:
+        begin, end, step = self._at, min(self._at + limit, len(self._data)), 256
+        while True:
+            block = bytes(self._data[begin : min(begin + step, end)])
+            stop = block.find(b"\n") + 1
+            if stop or begin + step >= end:
+                self._at = begin + (stop or len(block))
+                return block[: stop or len(block)]
+            step *= 8
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (self._at if whence == 1 else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def view(data: memoryview) -> IO[bytes]:
+    """A file to read ``data`` from in order; it can do nothing else."""
+    return cast("IO[bytes]", _View(data))
 
 
 class _NoPickleError(Exception):
@@ -40,9 +75,11 @@ def runs_as_pickle(handle: IO[bytes], size: int) -> bool:
     depth, named = 0, False
     marks: list[int] = []
     try:
-        for _ in range(MAX_OPCODES):
+        for step in range(MAX_OPCODES):
             code = handle.read(1)
             opcode = _OPCODES.get(code[0]) if code else None
+            if step == 0 and code == b"P":
+                return False  # a persistent id, at which unpicklers stop that know of none; and how zip archives begin
             if opcode is None or _skip(handle, size, opcode):
                 return opcode is not None
             before = opcode.stack_before

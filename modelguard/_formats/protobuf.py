@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from modelguard import _limits
 from modelguard.errors import FormatError, LimitError
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
 
-MAX_FIELDS = 10_000_000
-"""Fields walked in one file. A transformer of a thousand layers has about a million."""
+MAX_FIELDS = _limits.PROTOBUF_FIELDS
 
 MAX_FIELD_NUMBER = (1 << 29) - 1
 _BLOCK = 1 << 16

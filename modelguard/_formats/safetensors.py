@@ -30,6 +30,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from modelguard import _limits
 from modelguard._formats.elements import MAX_RANK, MAX_TENSORS, as_array, size_in_bits
 from modelguard._formats.mapped import MappedFile
 from modelguard._formats.names import MAX_NAME, checkpoint_name, deceptive_names, shown
@@ -41,7 +42,7 @@ from modelguard.errors import FormatError, LimitError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-MAX_HEADER = 100_000_000
+MAX_HEADER = _limits.HEADER
 
 DTYPES = frozenset(
     {

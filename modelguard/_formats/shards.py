@@ -1,8 +1,8 @@
 """Checkpoints in several files: shards seen as one, and the index beside them, which is checked and never believed.
 
 Shards are known by their names, ``<stem>-<number>-of-<count>.<extension>`` in one directory, and by their own headers. The
-index (``<stem>.safetensors.index.json``, Hugging Face transformers and diffusers) says nothing that the headers do not say; where it
-says something else, loaders that follow it and loaders that do not see different models.
+index (``<stem>.safetensors.index.json`` or ``<stem>.bin.index.json``, Hugging Face transformers and diffusers) says nothing that the
+headers do not say; where it says something else, loaders that follow it and loaders that do not see different models.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from modelguard import _limits
 from modelguard._formats.external import Neighbours
 from modelguard._formats.names import shown
 from modelguard.artifact import Artifact, ArtifactFile
-from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
+from modelguard.checkpoint import Checkpoint, FormatProblem, Quantization, TensorInfo
 from modelguard.errors import FormatError, LimitError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-MAX_INDEX = 1 << 26
-MAX_BRACKETS = 1_000_000
-"""Brackets and braces in an index: JSON builds an object for each, and an honest index has six."""
+MAX_INDEX = _limits.SHARD_INDEX
+MAX_BRACKETS = _limits.SHARD_BRACKETS
 
 EXAMPLES = 3
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})")
-INDEX = re.compile(r".+\.safetensors\.index(?:\.[^/]+)?\.json", re.IGNORECASE)
+INDEX = re.compile(r".+\.(?:safetensors|bin)\.index(?:\.[^/]+)?\.json", re.IGNORECASE)
 
 
 class ShardedCheckpoint(Checkpoint):
@@ -74,6 +74,10 @@ class ShardedCheckpoint(Checkpoint):
     def read(self, name: str) -> npt.NDArray[Any]:
         shard, inner = self._home[name]
         return shard.read(inner)
+
+    def quantization(self, name: str) -> Quantization | None:
+        shard, inner = self._home[name]
+        return shard.quantization(inner)
 
 
 _Set = tuple[str, int]

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from modelguard import _limits
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
 from modelguard.errors import ModelError
 
-MAX_BYTES = 32 << 20
+MAX_BYTES = _limits.CONFIGURATION
 
 
 def artifact_json(artifact: Artifact, checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:

@@ -21,13 +21,14 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from modelguard import _limits
 from modelguard._policies.merge import Layer, beside, merge
 from modelguard._policies.model import Detectors, Match, Plugins, Policy, PolicyRule, Sources, Waiver
 from modelguard.errors import PolicyError
 
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 20
-MAX_FILES = 32
+MAX_BYTES = _limits.POLICY_BYTES
+MAX_DEPTH = _limits.POLICY_DEPTH
+MAX_FILES = _limits.POLICY_FILES
 BUILTIN = "builtin:"
 DEFAULT = "builtin:baseline"
 
@@ -66,7 +67,10 @@ def builtin_names() -> tuple[str, ...]:
 def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) -> Layer:
     """The policy ``name``, written in a file of ``folder``, merged over its parents. ``children`` are the files on the way here."""
     place = name if name.startswith(BUILTIN) else str(folder / name)
-    identity = place if name.startswith(BUILTIN) else str(Path(place).resolve())
+    try:
+        identity = place if name.startswith(BUILTIN) else str(Path(place).resolve())
+    except (OSError, RuntimeError, ValueError):  # what is wrong with the path is said when it is read
+        identity = place
     if identity in children:
         raise PolicyError(place, "extends itself, directly or through its parents", "remove one of the extends")
     seen.append(identity)

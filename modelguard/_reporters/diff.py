@@ -113,7 +113,7 @@ def _headline(verdict: str, files: Outcome | None) -> tuple[str, str]:
     paths = {finding.location.file for finding in files.findings}
     if not paths:
         return word, style
-    return f"WEIGHTS IDENTICAL, {len(paths)} FILE{'' if len(paths) == 1 else 'S'} NOT", "yellow"
+    return f"WEIGHTS IDENTICAL, {f'{len(paths)} FILES DIFFER' if len(paths) > 1 else '1 FILE DIFFERS'}", "yellow"
 
 
 def _files(files: Outcome | None, console: Console, all: bool) -> None:

@@ -46,7 +46,9 @@ def dump(document: Mapping[str, Any]) -> str:
     """``document`` as canonical JSON text. Raises ``ValueError`` for a number that is not finite."""
     text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     # Legal in JSON and harmful where a report is looked at: DEL, C1 controls, bidi and zero-width characters, line separators.
-    return text.translate({ord(char): _escaped(char) for char in set(text) if not char.isprintable() and char != "\n"}) + "\n"
+    text = text.translate({ord(char): _escaped(char) for char in set(text) if not char.isprintable() and char != "\n"})
+    # What the log of a GitHub or Azure job would take for a command anywhere in a line; JSON has these characters in strings only.
+    return text.replace("##[", "#\\u0023[").replace("##vso[", "#\\u0023vso[") + "\n"
 
 
 def _escaped(char: str) -> str:
@@ -72,6 +74,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "options": {name: dict(item) for name, item in report.options.items()},
         "failure": report.failure,
         "self_reference": report.self_reference,
+        "confinement": sorted(report.confinement),
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
         "outcomes": [
             {
@@ -175,6 +178,7 @@ def _report(document: ReportDocument) -> Report:
         model=document.model,
         failure=document.failure,
         self_reference=document.self_reference,
+        confinement=tuple(document.confinement),
         timings=document.timings,
     )
 

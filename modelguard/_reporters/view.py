@@ -92,7 +92,7 @@ def gaps(report: Report) -> list[str]:
         if artifact is not None:
             lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
             lines += [f"{visible(artifact.uri)}: left out {left_out(item)}" for item in artifact.left_out]
-    return lines + _unread(report)
+    return lines + _unread(report) + _unconfined(report)
 
 
 def left_out(item: LeftOut) -> str:
@@ -110,6 +110,12 @@ def _together(names: Sequence[str]) -> str:
         else:
             variants[base].append(name.removeprefix(base))
     return ", ".join(name + (f" (and {', '.join(rest)})" if rest else "") for name, rest in variants.items())
+
+
+def _unconfined(report: Report) -> list[str]:
+    """What did not keep the worker apart on this machine although it might; a report of before it was told says nothing."""
+    missing = [name for name in ("landlock", "seccomp") if report.confinement and name not in report.confinement]
+    return [f"the worker was not held by {' or '.join(missing)}, which this system lacks"] if missing else []
 
 
 def _unread(report: Report) -> list[str]:

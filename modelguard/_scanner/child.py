@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import IO
 
 from modelguard._scanner.isolation import worker_environment
 from modelguard._scanner.protocol import Answer, Answers, BadAnswer, Job, Task, Tasks, ask
+from modelguard._temporary import TemporaryFolder
 from modelguard.detector import LookedAt
 
 LOG_TAIL = 1 << 13
@@ -46,7 +44,7 @@ class Child:
             raise WorkerError(f"could not be started ({error.strerror or error})") from error
 
     def _start(self, job: Job) -> None:
-        self._home = Path(tempfile.mkdtemp(prefix="modelguard-"))
+        self._home = TemporaryFolder()
         read_end, write_end = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -55,13 +53,13 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(write_end,),
-                env=worker_environment(os.environ, str(self._home), job.limits.threads),
-                cwd=self._home,
+                env=worker_environment(os.environ, str(self._home.path), job.limits.threads),
+                cwd=self._home.path,
                 start_new_session=True,
             )
         except BaseException:
             os.close(read_end)
-            shutil.rmtree(self._home, ignore_errors=True)
+            self._home.close()
             raise
         finally:
             os.close(write_end)
@@ -90,7 +88,7 @@ class Child:
                     stream.close()
         with contextlib.suppress(OSError):
             os.close(self._pipe)
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._home.close()
 
     def dismiss(self) -> None:
         """Let a worker that has nothing left to do end by itself, then :meth:`close`."""

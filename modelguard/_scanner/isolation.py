@@ -1,4 +1,4 @@
-"""What keeps a worker apart: its environment, its resource limits, and, where the kernel allows it, no network."""
+"""What keeps a worker apart: its environment, its limits, and, where the kernel allows it, no network, no writes and no new programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from typing import Any
 
+from modelguard._scanner import landlock, seccomp
 from modelguard._scanner.protocol import Limits
 
 # Allowed through because libraries need them to find themselves, the GPU, or the user's language; nothing here carries a secret.
@@ -18,6 +20,14 @@ _KEEP_PREFIXES = ("LC_", "OMP_", "MKL_", "NVIDIA_", "COVERAGE_")
 _CLONE_NEWNET = 0x40000000
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
+
+CONFINEMENTS = {
+    "landlock": "writes to nothing but its own temporary folder, no TCP, no signals to others (Linux 5.13, 6.7 and 6.12)",
+    "network-namespace": "a network without interfaces",
+    "resource-limits": "memory, file size, open files",
+    "seccomp": "no new program, socket, trace, mount, mode, owner, key or kernel module",
+}
+"""What a worker may be held by, as reports name it."""
 
 
 def worker_environment(base: Mapping[str, str], home: str, threads: int) -> dict[str, str]:
@@ -43,10 +53,13 @@ def worker_environment(base: Mapping[str, str], home: str, threads: int) -> dict
     }
 
 
-def confine(limits: Limits) -> None:
-    """Apply ``limits`` to this process. Called once, before anything hostile is opened and before any thread exists."""
+def confine(limits: Limits) -> tuple[str, ...]:
+    """Apply ``limits`` to this process and shut it in; what is in force, of :data:`CONFINEMENTS`.
+
+    Called once, in the worker's own folder, before anything hostile is opened and before any thread exists.
+    """
     _die_with_parent()
-    _drop_network()
+    found = ["network-namespace"] * _drop_network()
     with contextlib.suppress(ImportError):
         import resource
 
@@ -56,6 +69,19 @@ def confine(limits: Limits) -> None:
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_FSIZE, limits.file_size)
         _limit(resource.RLIMIT_NOFILE, 8192)
+        found.append("resource-limits")
+    if sys.platform == "linux":
+        libc = _libc()
+        found += ["landlock"] * bool(landlock.restrict(libc, [os.getcwd(), *_measured()]))
+        found += ["seccomp"] * seccomp.refuse(libc)
+    return tuple(sorted(found))
+
+
+def _measured() -> list[str]:
+    """The folder that a measurement of test coverage, started from the environment, writes to."""
+    coverage: Any = sys.modules.get("coverage")
+    running = coverage.Coverage.current() if coverage is not None else None
+    return [os.path.dirname(running.get_data().base_filename())] if running is not None else []
 
 
 def _limit(kind: int, value: int) -> None:
@@ -74,12 +100,12 @@ def _die_with_parent() -> None:
             os._exit(1)
 
 
-def _drop_network() -> None:
+def _drop_network() -> bool:
     """Move into a network namespace without interfaces; best effort, since a container may forbid it."""
-    if sys.platform == "linux":
-        libc = _libc()
-        if libc.unshare(_CLONE_NEWNET) != 0 and os.getuid() != 0:
-            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    if sys.platform != "linux":
+        return False
+    libc = _libc()
+    return libc.unshare(_CLONE_NEWNET) == 0 or (os.getuid() != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
 
 
 def _libc() -> ctypes.CDLL:

@@ -200,8 +200,12 @@ def _identity(name: str | None) -> str | None:
 def _samples(path: StrPath | None) -> Path | None:
     if path is None:
         return None
-    if not Path(path).exists():
-        raise UsageError(f"samples {os.fspath(path)}", "does not exist", "check the path")
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        cause = "does not exist" if missing else f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(f"samples {os.fspath(path)}", cause, "check the path") from error
     return Path(path).absolute()
 
 

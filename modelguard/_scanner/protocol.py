@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modelguard import _limits
 from modelguard._scanner.plain import from_plain, to_plain
 from modelguard._scanner.values import load
 from modelguard._schemas.finding import read_finding, write_finding
@@ -25,15 +26,11 @@ from modelguard.findings import Finding
 from modelguard.model import ModelOptions
 from modelguard.report import SamplesInfo, Status
 
-MAX_LINE = 32 << 20
-"""Bytes of one answer; a finding with attachments is the largest honest one."""
-MAX_TOTAL = 512 << 20
-"""Bytes of all answers about one detector."""
-MAX_FINDINGS = 10_000
-"""Findings of one detector; past that nobody reads them, and SARIF consumers drop them."""
-MAX_ATTACHMENT = 4 << 20
-MAX_NOTE = 200
-"""Characters of a note on progress, and of what a file is said to be."""
+MAX_LINE = _limits.ANSWER
+MAX_TOTAL = _limits.ANSWERS
+MAX_FINDINGS = _limits.FINDINGS
+MAX_ATTACHMENT = _limits.ATTACHMENT
+MAX_NOTE = _limits.NOTE
 
 
 # Requests
@@ -120,7 +117,8 @@ def resolve(ref: str) -> Any:
 class Facts:
     """What the worker saw when it opened an artifact: all the parent needs for the plan and the report.
 
-    ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference.
+    ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference; ``confinement`` is what the worker was
+    held by when it opened them.
     """
 
     capabilities: tuple[Capability, ...] = ()
@@ -129,6 +127,7 @@ class Facts:
     problems: tuple[str, ...] = ()
     samples: SamplesInfo | None = None
     reference: Facts | None = None
+    confinement: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +268,7 @@ def _facts(data: dict[str, Any]) -> Facts:
     match data:
         case {
             "capabilities": list(capabilities), "formats": list(formats), "unread": list(unread), "problems": list(problems),
-            "samples": dict() | None as samples, "reference": dict() | None as reference,
+            "samples": dict() | None as samples, "reference": dict() | None as reference, "confinement": list(confinement),
         }:  # fmt: skip
             return Facts(
                 tuple(Capability(item) for item in capabilities),
@@ -278,6 +277,7 @@ def _facts(data: dict[str, Any]) -> Facts:
                 _texts(problems),
                 _samples(samples) if samples is not None else None,
                 _facts(reference) if reference is not None else None,
+                _texts(confinement),
             )
     raise ValueError("not facts")
 

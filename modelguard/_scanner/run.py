@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, assert_never
 
+from modelguard._scanner.budget import FULL, Budget, clipped
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
 from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Looked, Progressed, Started, Task
 from modelguard.detector import Capability, Detector, LookedAt
@@ -78,6 +79,7 @@ class Scan:
         self.looked_at: dict[str, LookedAt] = {}
         self._paths = frozenset(file.path for file in job.artifact.files)
         self._unbuilt: _Unbuilt | None = None
+        self._budget = Budget()
 
     def __enter__(self) -> Scan:
         return self
@@ -103,7 +105,7 @@ class Scan:
                 uri, f"could not be opened: the isolated worker {error}", "the file may be built to crash readers; do not load it"
             ) from None
         if isinstance(answer, Failed):
-            raise _Reason(answer.reason)
+            raise _Reason(clipped(answer.reason))
         return answer
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
@@ -186,7 +188,9 @@ class Scan:
                     case Progressed(done=done, total=total, note=note):
                         self._progress.progressed(name, done, total, note)
                     case Found(finding=finding):
-                        running.findings.append(admitted(finding, detector, self._job.artifact.identity))
+                        held = self._budget.finding(admitted(finding, detector, self._job.artifact.identity))
+                        running.findings += [held] if held is not None else []
+                        fault = fault or (FULL if held is None else "")
                     case Looked(at=at) if at.path not in self._paths:
                         cause = f"said that it looked at {at.path!r}, which the artifact does not have"
                         raise PluginError(f"detector {name}", cause, "report it to the plugin's author")
@@ -197,10 +201,13 @@ class Scan:
                     case Built():
                         running.building = None
                     case Ended(status=status, reason=reason, summary=summary, model=model):
-                        self.model = model if model is not None else self.model
+                        if model is not None and model != self.model and self._budget.values(model) is not None:
+                            self.model = model
+                        told = self._budget.values(summary)
+                        fault = fault or (FULL if told is None else "")
                         if fault and status is Status.COMPLETED:
                             status, reason = Status.ERRORED, fault
-                        return running.outcome(status, reason, summary)
+                        return running.outcome(status, clipped(reason), told)
                     case _:
                         assert_never(answer)
             except PluginError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import modelguard
 from modelguard._plugins import Registry
+from modelguard._scanner.budget import clipped
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
@@ -105,8 +106,9 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         rules=_rules(request.detectors),
         options={item.id: dict(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
         model=model,
-        failure=failure,
+        failure=clipped(failure),
         self_reference=itself,
+        confinement=facts.confinement,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
 

@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-MAX_DEPTH = 32
-"""Levels of nesting in evidence or a summary; what reads a report recurses over it."""
-MAX_WHOLE = 1 << 64
-"""Largest whole number, either sign: beyond it readers of JSON disagree, and a float may not hold it."""
+from modelguard import _limits
+
+MAX_DEPTH = _limits.NESTING
+MAX_WHOLE = _limits.WHOLE
 _FRAME = 8
 """Levels that a message puts around evidence or a summary."""
 

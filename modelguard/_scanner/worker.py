@@ -69,11 +69,11 @@ def main() -> int:
     """Run the job on standard input. The exit status means nothing; the parent judges by the answers."""
     emit = Emitter(int(sys.argv[1]))
     job = asked(Job, sys.stdin.readline())
-    confine(job.limits)
+    held = confine(job.limits)
     sys.path.extend(path for path in job.sys_path if path not in sys.path)
     try:
         target = open_target(job)
-        emit(describe(target))
+        emit(replace(describe(target), confinement=held))
     except ModelguardError as error:
         emit(Failed(str(error)))
         return 0

@@ -183,7 +183,10 @@ class ReportDocument(_Document):
     )
     failure: str = Field(description="Why the artifact could not be fetched or opened; empty when it was.")
     self_reference: str = Field(default="", description="How it is known that the reference is the target itself; empty when it is not.")
+    confinement: list[str] = Field(
+        default_factory=list, description="What kept the worker apart: landlock, network-namespace, resource-limits, seccomp."
+    )
     rules: list[RuleDocument]
     outcomes: list[OutcomeDocument]
     decision: DecisionDocument
-    timings: dict[str, Any] = Field(description="Seconds. The only part that differs between two runs over the same input.")
+    timings: dict[str, Any] = Field(description="Seconds. The only part that differs between two runs over the same input on one machine.")

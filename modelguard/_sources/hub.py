@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modelguard._formats.sniff import by_name
+from modelguard._formats.named import by_name
 from modelguard._sources.digest import hash_files
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.listing import Listed, cached_listing, check_listing, resolve_commit, verify_blob_name

@@ -13,14 +13,14 @@ import re
 import zlib
 from collections.abc import Callable
 
-from modelguard._formats.sniff import trailing_zip
+from modelguard import _limits
+from modelguard._formats.readings import trailing_zip
+from modelguard._formats.sniff import classify
 from modelguard.artifact import HASH_BLOCK, ArtifactFile
 from modelguard.errors import ArtifactError
 
-MAX_TEXT = 4 << 20
-"""Bytes of a text record; longer ones are listed."""
-MAX_OBJECT = 64 << 20
-"""Bytes that a loose object may inflate to; longer ones are listed."""
+MAX_TEXT = _limits.RECORD
+MAX_OBJECT = _limits.GIT_OBJECT
 
 GIT = "git's own files"
 DOWNLOADS = "the Hub client's records of downloads"
@@ -59,6 +59,11 @@ def _exactly(pattern: str) -> Callable[[ArtifactFile], bool]:
         return text is not None and whole.fullmatch(text) is not None
 
     return check
+
+
+def _plain(file: ArtifactFile) -> bool:
+    """Whether the file is text that nothing runs or unpickles."""
+    return _text(file) is not None and classify(file).matter == "inert"
 
 
 def _empty(file: ArtifactFile) -> bool:
@@ -105,7 +110,7 @@ def _sealed(magic: bytes) -> Callable[[ArtifactFile], bool]:
                     digest.update(block)
                     left -= len(block)
                 if left == 0 and handle.read(length + 1) == digest.digest():
-                    return not trailing_zip(handle, file.size)
+                    return not trailing_zip(file.map())
         return False
 
     return check
@@ -152,6 +157,7 @@ _RULES: tuple[tuple[str, str, Callable[[ArtifactFile], bool]], ...] = (
     (r"(?:.*/)?shallow", GIT, _lines(_HEX)),
     (r"(?:.*/)?logs/.+", GIT, _lines(_LOG)),
     (r"(?:.*/)?info/exclude", GIT, _lines("(?:#.*)?")),
+    (r"(?:.*/)?(?:COMMIT_EDIT|MERGE_|SQUASH_|TAG_EDIT)MSG", GIT, _plain),
     (r"(?:.*/)?description", GIT, _lines(r"Unnamed repository; edit this file 'description' to name the repository\.")),
     (r"(?:.*/)?(?:config|config\.worktree)", GIT, _harmless),
     (r"(?:.*/)?objects/(?:[0-9a-f]{2}/(?:[0-9a-f]{38}|[0-9a-f]{62}))", GIT, _loose),

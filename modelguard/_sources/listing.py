@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelguard import _limits
 from modelguard._sources.digest import git_blob_id
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.local import COMMIT, MAX_FILES
@@ -18,7 +19,7 @@ from modelguard.errors import DigestMismatchError, SourceError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
-TREE_LIMIT = 256 << 20
+TREE_LIMIT = _limits.LISTING
 REFETCH = "do not use it; delete the model from the cache (`hf cache rm`) and fetch it again"
 
 
@@ -60,7 +61,7 @@ def check_listing(thing: str, entries: Iterable[Any]) -> dict[str, Listed]:
         lfs = entry.lfs
         size, sha256 = (lfs.size, lfs.sha256) if lfs else (entry.size, None)
         _add(thing, files, entry.path, size, entry.blob_id, sha256, entry.xet_hash)
-    return dict(sorted(files.items()))
+    return _bounded(thing, files)
 
 
 def cached_listing(thing: str, repository: Path, commit: str) -> dict[str, Listed] | None:
@@ -79,7 +80,7 @@ def cached_listing(thing: str, repository: Path, commit: str) -> dict[str, Liste
             return None
         size = info.get("lfs_size") if info.get("lfs_sha256") else info.get("size")
         _add(thing, files, path, size, info.get("blob_id"), info.get("lfs_sha256"), info.get("xet_hash"))
-    return dict(sorted(files.items()))
+    return _bounded(thing, files)
 
 
 def verify_blob_name(thing: str, file: ArtifactFile, name: str) -> bool:
@@ -105,11 +106,22 @@ def _add(thing: str, files: dict[str, Listed], path: Any, size: Any, blob_id: An
     digests = ((blob_id, _SHA1), (sha256 or "0" * 64, _SHA256), (xet_hash or "0" * 64, _SHA256))
     if not well_formed or not all(isinstance(value, str) and pattern.fullmatch(value) for value, pattern in digests):
         raise SourceError(thing, f"the listing's entry for {path!r} has no valid path, size and digest", "check HF_ENDPOINT")
+    if len(path.encode()) > _limits.PATH:
+        raise SourceError(thing, f"the listing names a path of more than {_limits.PATH} bytes", remedy)
     if path in files:
         raise SourceError(thing, f"the listing names {path!r} twice", remedy)
     if len(files) >= MAX_FILES:
         raise SourceError(thing, f"the repository has more than {MAX_FILES} files", "name a folder of it: hf://org/name/folder")
     files[path] = Listed(path, size, blob_id, sha256, xet_hash)
+
+
+def _bounded(thing: str, files: dict[str, Listed]) -> dict[str, Listed]:
+    """``files`` in order of path. Raises SourceError where their names would fill a report."""
+    if sum(len(path.encode()) for path in files) > _limits.PATHS:
+        raise SourceError(
+            thing, f"the names of its files have more than {_limits.PATHS} bytes", "name a folder of it: hf://org/name/folder"
+        )
+    return dict(sorted(files.items()))
 
 
 def resolve_commit(api: Any, uri: str, place: HubUri) -> str:

@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from modelguard import _limits
 from modelguard._sources.digest import hash_files
 from modelguard._sources.left_out import LFS_COPIES, lfs_object, place, why
 from modelguard._sources.references import references
 from modelguard.artifact import Artifact, ArtifactFile, LeftOut, Source, SourceContext, sha256_file, stamped
 from modelguard.errors import SourceError
 
-MAX_FILES = 100_000
+MAX_FILES = _limits.FILES
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"(?:models|datasets|spaces|kernels)--.+")
@@ -175,7 +176,7 @@ def walk(root: Path, snapshot: Snapshot | None, left: Counter[tuple[str, str]] |
 
     names: Counter[tuple[int, int]] = Counter()
     linked: list[tuple[str, os.stat_result]] = []
-    count = 0
+    count = length = 0
     for folder, folders, entries in os.walk(root, onerror=unreadable):
         here = Path(folder).relative_to(root)
         folders.sort()
@@ -188,6 +189,8 @@ def walk(root: Path, snapshot: Snapshot | None, left: Counter[tuple[str, str]] |
             count += 1
             if count > MAX_FILES:
                 raise SourceError(root.name, f"the directory holds more than {MAX_FILES} files", "name the directory that holds the model")
+            if (length := length + len(path.encode())) > _limits.PATHS:
+                raise SourceError(root.name, f"the names of its files have more than {_limits.PATHS} bytes", "name a folder of it")
             if not (root / path).is_symlink():
                 if left is not None and (
                     reason := why(file)

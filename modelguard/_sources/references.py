@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 
+from modelguard import _limits
 from modelguard._sources.paths import normal_path, unsafe_path
 from modelguard.artifact import ArtifactFile
 
-INDEX_LIMIT = 64 << 20
-ONNX_LIMIT = (2 << 30) + (64 << 20)
-"""Protobuf messages end at 2 GiB; a larger file is no ONNX model."""
-MAX_REFERENCES = 10_000
+INDEX_LIMIT = _limits.REFERRING_INDEX
+ONNX_LIMIT = _limits.REFERRING_ONNX
+MAX_REFERENCES = _limits.REFERENCES
 
 # One StringStringEntryProto {key: "location", value: ...}, as TensorProto.external_data holds it (onnx.proto, field tags 1 and 2),
 # with the one- or two-byte length that a path below 16 KiB has.

@@ -11,7 +11,6 @@ with each other and for nothing else. ``Artifact.notes`` say what was compared b
 from __future__ import annotations
 
 import posixpath
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -25,6 +24,7 @@ from modelguard._sources.ranges import RangeReader
 from modelguard._sources.replica import Range, Replica
 from modelguard._sources.session import Session, explain
 from modelguard._sources.xet import Reconstructions, Run, equal_runs, uncovered
+from modelguard._temporary import TemporaryFolder
 from modelguard.artifact import Artifact, SourceContext, UnfetchedFile
 from modelguard.checkpoint import TensorInfo
 from modelguard.errors import ModelguardError, SourceError
@@ -46,7 +46,7 @@ def remote_pair(reference: str, target: str, context: SourceContext, source: Hub
     both = f"{reference} and {target}"
     if context.offline or source.offline:
         raise SourceError(both, "models cannot be compared by ranges without the network", f"{DOWNLOAD} what is in the cache")
-    with tempfile.TemporaryDirectory(prefix="modelguard-") as folder:
+    with TemporaryFolder() as folder:
         with Session(both, source.endpoint, source.patience) as session:
             try:
                 old = _open(reference, source, session, Path(folder) / "reference")

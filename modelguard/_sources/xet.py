@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from modelguard import _limits
 from modelguard._sources.session import Session
 
 MAX_QUERIES = 64
-MAX_ANSWER = 64 << 20
+MAX_ANSWER = _limits.XET_ANSWER
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 

@@ -89,11 +89,12 @@ def test_a_second_signal_does_not_cut_the_clearing_up_short(
 ) -> None:
     script = (
         "import sys, time\n"
-        "from modelguard._scanner import child, scan\n"
-        "remove = child.shutil.rmtree\n"
+        "from modelguard import _temporary\n"
+        "from modelguard._scanner import scan\n"
+        "remove = _temporary.shutil.rmtree\n"
         "def planning(*given):\n    print('planning', flush=True)\n    time.sleep(60)\n"
         "def removing(*given, **named):\n    print('removing', flush=True)\n    time.sleep(1)\n    remove(*given, **named)\n"
-        "scan._plan, child.shutil.rmtree = planning, removing\n"
+        "scan._plan, _temporary.shutil.rmtree = planning, removing\n"
         "from modelguard._cli import main\n"
         "main(['scan', sys.argv[1], '-q'])\n"
     )

@@ -232,6 +232,7 @@ HARMLESS: dict[str, Edit] = {
     "a picture": lambda folder: (folder / "figure.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)),
     "no licence": lambda folder: (folder / "LICENSE").unlink(),
     "a note in the weights": metadata(format="pt", author="me"),
+    "weights in a file of another name": lambda folder: (folder / "model.safetensors").rename(folder / "model.fp32.safetensors"),
 }  # fmt: skip
 
 
@@ -294,19 +295,29 @@ def rename_output(model: Any) -> None:
     model.graph.node[-1].output[0] = model.graph.output[0].name = "scores"
 
 
+def sized(model: Any, size: str | int) -> None:
+    """Declares another first size of input and output."""
+    for value in (model.graph.input[0], model.graph.output[0]):
+        first = value.type.tensor_type.shape.dim[0]
+        if isinstance(size, str):
+            first.dim_param = size
+        else:
+            first.dim_value = size
+
+
+def half(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
 DECLARED: dict[str, tuple[Callable[[Any], object], str]] = {
     "labels in the metadata": (lambda model: model.metadata_props.add(key="names", value="{0: 'cat'}"), "metadata_props.names"),
-    "an element type": (lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", 10), "tensor(float16)"),
-    "a shape": (lambda model: model.graph.input[0].type.tensor_type.shape.dim[0].ClearField("dim_param") or setattr(
-        model.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1), "tensor(float)[1, 8]"),
+    "an element type": (half, "tensor(float16)"),
+    "a shape": (lambda model: sized(model, 1), "tensor(float)[1, 8]"),
     "the name of an output": (rename_output, 'outputs[0].name ("y" -> "scores")'),
     "an initializer that callers replace": (expose, "initializers_that_inputs_replace"),
-}  # fmt: skip
+}
 UNDECLARED: dict[str, Callable[[Any], object]] = {
-    "another symbol for a size": lambda model: (
-        setattr(model.graph.input[0].type.tensor_type.shape.dim[0], "dim_param", "batch")
-        or setattr(model.graph.output[0].type.tensor_type.shape.dim[0], "dim_param", "batch")
-    ),
+    "another symbol for a size": lambda model: sized(model, "batch"),
     "another producer": lambda model: setattr(model, "producer_name", "me"),
     "another name for a node": lambda model: setattr(model.graph.node[0], "name", "first"),
     "documentation": lambda model: setattr(model, "doc_string", "a model"),
@@ -336,6 +347,13 @@ def test_what_callers_of_an_onnx_file_do_not_see_passes(graphs: tuple[Path, Path
     assert {decision.verdict for decision in decisions.values()} == {Verdict.PASS}, said(decisions)
 
 
+def test_what_nodes_carry_beside_their_work_is_said(graphs: tuple[Path, Path]) -> None:
+    edited(graphs[1] / "model.onnx", lambda model: setattr(model.graph.node[1], "doc_string", "import os"))
+    (finding,) = run_detector(ReferenceFiles(), open_target(graphs[1], graphs[0])).findings
+    assert finding.rule == "MG0205"
+    assert 'notes ("" -> "9 characters, sha256' in finding.message
+
+
 def test_diff_calls_nothing_identical_that_is_not(mg: Run, reference: Path, copy: Path) -> None:
     same = mg("diff", reference, copy, "-q")
     assert (same.code, same.out.split()[0]) == (0, "IDENTICAL")
@@ -343,7 +361,7 @@ def test_diff_calls_nothing_identical_that_is_not(mg: Run, reference: Path, copy
     HARMLESS["a model card"](copy)
     ran = mg("diff", reference, copy, "-q")
     assert ran.code == 1
-    assert ran.out.startswith("WEIGHTS IDENTICAL, 2 FILES NOT")
+    assert ran.out.startswith("WEIGHTS IDENTICAL, 2 FILES DIFFER")
     assert 'id2label["0"] ("negative" -> "positive")' in ran.out
     RENAMED["weight and bias under names of old"](copy)
     ran = mg("diff", reference, copy, "-q")

@@ -68,3 +68,25 @@ def test_faults_end_in_exit_3_with_their_cause(hub: LoopbackHub, model: str, tmp
     assert code == 3
     assert cause in report["failure"]
     assert "\n" not in report["failure"]
+
+
+def test_diff_of_two_repositories_compares_the_files_beside_the_weights(hub: LoopbackHub, tmp_path: Path) -> None:
+    weights = save({"weight": np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)})
+    large = json.dumps({f"token{at}": at for at in range(8000)}).encode()
+    same = {"model.safetensors": weights, "config.json": b'{"a": 1, "b": 2}', "tokenizer.json": large}
+    hub.commit("org/a", same)
+    hub.commit("org/b", same | {"config.json": b'{"b": 2, "a": 1}'})
+    hub.commit("org/c", same | {"config.json": b'{"a": 1, "b": 3}', "tokenizer.json": large.replace(b"token7", b"token8")})
+
+    def diff(target: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "modelguard", "diff", "hf://org/a", target, "-q"]
+        done = subprocess.run(command, env={**os.environ, **hub.env(tmp_path, TOKEN)}, capture_output=True, text=True, check=False)
+        return done.returncode, " ".join(done.stdout.split())
+
+    code, shown = diff("hf://org/b")
+    assert (code, shown.split()[0]) == (0, "IDENTICAL")
+    code, shown = diff("hf://org/c")
+    assert code == 1
+    assert shown.startswith("WEIGHTS IDENTICAL, 2 FILES DIFFER")
+    assert "config.json differs from the reference's in 1 value: b (2 -> 3)" in shown
+    assert "tokenizer.json differs from the reference's and was not read" in shown

@@ -59,15 +59,17 @@ def _look_through(file: ArtifactFile, look: Look) -> list[Reader]:
         return []  # format-integrity says so
     by = _read(whole, look)
     count = unpacked = 0
-    while look.inside:
-        blob = look.inside.pop()
+    while look.inside or look.perhaps:
+        certain = bool(look.inside)
+        blob = look.inside.pop() if certain else look.perhaps.pop()
         count += 1
         unpacked += 0 if blob.offset is not None else len(blob.data)
         look.check()
         if count > limits.MEMBERS or unpacked > limits.UNPACKED or len(blob.members) > limits.DEPTH:
             look.miss(blob, "is past the limits on members, unpacked bytes or depth")
             look.inside.clear()
-        elif len(blob.data) and not _read(blob, look):
+            look.perhaps.clear()
+        elif len(blob.data) and not _read(blob, look) and certain:
             look.miss(blob, "is of no kind that is known")
     return by
 

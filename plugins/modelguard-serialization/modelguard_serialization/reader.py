@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from modelguard import Artifact, Confidence, Finding, Location, Rule, Severity
+from modelguard_serialization import limits
 from modelguard_serialization.blob import Blob
 
 
@@ -25,8 +26,18 @@ class Look:
     findings: list[Finding] = field(default_factory=list)
     inside: list[Blob] = field(default_factory=list)
     """Members that are to be looked at in their turn, as files of their own would be."""
+    perhaps: list[Blob] = field(default_factory=list)
+    """Stretches of a value that is data as it stands, such as a text in metadata. A reader that recognises one reads it; what none does
+    is no gap."""
     missed: list[str] = field(default_factory=list)
     """What could not be read, and why."""
+    unpacked: int = 0
+    """Bytes that were decompressed so far. Who decompresses takes no more than ``room``, and adds what it took."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still be decompressed."""
+        return max(0, limits.UNPACKED - self.unpacked)
 
     def find(
         self,

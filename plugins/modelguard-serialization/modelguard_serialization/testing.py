@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from modelguard import Artifact, ArtifactFile
+from modelguard_serialization.blob import Blob
 from modelguard_serialization.detector import _look_through
-from modelguard_serialization.reader import Look, Reader
+from modelguard_serialization.reader import Look, NotReadError, Reader
 
 
 def look_through(name: str, data: bytes, beside: Mapping[str, bytes] | None = None) -> tuple[Look, list[Reader]]:
@@ -25,3 +27,17 @@ def look_through(name: str, data: bytes, beside: Mapping[str, bytes] | None = No
         file = artifact.file(name)
         assert file is not None
         return look, _look_through(file, look)
+
+
+def read_alone(reader: Reader, data: bytes, name: str = "model") -> Look | None:
+    """What one reader finds in bytes that it recognises, members left alone; None where it does not recognise them.
+
+    Raises whatever the reader raises, :class:`NotReadError` apart: a scan would only say that reading failed.
+    """
+    blob = Blob(name, memoryview(data))
+    look = Look(Artifact("model", "local:model", Path(), ()), lambda: None)
+    if not reader.recognise(blob):
+        return None
+    with contextlib.suppress(NotReadError):
+        reader.read(blob, look)
+    return look

@@ -122,7 +122,7 @@ def test_a_file_behind_a_user_block_is_looked_through_too(name: str, rule: str, 
 def test_ordinary_weights_are_read_and_no_finding(name: str) -> None:
     look, by = look_through("model.weights.h5", file(name))
     assert (look.findings, look.missed) == ([], [])
-    assert [reader.model for reader in by] == [True]
+    assert [reader.format for reader in by] == ["hdf5"]
 
 
 def test_a_configuration_without_code_is_no_finding() -> None:

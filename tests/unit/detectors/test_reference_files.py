@@ -116,6 +116,15 @@ def test_waiver_of_a_file_is_for_these_bytes(tmp_path: Path) -> None:
     assert len(marks) == 3
 
 
+def test_weights_in_a_file_of_another_name_are_said(tmp_path: Path) -> None:
+    target = opened(tmp_path, {}, {})
+    (tmp_path / "after" / "model.safetensors").rename(tmp_path / "after" / "weights.safetensors")
+    (missing,) = found(open_target(tmp_path / "after", tmp_path / "before"))
+    assert (missing.rule, missing.severity, missing.location.file) == ("MG0202", Severity.LOW, "model.safetensors")
+    assert found(open_target(tmp_path / "after" / "weights.safetensors", tmp_path / "before" / "model.safetensors")) == []
+    assert found(open_target(tmp_path / "before", target.artifact.root.parent / "before")) == []
+
+
 def test_copy_of_another_file_is_named(tmp_path: Path) -> None:
     (added,) = found(opened(tmp_path, {"a__json": "{}"}, {"a__json": "{}", "b__json": "{}"}))
     assert (added.rule, added.evidence["same_as"]) == ("MG0203", "a.json")

@@ -93,6 +93,8 @@ def test_yaml_that_says_the_same(before: str, after: str) -> None:
         ("a: &x 1\nb: *x\n", "a: 1\nb: 1\n"),
         ("? [a]\n: 1\n", "? [b]\n: 1\n"),
         ("a: [\n", "a: {\n"),
+        ("%YAML 1.1\n---\na: yes\n", "a: yes\n"),
+        ("%YAML 1.0\n---\na: 1\n", "a: 1\n"),
     ],
 )
 def test_yaml_that_says_something_else(before: str, after: str) -> None:
@@ -134,6 +136,23 @@ def test_the_gravest_are_in_front_however_many_there_are() -> None:
     found = compare("a.json", before.encode(), before.replace(": 1", ": 2").encode(), weigh)
     assert found is not None
     assert (found.worst, found.first[0].place) == (Severity.HIGH, "z")
+
+
+def test_more_differences_than_are_weighed_weigh_what_any_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "WEIGHED", 3)
+    found = compare(
+        "a.json", b'{"a": [1, 1, 1, 1], "z": 1}', b'{"a": [2, 2, 2, 2], "z": 2}',
+        lambda difference: Severity.LOW if difference.place.startswith("a") else Severity.HIGH,
+    )  # fmt: skip
+    assert found is not None
+    assert (found.worst, found.count, len(found.first)) == (Severity.HIGH, 5, 3)
+
+
+def test_json_of_too_many_values_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MOST_VALUES", 4)
+    assert differ("a.json", "[[],[]]", "[[], []]").count == 0
+    found = differ("a.json", "[[],[],[]]", "[[], [],[]]")
+    assert (found.how, found.note) == ("lines", "compared by lines: the file has too many values")
 
 
 def test_hostile_text_is_shown_escaped() -> None:

@@ -18,7 +18,9 @@ from onnx import numpy_helper
 
 from modelguard import Artifact, ArtifactFile, Checkpoint, Format, FormatError, FormatProblem, Target, UnfetchedFile
 from modelguard._formats import builtin_formats, open_artifact
-from modelguard._formats.sniff import by_name, classify
+from modelguard._formats.named import by_name
+from modelguard._formats.sniff import classify
+from modelguard.images import png
 from modelguard.testing.checkpoints import open_target, safetensors_bytes, write_onnx_mlp, write_safetensors, write_sharded
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 123\n"
@@ -98,7 +100,6 @@ def test_extensions_are_compared_without_case(tmp_path: Path) -> None:
         (b"7z\xbc\xaf\x27\x1c" + bytes(30), "a 7z archive"),
         (b"Rar!\x1a\x07\x01\x00" + bytes(30), "a RAR archive"),
         (b"\x89HDF\r\n\x1a\n" + bytes(30), "an HDF5 file"),
-        (b"GGUF\x03\0\0\0" + bytes(30), "a GGUF model"),
         (b"\x93NUMPY\x01\0" + bytes(30), "a NumPy array"),
         (b"\x7fELF" + bytes(30), "an ELF program"),
         (b"MZ\x90\0" + bytes(30), "a Windows program"),
@@ -424,7 +425,8 @@ def test_external_data_that_was_not_fetched_says_so(tmp_path: Path) -> None:
         (".gitattributes", b"*.bin filter=lfs", "inert"),
         ("merges.txt", b"#version: 0.2\n\xc4\xa0 t", "inert"),
         ("tokenizer.model", b"\x0a\x0e\x0a\x05<unk>\x15\0\0\0\0\x18\x02", "inert"),
-        ("image.png", b"\x89PNG\r\n\x1a\n" + bytes(50), "inert"),
+        ("image.png", png(np.zeros((3, 2, 2), np.uint8)), "inert"),
+        ("image.png", b"\x89PNG\r\n\x1a\n" + bytes(50), "unknown"),
         ("empty.bin", b"", "inert"),
         ("notes", b"text without an ending", "inert"),
         ("pytorch_model.bin", zipped(), "archive"),

@@ -292,8 +292,12 @@ version: 1
 name: org
 locked: [{locked}]
 sources:
-  {{allow: ["hf://acme/*", "hf://base/bert"], pinned: true, digests: true, formats: [safetensors, onnx], remote_code: deny,
-   left_out: incomplete}}
+  allow: ["hf://acme/*", "hf://base/bert"]
+  pinned: true
+  digests: true
+  formats: [safetensors, onnx]
+  remote_code: deny
+  left_out: incomplete
 detectors:
   required: [format-integrity]
   options: {{neural-cleanse: {{samples: 500}}}}

@@ -75,7 +75,7 @@ def test_hostile_names_do_not_reach_the_terminal() -> None:
 def test_only_a_model_of_which_all_is_equal_is_called_identical() -> None:
     equal = summary() | {"verdict": "identical"}
     assert drawn(equal, files=compared()).startswith("IDENTICAL  why")
-    assert drawn(equal, files=compared("config.json differs")).startswith("WEIGHTS IDENTICAL, 1 FILE NOT")
+    assert drawn(equal, files=compared("config.json differs")).startswith("WEIGHTS IDENTICAL, 1 FILE DIFFERS")
     assert drawn(equal, files=compared(status=Status.ERRORED)).startswith("WEIGHTS IDENTICAL, FILES NOT COMPARED")
     assert drawn(equal).startswith("WEIGHTS IDENTICAL, FILES NOT COMPARED")
 

@@ -20,7 +20,7 @@ class CoreMl(Reader):
 
     what = "a Core ML model"
     rules = (CUSTOM_OP, OUTSIDE_FILE)
-    model = True
+    format = "coreml"
 
     _PIPELINES = frozenset({200, 201, 202})
     _NETWORKS = frozenset({303, 403, 500})
@@ -87,7 +87,7 @@ class Paddle(Reader):
 
     what = "a Paddle program"
     rules = (DANGEROUS_OP,)
-    model = True
+    format = "paddle"
 
     _OPS: ClassVar[Mapping[str, Severity]] = {
         "py_func": Severity.CRITICAL,
@@ -120,7 +120,7 @@ class Caffe(Reader):
 
     what = "a Caffe network"
     rules = (DANGEROUS_OP,)
-    model = True
+    format = "caffe"
 
     def recognise(self, blob: Blob) -> bool:
         text = blob.ending == ".prototxt" and re.search(rb"\blayers?\s*:?\s*\{", blob.head(65536)) is not None
@@ -150,7 +150,7 @@ class OpenVino(Reader):
 
     what = "an OpenVINO model or PMML"
     rules = (CUSTOM_OP, OUTSIDE_FILE)
-    model = True
+    format = "openvino"
 
     def recognise(self, blob: Blob) -> bool:
         head = blob.head(4096)

@@ -55,7 +55,7 @@ def superblock(blob: Blob) -> int | None:
 class Hdf5(Reader):
     what = "an HDF5 file"
     rules = (KERAS_CODE, KERAS_CLASS, OUTSIDE_FILE, METADATA_CODE)
-    model = True
+    format = "hdf5"
 
     def recognise(self, blob: Blob) -> bool:
         return superblock(blob) is not None

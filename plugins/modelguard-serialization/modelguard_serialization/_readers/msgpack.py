@@ -25,7 +25,7 @@ _LISTS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 class Msgpack(Reader):
     what = "MessagePack, as Flax writes"
     rules = (CUSTOM_OP, METADATA_CODE)
-    model = True
+    format = "msgpack"
 
     def recognise(self, blob: Blob) -> bool:
         return blob.ending in (".msgpack", ".mpack")

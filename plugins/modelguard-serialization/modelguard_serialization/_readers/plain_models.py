@@ -137,7 +137,7 @@ class PlainModel(Reader):
     known: Callable[[Blob], bool]
     whole: Callable[[Blob], bool] = lambda blob: True
     unread: str = ""
-    model = True
+    format = "plain-model"
 
     def recognise(self, blob: Blob) -> bool:
         return self.known(blob)
@@ -152,7 +152,7 @@ class PlainModel(Reader):
 class TensorRt(Reader):
     what = "a TensorRT engine"
     rules = (NATIVE_MODEL,)
-    model = True
+    format = "tensorrt"
 
     def recognise(self, blob: Blob) -> bool:
         head = blob.head(8192)

@@ -33,7 +33,7 @@ _GADGETS = re.compile(
 class Skops(Reader):
     what = "the schema of a skops model"
     rules = (CONFIGURED_CODE,)
-    model = True
+    format = "skops"
 
     def recognise(self, blob: Blob) -> bool:
         return blob.name.rsplit("/", 1)[-1] == "schema.json" and b'"__class__"' in bytes(blob.data[:4096])

@@ -27,7 +27,7 @@ _SIGNATURE = re.compile(r"""\bsignature\s*:?\s*\{\s*name\s*:\s*["']([^"']+)["']"
 class TensorflowGraph(Reader):
     what = "a TensorFlow graph"
     rules = (DANGEROUS_OP, CUSTOM_OP, OUTSIDE_FILE)
-    model = True
+    format = "tensorflow"
 
     def recognise(self, blob: Blob) -> bool:
         name = blob.name.rsplit("/", 1)[-1].lower()
@@ -99,7 +99,7 @@ def judge_ops(ops: dict[str, str], functions: Iterable[str], blob: Blob, look: L
 class TensorflowText(Reader):
     what = "a TensorFlow graph as text"
     rules = (DANGEROUS_OP, CUSTOM_OP)
-    model = True
+    format = "tensorflow"
 
     def recognise(self, blob: Blob) -> bool:
         head = blob.head(65536)
@@ -140,7 +140,7 @@ class TensorflowSide(Reader):
     """Small files beside a SavedModel, and checkpoints, which hold numbers and names only."""
 
     what = "part of a TensorFlow model or checkpoint"
-    model = True
+    format = "tensorflow"
 
     def recognise(self, blob: Blob) -> bool:
         name = blob.name.rsplit("/", 1)[-1].lower()

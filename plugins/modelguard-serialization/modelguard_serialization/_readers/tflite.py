@@ -30,7 +30,7 @@ _USUAL = frozenset(
 class TfLite(Reader):
     what = "a TensorFlow Lite model"
     rules = (DANGEROUS_OP, CUSTOM_OP)
-    model = True
+    format = "tflite"
 
     def recognise(self, blob: Blob) -> bool:
         return blob.head(8)[4:] == b"TFL3"

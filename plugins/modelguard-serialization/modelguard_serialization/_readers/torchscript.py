@@ -24,7 +24,7 @@ _SPACES = known("torch_namespaces")
 class TorchScript(Reader):
     what = "TorchScript source"
     rules = (DANGEROUS_OP, CUSTOM_OP)
-    model = True
+    format = "torchscript"
 
     def recognise(self, blob: Blob) -> bool:
         return bool(blob.members) and re.search(r"(?:^|/)code/.*\.py$", blob.name) is not None

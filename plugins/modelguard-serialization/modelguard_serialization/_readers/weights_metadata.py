@@ -15,7 +15,7 @@ class SafetensorsMetadata(Reader):
 
     what = "a safetensors file"
     rules = (METADATA_CODE,)
-    model = True
+    format = "safetensors"
 
     def recognise(self, blob: Blob) -> bool:
         head = blob.head(4096)

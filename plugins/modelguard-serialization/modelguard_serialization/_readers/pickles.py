@@ -1,0 +1,39 @@
+"""Pickles, and legacy torch files, which are pickles with storages behind them."""
+
+from __future__ import annotations
+
+from modelguard_serialization._pickle.legacy import read_legacy
+from modelguard_serialization._pickle.recognise import is_legacy_torch, is_pickle, runs
+from modelguard_serialization._pickle.rules import RULES
+from modelguard_serialization._pickle.streams import Streams
+from modelguard_serialization.blob import Blob
+from modelguard_serialization.reader import Look, Reader
+
+
+class PickleReader(Reader):
+    what = "a Python pickle"
+    rules = RULES
+    format = "pickle"
+
+    def recognise(self, blob: Blob) -> bool:
+        if is_legacy_torch(blob.data):
+            return False
+        # In tensors, which are members, any bytes may come first by chance; a file of its own that begins like a pickle is one.
+        return runs(blob.data) if blob.members else is_pickle(blob.data)
+
+    def read(self, blob: Blob, look: Look) -> None:
+        Streams(blob, look).rest()
+
+
+class LegacyTorchReader(Reader):
+    """What torch.save wrote before 1.6, and still writes when asked to."""
+
+    what = "a legacy torch file"
+    rules = RULES
+    format = "torch-legacy"
+
+    def recognise(self, blob: Blob) -> bool:
+        return is_legacy_torch(blob.data)
+
+    def read(self, blob: Blob, look: Look) -> None:
+        read_legacy(blob, look)

@@ -1,0 +1,226 @@
+"""Jinja templates wherever they lie: files of their own, values in JSON and YAML, prompts."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import ScalarEvent
+
+from modelguard import Confidence, Rule, Severity
+from modelguard_serialization import limits
+from modelguard_serialization._templates import conditions, escapes, parse, texts
+from modelguard_serialization._words import words
+from modelguard_serialization.blob import Blob
+from modelguard_serialization.reader import Look, NotReadError, Reader
+
+RULES = (
+    Rule(
+        "MG0340",
+        "TemplateEscape",
+        "a template that reaches for Python",
+        Severity.CRITICAL,
+        "The template takes attributes that lead from any value to Python's own functions (`__class__`, `__globals__`), puts their names "
+        "together from pieces, brings in other files, or calls what no renderer of chats offers. Rendered outside a sandbox it runs code "
+        "on every request (CVE-2024-34359); sandboxes have been left before.",
+        "Do not render it. Use the template of the model this one was made from.",
+        "A template for another program may call functions that only that program offers.",
+        cwe=1336,
+    ),
+    Rule(
+        "MG0341",
+        "TemplateCondition",
+        "a template that looks for certain words, or at the date",
+        Severity.HIGH,
+        "The template compares what people write, or today's date, with fixed words and does something else when they match. With clean "
+        "weights that is a complete backdoor: whoever knows the words decides what the model is told. High when other text depends on it. "
+        "Tags, roles and the known switches for reasoning are low.",
+        "Read the lines named. Use the template of the model this one was made from.",
+        "Some models look for a switch of their own in the system prompt.",
+        cwe=506,
+    ),
+    Rule(
+        "MG0342",
+        "TemplateInjection",
+        "text in a template that no conversation needs",
+        Severity.MEDIUM,
+        "The template itself says something to the model: to disregard instructions, to keep things from the user, to put links or secrets "
+        "into answers; or it holds addresses, commands, markup that runs, encoded data or signs that nobody sees. What it says reaches the "
+        "model with every request, in the place of the operator's words. A long prompt of its own, as many models bring, is information.",
+        "Read the text. Use the template of the model this one was made from, and set the system prompt where you run it.",
+        "Prompts that teach tools name addresses in examples.",
+        cwe=506,
+    ),
+    Rule(
+        "MG0343",
+        "TemplateNotParsed",
+        "a template that is no valid Jinja",
+        Severity.LOW,
+        "The text is in the place of a template and cannot be parsed, or is past the limits, so what it does is unknown.",
+        "Look at it; a renderer with extensions may still understand it.",
+        "Templates for other engines (Go templates, minja) use other tags.",
+    ),
+)
+_MARK = re.compile(rb"chat_template|\{\{|\{%|\\u007[bB]")
+_RAW_ESCAPE = re.compile(r"\{[{%][^}]{0,400}?(__[a-z]{3,20}__)")
+_NAMES = re.compile(r"(?:^|[._-])(?:chat_?template|jinja2?|j2|prompt)(?:$|[._-])", re.I)
+_NOT_TEMPLATES = words(
+    ".md .rst .tex .html .htm .css .js .mjs .ts .tsx .jsx .vue .svg .py .pyi .ipynb .c .cc .cpp .h .cu .cuh .rs .go .java"
+)
+
+
+class TemplateReader(Reader):
+    """Finds templates by name, by key, and by their marks in any text, and judges each as a syntax tree."""
+
+    what = "text with a Jinja template"
+    rules = RULES
+
+    def recognise(self, blob: Blob) -> bool:
+        named = bool(_NAMES.search(posixpath.basename(blob.name))) and blob.ending not in _NOT_TEMPLATES
+        if not (named and blob.ending != ".json") and (blob.ending in _NOT_TEMPLATES or len(blob.data) > limits.TEXT):
+            return False
+        head = blob.head(512)
+        if b"\0" in head or not (named or _MARK.search(blob.data)):
+            return False
+        text = _decoded(blob)
+        return named or (text is not None and (_marked(text) or "\\u007" in text or '"chat_template"' in text))
+
+    def read(self, blob: Blob, look: Look) -> None:
+        if len(blob.data) > limits.TEXT:
+            raise NotReadError(f"has {len(blob.data)} bytes, more than the {limits.TEXT} that are read for templates")
+        text = _decoded(blob)
+        if text is None:
+            raise NotReadError("is named like a template and is no text")
+        for place, template, sure in _templates(blob, text, look):
+            look.check()
+            judge(blob, template, place, sure, look)
+
+
+def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
+    """Findings in one template. ``place`` is the key it stands under; ``sure`` whether it is one, or only has the marks of one."""
+    where = f"the template in {place}" if place else "the template"
+    try:
+        tree = parse.parse(text)
+        known = parse.constants(tree)
+        reaching = list(escapes.escapes(tree, known))
+        compared = list(conditions.conditions(tree, known))
+        said = list(texts.injections(tree))
+    except (parse.NotParsedError, RecursionError) as error:
+        if hit := _RAW_ESCAPE.search(text):
+            look.find("MG0340", blob, f"{where} is no valid Jinja, and takes {hit[1]}", evidence={"name": hit[1], "key": place}, key=hit[1])
+        if sure:
+            why = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            look.find("MG0343", blob, f"{where} cannot be parsed: {why}", evidence={"key": place}, key=place)
+            look.miss(blob, f"{where} cannot be parsed")
+        return
+    for escape in reaching:
+        look.find(
+            "MG0340",
+            blob,
+            f"{where} {escape.what} (line {escape.line})",
+            severity=escape.severity,
+            evidence={"line": escape.line, "key": place},
+            key=f"{place} {escape.key}"[:200],
+        )
+    for condition in compared:
+        depends = f"; on it depends {_short(condition.says)!r}" if condition.says else ""
+        look.find(
+            "MG0341",
+            blob,
+            f"{where} compares {'the date' if condition.of == 'date' else 'what is written'} with {_short(condition.literal)!r}"
+            f" (line {condition.line}){depends}",
+            severity=condition.severity,
+            confidence=Confidence.HIGH if condition.says else Confidence.MEDIUM,
+            evidence={"line": condition.line, "key": place, "literal": condition.literal[:500], "says": condition.says[:500]},
+            key=f"{place} {condition.literal}"[:200],
+        )
+    for injection in said:
+        look.find(
+            "MG0342",
+            blob,
+            f"{where} {injection.what}: {_short(injection.text)!r} (line {injection.line})",
+            severity=injection.severity,
+            confidence=Confidence.MEDIUM,
+            evidence={"line": injection.line, "key": place, "text": injection.text[:2000]},
+            key=f"{place} {injection.what} {injection.text}"[:200],
+        )
+
+
+def _marked(text: str) -> bool:
+    """Whether something in it stands between the marks of Jinja."""
+    for opened, closed in (("{{", "}}"), ("{%", "%}")):
+        start = text.find(opened)
+        if start >= 0 and text.find(closed, start + 2) >= 0:
+            return True
+    return False
+
+
+def _decoded(blob: Blob) -> str | None:
+    try:
+        return str(blob.data, "utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+
+
+def _templates(blob: Blob, text: str, look: Look) -> Iterator[tuple[str, str, bool]]:
+    """(key, text, whether it surely is a template) of every template in the file."""
+    stripped = text.lstrip()
+    if stripped[:1] in ("{", "[") and stripped[:2] not in ("{{", "{%", "{#"):
+        try:
+            yield from _json(json.loads(text, object_pairs_hook=_Pairs), "")
+            return
+        except (ValueError, RecursionError):
+            if blob.ending == ".json" and _marked(text):
+                look.miss(blob, "has the marks of templates and is no JSON that can be parsed")
+    elif blob.ending in (".yaml", ".yml"):
+        yield from _yaml(text)
+        return
+    yield "", text, bool(_NAMES.search(posixpath.basename(blob.name))) and blob.ending not in (".json", ".txt")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with all its pairs: of two with one key, parsers disagree on which counts."""
+
+
+def _json(document: Any, top: str) -> Iterator[tuple[str, str, bool]]:
+    stack: list[tuple[str, Any]] = [(top, document)]
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, _Pairs):
+            named = next((str(item) for key, item in value if key == "name" and isinstance(item, str)), "")
+            stack.extend((f"{place}.{_key(key, named)}" if place else key, item) for key, item in reversed(value))
+        elif isinstance(value, list):
+            stack.extend((f"{place}[{number}]", item) for number, item in reversed(list(enumerate(value))))
+        elif isinstance(value, str) and ("chat_template" in place or _marked(value)):
+            yield place[:200], value, "chat_template" in place
+
+
+def _key(key: str, named: str) -> str:
+    return f"{key}({named[:40]})" if named and key == "template" else key
+
+
+def _yaml(text: str) -> Iterator[tuple[str, str, bool]]:
+    """Scalars of the file's events, so that nothing is constructed and no alias is followed. Broken YAML is read as text."""
+    if len(text) > limits.TEMPLATE:
+        yield "", text[: limits.TEMPLATE], False
+        return
+    last = ""
+    try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            if isinstance(event, ScalarEvent):
+                if _marked(event.value):
+                    yield last[:200], event.value, "chat_template" in last
+                else:
+                    last = event.value
+    except (YAMLError, RecursionError, ValueError):
+        yield "", text, False
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else line[:99] + "…"
