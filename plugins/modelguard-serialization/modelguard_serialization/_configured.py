@@ -38,13 +38,25 @@ _RUNS = re.compile(
 )
 
 
+_KEYS = frozenset(
+    """
+    auto_mapping parent_library user_dir class_path import_path init_parameters custom_imports structure model_file custom_ops_library
+    activation_function activation_fn sbert_ce_default_activation_function megatron_core _class_name class_name _diffusers_version
+    loader_module attn_implementation _attn_implementation _attn_implementation_internal _target_
+    """.split()  # noqa: SIM905
+)
+"""Keys that the conventions below go by; beside them ``target`` and ``_type`` with a text, ``lc``, and ``py/`` as the first of a key."""
+
+
 def pointers(place: str, node: Any, name: str, artifact: Artifact) -> Iterator[Pointer]:
     """What the value at ``place`` in the document of a file or member called ``name`` makes libraries import or run."""
     if isinstance(node, Tagged):
         yield from _tag(node, artifact)
     elif isinstance(node, Pairs):
-        for convention in _MAPPINGS:
-            yield from convention(node, artifact)
+        if any(key in _KEYS or key in ("target", "_type", "lc") or key.startswith("py/") for key, _ in node):
+            for convention in _MAPPINGS:
+                yield from convention(node, artifact)
+        yield from _expressions(node)
         if not place:
             for convention in _ROOTS:
                 yield from convention(node, artifact)
@@ -71,12 +83,11 @@ def _tag(node: Tagged, artifact: Artifact) -> Iterator[Pointer]:
         kind, target = python[1], python[3]
         if kind in _YAML_PLAIN and not target:
             return
+        # Older hyperpyyaml and Lightning write such tags for values and for what they seed; only loaders without safety follow any of them.
         found = judge(target, artifact)
-        yield Pointer(
-            target or tag,
-            f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}",
-            Severity.LOW if found.why == "is a plain value" else Severity.CRITICAL,
-        )
+        severity = max(found.severity, Severity.HIGH) if found.severity is not None else Severity.LOW
+        message = f"a YAML tag makes yaml.unsafe_load or full_load build {target[:200] or tag[:200]!r}, which {found.why}"
+        yield Pointer(target or tag, message, severity)
     elif ruby := re.fullmatch(r"!?!?(?:ruby|java|javax|perl|php)[/:.](.*)", tag, re.DOTALL):
         yield Pointer(tag, f"a YAML tag makes other languages' loaders build {ruby[1][:200]!r}", Severity.HIGH)
     elif speech := re.fullmatch(r"!(new|name|module|apply|applyref):(.*)", tag, re.DOTALL):
@@ -92,6 +103,12 @@ def _instantiated(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     for target in node.all("_target_"):
         if isinstance(target, str) and (_DOTTED.fullmatch(target) or ":" in target):
             yield _named(target, artifact, "Hydra")
+            if any(str(value).lower() == "true" for value in node.all("trust_remote_code")):
+                yield Pointer(
+                    target,
+                    f"Hydra calls {target[:200]!r} with trust_remote_code, which runs code of the repository it names",
+                    Severity.HIGH,
+                )
             if target.startswith("hydra.utils.") or target == "functools.partial":
                 yield from (
                     _named(item, artifact, "Hydra")
@@ -111,7 +128,48 @@ def _first(values: list[Any]) -> list[Any]:
     return [value[0] for value in values if isinstance(value, list) and value]
 
 
-def _expressions(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+def _class_paths(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """Names by other keys: LightningCLI and jsonargparse (``class_path``), Haystack (``type`` with ``init_parameters``), MMEngine
+    (``custom_imports``), Ray Serve (``import_path``), sentence-transformers (``activation_function`` of Dense, ``activation_fn`` of cross
+    encoders), PEFT (``megatron_core``).
+    """
+    keys = [("class_path", "LightningCLI"), ("import_path", "Ray Serve"), ("activation_function", "sentence-transformers")]
+    keys += [
+        ("activation_fn", "sentence-transformers"),
+        ("sbert_ce_default_activation_function", "sentence-transformers"),
+        ("megatron_core", "PEFT"),
+    ]
+    keys += [("type", "Haystack")] if node.has("init_parameters") else []
+    for key, library in keys:
+        for name in node.all(key):
+            if isinstance(name, str) and _DOTTED.fullmatch(name.replace(":", ".")) and name != "megatron.core":
+                yield _named(name, artifact, library)
+    for imports in node.all("custom_imports"):
+        for names in imports.all("imports") if isinstance(imports, Pairs) else []:
+            for name in names if isinstance(names, list) else [names]:
+                if isinstance(name, str):
+                    yield _named(name, artifact, "MMEngine")
+
+
+def _routes(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """sentence-transformers' Router and Asym import the ``types`` of their configuration."""
+    for types in node.all("types") if node.has("structure") else []:
+        for _, name in types if isinstance(types, Pairs) else []:
+            if isinstance(name, str) and not name.startswith("sentence_transformers."):
+                yield _named(name, artifact, "sentence-transformers")
+
+
+def _files(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """mlx-lm runs ``model_file`` as Python; onnxruntime-genai loads ``custom_ops_library`` as native code."""
+    for path in node.all("model_file"):
+        if isinstance(path, str) and path.endswith(".py"):
+            yield Pointer(path, f"mlx-lm runs the file {path[:200]!r}", Severity.HIGH)
+    for path in node.all("custom_ops_library"):
+        if isinstance(path, str) and path:
+            yield Pointer(path, f"ONNX Runtime loads the native library {path[:200]!r}", Severity.HIGH)
+
+
+def _expressions(node: Pairs) -> Iterator[Pointer]:
     """MONAI evaluates texts that begin with ``$`` as Python."""
     for key, value in node:
         for text in value if isinstance(value, list) else [value]:
@@ -172,7 +230,7 @@ def _pipeline(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     if not node.has("_class_name") and not node.has("_diffusers_version"):
         return
     for key, value in node:
-        if not (isinstance(value, list) and len(value) == 2 and not isinstance(value, Pairs) and isinstance(value[0], str)):
+        if not (isinstance(value, list) and len(value) >= 2 and not isinstance(value, Pairs) and isinstance(value[0], str)):
             continue
         library = value[0]
         if key == "_class_name":
@@ -223,17 +281,54 @@ def _served(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
 
 
 Convention = Callable[[Pairs, Artifact], Iterator[Pointer]]
-_MAPPINGS: tuple[Convention, ...] = (_instantiated, _jsonpickle, _langchain, _kernels, _user_dir, _parent_library, _expressions)
+_MAPPINGS: tuple[Convention, ...] = (
+    _instantiated,
+    _jsonpickle,
+    _langchain,
+    _kernels,
+    _user_dir,
+    _parent_library,
+    _class_paths,
+    _routes,
+    _files,
+)
 _ROOTS: tuple[Convention, ...] = (_pipeline,)
 """What is looked for in every mapping, and at the top of a document only."""
 
-JSON_WORDS = re.compile(
-    r'_target_|"(?:auto_mapping|parent_library|user_dir|_class_name|class_name|_diffusers_version|loader_module|handler|service)"|_attn_implementation|"attn_implementation"|'
-    r'"py/|"lc"\s*:\s*1\b|"_type"\s*:\s*"|"target"\s*:\s*"|"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)|\\u00[2-7]'
+_JSON_KEYS = tuple(f'"{key}"' for key in sorted(_KEYS))
+_JSON_OTHER = (
+    r'"py/',
+    r'"lc"\s*:\s*1\b',
+    r'"_type"\s*:\s*"',
+    r'"target"\s*:\s*"',
+    r'"\$[^"]*(?:__|\b(?:eval|exec|system|popen|subprocess|import|compile|getattr|os)\b)',
+    r"\\u00[2-7]",
 )
+_IN_TEXT = tuple(map(re.compile, _JSON_OTHER))
+_IN_BYTES = tuple(re.compile(pattern.encode()) for pattern in (*map(re.escape, _JSON_KEYS), *_JSON_OTHER, r"\x00"))
+
+
+def may_name_code(text: str, name: str) -> bool:
+    """Whether a JSON text, of a file called ``name``, has a key that any of the above goes by, or an escape that may be part of one.
+
+    Searched one by one, because what begins with a fixed text is found many times as fast as alternatives are: vocabularies are large.
+    """
+    if any(key in text for key in _JSON_KEYS) or any(pattern.search(text) for pattern in _IN_TEXT):
+        return True
+    if name.lower().endswith(("manifest.json", "bentofile.json")):
+        return True
+    return '"type"' in text and '"path"' in text and re.match(r"\s*\[", text) is not None
+
+
+def may_name_code_in(data: memoryview) -> bool:
+    """The same of bytes, for a text too large to be taken into memory."""
+    return any(pattern.search(data) for pattern in _IN_BYTES)
+
+
 YAML_WORDS = re.compile(
-    r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
+    r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|class_path|import_path|init_parameters|custom_imports)\b|"
+    r"\b(?:activation_function|activation_fn|megatron_core|model_file|custom_ops_library|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
     r"py/|\$.*(?:__|eval|exec|system|popen|subprocess|import|compile|getattr)|\\[xuU]",
     re.MULTILINE,
 )
-"""One of these stands in every document that any of the above has something to say of; the last are escapes, which may hide one."""
+"""One of these stands in every YAML document that any of the above has something to say of; the last are escapes, which may hide one."""

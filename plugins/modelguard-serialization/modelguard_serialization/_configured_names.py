@@ -21,8 +21,12 @@ _RUNS = re.compile(
     r"|__\w+__"
 )
 _LOADS = re.compile(
-    r"(?:^|\.)(?:hub\.\w+|loads?|load_pkl|load_pickle|download\w*|urlretrieve|get_file|fetch\w*|get_method|get_class|get_object|open|rmtree|remove)$"
+    r"(?:^|\.)(?:hub\.\w+|loads?|load_(?:pkl|model|learner|from_checkpoint|rel)|loadmat|read_pickle|from_?file|download\w*|urlretrieve|get_file|fetch\w*|"
+    r"get_(?:static_)?(?:method|class|object)|get_class_from_dynamic_module|open|rmtree|remove|run|main|call|launch|instantiate|install\w*|"
+    r"check_requirements|PackageImporter|PythonREPL)$"
+    r"|\.(?:commands|cli|testing|_testing|tests|elastic|launcher|rpc|package|_inductor|_dynamo|dynamic_module_utils)\."
 )
+"""What of known libraries unpickles, fetches, starts programs or looks names up, and modules whose business that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,10 @@ def judge(name: str, artifact: Artifact) -> Named:
     """What importing ``name`` (``package.module.attribute``, with or without a colon) would get."""
     name = name.strip().replace(":", ".")
     package = name.partition(".")[0]
-    if name in _PLAIN:
-        return Named(None, "is a plain value")
     if brought_along(package, artifact):
         return Named(Severity.HIGH, "is code that the artifact brings along")
+    if name in _PLAIN:
+        return Named(None, "is a plain value")
     if package in sys.stdlib_module_names or package in ("posix", "nt"):
         return Named(Severity.CRITICAL, "is Python's own and can run commands or code")
     if package in LIBRARIES:

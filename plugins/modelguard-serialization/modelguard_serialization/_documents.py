@@ -53,7 +53,7 @@ def text_of(data: memoryview | bytes) -> str | None:
 
 def parse_json(text: str) -> list[Any]:
     """The values of a JSON text: one, or several on end as in JSON lines. Raises :class:`NotReadError`."""
-    decoder = json.JSONDecoder(object_pairs_hook=Pairs, strict=False, parse_int=_number)
+    decoder = json.JSONDecoder(object_pairs_hook=Pairs, strict=False)
     values: list[Any] = []
     at = 0
     try:
@@ -131,10 +131,6 @@ def _past_space(text: str, at: int) -> int:
     while at < len(text) and text[at] in _SPACE:
         at += 1
     return at
-
-
-def _number(digits: str) -> int | float:
-    return int(digits) if len(digits) < 64 else float(digits)
 
 
 def _from_plain(value: Any) -> Any:

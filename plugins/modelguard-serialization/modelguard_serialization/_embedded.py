@@ -36,7 +36,7 @@ def code_in(text: str) -> tuple[str, Severity] | None:
     """What code a text is or holds, completing "holds ...", and how bad that is; None for ordinary text."""
     if found := _of_bytes(text.encode("utf-8", "surrogatepass")):
         return found
-    for match in (*_BASE64.finditer(text[:1_000_000]), *_HEX.finditer(text[:1_000_000])):
+    for match in (*_BASE64.finditer(text), *_HEX.finditer(text)):
         if (raw := _decoded(match[0])) is not None and (found := _of_bytes(raw) or _hidden(raw)):
             return f"encoded, {found[0]}", Severity.HIGH
     if _SHELL.search(text):

@@ -62,14 +62,6 @@ CONFIGURED_CODE = Rule(
     "Research code names classes of its own package, which is not part of the artifact.",
     cwe=470,
 )
-MODEL_FACTS = Rule(
-    "MG0335",
-    "OtherModelFormat",
-    "a model in a format that is recognised and not read to its end",
-    Severity.INFO,
-    "What the format is, and what of it was read.",
-    "Nothing, unless a finding about the file says otherwise.",
-)
 OUTSIDE_FILE = Rule(
     "MG0336",
     "OutsideFile",

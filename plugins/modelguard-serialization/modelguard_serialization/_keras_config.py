@@ -50,6 +50,7 @@ _CARRIERS = {
     "FlaxLayer": "calls a function named by the configuration",
     "KerasLayer": "loads and runs another SavedModel, from an address",
 }
+_RUN = ("Lambda", "__lambda__", *_CARRIERS)
 _NO_LAYERS = re.compile(
     r"get_file|load_model|save_model|load_weights|save_weights|load_img|save_img|model_from_\w+|clone_model|enable_unsafe_deserialization|"
     r"(?:de)?serialize_keras_object|register_keras_serializable|pad_sequences|\w+_from_directory|get_source_inputs|set_\w+|clear_session|Progbar|Sequence"
@@ -58,12 +59,19 @@ _VOCABULARY = frozenset({"StringLookup", "IntegerLookup", "IndexLookup", "TextVe
 
 
 def is_keras(tree: Any) -> bool:
-    """Whether a document is, or holds, the configuration of a Keras object."""
+    """Whether a document is, or holds, the configuration of a Keras object.
+
+    ``deserialize_keras_object`` goes through whatever mappings and lists come first. Raises :class:`NotReadError` past the limits.
+    """
     if not isinstance(tree, Pairs):
         return False
-    if any(tree.has(key) for key in ("model_config", "modelTopology")):
+    if any(tree.has(key) for key in ("model_config", "modelTopology")) or (tree.text("class_name") and tree.has("config")):
         return True
-    return bool(tree.text("class_name")) and (tree.has("config") or tree.has("registered_name"))
+    return any(
+        node.has("config") and (node.has("module") or any(name in _RUN for name in node.all("class_name")))
+        for _, node in walk(tree)
+        if isinstance(node, Pairs) and node.text("class_name")
+    )
 
 
 def judge(tree: Any, blob: Blob, look: Look) -> None:

@@ -40,6 +40,9 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("config.yaml", "a: {_target_: evil_package.Thing}", HIGH),
         ("config.yaml", "a: {_target_: torch.load, f: x.pt}", HIGH),
         ("config.yaml", "a: {_target_: torch.hub.load, repo: x/y}", HIGH),
+        ("config.yaml", "a: {_target_: mmengine.Config.fromfile, filename: x.py}", HIGH),
+        ("config.yaml", "a: {_target_: torch.distributed.elastic.multiprocessing.start_processes}", HIGH),
+        ("config.yaml", "a: {_target_: pandas.read_pickle, f: x}", CRITICAL),
         ("config.yaml", "a: {_target_: torch.utils.collect_env.run, command: id}", CRITICAL),
         ("config.yaml", "a: {_target_: numpy.testing._private.utils.runstring}", CRITICAL),
         ("model_config.yaml", "target: evil.models.Model", HIGH),
@@ -56,8 +59,13 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("hparams.yaml", "!!python/object/apply:os.system ['id']", CRITICAL),
         ("hparams.yaml", "a: !!python/object/new:os.system ['id']", CRITICAL),
         ("hparams.yaml", "a: !!python/name:os.system", CRITICAL),
+        ("hparams.yaml", "a: !!python/object:mine.Thing {}", HIGH),
+        ("hparams.yaml", "a: !!python/object/apply:torch.manual_seed [1986]\nb: !!python/object:argparse.Namespace {x: 1}", LOW),
+        ("config.yaml", "a: {_target_: transformers.AutoModel.from_pretrained, trust_remote_code: true}", HIGH),
         ("hparams.yaml", "a: !<tag:yaml.org,2002:python/module:os> ''", CRITICAL),
         ("hparams.yaml", "? !!python/object/apply:os.system ['id']\n: 1", CRITICAL),
+        ("hparams.yaml", '{"a": !!python/object/apply:os.system [id]}', CRITICAL),
+        ("config.json", " " * 5000 + '{"_target_": "os.system"}', CRITICAL),
         ("notes", "%YAML 1.1\n---\na: !!python/object/apply:os.system ['id']", CRITICAL),
         # sentence-transformers imports the types of modules.json
         ("modules.json", [{"idx": 0, "name": "0", "path": "", "type": "custom_st.Transformer"}], HIGH),
@@ -89,6 +97,20 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("config.pbtxt", 'model_operations { op_library_filename: "ops.so" }', HIGH),
         ("config.pbtxt", 'backend: "python" parameters { key: "EXECUTION_ENV_PATH" value { string_value: "env.tar.gz" } }', HIGH),
         ("Modelfile", "FROM /etc/passwd\n", HIGH),
+        # https://lightning.ai/docs/pytorch/stable/cli: class_path
+        ("config.yaml", "model: {class_path: evil.Model, init_args: {a: 1}}", HIGH),
+        ("config.yaml", "model: {class_path: subprocess.Popen, init_args: {args: id}}", CRITICAL),
+        ("pipeline.yaml", "components: {a: {type: evil.Component, init_parameters: {}}}", HIGH),
+        ("config.yaml", "custom_imports: {imports: [evil.hooks]}", HIGH),
+        ("serve.yaml", "applications: [{import_path: 'evil:app'}]", HIGH),
+        # sentence-transformers: Router and Asym import types, Dense and cross encoders an activation
+        ("router_config.json", {"types": {"q": "os.system"}, "structure": {"query": ["q"]}}, CRITICAL),
+        ("2_Dense/config.json", {"in_features": 1, "activation_function": "os.getcwd"}, CRITICAL),
+        ("config.json", {"sentence_transformers": {"activation_fn": "evil.Activation"}}, HIGH),
+        ("adapter_config.json", {"megatron_core": "evil.core", "megatron_config": {}}, HIGH),
+        ("config.json", {"model_type": "x", "model_file": "custom.py"}, HIGH),
+        ("genai_config.json", {"model": {"decoder": {"session_options": {"custom_ops_library": "ops.so"}}}}, HIGH),
+        ("modular_model_index.json", {"_class_name": "X", "unet": ["evil", "UNet", {"repo": "a/b"}]}, HIGH),
     ],
 )
 def test_code_that_a_configuration_names_is_told(name: str, content: Any, severity: Severity) -> None:
@@ -99,8 +121,11 @@ def test_code_that_a_configuration_names_is_told(name: str, content: Any, severi
     ("name", "content"),
     [
         ("config.yaml", "a: {_target_: torch.nn.Linear, in_features: 1}\nb: {_target_: torch.optim.AdamW, lr: 0.1}\nc: {_target_: pytorch_lightning.Trainer}"),
+        ("config.json", {"distr_output": {"_target_": "uni2ts.distribution.MixtureOutput", "components": [{"_target_": "uni2ts.distribution.StudentTOutput"}]}}),
+        ("config.yaml", "data: {target: main.DataModuleFromConfig, params: {train: {target: ldm.data.simple.hf_dataset, params: {}}}}"),
+        ("config.yaml", "a: {_target_: timm.create_model, model_name: x}\nb: {_target_: transformers.AutoModel.from_pretrained}\nc: {_target_: optuna.samplers.TPESampler}"),
         ("config.yaml", "target: production\nhost: a.b.example\nnote: Hello! World"),
-        ("hyperparams.yaml", "a: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n  x: !ref <b>\nb: !name:torch.nn.ReLU\nc: !apply:torch.manual_seed [1]\nd: !tuple (1, 2)"),
+        ("hyperparams.yaml", "a: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n  x: !ref <b>\nb: !name:torch.nn.ReLU\nc: !apply:torch.manual_seed [1]\ne: !apply:operator.not_ [True]\nd: !tuple (1, 2)"),
         ("cosyvoice.yaml", "__set_seed1: !apply:random.seed [1986]\nllm: !new:cosyvoice.llm.llm.TransformerLM\n  length_normalized_loss: True"),
         ("v1-inference.yaml", "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    unet_config: {target: ldm.modules.x.UNetModel, params: {}}"),
         ("model_config.yaml", "target: nemo.collections.asr.models.EncDecCTCModel\npreprocessor: {_target_: nemo.collections.asr.modules.Preprocessor}"),
@@ -118,6 +143,11 @@ def test_code_that_a_configuration_names_is_told(name: str, content: Any, severi
         ("hparams.yaml", "shape: !!python/tuple [1, 2]\nname: !!python/unicode abc\nlist: &a [1]\nagain: *a"),
         ("conda.yaml", "channels: [conda-forge]\ndependencies: [python=3.11, {pip: [mlflow, scikit-learn==1.3]}]"),
         ("config.yaml", "common: {user_dir: null}"),
+        ("config.yaml", "model: {class_path: lightning.pytorch.demos.boring_classes.BoringModel, init_args: {a: 1}}"),
+        ("2_Dense/config.json", {"in_features": 1, "activation_function": "torch.nn.modules.activation.Tanh"}),
+        ("config.json", {"activation_function": "gelu_new", "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}),
+        ("router_config.json", {"types": {"q": "sentence_transformers.models.Transformer"}, "structure": {"query": ["q"]}}),
+        ("adapter_config.json", {"megatron_core": "megatron.core", "megatron_config": None}),
         ("MAR-INF/MANIFEST.json", {"model": {"handler": "image_classifier", "modelName": "m"}}),
         ("config.pbtxt", 'name: "m"\nplatform: "onnxruntime_onnx"\nbackend: "onnxruntime"'),
         ("Modelfile", "FROM ./model.gguf\nTEMPLATE x\nFROM llama3:8b"),
@@ -138,6 +168,7 @@ def test_what_is_built_from_known_libraries_is_told_as_information() -> None:
 def test_a_known_library_that_the_artifact_brings_along_is_high() -> None:
     assert worst("config.yaml", "a: {_target_: torch.nn.Linear}", {"torch.py": b"x = 1"}) == HIGH
     assert worst("config.yaml", "a: {_target_: torch.nn.Linear}", {"torchx.py": b"x = 1"}) is None
+    assert worst("v1.yaml", "data: {target: main.DataModuleFromConfig, params: {}}", {"main.py": b"x = 1"}) == HIGH
 
 
 def test_a_component_of_the_repository_is_high() -> None:
@@ -161,6 +192,14 @@ def test_a_component_of_the_repository_is_high() -> None:
 def test_what_cannot_be_parsed_is_not_looked_at(name: str, data: bytes) -> None:
     look, _ = look_through(name, data)
     assert look.missed
+
+
+def test_json_too_large_to_be_parsed_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DOCUMENT", 1000)
+    look, _ = look_through("train.jsonl", b'{"text": "an ordinary line"}\n' * 100)
+    assert look.missed == []
+    look, _ = look_through("train.jsonl", b'{"text": "an ordinary line"}\n' * 100 + b'{"_target_": "os.system"}')
+    assert "bytes" in look.missed[0]
 
 
 def test_aliases_that_multiply_are_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

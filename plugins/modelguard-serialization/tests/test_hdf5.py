@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import base64
+import struct
 import zlib
 
 import pytest
+from modelguard_serialization._readers import hdf5
 from modelguard_serialization.testing import look_through
 
 from modelguard import Severity
@@ -120,7 +122,7 @@ def test_a_file_behind_a_user_block_is_looked_through_too(name: str, rule: str, 
 def test_ordinary_weights_are_read_and_no_finding(name: str) -> None:
     look, by = look_through("model.weights.h5", file(name))
     assert (look.findings, look.missed) == ([], [])
-    assert [reader.model for reader in by] == [True]
+    assert [reader.format for reader in by] == ["hdf5"]
 
 
 def test_a_configuration_without_code_is_no_finding() -> None:
@@ -132,9 +134,30 @@ def test_a_configuration_without_code_is_no_finding() -> None:
 
 
 def test_escapes_in_the_keys_hide_nothing() -> None:
-    data = file("text").replace(b'"class_name": "Lambda", "config"', b'"class\\u005fname":"Lambda","config"'[:32].ljust(32))
-    look, _ = look_through("model.h5", data)
-    assert [finding.rule for finding in look.findings] == ["MG0330"] or look.missed
+    look, _ = look_through("model.h5", file("text").replace(b'"class_name": "Lambda"', rb'"class\u005fname": "\u004cambda"'))
+    assert [finding.rule for finding in look.findings] == ["MG0330"]
+
+
+# https://github.com/PyTables/PyTables/blob/master/tables/attributeset.py: attributes are unpickled as they are read
+def test_a_pickle_in_an_attribute_of_pytables_is_told() -> None:
+    attribute = b"CLASS\0\0\0GROUP" + b"cos\nsystem\n(S'id'\ntR."
+    look, _ = look_through("table.h5", file("weights") + attribute)
+    assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0338", Severity.HIGH)]
+    look, _ = look_through("table.h5", file("weights") + b"CLASS\0\0\0GROUP TITLE")
+    assert look.findings == []
+
+
+def test_a_link_with_more_behind_its_names_is_one_all_the_same() -> None:
+    message = b"\1\x08\x40\1x" + struct.pack("<H", 24) + b"\0/etc/p\xe4sswd\0/a\0more!!!!".ljust(24, b"!")
+    look, _ = look_through("model.h5", file("weights") + message)
+    assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0336", Severity.CRITICAL)]
+
+
+def test_what_lies_across_two_windows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "_WINDOW", 100)
+    for name, rule in (("text", "MG0330"), ("dense", "MG0330"), ("storage", "MG0336"), ("link_new", "MG0336"), ("virtual", "MG0336")):
+        look, _ = look_through("model.h5", file(name))
+        assert [finding.rule for finding in look.findings] == [rule]
 
 
 def test_a_superblock_of_another_kind_is_not_looked_at() -> None:

@@ -44,9 +44,10 @@ LAMBDA = {"class_name": "__lambda__", "config": {"code": CODE, "defaults": None,
             "class_name": "Sequential",
             "config": [{"class_name": "Lambda", "config": {"function": [CODE, None, None], "function_type": "lambda"}}],
         },
+        {"x": [{"y": {"class_name": "Lambda", "config": {"function": LAMBDA}}}]},
         {"modelTopology": {"model_config": {"class_name": "Sequential", "config": [{"class_name": "Lambda", "config": {}}]}}},
     ],
-    ids=["plain", "in wrappers", "in models in models", "as activation", "as loss", "Keras 1", "TensorFlow.js"],
+    ids=["plain", "in wrappers", "in models in models", "as activation", "as loss", "Keras 1", "below other keys", "TensorFlow.js"],
 )
 def test_byte_code_is_critical_wherever_it_lies(config: dict[str, Any]) -> None:
     rules = found(config)
@@ -72,6 +73,7 @@ CRITICAL = Severity.CRITICAL
         # https://nvd.nist.gov/vuln/detail/CVE-2025-1550: any module is imported
         (layer("system", "os"), "MG0331", CRITICAL),
         (model(layer("Popen", "subprocess")), "MG0331", CRITICAL),
+        ({"a": [layer("Popen", "subprocess")]}, "MG0331", CRITICAL),
         (model(layer("MyLayer", "attacker.layers")), "MG0331", None),
         # https://nvd.nist.gov/vuln/detail/CVE-2025-8747: get_file, and other functions of Keras itself
         (model(layer("get_file", "keras.utils", fname="x", origin="https://x.test/x")), "MG0331", CRITICAL),
@@ -139,6 +141,7 @@ def test_a_class_of_the_user_is_told_at_medium_because_nothing_is_imported_for_i
             "config": {"layers": [{"class_name": "InputLayer", "config": {}}, {"class_name": "Conv2D", "config": {}}]},
         },
         {"config": {"class_name": "os.system"}, "architectures": ["BertModel"]},
+        {"steps": [{"class_name": "MyStep", "config": {"a": 1}}]},
         {"class_name": "Lambda", "note": "a word, and no configuration"},
     ],
 )

@@ -151,6 +151,11 @@ class TestTorchScript:
         assert [(finding.rule, finding.severity) for finding in look.findings] == told
 
 
+def test_python_where_torchscript_lies_is_python() -> None:
+    look = in_archive("model/code/__torch__/m.py", b"import os\nos.system('id')\n")
+    assert "MG0350" in {finding.rule for finding in look.findings}
+
+
 def test_extension_types_of_messagepack() -> None:
     array = struct.pack(">Bb", 0xD6, 1) + bytes(4)
     assert found("flax_model.msgpack", b"\x81\xa1k" + array) == []

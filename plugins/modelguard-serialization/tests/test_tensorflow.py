@@ -135,7 +135,7 @@ def test_checkpoints_are_read_with_their_index() -> None:
     index = b"\0" * 40 + bytes.fromhex("57fb808b247547db")
     assert found("variables.index", index) == []
     look, by = look_through("variables.data-00000-of-00001", b"\1" * 40, {"variables.index": index})
-    assert by[0].model
+    assert by[0].format
     assert not look.missed
     look, _ = look_through("variables.data-00000-of-00001", b"\1" * 40)
     assert look.missed

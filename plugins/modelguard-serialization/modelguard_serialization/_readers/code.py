@@ -10,6 +10,7 @@ from typing import Any
 from modelguard import Artifact, ArtifactError, Severity
 from modelguard_serialization import limits
 from modelguard_serialization._code import dangers, judge, python, rules, shell
+from modelguard_serialization._readers.torchscript import is_torchscript
 from modelguard_serialization._words import words
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
@@ -32,6 +33,8 @@ class PythonReader(Reader):
     def recognise(self, blob: Blob) -> bool:
         if blob.ending == ".pth":  # a line of these that begins with "import" is run when Python starts
             return re.match(rb"(?:\xef\xbb\xbf)?(?:[^\0\n]{0,300}\n){0,20}import[ \t]", blob.head(8192)) is not None
+        if is_torchscript(blob):
+            return False  # nobody imports it, and its reader knows what it can do
         return blob.ending in _PYTHON or bool(_SHEBANG.match(blob.head(256)))
 
     def read(self, blob: Blob, look: Look) -> None:

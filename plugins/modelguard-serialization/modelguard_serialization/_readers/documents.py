@@ -7,7 +7,7 @@ from typing import Any
 
 from modelguard import Severity
 from modelguard_serialization import _keras_config, limits
-from modelguard_serialization._configured import JSON_WORDS, YAML_WORDS, Pointer, pointers
+from modelguard_serialization._configured import YAML_WORDS, Pointer, may_name_code, may_name_code_in, pointers
 from modelguard_serialization._documents import Pairs, parse_json, parse_toml, parse_yaml, text_of, walk
 from modelguard_serialization._format_rules import CONFIGURED_CODE, KERAS_CLASS, KERAS_CODE, OUTSIDE_FILE
 from modelguard_serialization.blob import Blob
@@ -22,17 +22,21 @@ class Json(Reader):
     rules = _RULES
 
     def recognise(self, blob: Blob) -> bool:
-        head = blob.head(256)
+        head = blob.head(4096)
         if head[:4].count(0) > 1 or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
             head = head.replace(b"\0", b"").lstrip(b"\xff\xfe")
+        if not head.strip():
+            return len(blob.data) > len(head)
         return bool(_JSON.match(head.decode("utf-8", "replace").lstrip("\ufeff")))
 
     def read(self, blob: Blob, look: Look) -> None:
-        text = _text(blob)
-        if not JSON_WORDS.search(text) and not re.match(r"\s*\[\s*\{", text):
-            return
         if len(blob.data) > limits.DOCUMENT:
-            raise NotReadError(f"is JSON of more than {limits.DOCUMENT} bytes, which may name code")
+            if may_name_code_in(blob.data):
+                raise NotReadError(f"is JSON of more than {limits.DOCUMENT} bytes, which may name code")
+            return
+        text = _text(blob)
+        if not may_name_code(text, blob.name):
+            return
         for tree in parse_json(text):
             if _keras_config.is_keras(tree):
                 _keras_config.judge(tree, blob, look)
@@ -47,7 +51,7 @@ class Yaml(Reader):
         head = blob.head(64)
         name = blob.name.rsplit("/", 1)[-1].lower()
         if blob.ending in (".yaml", ".yml") or name == "mlmodel":
-            return not re.match(rb"\s*[\[{]\s*\"", head) and b"\0" not in head
+            return True  # JSON too is YAML, and what only looks like it may have tags
         return bool(re.match(rb"%YAML|---\s*[\r\n][^-]", head)) and blob.ending not in (".md", ".markdown", ".mdx", ".txt", ".rst")
 
     def read(self, blob: Blob, look: Look) -> None:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
 
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._documents import parse_json
-from modelguard_serialization._format_rules import KERAS_CLASS, KERAS_CODE, OUTSIDE_FILE
+from modelguard_serialization._embedded import PICKLED
+from modelguard_serialization._format_rules import KERAS_CLASS, KERAS_CODE, METADATA_CODE, OUTSIDE_FILE
 from modelguard_serialization._keras_config import is_keras, judge
 from modelguard_serialization._paths import outside
 from modelguard_serialization.blob import Blob
@@ -26,6 +30,15 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]|\x00', re.DOTALL)
 _LINK = re.compile(rb"\x01[\x08-\x0f\x18-\x1f]\x40", re.DOTALL)
 _HEAP = re.compile(rb"HEAP\x00")
 _COLLECTION = re.compile(rb"GCOL\x01")
+_PYTABLES = (re.compile(rb"PYTABLES_FORMAT_VERSION"), re.compile(rb"pandas_type"), re.compile(rb"CLASS\x00"))
+_STEP = 1 << 20
+_WINDOW = 1 << 25
+_OVERLAP = 4096
+"""Bytes searched at once, by numpy and by patterns, and those beyond, in which what begins before may go on."""
+_VALUES = re.compile(
+    r"numpy\.(?:dtype|ndarray|(?:core|_core)\.multiarray\.(?:scalar|_reconstruct))|collections\.OrderedDict|datetime\.\w+|_codecs\.encode"
+)
+"""What PyTables' own attributes import."""
 _FRACTAL = re.compile(rb"FRHP\x00..(..)", re.DOTALL)
 
 
@@ -41,7 +54,7 @@ def superblock(blob: Blob) -> int | None:
 
 class Hdf5(Reader):
     what = "an HDF5 file"
-    rules = (KERAS_CODE, KERAS_CLASS, OUTSIDE_FILE)
+    rules = (KERAS_CODE, KERAS_CLASS, OUTSIDE_FILE, METADATA_CODE)
     format = "hdf5"
 
     def recognise(self, blob: Blob) -> bool:
@@ -57,7 +70,8 @@ class Hdf5(Reader):
         self._configurations(blob, look)
         self._links(blob, look)
         self._storage(blob, look, base)
-        if any(match[1] != b"\0\0" for match in _FRACTAL.finditer(blob.data)):
+        self._pickles(blob, look)
+        if any(match[1] != b"\0\0" for match in _all(_FRACTAL, blob.data, look)):
             look.miss(blob, "has compressed attributes or links, which are not unpacked")
 
     def _configurations(self, blob: Blob, look: Look) -> None:
@@ -72,11 +86,20 @@ class Hdf5(Reader):
                 if is_keras(tree):
                     judge(tree, blob, look)
 
+    def _pickles(self, blob: Blob, look: Look) -> None:
+        """PyTables and pandas unpickle attributes, as they read them (tables/attributeset.py)."""
+        if not any(True for mark in _PYTABLES for _ in _all(mark, blob.data, look)):
+            return
+        for match in islice(_all(PICKLED, blob.data, look), 100):
+            name = b".".join(part for part in match.groups() if part is not None).decode("ascii", "replace")
+            if _VALUES.fullmatch(name):
+                continue
+            message = f"PyTables unpickles an attribute that imports {name}"
+            look.find("MG0338", blob, message, severity=Severity.HIGH, at=match.start(), key=name)
+
     def _links(self, blob: Blob, look: Look) -> None:
         """External links (IV.A.2.g, link type 64): the file and the object in it that a name stands for."""
-        for number, match in enumerate(_LINK.finditer(blob.data)):
-            if number % 4096 == 0:
-                look.check()
+        for match in _all(_LINK, blob.data, look):
             if name := _external(blob.data, match.start()):
                 severity = Severity.CRITICAL if outside(name) else None
                 look.find(
@@ -89,31 +112,59 @@ class Hdf5(Reader):
         Both are messages that hold the address of a heap in which the names are: a message is told by its first bytes and by that address.
         """
         data, told = blob.data, set[str]()
-        width = max(1, (len(data).bit_length() + 7) // 8)
-        address = rb"(?=%%s(.{%d})\x00{%d})" % (width, 8 - width)
-        for heaps, first, then, what, names_in in (
-            (_HEAP, rb"\x01", rb".{3}.{4}", "a data set takes its bytes from other files", _local_names),
-            (_COLLECTION, rb"[\x04\x05]\x03", rb"", "a data set is put together from other files", _global_names),
+        for heap, first, gap, what, names_in in (
+            (_HEAP, b"\x01", 8, "a data set takes its bytes from other files", _local_names),
+            (_COLLECTION, b"\x04\x03", 2, "a data set is put together from other files", _global_names),
+            (_COLLECTION, b"\x05\x03", 2, "a data set is put together from other files", _global_names),
         ):
-            places = {match.start() for match in heaps.finditer(data)}
-            look.check()
-            for number, match in enumerate(re.finditer(first + address % then, data, re.DOTALL) if places else ()):
-                if number % 4096 == 0:
-                    look.check()
-                at = int.from_bytes(match[1], "little")
-                heap = next((place for place in (at + base, at) if place in places), None)
-                shown = ", ".join(names := names_in(data, heap, base) if heap is not None else [])[:200]
+            places = [match.start() for match in _all(heap, data, look)]
+            heaps = {place: place for place in places} | {place - base: place for place in places if place >= base}
+            for at, address in _addressed(data, first, gap, sorted(heaps), look):
+                shown = ", ".join(names := names_in(data, heaps[address], base))[:200]
                 if shown and shown not in told:
                     told.add(shown)
                     severity = Severity.CRITICAL if any(map(outside, names)) else None
-                    look.find("MG0336", blob, f"{what}: {shown}", severity=severity, at=match.start(), key=shown)
+                    look.find("MG0336", blob, f"{what}: {shown}", severity=severity, at=at, key=shown)
+
+
+def _addressed(data: memoryview, first: bytes, gap: int, addresses: list[int], look: Look) -> Iterator[tuple[int, int]]:
+    """(place, address) wherever ``first`` stands and, ``gap`` bytes on from its beginning, one of the addresses."""
+    raw = np.frombuffer(data, np.uint8)
+    places = max(0, len(raw) - gap - 7) if addresses else 0
+    wanted, members = np.array(addresses, np.uint64), set(addresses)
+    for begin in range(0, places, _STEP):
+        look.check()
+        count = min(_STEP, places - begin)
+        numbers = np.ndarray((count,), "<u8", data, begin + gap, (1,))
+        hits = np.flatnonzero(raw[begin : begin + count] == first[0])
+        for byte in range(1, len(first)):
+            hits = hits[raw[begin + byte + hits] == first[byte]]
+        near = numbers[hits]
+        for hit in hits[(near >= wanted[0]) & (near <= wanted[-1])]:
+            if (address := int(numbers[hit])) in members:
+                yield begin + int(hit), address
+
+
+def _all(pattern: re.Pattern[bytes], data: memoryview, look: Look) -> Iterator[re.Match[bytes]]:
+    """Every match that begins in the data, a window at a time, so that the time is looked at in between."""
+    for begin in range(0, len(data), _WINDOW):
+        look.check()
+        for number, match in enumerate(pattern.finditer(data, begin, begin + _WINDOW + _OVERLAP)):
+            if number % 4096 == 0:
+                look.check()
+            if match.start() < begin + _WINDOW:
+                yield match
 
 
 def json_objects(data: memoryview, look: Look) -> Iterator[tuple[int, str]]:
     """(place, text) of every JSON object that stands in the bytes, not within another one, and ends."""
     at = 0
-    while match := _OBJECT.search(data, at):
+    while at < len(data):
         look.check()
+        match = _OBJECT.search(data, at, at + _WINDOW + _OVERLAP)
+        if match is None:
+            at += _WINDOW
+            continue
         begin, depth, end = match.start(), 0, 0
         for token in _TOKEN.finditer(data, begin, min(len(data), begin + limits.DOCUMENT)):
             mark = token[0]
@@ -137,26 +188,22 @@ def json_objects(data: memoryview, look: Look) -> Iterator[tuple[int, str]]:
 
 
 def _external(data: memoryview, at: int) -> str:
+    """The file that the link message at ``at`` names, as ``H5L__extern_traverse`` reads it; empty when the bytes are no such message."""
     flags = data[at + 1]
     place = at + 3 + (8 if flags & 4 else 0) + (1 if flags & 16 else 0)
     width = 1 << (flags & 3)
     length = int.from_bytes(data[place : place + width], "little")
-    place += width
-    name = bytes(data[place : place + length])
-    if not 0 < length < 65536 or b"\0" in name:
+    place += width + length
+    if not 0 < length < 1 << 20 or place + 2 > len(data):
         return ""
-    place += length
     size = int.from_bytes(data[place : place + 2], "little")
-    parts = bytes(data[place + 2 : place + 2 + size]).split(b"\0")
-    if len(parts) != 4 and len(parts) != 3:
-        return ""
     # A version and flags byte of 0 comes first, then the file and the object, each closed by a zero.
-    parts = parts[1:] if parts[0] == b"" else parts
-    try:
-        file, inside = parts[0].decode(), parts[1].decode()
-    except UnicodeDecodeError:
+    parts = bytes(data[place + 2 : place + 2 + size]).split(b"\0")
+    if len(parts) < 3 or parts[0] or not parts[1] or not parts[2]:
         return ""
-    return file if file.isprintable() and inside.isprintable() and file and inside else ""
+    text = parts[1] + parts[2]
+    likely = min(text) >= 0x20 and sum(0x20 <= byte < 0x7F for byte in text) * 5 >= len(text) * 4
+    return parts[1].decode("utf-8", "replace") if likely else ""
 
 
 def _local_names(data: memoryview, heap: int, base: int) -> list[str]:

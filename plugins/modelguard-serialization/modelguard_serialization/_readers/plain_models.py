@@ -186,6 +186,9 @@ PLAIN: tuple[PlainModel, ...] = (
         lambda blob: blob.head(8)[4:] == b"ORTM",
         unread="is in ONNX Runtime's own format, whose graph is not read; the ONNX file it was made of can be",
     ),
+    PlainModel("a CTranslate2 model", lambda blob: re.match(rb"[\1-\x0a]\0\0\0.\0[A-Z]\w+Spec\0", blob.head(64), re.DOTALL) is not None),
+    PlainModel("a fastText model", _starts(b"\xba\x16\x4f\x2f")),
+    PlainModel("a KenLM model", _starts(b"mmap lm http://kheafield.com/code format version")),
     PlainModel("an MNN model", lambda blob: blob.ending == ".mnn", unread="is an MNN model, which is not read"),
     PlainModel(
         "an ExecuTorch program",

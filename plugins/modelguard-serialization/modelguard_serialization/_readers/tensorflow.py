@@ -189,7 +189,7 @@ def _graph(data: memoryview) -> bool:
         texts = {
             field.number: bytes(data[field.begin : min(field.end, field.begin + 200)])
             for field in messages.inside(first)
-            if field.number in (1, 2) and field.wire != VARINT
+            if field.number in (1, 2) and field.wire == LEN
         }
     except (NotReadError, StopIteration):
         return False

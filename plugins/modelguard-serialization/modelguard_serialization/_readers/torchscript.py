@@ -21,13 +21,24 @@ _SPACES = known("torch_namespaces")
 """Namespaces of operators that PyTorch and its sister libraries register."""
 
 
+_PLACE = re.compile(r"(?:^|/)code/.*\.py$")
+_NO_TORCHSCRIPT = re.compile(
+    rb"^[ \t]*(?:import|from)\b|;[ \t]*(?:import|from)\b|\b(?:__import__|exec|eval|compile|getattr|globals)\b", re.MULTILINE
+)
+
+
+def is_torchscript(blob: Blob) -> bool:
+    """Whether a member of an archive is source where TorchScript keeps its own, without what that language does not have."""
+    return bool(blob.members) and _PLACE.search(blob.name) is not None and _NO_TORCHSCRIPT.search(blob.data) is None
+
+
 class TorchScript(Reader):
     what = "TorchScript source"
     rules = (DANGEROUS_OP, CUSTOM_OP)
     format = "torchscript"
 
     def recognise(self, blob: Blob) -> bool:
-        return bool(blob.members) and re.search(r"(?:^|/)code/.*\.py$", blob.name) is not None
+        return bool(blob.members) and _PLACE.search(blob.name) is not None
 
     def read(self, blob: Blob, look: Look) -> None:
         if len(blob.data) > limits.DOCUMENT:
