@@ -145,6 +145,7 @@ class TestTorchScript:
             ("def forward(self, x):\n  return torch.from_file('/etc/passwd', False, 10)", [("MG0332", HIGH)]),
             ("def forward(self, x):\n  return ops.mine.run(x)", [("MG0333", None)]),
             ("def forward(self, x):\n  return ^PyFunction(1)(x)", [("MG0332", CRITICAL)]),
+            ('def forward(self, x):\n  _0 = getattr(self, "0")\n  return (_0).forward(x, )', []),
             ("def forward(self, x):\n  y = ops.prim.max(x)\n  return torch.add(torch.relu(x), ops.torchvision.nms(x, y, 0.5))", []),
         ],
     )
