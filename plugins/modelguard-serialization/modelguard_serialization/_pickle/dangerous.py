@@ -17,7 +17,8 @@ _MODULES = {
         asyncio multiprocessing concurrent _osx_support _aix_support distutils setuptools pip ensurepip venv virtualenv conda
         platform sysconfig idlelib lib2to3 pexpect sh plumbum fabric invoke paramiko torch.utils.collect_env
         torch.utils.cpp_extension torch.utils.hipify torch._inductor torch._dynamo torch.distributed.run
-        torch.distributed.launcher torch.distributed.elastic torch.utils.bottleneck torch.utils._config_module torch.utils.benchmark torch._appdirs
+        torch.distributed.launcher torch.distributed.elastic torch.utils.bottleneck torch.utils._config_module
+        torch.utils.benchmark torch._appdirs
         torch._deploy numpy.testing numpy.f2py numpy.distutils scipy.weave mlflow bentoml ray dask celery git gitdb
         transformers.commands huggingface_hub.commands accelerate.commands uuid._popen test _pyrepl turtledemo
     """,
