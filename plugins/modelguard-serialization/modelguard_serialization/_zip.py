@@ -13,6 +13,7 @@ from modelguard_serialization import _zip_records as records
 from modelguard_serialization import limits
 from modelguard_serialization._names import escapes, folded, shown
 from modelguard_serialization._zip_members import ESCAPE, TRICK, Contents, Directory, Loose, Member, Problem, contents, examine
+from modelguard_serialization.blob import without_read_ahead
 from modelguard_serialization.reader import NotReadError
 
 __all__ = ["Contents", "Directory", "Loose", "Member", "Problem", "contents", "examine", "is_zip", "read_directory"]
@@ -31,6 +32,11 @@ def read_directory(data: memoryview) -> Directory:
 
     Raises :class:`NotReadError` where no reader takes it for an archive, and past :data:`limits.MEMBERS`.
     """
+    with without_read_ahead(data):
+        return _read_directory(data)
+
+
+def _read_directory(data: memoryview) -> Directory:
     reading = _Reading(data)
     found = 0
     for end in records.ends(data):

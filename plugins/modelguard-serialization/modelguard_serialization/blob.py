@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -43,3 +46,16 @@ class Blob:
         """A part of this one. ``offset`` counts from the beginning of this blob; None when ``data`` is not a stretch of it."""
         at = None if offset is None or self.offset is None else self.offset + offset
         return Blob(self.file, memoryview(data), (*self.members, name), at)
+
+
+@contextmanager
+def without_read_ahead(data: memoryview) -> Iterator[None]:
+    """While a few bytes are looked at here and there: the kernel would read megabytes around each of them from the disk."""
+    mapped = data.obj if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_RANDOM") else None
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_RANDOM)
+    try:
+        yield
+    finally:
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_NORMAL)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from modelguard import ArtifactError, ArtifactFile, Capability, DeadlineExceeded, Detector, Finding, ScanContext, Severity, Target
 from modelguard_serialization import limits
 from modelguard_serialization._readers import READERS
-from modelguard_serialization.blob import Blob
+from modelguard_serialization.blob import Blob, without_read_ahead
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
 RULES = tuple(sorted({rule.id: rule for reader in READERS for rule in reader.rules}.values(), key=lambda rule: rule.id))
@@ -75,7 +75,8 @@ def _look_through(file: ArtifactFile, look: Look) -> list[Reader]:
 
 
 def _read(blob: Blob, look: Look) -> list[Reader]:
-    by = [reader for reader in READERS if reader.recognise(blob)]
+    with without_read_ahead(blob.data):
+        by = [reader for reader in READERS if reader.recognise(blob)]
     for reader in by:
         try:
             reader.read(blob, look)
