@@ -183,8 +183,7 @@ def test_names_that_are_known_to_do_harm_are_critical(path: str) -> None:
     module, attribute = path.split()
     found = scan(P2 + call(name(module, attribute), text(COMMAND)) + b".")
     assert blocked(found)
-    if not path.startswith("uuid"):
-        assert {finding.rule for finding in found.findings} == {"MG0310"}
+    assert {finding.rule for finding in found.findings} == {"MG0310"}
 
 
 def test_a_name_that_no_list_has_is_refused_even_if_it_is_only_looked_up() -> None:

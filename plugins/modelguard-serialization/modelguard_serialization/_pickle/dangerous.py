@@ -19,7 +19,7 @@ _MODULES = {
         torch.utils.cpp_extension torch.utils.hipify torch._inductor torch._dynamo torch.distributed.run
         torch.distributed.launcher torch.distributed.elastic torch.utils.bottleneck torch.utils.benchmark torch._appdirs
         torch._deploy numpy.testing numpy.f2py numpy.distutils scipy.weave mlflow bentoml ray dask celery git gitdb
-        transformers.commands huggingface_hub.commands accelerate.commands uuid._popen test _pyrepl turtledemo
+        transformers.commands huggingface_hub.commands accelerate.commands uuid._popen uuid._get_command_stdout test _pyrepl turtledemo
     """,
     _CODE: """
         sys runpy code codeop pdb bdb cmd timeit trace profile cProfile _lsprof doctest unittest pydoc site sitecustomize
@@ -27,7 +27,7 @@ _MODULES = {
         rlcompleter readline IPython pytest _pytest nose sympy numexpr cffi numba cython Cython pyximport asteval jinja2 mako
         tornado torch.fx torch.package torch.jit torch.onnx torch._C torch.ops torch._ops torch.library torch.testing
         torch._lobpcg scipy.stats pandas.core.computation tensorflow keras tf_keras jax muss_eval exec_utils this __main__.exec
-        ensurepip._bundled guppy
+        ensurepip._bundled guppy torch.utils._config_module
     """,
     _IMPORTS: """
         importlib imp _imp _frozen_importlib _frozen_importlib_external pkgutil pkg_resources zipimport modulefinder six.moves
