@@ -150,7 +150,9 @@ def test_torchscript_under_the_name_of_weights() -> None:
             archive.writestr("archive/data.pkl", b"\x80\x02c__torch__\nM\n)\x81}b.")
             archive.writestr("archive/constants.pkl", b"\x80\x02).")
             archive.writestr("archive/version", b"3\n")
-            archive.writestr("archive/code/__torch__.py", f"class M(Module):\n  def forward(self, x: Tensor) -> Tensor:\n    {line}\n    return x\n")
+            archive.writestr(
+                "archive/code/__torch__.py", f"class M(Module):\n  def forward(self, x: Tensor) -> Tensor:\n    {line}\n    return x\n"
+            )
         return made.getvalue()
 
     assert ("MG0332", Severity.CRITICAL) in said("pytorch_model.bin", saved(f"torch.save(x, '{MARKER}')"))

@@ -352,7 +352,7 @@ def test_pickles_in_bytes_and_texts() -> None:
     assert clean(pickle.dumps([pickle.dumps([1, 2])]))
 
 
-# https://github.com/mmaitre314/picklescan/blob/main/tests/data2/pytorch_magic_bypass.pt: a magic number that is wrong.
+# https://github.com/mmaitre314/picklescan/blob/main/tests/data/pytorch_magic_bypass.pt: a magic number that is wrong.
 def test_legacy_torch_files_with_another_magic_number() -> None:
     good = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
     assert clean(good + pickle.dumps({}, 2) + pickle.dumps([], 2))
