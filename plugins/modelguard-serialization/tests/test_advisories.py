@@ -72,6 +72,9 @@ NAMES = {
     "GHSA-955r-x9j8-7rhh": "_operator methodcaller",
     "GHSA-46h3-79wf-xr6c": "_operator attrgetter",
     "GHSA-r8g5-cgf2-4m4m": "numpy.f2py.crackfortran getlincoef",
+    "GHSA-3329-ghmp-jmv5": "numpy.f2py.crackfortran myeval",
+    "GHSA-fj43-3qmq-673f": "numpy.testing._private.utils runstring",
+    "GHSA-v7x6-rv5q-mhwc": "timeit timeit",
     "GHSA-4r9r-ch6f-vxmx": "torch.utils.bottleneck.__main__ run_cprofile",
     "GHSA-4whj-rm5r-c2v8": "torch.utils.bottleneck.__main__ run_autograd_prof",
     "GHSA-86cj-95qr-2p4f": "torch._dynamo.guards GuardBuilder.get",
@@ -89,7 +92,7 @@ NAMES = {
     "GHSA-5hvc-6wx8-mvv4": "pydoc locate",
     "GHSA-q5qq-mvfm-j35x": "multiprocessing.util spawnv_passfds",
     "GHSA-h4rm-mm56-xf63": "builtins __import__",
-    "GHSA-cffv-grgg-g429": "antigravity geohash",
+    "GHSA-cffv-grgg-g429": "antigravity geohash",  # any module of the standard library that no list had
 }
 # Several names under one advisory: GHSA-g38g-8gr9-h9xp (CVE-2026-56315) and https://nvd.nist.gov/vuln/detail/CVE-2026-56304 of picklescan.
 MORE = [
@@ -178,6 +181,15 @@ def test_a_layer_that_loads_a_saved_model() -> None:
     layer = {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp/x", "call_endpoint": "serve"}}
     assert said("config.json", keras(layer)) == {("MG0330", Severity.CRITICAL)}
     assert not said("config.json", keras({**layer, "class_name": "Dense", "config": {"units": 3}}))
+
+
+# https://nvd.nist.gov/vuln/detail/CVE-2026-12479: the name of a layer becomes a path when the model is saved.
+@pytest.mark.parametrize("name", ["../../evil", "a/../../evil", "/etc/evil", "..\\evil"])
+def test_a_layer_whose_name_is_a_path_that_leads_out(name: str) -> None:
+    layer = {"module": "keras.layers", "class_name": "Dense", "config": {"name": name, "units": 3}}
+    assert said("config.json", keras(layer)) == {("MG0336", Severity.CRITICAL)}
+    for ordinary in ("dense", "block_1/conv..2", "a.b", "tf.math.add~1"):
+        assert not said("config.json", keras({**layer, "config": {"name": ordinary, "units": 3}}))
 
 
 # https://nvd.nist.gov/vuln/detail/CVE-2026-4372: the fix names both keys. Where in the file they stand does not matter.
