@@ -12,6 +12,8 @@ from modelguard._formats.named import Kind, by_name, extension
 MAX_TEXT = _limits.TEXT
 """Bytes of a text file that are looked through for what is no text."""
 _STEP = 1 << 20
+_MAX_LIST = 1 << 24
+"""Bytes of a list of packages. Nobody writes a longer one, and it would be slow to look through."""
 
 _HTML = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|script|svg|\?xml)", re.IGNORECASE | re.DOTALL)
 _SCRIPT = re.compile(
@@ -87,7 +89,7 @@ def text_kind(path: str, data: memoryview) -> Kind:
         return Kind("a page or drawing with a script in it", "code")
     if extension(path) == ".pth" and _IMPORTS.search(data):
         return Kind("a .pth file of Python, whose lines run when Python starts", "code")
-    if (wants := _installs(lower)) is not None and wants.search(data):
+    if (wants := _installs(lower)) is not None and (len(data) > _MAX_LIST or wants.search(data)):
         return Kind("a list of packages, some of which come from elsewhere than the index or run code when they are installed", "code")
     if named.matter == "weights":
         return Kind(f"text, and {named.what}", "weights")

@@ -330,11 +330,11 @@ def once_opened(monkeypatch: pytest.MonkeyPatch, action: Callable[[Child], objec
     start = Child.start
     done: list[Child] = []
 
-    def meddle(self: Child, tasks: Any) -> None:
+    def meddle(self: Child, *given: Any) -> None:
         if not done:
             done.append(self)
             action(self)
-        start(self, tasks)
+        start(self, *given)
 
     monkeypatch.setattr(Child, "start", meddle)
 

@@ -249,7 +249,7 @@ def _slack(folder: Path, size: int) -> bool:
     return not list(opening._slack(written(folder, "data", bytes(10 + size)), [(0, 10)]))
 
 
-@case("TEXT", "_formats.sniff.MAX_TEXT", lowered=5000)
+@case("TEXT", "_formats.texts.MAX_TEXT", lowered=5000)
 def _text(folder: Path, size: int) -> bool:
     return classify(written(folder, "notes", b"= " * (size // 2) + b"=" * (size % 2))).matter == "inert"
 

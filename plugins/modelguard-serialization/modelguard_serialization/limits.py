@@ -28,7 +28,7 @@ FOLDED = 4096
 """Characters of a constant that is put together from others."""
 FOLD_DEPTH = 60
 """Expressions in expressions that are worked out."""
-TEXT = 32 << 20
+TEXT = 64 << 20
 """Bytes of a text file that is decoded whole."""
 CODE = 2 << 20
 """Bytes of a source file that is parsed."""

@@ -41,7 +41,7 @@ WHERE: dict[str, tuple[str, ...]] = {
 SKIP = (
     ".tests", ".externals", ".conftest", "._testing", "estimator_checks", ".datasets", ".callback.", ".plotting", ".linalg", ".csgraph",
     "._swa_utils_", "pandas._libs.testing", "pandas._libs.parsers", "pandas._libs.json", "pandas._libs.pandas_datetime",
-    "pandas._libs.tslibs.strptime",
+    "pandas._libs.tslibs.strptime", "pandas._libs.sas", "pandas._libs.properties", ".qhull.", "._qhull.", "._interpnd.",
     "sklearn.utils.parallel", "convert_", "xgboost.callback",
 )  # fmt: skip
 FREED = frozenset({"Booster"})
@@ -115,6 +115,8 @@ def kinds(module: ModuleType) -> dict[str, str]:
 
 def _of_transformers(cls: type) -> bool:
     bases = {base.__name__ for base in cls.__mro__}
+    if "PreTrainedTokenizerBase" in bases and any("__setstate__" in vars(base) for base in cls.__mro__):
+        return False  # loads the programs that split words
     return bool(bases & {"PreTrainedConfig", "PretrainedConfig", "PreTrainedTokenizerBase"}) or any(
         base.__module__ == "torch.nn.modules.module" for base in cls.__mro__
     )

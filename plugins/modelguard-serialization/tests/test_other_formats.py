@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import pickle
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.detector import _read
@@ -143,6 +145,7 @@ class TestTorchScript:
             ("def forward(self, x):\n  return torch.from_file('/etc/passwd', False, 10)", [("MG0332", HIGH)]),
             ("def forward(self, x):\n  return ops.mine.run(x)", [("MG0333", None)]),
             ("def forward(self, x):\n  return ^PyFunction(1)(x)", [("MG0332", CRITICAL)]),
+            ('def forward(self, x):\n  _0 = getattr(self, "0")\n  return (_0).forward(x, )', []),
             ("def forward(self, x):\n  y = ops.prim.max(x)\n  return torch.add(torch.relu(x), ops.torchvision.nms(x, y, 0.5))", []),
         ],
     )
@@ -220,3 +223,10 @@ def test_what_cannot_be_read_is_missed(name: str, data: bytes) -> None:
 def test_compiled_engines_are_told() -> None:
     look, _ = look_through("m.plan", b"ftrt" + bytes(40))
     assert [(finding.rule, finding.severity) for finding in look.findings] == [("MG0337", None)]
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", "<u4", "<u8", "<i8", "<f4", "|b1", "<c16", "<M8[ns]"])
+def test_arrays_of_every_ordinary_dtype_are_read(dtype: str) -> None:
+    data = io.BytesIO()
+    np.save(data, np.zeros(3, dtype))
+    assert found("array.npy", data.getvalue()) == []

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -478,3 +479,55 @@ def test_text_is_not_taken_for_a_pickle() -> None:
         look, readers = look_through("vocab.txt", words)
         assert not readers
         assert not look.findings
+
+
+LOADS = name("torch.storage", "_load_from_bytes")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        # An attribute the state has set takes the place of the method that adds items.
+        name("argparse", "Namespace") + b")\x81}" + text("append") + LOADS + b"sb" + b"C\x02xxa",
+        name("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + text("append") + LOADS + b"s" + b"C\x02xxa",
+        name("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + text("__setstate__") + LOADS + b"s" + b"C\x02xxb",
+        call(name("functools", "partial"), name("builtins", "int")) + call(name("builtins", "tuple"), b"]") + b"b",
+        call(name("logging", "getLogger"), text("x")) + b"}b",
+        call(name("builtins", "type"), b"N") + b"N}\x86b",
+        name("numpy", "memmap") + text("file") + b"\x85\x81",
+        call(name("copyreg", "__newobj__"), call(name("builtins", "type"), b"N")),
+    ],
+)
+def test_instances_that_are_made_to_do_something_else(hostile: bytes) -> None:
+    assert blocked(scan(P2 + hostile + b"."))
+
+
+def test_items_come_before_a_state() -> None:
+    made = name("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + text("a") + b"K\x01s"
+    assert clean(P2 + made + b"}" + text("b") + b"K\x01sb.")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda cls: call(name("copyreg", "_reconstructor"), cls, name("builtins", "object"), b"N"),
+        lambda cls: call(name("copyreg", "__newobj__"), cls),
+        lambda cls: call(cls),
+        lambda cls: b"(" + cls + b"o",
+    ],
+)
+def test_joblibs_wrapper_however_it_is_made(make: Any) -> None:
+    whole = _joblib(after=system("x"))
+    cls = name("joblib.numpy_pickle", "NumpyArrayWrapper")
+    assert (cls + b")\x81") in whole
+    made = whole.replace(cls + b")\x81", make(cls)).replace(P2 + b"}" + text("k") + text("w"), P2 + text("w"))
+    look = scan(made + b".")
+    assert {finding.rule for finding in look.findings} == {"MG0310"}
+    assert not look.missed
+
+
+def test_a_dtype_that_says_another_size() -> None:
+    state = b"(K\x03" + text("|") + b"NNNK\x64K\x01K\x00tb"
+    odd = call(name("numpy", "dtype"), text("S1")) + state
+    wrapper = name("joblib.numpy_pickle", "NumpyArrayWrapper") + b")\x81}(" + text("shape") + b"K\x01\x85" + text("dtype") + odd + b"ub"
+    assert scan(P2 + wrapper + b"\x00" * 200 + b".").missed

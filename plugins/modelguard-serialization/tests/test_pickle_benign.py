@@ -139,8 +139,8 @@ def test_the_machine_names_what_cpython_names(files: dict[str, bytes]) -> None:
 
 CANARY = Path("modelguard-canary-was-executed")
 PIECES = [
-    b"N", b"\x88", b"]", b"}", b")", b"(", b"t", b"l", b"d", b"0", b"1", b"2", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"R", b"b",
-    b"\x81", b"\x92", b"o", b"\x8f", b"\x90", b"\x91", b"\x94", b"h\x00", b"q\x00", b"g0\n", b"p0\n", b"K\x01", b"J\x01\x00\x00\x00",
+    b"N", b"\x88", b"]", b"}", b")", b"(", b"t", b"l", b"d", b"0", b"1", b"2", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"R",
+    b"b", b"\x81", b"\x92", b"o", b"\x8f", b"\x90", b"\x91", b"\x94", b"h\x00", b"q\x00", b"g0\n", b"p0\n", b"K\x01", b"J\x01\x00\x00\x00",
     b"I0x10\n", b"L5L\n", b"F1e5\n", b"S'os'\n", b"Vsystem\n", b"\x8c\x02os", b"\x8c\x06system", b"X\x01\x00\x00\x00x", b"\x93",
     b"cos\nsystem\n", b"ccollections\nOrderedDict\n", b"ios\nsystem\n", b"\x82\x01", b"P1\n", b"Q", b"\x80\x02", b"\x80\x04",
     b"\x95\x04\x00\x00\x00\x00\x00\x00\x00", b"\x97", b"\x98", b"C\x02ab", b"\x8a\x01\x01", b".", b"\xff",

@@ -170,6 +170,13 @@ def test_a_template_past_the_limit_is_not_looked_at(monkeypatch: pytest.MonkeyPa
     assert not look_through("chat_template.jinja", b"x" * 100)[0].missed
 
 
+def test_json_past_the_limit_that_may_hold_a_template_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({"chat_template": "{{ x }}"}).encode()
+    monkeypatch.setattr("modelguard_serialization.limits.TEXT", len(text))
+    assert not look_through("tokenizer_config.json", text)[0].missed
+    assert look_through("tokenizer_config.json", text + b" ")[0].missed
+
+
 def test_a_text_that_only_has_the_marks_is_no_alarm() -> None:
     for name, text in [
         ("tokenizer.json", '{"model": {"vocab": {"{{": 1, "}}": 2, "{%": 3, "__init__": 4}}}'),

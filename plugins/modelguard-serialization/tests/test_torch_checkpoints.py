@@ -104,6 +104,14 @@ def test_names_are_those_of_a_state_dictionary(opened: Any) -> None:
     assert "ema.0" in both.tensors
 
 
+def test_a_module_that_knows_what_it_is_in(opened: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    model[0].__dict__["parent"] = model
+    (whole,), problems = opened(whole__pt=saved(model))
+    assert problems == ()
+    assert list(whole.tensors) == ["0.bias", "0.weight"]
+
+
 def test_what_is_no_plain_tensor_is_named_and_not_dropped(opened: Any) -> None:
     (checkpoint,), problems = opened(model__pt=saved({"plain": torch.ones(2), "sparse": torch.eye(3).to_sparse()}))
     assert list(checkpoint.tensors) == ["plain"]

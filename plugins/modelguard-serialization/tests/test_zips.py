@@ -325,6 +325,32 @@ def test_script_archives_are_opened() -> None:
     assert not [item for item in look.findings if item.rule.startswith("MG032")]
 
 
+def wheel() -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pkg/__init__.py", "VALUE = 1\n")
+        archive.writestr("pkg-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pkg\nVersion: 1.0\n")
+        archive.writestr("pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        archive.writestr("pkg-1.0.dist-info/RECORD", "pkg/__init__.py,,\n")
+    return made.getvalue()
+
+
+def arrays(compressed: bool) -> bytes:
+    made = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(made, a=np.arange(10.0), b=np.ones((2, 3), np.uint8))
+    return made.getvalue()
+
+
+ORDINARY = {"model.pt": saved, "a.npz": lambda: arrays(False), "b.npz": lambda: arrays(True), "pkg-1.0-py3-none-any.whl": wheel}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_what_libraries_save_raises_no_alarm(name: str) -> None:
+    look, _ = look_through(name, ORDINARY[name]())
+    assert [item for item in look.findings if item.severity is None or item.severity >= Severity.MEDIUM] == []
+    assert not look.missed
+
+
 # Two kinds at once.
 
 

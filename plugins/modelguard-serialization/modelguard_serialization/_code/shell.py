@@ -8,75 +8,108 @@ from collections.abc import Iterator
 from modelguard import Severity
 
 _HIGH, _MEDIUM, _CRITICAL = Severity.HIGH, Severity.MEDIUM, Severity.CRITICAL
-_TRICKS: tuple[tuple[str, str, Severity], ...] = (
+_RUN = r"\|\s*(?:sudo\s+(?:-\w+\s+)?)?(?:ba|z|da|k)?(?:sh|python[\d.]*|perl|ruby|node)\b"
+_GET = r"\b(?:curl|wget|fetch|aria2c)\b"
+_THEN = " ... "
+"""Parts the pieces of a pattern, each of which is looked for behind the one before. Stars in one expression would go back and forth."""
+_TRICKS: tuple[tuple[str, Severity, tuple[str, ...]], ...] = (
     (
         "runs what it downloads without encryption",
-        r"(?:curl|wget|fetch|aria2c)\b[^\n|;&]*(?:http://(?!localhost|127\.0\.0\.1)|https?://\d{1,3}(?:\.\d{1,3}){3})[^\n;&]*"
-        r"\|\s*(?:sudo\s+)?(?:ba|z|da|k)?(?:sh|python[\d.]*|perl|ruby|node)\b",
         _HIGH,
+        (
+            _GET + r"[^\n|;&]{0,200}http://(?!localhost|127\.0\.0\.1)[^\s|;&]{0,200}\s{0,4}" + _RUN,
+            _GET + r"[^\n|;&]{0,200}https?://\d{1,3}(?:\.\d{1,3}){3}[^\s|;&]{0,200}\s{0,4}" + _RUN,
+            _GET + r"[^\n|;&]{0,200}http://(?!localhost|127\.0\.0\.1)[^\n|;&]{0,100}" + _RUN,
+        ),
     ),
     (
         "runs what it downloads",
-        r"(?:curl|wget|fetch|aria2c)\b[^\n|;&]*\|\s*(?:sudo\s+(?:-\w+\s+)*)?(?:ba|z|da|k)?(?:sh|python[\d.]*|perl|ruby|node)\b"
-        r"|(?:ba|z)?sh\s+-c\s+[\"']?\$\((?:curl|wget)\b|(?:ba|z)?sh\s+<\(\s*(?:curl|wget)\b|eval\s+[\"']?\$\((?:curl|wget)\b",
         _MEDIUM,
+        (
+            _GET + r"[^\n|;&]{0,400}" + _RUN,
+            r"\b(?:ba|z)?sh\s+-c\s+[\"']?\$\((?:curl|wget)\b",
+            r"\b(?:ba|z)?sh\s+<\(\s*(?:curl|wget)\b",
+            r"\beval\s+[\"']?\$\((?:curl|wget)\b",
+        ),
     ),
     (
         "downloads a program and runs it",
-        r"(?:curl|wget)\b[^\n]*?(?:-[oO]\s*|>\s*|--output[= ])?(/tmp/|/dev/shm/|/var/tmp/)[^\n]*(?:&&|;)[^\n]*(?:chmod\s+\S*[x7]"
-        r"|\b(?:ba)?sh\s+/)",
         _HIGH,
+        (r"\b(?:curl|wget)\b ... (?:/tmp/|/dev/shm/|/var/tmp/) ... (?:&&|;) ... (?:\bchmod\s+\S{0,20}[x7]|\b(?:ba)?sh\s+/)",),
     ),
     (
         "opens a shell to another machine",
-        r"/dev/(?:tcp|udp)/\S+/\d+|\bn(?:c|cat|etcat)\b[^\n]*\s-\w*[ec]\w*\s+\S*(?:sh|cmd)\b|\bsocat\b[^\n]*\bexec:"
-        r"|\bmkfifo\b[^\n]*\bn(?:c|cat)\b"
-        r"|\bbash\s+-i\s*[>&]|perl\s+-e[^\n]*socket|python[\d.]*\s+-c[^\n]*socket[^\n]*(?:dup2|pty)|ruby\s+-rsocket"
-        r"|php\s+-r[^\n]*fsockopen",
         _CRITICAL,
+        (
+            r"/dev/(?:tcp|udp)/[^\s/]+/\d+",
+            r"\bn(?:c|cat|etcat)\b ... \s-\w{0,6}[ec]\w{0,6}\s+\S{0,60}(?:sh|cmd)\b",
+            r"\bsocat\b ... \bexec:",
+            r"\bmkfifo\b ... \bn(?:c|cat)\b",
+            r"\bbash\s+-i\s*[>&]",
+            r"\bperl\s+-e ... socket",
+            r"\bpython[\d.]*\s+-c ... socket ... (?:dup2|pty)",
+            r"\bruby\s+-rsocket",
+            r"\bphp\s+-r ... fsockopen",
+        ),
     ),
     (
         "runs what it decodes",
-        r"base64\s+(?:-d|-D|--decode)\b[^\n]*\|\s*(?:sudo\s+)?(?:(?:ba|z|da)?sh|python[\d.]*|perl|xargs|gunzip|zcat)\b"
-        r"|\|\s*xxd\s+-r[^\n]*\|\s*\w*sh\b"
-        r"|(?:eval|(?:ba)?sh\s+-c)\s+[\"']?(?:\$\(|`)[^\n]*base64\s+(?:-d|--decode)",
         _HIGH,
+        (
+            r"\bbase64\s+(?:-d|-D|--decode)\b ... \|\s*(?:sudo\s+)?(?:(?:ba|z|da)?sh|python[\d.]*|perl|xargs|gunzip|zcat)\b",
+            r"\|\s*xxd\s+-r ... \|\s*(?:ba|z|da)?sh\b",
+            r"\b(?:eval|(?:ba)?sh\s+-c)\s+[\"']?(?:\$\(|`) ... \bbase64\s+(?:-d|--decode)",
+        ),
     ),
     (
         "hides what PowerShell runs",
-        r"powershell(?:\.exe)?\b[^\n]*\s-e(?:nc?|ncodedcommand)?\s+[A-Za-z0-9+/=]{16,}|\b(?:iex"
-        r"|invoke-expression)\b[^\n]*(?:downloadstring|webclient"
-        r"|invoke-webrequest|\biwr\b|frombase64string)|(?:downloadstring|\biwr\b|invoke-webrequest)[^\n]*\|\s*(?:iex"
-        r"|invoke-expression)\b|FromBase64String"
-        r"[^\n]*(?:Invoke|Load)|\bcertutil\b[^\n]*-(?:urlcache|decode)\b|\bmshta\b\s+http|\bregsvr32\b[^\n]*/i:http"
-        r"|\bbitsadmin\b[^\n]*/transfer",
         _HIGH,
+        (
+            r"\bpowershell(?:\.exe)?\b ... \s-e(?:nc?|ncodedcommand)?\s+[A-Za-z0-9+/=]{16}",
+            r"\b(?:iex|invoke-expression)\b ... (?:downloadstring|webclient|invoke-webrequest|\biwr\b|frombase64string)",
+            r"(?:downloadstring|\biwr\b|invoke-webrequest) ... \|\s*(?:iex|invoke-expression)\b",
+            r"FromBase64String ... (?:Invoke|Load)",
+            r"\bcertutil\b ... -(?:urlcache|decode)\b",
+            r"\bmshta\b\s+http",
+            r"\bregsvr32\b ... /i:http",
+            r"\bbitsadmin\b ... /transfer",
+        ),
     ),
     (
         "destroys files",
-        r"\brm\s+(?:-\w+\s+)*-\w*[rf]\w*\s+(?:-\w+\s+)*(?:--no-preserve-root\s+)?(?:/(?:\s|$|\*|(?:etc|home|usr|boot|lib)/?(?:\s|$|\*))"
-        r"|~/?(?:\s|$"
-        r"|\*)|\$HOME/?(?:\s|$|\*))"
-        r"|\bmkfs\.\w+\s+/dev/|\bdd\b[^\n]*\bof=/dev/[shn]|:\(\)\s*\{\s*:\|:&\s*\};:",
         _HIGH,
+        (
+            r"\brm\s+(?:-{1,2}[\w-]+\s+){1,6}(?:/|~/?|\$HOME/?|/(?:etc|home|usr|boot|lib)/?)(?:\s|$|\*)",
+            r"\bmkfs\.\w+\s+/dev/",
+            r"\bdd\b ... \bof=/dev/[shn]",
+            r":\(\)\s*\{\s*:\|:&\s*\};:",
+        ),
     ),
     (
         "makes itself start again",
-        r">>?\s*\S*(?:\.bashrc|\.profile|\.zshrc|\.bash_profile|authorized_keys|/etc/cron|rc\.local|ld\.so\.preload)\b"
-        r"|\bcrontab\s+(?!-l)\S|"
-        r"\bschtasks\b[^\n]*/create|\breg\s+add\b[^\n]*\\Run\b|\bsystemctl\s+enable\b",
         _HIGH,
+        (
+            r">>?\s*\S{0,100}(?:\.bashrc|\.profile|\.zshrc|\.bash_profile|authorized_keys|/etc/cron|rc\.local|ld\.so\.preload)\b",
+            r"\bcrontab\s+(?!-l)\S",
+            r"\bschtasks\b ... /create",
+            r"\breg\s+add\b ... \\Run\b",
+            r"\bsystemctl\s+enable\b",
+        ),
     ),
     (
         "sends secrets away",
-        r"(?:curl|wget|nc)\b[^\n]*(?:\$\((?:env|printenv)\b|\.ssh/|\.aws/|/etc/passwd|/etc/shadow|\$(?:HF_TOKEN|AWS_SECRET\w*"
-        r"|GITHUB_TOKEN)"
-        r"(?![^\n]*(?:huggingface\.co|github\.com|amazonaws\.com)))|(?:\benv\b|\bprintenv\b|cat\s+\S*(?:\.ssh/|/etc/passwd|\.aws/))[^\n"
-        r"|]*\|[^\n]*(?:curl|wget|\bnc)\b",
         _HIGH,
+        (
+            r"\b(?:curl|wget|nc)\b ... (?:\$\((?:env|printenv)\b|\.ssh/|\.aws/|/etc/passwd|/etc/shadow)",
+            r"\b(?:env|printenv)\s*\|\s*\S ... \b(?:curl|wget|nc)\b",
+            r"\bcat\s+\S{0,100}(?:\.ssh/|/etc/passwd|\.aws/) ... \| ... \b(?:curl|wget|nc)\b",
+        ),
     ),
 )
-_SEARCH = tuple((what, re.compile(pattern, re.I), severity) for what, pattern, severity in _TRICKS)
+_SEARCH = tuple(
+    (what, severity, tuple(tuple(re.compile(part, re.I) for part in pattern.split(_THEN)) for pattern in patterns))
+    for what, severity, patterns in _TRICKS
+)
 _ANY = re.compile(
     r"curl|wget|fetch|aria2c|/dev/|\bnc|netcat|socat|bash|perl|python|ruby|php|base64|xxd|powershell|iex|invoke-|download|frombase64"
     r"|certutil|mshta"
@@ -84,18 +117,28 @@ _ANY = re.compile(
     re.I,
 )
 """What any of them needs; most lines have none of it."""
-_LINE = 4000
-"""Characters of one line that are looked at: longer ones are no commands, and the patterns go back and forth in them."""
+_LINE = 1000
+"""Characters of a line that are looked at together, because the patterns go back and forth in them."""
 
 
 def tricks(text: str) -> Iterator[tuple[str, Severity]]:
     """(what it does, how bad) of each kind of trick in some lines of commands, once a kind."""
     told: set[str] = set()
     for line in joined(text):
-        for what, pattern, severity in _SEARCH:
-            if what not in told and pattern.search(line):
+        for what, severity, patterns in _SEARCH:
+            if what not in told and any(_follows(line, parts) for parts in patterns):
                 told.add(what)
                 yield what, severity
+
+
+def _follows(line: str, parts: tuple[re.Pattern[str], ...]) -> bool:
+    at = 0
+    for part in parts:
+        hit = part.search(line, at)
+        if hit is None:
+            return False
+        at = hit.end()
+    return True
 
 
 def joined(text: str) -> Iterator[str]:
@@ -103,7 +146,7 @@ def joined(text: str) -> Iterator[str]:
     for line in re.sub(r"[\\^`]\r?\n", " ", text).splitlines():
         bare = line.strip()
         if bare and not bare.startswith(("#", "REM ", "rem ", "::")):
-            for start in range(0, min(len(bare), 10 * _LINE), _LINE // 2):
+            for start in range(0, len(bare), _LINE // 2):
                 piece = bare[start : start + _LINE]
                 plain = re.sub(r"(?<=\w)(?:''|\"\"|\\)(?=\w)|\$\{?IFS\}?", lambda mark: " " if "IFS" in mark[0] else "", piece)
                 if _ANY.search(plain):

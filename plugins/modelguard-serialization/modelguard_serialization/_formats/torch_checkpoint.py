@@ -23,7 +23,22 @@ from modelguard_serialization._pickle.values import Value
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-EXTENSIONS = (".bin", ".pt", ".pth", ".ckpt")
+EXTENSIONS = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pth.tar",
+    ".pt.tar",
+    ".ckpt.tar",
+    ".torch",
+    ".ptl",
+    ".torchscript",
+    ".pkl",
+    ".pickle",
+    ".model",
+)
+"""Endings under which people keep what torch.save writes."""
 AGAIN = "download or save it again, and do not load it as it is"
 
 

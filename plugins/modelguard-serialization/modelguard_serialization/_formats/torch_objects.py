@@ -101,17 +101,20 @@ Path = tuple[str, ...]
 
 def _leaves(saved: Value) -> Iterator[tuple[Path, Tensor | str]]:
     """Every tensor with its path, or what it is where it is not read."""
-    todo: list[tuple[Path, Value]] = [((), saved)]
+    todo: list[tuple[Path, Value, tuple[int, ...]]] = [((), saved, ())]
     steps = again = 0
     seen: set[int] = set()
     while todo:
-        path, value = todo.pop()
+        path, value, around = todo.pop()
         kind = type(value)
         steps += 1
         if kind in (Call, Dict, list, SetOf):
             # Shared parts are looked through wherever they are, each under its own names; sharing shared parts doubles them each time.
+            if id(value) in around:
+                continue  # a module that knows what it is in
             again += id(value) in seen
             seen.add(id(value))
+            around = (*around, id(value))
         if steps > limits.TORCH_VALUES or again > limits.TORCH_SHARED or len(path) > limits.TORCH_DEPTH:
             raise OverflowError
         if kind is Call:
@@ -121,7 +124,7 @@ def _leaves(saved: Value) -> Iterator[tuple[Path, Tensor | str]]:
                 continue
         elif kind not in (Dict, list, tuple, SetOf):
             continue
-        todo += reversed(list(_parts(path, value)))
+        todo += reversed([(inner, part, around) for inner, part in _parts(path, value)])
 
 
 def _parts(path: Path, value: Value) -> Iterator[tuple[Path, Value]]:

@@ -27,8 +27,8 @@ def _callee(value: Value) -> str:
 
 
 def _is_class(value: Value) -> bool:
-    """A class that may be named, or the class of a value."""
-    return (type(value) is Global and allowed(value.module, value.name) != "name") or _callee(value) == "builtins.type"
+    """A name that may be called, or that has a finding of its own."""
+    return type(value) is Global and allowed(value.module, value.name) != "name"
 
 
 def _count(value: Value) -> bool:
@@ -89,7 +89,8 @@ def _texts(args: Args) -> str:
 
 
 def _array_class(args: Args) -> str:
-    return "" if len(args) == 3 and _path(args[0]).startswith("numpy.") and _is_class(args[0]) else "with what is no class of arrays"
+    ok = len(args) == 3 and _path(args[0]).startswith("numpy.") and (_is_class(args[0]) or args[0].name == "memmap")
+    return "" if ok else "with what is no class of arrays"
 
 
 def _masked(args: Args) -> str:

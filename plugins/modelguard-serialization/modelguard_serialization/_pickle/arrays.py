@@ -21,7 +21,13 @@ class ArrayPlace:
 
 
 def is_wrapper(value: Value) -> bool:
-    return type(value) is Call and type(value.callee) is Global and value.callee.name == "NumpyArrayWrapper"
+    """Whether a value is an instance of joblib's class, however it was made."""
+    if type(value) is not Call or type(value.callee) is not Global:
+        return False
+    callee = value.callee
+    if callee.module == "copyreg" and type(value.args) is tuple and value.args and type(value.args[0]) is Global:
+        callee = value.args[0]
+    return callee.name.rpartition(".")[2] == "NumpyArrayWrapper"
 
 
 def dtype_size(value: Value) -> int | None:
@@ -33,12 +39,16 @@ def dtype_size(value: Value) -> int | None:
     match = _CODE.fullmatch(value.args[0])
     if match is None:
         return None
-    state = value.state
-    if type(state) is tuple and len(state) > 7 and type(state[7]) is int and state[7] & 1:
-        return 0  # NPY_ITEM_REFCOUNT: a structure that holds objects
-    if match[1] == "O":
-        return 0
-    return int(match[2]) * (4 if match[1] == "U" else 1)
+    width = int(match[2]) * (4 if match[1] == "U" else 1)
+    if (state := value.state) is not None:
+        # Version 3 and 4 of what numpy.dtype.__setstate__ takes, which for texts and structures may change the size.
+        if type(state) is not tuple or len(state) not in (8, 9) or type(state[5]) is not int or type(state[7]) is not int:
+            return None
+        if state[5] not in (-1, width):
+            return None
+        if state[7] & 1:
+            return 0  # NPY_ITEM_REFCOUNT: a structure that holds objects
+    return 0 if match[1] == "O" else width
 
 
 def place(state: Value) -> ArrayPlace | None:

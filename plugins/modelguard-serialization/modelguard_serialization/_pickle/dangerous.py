@@ -17,7 +17,8 @@ _MODULES = {
         asyncio multiprocessing concurrent _osx_support _aix_support distutils setuptools pip ensurepip venv virtualenv conda
         platform sysconfig idlelib lib2to3 pexpect sh plumbum fabric invoke paramiko torch.utils.collect_env
         torch.utils.cpp_extension torch.utils.hipify torch._inductor torch._dynamo torch.distributed.run
-        torch.distributed.launcher torch.distributed.elastic torch.utils.bottleneck torch.utils.benchmark torch._appdirs
+        torch.distributed.launcher torch.distributed.elastic torch.utils.bottleneck torch.utils._config_module
+        torch.utils.benchmark torch._appdirs
         torch._deploy numpy.testing numpy.f2py numpy.distutils scipy.weave mlflow bentoml ray dask celery git gitdb
         transformers.commands huggingface_hub.commands accelerate.commands uuid._popen uuid._get_command_stdout test _pyrepl turtledemo
     """,
@@ -114,7 +115,7 @@ _BY_MODULE, _BY_NAME, _BY_PART = _turned(_MODULES), _turned(_NAMES), _turned(_PA
 
 def danger(module: str, name: str) -> str:
     """What ``module.name`` is known to do, or an empty text. Modules are compared part by part: ``osmium`` is not ``os``."""
-    path = f"{module}.{name}".split(".")
+    path = ("builtins" if module == "__builtin__" else module).split(".") + name.split(".")
     for end in range(len(path), 0, -1):
         prefix = ".".join(path[:end])
         if reason := _BY_NAME.get(prefix) or _BY_MODULE.get(prefix):

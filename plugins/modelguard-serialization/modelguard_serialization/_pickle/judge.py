@@ -17,6 +17,8 @@ from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look
 
 _PLACES = ("{}.py", "{}.pyc", "{}.so", "{}.pyd", "{}.pyw", "{}/__init__.py", "{}/__init__.pyc", "{}/__init__.so")
+_SHARED = frozenset({"builtins.type", "logging.getLogger"})
+"""Calls that give what was there before."""
 _SEVERE = frozenset({"a name that is computed while loading"})
 
 
@@ -92,15 +94,22 @@ class Judge(Watch):
             self._hostile("state", "gives a state to what has none", at)
         elif type(target) is Call and type(target.callee) is Global:
             path = target.callee.path
-            if name := hidden_name(state):
+            if path in _SHARED or self._kind(target.callee) == "enum":
+                self._hostile(f"changes {path}", f"changes what {path} gives, which others use too", at, name=path)
+            elif name := hidden_name(state) or hidden_name(target):
                 self._hostile(f"{path} {name}", f"sets {_shown(name)} of an instance of {_shown(path)}", at, name=path)
-            if path == "functools.partial" and type(state) is tuple and state and (why := CHECKS[path](state)):
+            if path == "functools.partial" and (why := CHECKS[path](state) if type(state) is tuple else "with what is no tuple"):
                 self._hostile(f"{path} {why}", f"makes a {path} {why}", at, name=path)
 
     def changed(self, target: Value, what: str, at: int) -> None:
         if type(target) is Global:
             self._hostile(f"changes {target.path}", f"changes {_shown(target.path)} itself, for the whole program", at, name=target.path)
-        elif type(target) not in (Call, str, memoryview):
+        elif type(target) is Call:
+            # Picklers add items to an instance before it has a state: later, what adds them may be an attribute the state has set.
+            mixed = what != "setitem" and target.pairs is not None
+            if target.state is not None or mixed or (type(target.callee) is Global and target.callee.path in _SHARED):
+                self._hostile(what, "adds items to an instance by what its own state says", at)
+        elif type(target) not in (str, memoryview):
             self._hostile(what, "adds items to what holds none", at)
 
     def odd(self, what: str, at: int) -> None:

@@ -148,7 +148,7 @@ def _proto(m: Machine) -> None:
 def _frame(m: Machine) -> None:
     at = m.at
     size = _U8.unpack(m.take(8))[0]
-    if m.at <= m.frame_end and at - 1 != m.frame_end:
+    if at - 1 < m.frame_end:
         m.watch.odd("a frame that begins inside another", at)
     m.frame_end = m.at + size
     if m.frame_end > len(m.data):

@@ -13,11 +13,12 @@ from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine,
 from modelguard_serialization._pickle.opcodes import run
 from modelguard_serialization._pickle.recognise import is_pickle
 from modelguard_serialization._pickle.rules import BROKEN
-from modelguard_serialization._pickle.values import Call, Global, Persistent, Value
+from modelguard_serialization._pickle.values import Call, Global, Persistent, Unknown, Value
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look
 
-_BEGINS = re.compile(rb"\x80[\x00-\x05][%b]" % b"".join(re.escape(opcode.code.encode("latin-1")) for opcode in opcodes))
+_OPCODES = frozenset(ord(opcode.code) for opcode in opcodes)
+_BEGINS = re.compile(rb"\x80[\x00-\x05][%b]" % b"".join(re.escape(bytes([code])) for code in sorted(_OPCODES)))
 
 
 class Streams:
@@ -109,7 +110,8 @@ class Streams:
             return
         if found.size is None:
             inner = Machine(data, begin, self.judge, self.look.check)
-            machine.stack[-1] = self._run(inner)
+            self._run(inner)
+            machine.stack[-1] = Unknown("an array")
             machine.at = inner.at
             if self.broken:
                 raise BrokenError("an array of objects in it breaks off")
@@ -122,11 +124,14 @@ class Streams:
         if end > len(data):
             raise BrokenError("it ends inside an array")
         # A loader that knows nothing of joblib takes the array for opcodes; an honest file's padding is none.
-        self._as_opcodes(machine)
+        if begin < len(data) and data[begin] in _OPCODES:
+            self._as_opcodes(machine)
+        machine.stack[-1] = Unknown("an array")
         machine.at = end
 
     def _as_opcodes(self, machine: Machine) -> None:
         other = Machine(self.blob.data, machine.at, _Named(self.judge), self.look.check, fork=machine)
+        other.opcodes += len(other.stack) + sum(map(len, other.metastack))  # copying them takes time too
         with suppress(BrokenError):
             run(other)
         machine.opcodes = max(machine.opcodes, other.opcodes)

@@ -16,7 +16,7 @@ MAGIC = b"\x93NUMPY"
 MAX_HEADER = 1 << 16
 MAX_BRACKETS = 4096
 MAX_FIELDS = 4096
-_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQefdgFDGcmMSUVaO])([0-9]{0,9})(?:\[[^\]]{0,40}\])?")
+_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQuefdgFDGcmMSUVaO])([0-9]{0,9})(?:\[[^\]]{0,40}\])?")
 _LONG = re.compile(r"(?<=[0-9])L")
 
 

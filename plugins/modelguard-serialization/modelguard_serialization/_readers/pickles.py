@@ -18,8 +18,8 @@ class PickleReader(Reader):
     def recognise(self, blob: Blob) -> bool:
         if is_legacy_torch(blob.data):
             return False
-        # In tensors, which are members, any bytes may come first by chance; a file of its own that begins like a pickle is one.
-        return runs(blob.data) if blob.members else is_pickle(blob.data)
+        # In tensors, which are members without an ending, any bytes may come first by chance; elsewhere what begins like a pickle is one.
+        return is_pickle(blob.data) if blob.ending or not blob.members else runs(blob.data)
 
     def read(self, blob: Blob, look: Look) -> None:
         Streams(blob, look).rest()

@@ -82,11 +82,13 @@ class TemplateReader(Reader):
 
     def recognise(self, blob: Blob) -> bool:
         named = bool(_NAMES.search(posixpath.basename(blob.name))) and blob.ending not in _NOT_TEMPLATES
-        if not (named and blob.ending != ".json") and (blob.ending in _NOT_TEMPLATES or len(blob.data) > limits.TEXT):
+        if not named and blob.ending in _NOT_TEMPLATES:
             return False
         head = blob.head(512)
         if b"\0" in head or not (named or _MARK.search(blob.data)):
             return False
+        if len(blob.data) > limits.TEXT:
+            return named or blob.ending in (".json", ".yaml", ".yml", ".txt")
         text = _decoded(blob)
         return named or (text is not None and (_marked(text) or "\\u007" in text or '"chat_template"' in text))
 

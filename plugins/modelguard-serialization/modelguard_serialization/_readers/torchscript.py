@@ -23,7 +23,7 @@ _SPACES = known("torch_namespaces")
 
 _PLACE = re.compile(r"(?:^|/)code/.*\.py$")
 _NO_TORCHSCRIPT = re.compile(
-    rb"^[ \t]*(?:import|from)\b|;[ \t]*(?:import|from)\b|\b(?:__import__|exec|eval|compile|getattr|globals)\b", re.MULTILINE
+    rb"(?:^|;)[ \t]*(?:import|from)\b|\b(?:__import__|__builtins__|exec|eval|compile|globals)\b|\bgetattr\b(?!\(self, \")", re.MULTILINE
 )
 
 
