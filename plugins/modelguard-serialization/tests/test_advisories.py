@@ -222,3 +222,24 @@ def test_a_tensor_whose_bytes_overflow() -> None:
     look, readers = look_through("model.gguf", header + bytes(64 - len(header) % 32))
     assert readers
     assert look.missed
+
+
+def tflite(*shape: int) -> bytes:
+    """A TensorFlow Lite model of one tensor. Every table has its fields right behind it, and every offset leads forward."""
+    vtable = struct.pack("<HHHHH", 10, 16, 0, 0, 4)  # a model whose third field, the graphs, is 4 bytes into it
+    model = struct.pack("<i", 10) + struct.pack("<I", 12) + bytes(8)
+    graphs = struct.pack("<II", 1, 4 + 8)  # one graph, past its own list of fields
+    graph = struct.pack("<HHHH", 6, 8, 4, 0) + struct.pack("<i", 8) + struct.pack("<I", 4)
+    tensors = struct.pack("<II", 1, 4 + 8)
+    tensor = struct.pack("<HHHH", 6, 8, 4, 0) + struct.pack("<i", 8) + struct.pack("<I", 4)
+    dimensions = struct.pack(f"<I{len(shape)}i", len(shape), *shape)
+    return struct.pack("<I4s", 18, b"TFL3") + vtable + model + graphs + graph + tensors + tensor + dimensions
+
+
+# https://nvd.nist.gov/vuln/detail/CVE-2026-42627: sizes that overflow where they are counted in 32 bits.
+def test_a_tensor_with_more_values_than_32_bits_count() -> None:
+    assert not said("model.tflite", tflite(1, 224, 224, 3))
+    for shape in ((2**16, 2**16), (2**31 - 1, 2), (-(2**16), 2**16)):
+        look, readers = look_through("model.tflite", tflite(*shape))
+        assert readers
+        assert ["32 bits" in reason for reason in look.missed] == [True]

@@ -28,7 +28,7 @@ _MODULES = {
         rlcompleter readline IPython pytest _pytest nose sympy numexpr cffi numba cython Cython pyximport asteval jinja2 mako
         tornado torch.fx torch.package torch.jit torch.onnx torch._C torch.ops torch._ops torch.library torch.testing
         torch._lobpcg scipy.stats pandas.core.computation tensorflow keras tf_keras jax muss_eval exec_utils this __main__.exec
-        ensurepip._bundled guppy torch.utils._config_module
+        ensurepip._bundled guppy
     """,
     _IMPORTS: """
         importlib imp _imp _frozen_importlib _frozen_importlib_external pkgutil pkg_resources zipimport modulefinder six.moves
