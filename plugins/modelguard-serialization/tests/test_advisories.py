@@ -69,10 +69,16 @@ NAMES = {
     "GHSA-4675-36f9-wf6r": "ctypes CDLL",
     "GHSA-84r2-jw7c-4r5q": "pydoc locate",
     "GHSA-vqmv-47xg-9wpr": "pty spawn",
+    "GHSA-hgrh-qx5j-jfwx": "pty spawn",
+    "GHSA-93mv-x874-956g": "ssl get_server_certificate",
+    "GHSA-m7j5-r2p5-c39r": "logging FileHandler",
     "GHSA-955r-x9j8-7rhh": "_operator methodcaller",
     "GHSA-46h3-79wf-xr6c": "_operator attrgetter",
     "GHSA-r8g5-cgf2-4m4m": "numpy.f2py.crackfortran getlincoef",
+    "GHSA-rrxm-2pvv-m66x": "numpy.f2py.crackfortran getlincoef",
     "GHSA-3329-ghmp-jmv5": "numpy.f2py.crackfortran myeval",
+    "GHSA-6556-fwc2-fg2p": "numpy.f2py.crackfortran _eval_length",
+    "GHSA-cffc-mxrf-mhh4": "numpy.f2py.crackfortran param_eval",
     "GHSA-fj43-3qmq-673f": "numpy.testing._private.utils runstring",
     "GHSA-v7x6-rv5q-mhwc": "timeit timeit",
     "GHSA-4r9r-ch6f-vxmx": "torch.utils.bottleneck.__main__ run_cprofile",
@@ -92,6 +98,9 @@ NAMES = {
     "GHSA-5hvc-6wx8-mvv4": "pydoc locate",
     "GHSA-q5qq-mvfm-j35x": "multiprocessing.util spawnv_passfds",
     "GHSA-h4rm-mm56-xf63": "builtins __import__",
+    "GHSA-r48f-3986-4f9c": "linecache getlines",
+    "GHSA-5cxw-w2xg-2m8h": "platform popen",
+    "GHSA-5hwf-rc88-82xm": "_osx_support _read_output",
     "GHSA-cffv-grgg-g429": "antigravity geohash",  # any module of the standard library that no list had
 }
 # Several names under one advisory: GHSA-g38g-8gr9-h9xp (CVE-2026-56315) and https://nvd.nist.gov/vuln/detail/CVE-2026-56304 of picklescan.
@@ -129,6 +138,35 @@ def test_a_name_that_another_scanner_let_through_is_critical(path: str, stacked:
 @pytest.mark.parametrize("path", ["collections Counter", "numpy int64", "torch Size", "pathlib PurePosixPath"])
 def test_a_name_that_picklers_write_is_no_alarm(path: str) -> None:
     assert not said("model.pkl", calls(path, stacked=True))
+
+
+# https://github.com/advisories/GHSA-9gvj-pp9x-gcfr: the first instruction of all is one of the two texts that make the name.
+def test_a_name_whose_module_is_the_first_instruction() -> None:
+    assert said("model.pkl", b"\x8c\x02os\x8c\x06system\x93" + f"(S'{COMMAND}'\ntR.".encode()) == {("MG0310", Severity.CRITICAL)}
+
+
+# https://github.com/advisories/GHSA-97f8-7cmv-76j2 (CVE-2026-53875): the magic number of a legacy torch file is computed, so not seen.
+def test_a_magic_number_that_is_computed() -> None:
+    rest = b"\x80\x02M\xe9\x03." + b"\x80\x02}." + CALL + b"\x80\x02]."
+    assert said("model.pt", b"\x80\x02c__builtin__\neval\nU\x0cMAGIC_NUMBER\x85R." + rest) == {("MG0310", Severity.CRITICAL)}
+
+
+# https://nvd.nist.gov/vuln/detail/CVE-2026-4538: torch.export's archives hold torch files, and compiled code.
+def test_an_exported_program_is_what_it_holds() -> None:
+    def exported(inputs: bytes) -> bytes:
+        inner, outer = io.BytesIO(), io.BytesIO()
+        with zipfile.ZipFile(inner, "w") as archive:
+            archive.writestr("archive/data.pkl", inputs)
+            archive.writestr("archive/version", b"3\n")
+        with zipfile.ZipFile(outer, "w") as archive:
+            archive.writestr("m/archive_format", b"pt2")
+            archive.writestr("m/archive_version", b"0")
+            archive.writestr("m/models/model.json", b'{"graph_module": {}}')
+            archive.writestr("m/data/sample_inputs/model.pt", inner.getvalue())
+        return outer.getvalue()
+
+    assert said("model.pt2", exported(CALL)) == {("MG0310", Severity.CRITICAL)}
+    assert not said("model.pt2", exported(b"\x80\x02)."))
 
 
 # https://nvd.nist.gov/vuln/detail/CVE-2025-32434: what weights_only let through before torch 2.6, its two other kinds of file.
@@ -184,7 +222,7 @@ def test_a_layer_that_loads_a_saved_model() -> None:
 
 
 # https://nvd.nist.gov/vuln/detail/CVE-2026-12479: the name of a layer becomes a path when the model is saved.
-@pytest.mark.parametrize("name", ["../../evil", "a/../../evil", "/etc/evil", "..\\evil"])
+@pytest.mark.parametrize("name", ["..", "../../evil", "a/../../evil", "/etc/evil", "..\\evil"])
 def test_a_layer_whose_name_is_a_path_that_leads_out(name: str) -> None:
     layer = {"module": "keras.layers", "class_name": "Dense", "config": {"name": name, "units": 3}}
     assert said("config.json", keras(layer)) == {("MG0336", Severity.CRITICAL)}
