@@ -68,9 +68,14 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
     for (kind, name), owner in sorted(registry.owners.items()):
         if owner not in ours:
             continue
-        entry = entries.setdefault(owner, {"detectors": {}, "hooks": []})
+        entry = entries.setdefault(owner, {"detectors": {}, "formats": {}, "hooks": [], "models": {}})
         if kind not in entry["hooks"]:
             entry["hooks"].append(kind)
+        if kind == "formats":
+            known = registry.formats[name]
+            entry["formats"][name] = {"extensions": list(known.extensions), "ref": reference_to(known)}
+        if kind == "models":
+            entry["models"][name] = reference_to(registry.models[name])
         if kind == "detectors":
             detector = registry.detectors[name]
             entry["detectors"][name] = {

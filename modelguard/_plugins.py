@@ -81,8 +81,8 @@ def load(
     """Load the built-ins and every allowed, not disabled entry point.
 
     ``disabled`` are entry-point or distribution names; ``allows`` says of a distribution name whether it may be loaded (default: all);
-    ``ours`` are the distributions that may declare ``MG`` rules (default: the catalogue's). ``declared`` takes the detectors of our own
-    distributions from the catalogue, where they have this version, and imports none: enough to plan a scan. Raises
+    ``ours`` are the distributions that may declare ``MG`` rules (default: the catalogue's). ``declared`` takes the detectors, formats
+    and models of our own distributions from the catalogue, where they have this version, and imports none: enough to plan a scan. Raises
     :class:`PluginError` naming both sides when two plugins claim one name or one prefix of rule ids.
     """
     import modelguard
@@ -99,7 +99,7 @@ def load(
         known = stand_ins(dist) if declared and version == modelguard.__version__ else None
         if known is None:
             return _collect(plugin)
-        return {**_collect(plugin, [kind for kind in _HOOKS if kind != "detectors"]), "detectors": list(known)}
+        return {**_collect(plugin, [kind for kind in _HOOKS if kind not in known]), **known}
 
     _claim(tables, owners, CORE, taken(_builtin, CORE, modelguard.__version__))
     infos.append(PluginInfo(CORE, modelguard.__version__, tuple(sorted(tables["detectors"]))))

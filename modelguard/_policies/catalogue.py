@@ -17,8 +17,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from modelguard._options import Option
+from modelguard.checkpoint import Format
 from modelguard.detector import Capability, Detector
 from modelguard.findings import Rule, Severity
+from modelguard.model import ModelFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,16 @@ class KnownDetector:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """One of modelguard's own distributions. ``hooks`` are the kinds of things it registers: ``detectors``, ``models``, ..."""
+    """One of modelguard's own distributions. ``hooks`` are the kinds of things it registers: ``detectors``, ``models``, ...
+
+    ``formats`` and ``models`` are by id: the reference to the class, and a format's extensions.
+    """
 
     name: str
     hooks: tuple[str, ...]
     detectors: Mapping[str, KnownDetector]
+    formats: Mapping[str, tuple[str, tuple[str, ...]]]
+    models: Mapping[str, str]
 
 
 @cache
@@ -62,7 +69,11 @@ def first_party() -> tuple[Distribution, ...]:
     rules = {item["id"]: Rule(**{**item, "severity": Severity.parse(item["severity"])}) for item in data["rules"]}
     return tuple(
         Distribution(
-            name, tuple(entry["hooks"]), {detector: KnownDetector.read(known, rules) for detector, known in entry["detectors"].items()}
+            name,
+            tuple(entry["hooks"]),
+            {detector: KnownDetector.read(known, rules) for detector, known in entry["detectors"].items()},
+            {item: (known["ref"], tuple(known["extensions"])) for item, known in entry["formats"].items()},
+            entry["models"],
         )
         for name, entry in data["distributions"].items()
     )
@@ -74,17 +85,28 @@ def detectors() -> Mapping[str, KnownDetector]:
     return MappingProxyType({name: known for item in first_party() for name, known in item.detectors.items()})
 
 
-def stand_ins(distribution: str) -> tuple[type[Detector], ...] | None:
-    """Classes that declare what the detectors of a distribution of ours declare, and cannot run; None where it is not one of ours."""
+def stand_ins(distribution: str) -> Mapping[str, list[type]] | None:
+    """Classes that declare what the detectors, formats and models of a distribution of ours declare, and can do nothing, by kind of hook.
+
+    None where it is not one of ours.
+    """
     found = next((item for item in first_party() if item.name == distribution), None)
-    return None if found is None else tuple(_stand_in(name, known) for name, known in found.detectors.items())
+    if found is None:
+        return None
+    same = ("requires", "rules", "when_quick", "runs_last", "fetches")
+    return {
+        "detectors": [
+            _stand_in(Detector, name, known.ref, declared_options=known.options, **{item: getattr(known, item) for item in same})
+            for name, known in found.detectors.items()
+        ],
+        "formats": [_stand_in(Format, name, ref, extensions=extensions) for name, (ref, extensions) in found.formats.items()],
+        "models": [_stand_in(ModelFactory, name, ref) for name, ref in found.models.items()],
+    }
 
 
-def _stand_in(name: str, known: KnownDetector) -> type[Detector]:
-    module, _, qualname = known.ref.partition(":")
-    same = {item: getattr(known, item) for item in ("requires", "rules", "when_quick", "runs_last", "fetches")}
-    own = {"id": name, "declared_options": known.options, "__module__": module, "__qualname__": qualname}
-    return type(qualname, (Detector,), {**same, **own})
+def _stand_in(base: type, name: str, ref: str, **declared: Any) -> type:
+    module, _, qualname = ref.partition(":")
+    return type(qualname, (base,), {"id": name, "__module__": module, "__qualname__": qualname, **declared})
 
 
 def provider(detector: str) -> str | None:

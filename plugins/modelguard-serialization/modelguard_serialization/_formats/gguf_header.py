@@ -33,7 +33,6 @@ from modelguard import FormatError, LimitError
 from modelguard_serialization import limits
 from modelguard_serialization._formats.gguf_quants import REMOVED, TYPES, Kind
 
-MAGIC = b"GGUF"
 ALIGNMENT = 32
 MAX_KEY = 65535
 MAX_NAME = 64

@@ -10,8 +10,6 @@ from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from modelguard import ArtifactError, ArtifactFile, Checkpoint, FormatError, FormatProblem, LimitError, TensorInfo, numpy_dtype
 from modelguard_serialization import limits
 from modelguard_serialization._formats.torch_objects import Found, Tensor, find_tensors
@@ -83,6 +81,8 @@ class TorchCheckpoint(Checkpoint):
         if tensor.contiguous:
             view = storage[begin : begin + length]
             return view if not self._big else _swapped(view, tensor.dtype)
+        import numpy as np
+
         unit = np.dtype(f"V{tensor.width}")
         strides = tuple(step * tensor.width for step in tensor.stride)
         # numpy checks that no element lies outside the storage.
@@ -92,6 +92,8 @@ class TorchCheckpoint(Checkpoint):
 
     def read(self, name: str) -> npt.NDArray[Any]:
         tensor = self._found[name]
+        import numpy as np
+
         array = np.frombuffer(self.raw(name), dtype=numpy_dtype(tensor.dtype)).reshape(tensor.shape)
         array.flags.writeable = False
         return array
@@ -132,6 +134,8 @@ def _swapped(view: memoryview, dtype: str) -> memoryview:
     width = WIDTHS[dtype] // (2 if dtype in ("C64", "C128") else 1)
     if width == 1:
         return view
+    import numpy as np
+
     return np.frombuffer(view, f">u{width}").astype(f"<u{width}").view(np.uint8).data.toreadonly()
 
 

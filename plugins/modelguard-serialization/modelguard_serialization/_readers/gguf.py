@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelguard import FormatError
-from modelguard_serialization._formats.gguf_header import MAGIC, STRING, read_header
+from modelguard_serialization._formats.gguf import MAGIC
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
@@ -23,6 +23,8 @@ class GgufReader(Reader):
         return blob.head(4) == MAGIC
 
     def read(self, blob: Blob, look: Look) -> None:
+        from modelguard_serialization._formats.gguf_header import STRING, read_header
+
         try:
             header = read_header(blob.data, blob.place)
         except FormatError as error:

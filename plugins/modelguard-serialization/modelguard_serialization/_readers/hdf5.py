@@ -12,8 +12,6 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
-import numpy as np
-
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._documents import parse_json
@@ -129,6 +127,8 @@ class Hdf5(Reader):
 
 def _addressed(data: memoryview, first: bytes, gap: int, addresses: list[int], look: Look) -> Iterator[tuple[int, int]]:
     """(place, address) wherever ``first`` stands and, ``gap`` bytes on from its beginning, one of the addresses."""
+    import numpy as np
+
     raw = np.frombuffer(data, np.uint8)
     places = max(0, len(raw) - gap - 7) if addresses else 0
     wanted, members = np.array(addresses, np.uint64), set(addresses)

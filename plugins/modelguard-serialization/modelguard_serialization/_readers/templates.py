@@ -8,13 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import ScalarEvent
-
 from modelguard import Confidence, Rule, Severity
 from modelguard_serialization import limits
-from modelguard_serialization._templates import conditions, escapes, parse, texts
 from modelguard_serialization._words import words
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
@@ -108,6 +103,8 @@ def judge(blob: Blob, text: str, place: str, sure: bool, look: Look) -> None:
 
     Of text that only has the marks, what is less than high is not reported: most of it is for other engines.
     """
+    from modelguard_serialization._templates import conditions, escapes, parse, texts
+
     where = f"the template in {place}" if place else "the template"
     try:
         tree = parse.parse(text)
@@ -191,7 +188,7 @@ def _templates(blob: Blob, text: str, look: Look) -> Iterator[tuple[str, str, bo
             if blob.ending == ".json" and _marked(text):
                 look.miss(blob, "has the marks of templates and is no JSON that can be parsed")
     elif blob.ending in (".yaml", ".yml"):
-        yield from _yaml(text)
+        yield from _yaml(blob, text, look)
         return
     yield "", text, bool(_NAMES.search(posixpath.basename(blob.name))) and blob.ending not in (".json", ".txt")
 
@@ -219,10 +216,15 @@ def _key(key: str, named: str) -> str:
     return f"{key}({named[:40]})" if named and key == "template" else key
 
 
-def _yaml(text: str) -> Iterator[tuple[str, str, bool]]:
+def _yaml(blob: Blob, text: str, look: Look) -> Iterator[tuple[str, str, bool]]:
     """Scalars of the file's events, so that nothing is constructed and no alias is followed. Broken YAML is read as text."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import ScalarEvent
+
     if len(text) > limits.TEMPLATE:
-        yield "", text[: limits.TEMPLATE], False
+        if _marked(text):
+            look.miss(blob, f"has the marks of templates, and more than the {limits.TEMPLATE} characters of YAML that are parsed")
         return
     last = ""
     try:

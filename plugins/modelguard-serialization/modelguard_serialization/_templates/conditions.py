@@ -108,7 +108,7 @@ def is_markup(literal: str) -> bool:
 def natural(text: str) -> str:
     """The words of a text without its tags, when there are three or more; else nothing."""
     bare = re.sub(r"<[^<>]{1,80}>|\[/?[A-Z_ ]{1,40}\]|\{[^{}]{0,200}\}|\"\w+\":", " ", text)
-    words = re.findall(r"[^\W\d_][\w']+", bare)
+    words = re.findall(r"[^\W\d_][\w']*", bare)
     foreign = sum(sign.isalpha() and not sign.isascii() for sign in bare)  # in many scripts words have no spaces between them
     return " ".join(words) if len(words) >= 3 or foreign >= 6 else ""
 
