@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from ruamel.yaml import YAML
 
 from modelguard import Detector
 
@@ -49,6 +51,7 @@ def pages() -> Iterator[tuple[Path, str]]:
                 body.append(f"## {heading}\n\n{text}\n")
         yield DOCS / "rules" / f"{rule.id}.md", GENERATED + "\n".join(body)
     yield DOCS / "rules.md", GENERATED + "\n".join(index) + "\n"
+    yield DOCS / "attacks.md", GENERATED.replace("the code", "docs/attacks.yaml") + attacks()
     for detector in registry.detectors.values():
         yield DOCS / "detectors" / f"{detector.id}.md", GENERATED + _detector(detector, registry.owners["detectors", detector.id])
 
@@ -86,6 +89,33 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
             }
             rules |= {rule.id: {**asdict(rule), "severity": rule.severity.label} for rule in detector.rules}
     return json.dumps({"distributions": entries, "rules": [rules[name] for name in sorted(rules)]}, indent=1, sort_keys=True) + "\n"
+
+
+def attacks() -> str:
+    """The table of attacks and advisories, of docs/attacks.yaml."""
+    table = YAML(typ="safe", pure=True).load((DOCS / "attacks.yaml").read_text(encoding="utf-8"))
+    lines = ["# Attacks and advisories\n", table["intro"]]
+    for section in table["sections"]:
+        lines += [f"## {section['name']}\n", "| attack | known as | what modelguard does | tests |", "|---|---|---|---|"]
+        for row in section["rows"]:
+            does = re.sub(r"MG\d{4}", r"[\g<0>](rules/\g<0>.md)", row["does"])
+            tests = "<br>".join(map(_test, row["tests"]))
+            lines.append(f"| {row['what']} | {_known_as(row)} | {does} | {tests} |")
+        lines.append("")
+    lines += ["## Not covered\n", "| what | known as | why |", "|---|---|---|"]
+    lines += [f"| {row['what']} | {_known_as(row)} | {row['why']} |" for row in table["not_covered"]]
+    return "\n".join(lines) + "\n"
+
+
+def _known_as(row: dict[str, Any]) -> str:
+    where = {"CVE": "https://nvd.nist.gov/vuln/detail/", "GHS": "https://github.com/advisories/"}
+    named = [f"[{name}]({where[name[:3]]}{name})" for name in row.get("ids", ())]
+    return ", ".join([*named, *(f"[{re.sub('^https://(www[.])?', '', link).split('#')[0]}]({link})" for link in row.get("links", ()))])
+
+
+def _test(name: str) -> str:
+    path, _, function = name.replace("@/", "plugins/modelguard-serialization/tests/").partition("::")
+    return f"[`{function}`](../{path})"
 
 
 def _reporters(detectors: list[str]) -> str:

@@ -226,6 +226,9 @@ def gather(wire: Wire, stored: Stored, thing: str) -> memoryview:
 
 def _external(messages: Messages, tensor: TensorFields, thing: str, length: int, neighbours: Neighbours) -> tuple[ArtifactFile, int]:
     pairs = messages.pairs(tensor.external, f"external_data of {thing}")
+    if hidden := next((key for key in pairs if key.startswith("__")), None):
+        # onnx before 1.21 sets every key as an attribute of a Python object: https://nvd.nist.gov/vuln/detail/CVE-2026-34445
+        raise FormatError(thing, f"its external_data has the key {shown(hidden)}, which is a name of Python's own", _EXPORT)
     if "location" not in pairs:
         raise FormatError(thing, "its external_data has no location", _EXPORT)
     where = neighbours.resolve(pairs["location"], thing)

@@ -413,6 +413,8 @@ PLACES: dict[str, Callable[[TensorProto], onnx.ModelProto]] = {
 }
 
 
+# onnx reads (https://nvd.nist.gov/vuln/detail/CVE-2022-25882, https://nvd.nist.gov/vuln/detail/CVE-2024-27318) and writes
+# (https://nvd.nist.gov/vuln/detail/CVE-2025-51480) the file that the tensor names.
 @pytest.mark.parametrize("place", list(PLACES))
 def test_external_data_is_confined_wherever_the_tensor_is(place: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
@@ -495,6 +497,21 @@ def test_external_data_entries_must_be_whole_and_single(tmp_path: Path) -> None:
         assert refused(tmp_path / "model.onnx", PLACES["initializer"](proto).SerializeToString()).rule == rule
 
 
+# https://nvd.nist.gov/vuln/detail/CVE-2026-34445: onnx before 1.21 sets every key as an attribute of an object.
+@pytest.mark.parametrize("key", ["__class__", "__dict__", "__setattr__"])
+def test_external_data_has_no_key_that_is_a_name_of_python_s_own(key: str, tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(bytes(80))
+    proto = outside("w.bin")
+    proto.external_data.add(key=key, value="x")
+    problem = refused(tmp_path / "model.onnx", PLACES["initializer"](proto).SerializeToString())
+    assert problem.rule == "MG0102"
+    assert key in problem.message
+    proto.external_data[-1].key = "checksum"
+    (tmp_path / "model.onnx").write_bytes(PLACES["initializer"](proto).SerializeToString())
+    assert opened(tmp_path / "model.onnx").checkpoints
+
+
+# https://nvd.nist.gov/vuln/detail/CVE-2026-34447 and https://nvd.nist.gov/vuln/detail/CVE-2026-34446: links that onnx follows.
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symlink", "hard link"])
 @pytest.mark.parametrize("target", ["folder", "file"])
 def test_a_link_out_of_the_artifact_is_refused_by_the_source(link: Callable[..., None], target: str, tmp_path: Path) -> None:
@@ -507,6 +524,7 @@ def test_a_link_out_of_the_artifact_is_refused_by_the_source(link: Callable[...,
         open_target(folder if target == "folder" else folder / "model.onnx")
 
 
+# https://nvd.nist.gov/vuln/detail/CVE-2026-27489
 def test_a_symlinked_folder_is_no_way_out(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "key").write_bytes(bytes(80))

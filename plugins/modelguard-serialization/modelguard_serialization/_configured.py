@@ -42,10 +42,12 @@ _KEYS = frozenset(
     """
     auto_mapping parent_library user_dir class_path import_path init_parameters custom_imports structure model_file custom_ops_library
     activation_function activation_fn sbert_ce_default_activation_function megatron_core _class_name class_name _diffusers_version
-    loader_module attn_implementation _attn_implementation _attn_implementation_internal _target_
+    loader_module attn_implementation _attn_implementation _attn_implementation_internal experts_implementation _experts_implementation
+    _experts_implementation_internal trust_remote_code _target_
     """.split()  # noqa: SIM905
 )
 """Keys that the conventions below go by; beside them ``target`` and ``_type`` with a text, ``lc``, and ``py/`` as the first of a key."""
+_IMPLEMENTATIONS = frozenset(key for key in _KEYS if "_implementation" in key)
 
 
 def pointers(place: str, node: Any, name: str, artifact: Artifact) -> Iterator[Pointer]:
@@ -198,14 +200,23 @@ def _langchain(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
 
 
 def _kernels(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
-    """transformers fetches a compiled kernel from the Hub where attention is named like a repository."""
-    for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
-        for value in node.all(key):
-            if isinstance(value, str) and "/" in value:
-                official = value.startswith("kernels-community/")
-                yield Pointer(
-                    value, f"transformers fetches and loads the native kernel {value[:200]!r}", Severity.LOW if official else Severity.HIGH
-                )
+    """transformers fetches a compiled kernel from the Hub where attention, or a mixture's experts, are named like a repository."""
+    for key, value in node:
+        if key in _IMPLEMENTATIONS and isinstance(value, str) and "/" in value:
+            severity = Severity.LOW if value.startswith("kernels-community/") else Severity.HIGH
+            yield Pointer(value, f"transformers fetches and loads the native kernel {value[:200]!r}", severity)
+
+
+def _trusting(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """A configuration that switches ``trust_remote_code`` on by itself and takes a part from elsewhere.
+
+    LightGlue in transformers 5.2 obeys it whatever the caller says: https://nvd.nist.gov/vuln/detail/CVE-2026-5241.
+    """
+    parts = [part for _, part in node if isinstance(part, Pairs)] if any(node.all("trust_remote_code")) else []
+    for part in parts:
+        for path in part.all("_name_or_path"):
+            if isinstance(path, str) and "/" in path:
+                yield Pointer(path, f"transformers takes code from {path[:200]!r}, which this file says to trust", Severity.MEDIUM)
 
 
 def _user_dir(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
@@ -286,6 +297,7 @@ _MAPPINGS: tuple[Convention, ...] = (
     _jsonpickle,
     _langchain,
     _kernels,
+    _trusting,
     _user_dir,
     _parent_library,
     _class_paths,
@@ -327,7 +339,7 @@ def may_name_code_in(data: memoryview) -> bool:
 
 YAML_WORDS = re.compile(
     r"(?:^|[\s:\-\[,{?])!|%TAG|python/|_target_|\b(?:auto_mapping|parent_library|loader_module|class_path|import_path|init_parameters|custom_imports)\b|"
-    r"\b(?:activation_function|activation_fn|megatron_core|model_file|custom_ops_library|model_code_path|user_dir|class_name|attn_implementation|target|handler|service)\b|"
+    r"\b(?:activation_function|activation_fn|megatron_core|model_file|custom_ops_library|model_code_path|user_dir|class_name|\w*(?:attn|experts)_implementation\w*|target|handler|service)\b|"
     r"py/|\$.*(?:__|eval|exec|system|popen|subprocess|import|compile|getattr)|\\[xuU]",
     re.MULTILINE,
 )

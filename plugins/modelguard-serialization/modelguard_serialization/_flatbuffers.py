@@ -45,6 +45,17 @@ class Table:
             raise NotReadError("is no valid FlatBuffers file (a text leaves the file)")
         return bytes(self.data[at + 4 : at + 4 + min(length, 1000)]).decode("utf-8", "replace")
 
+    def numbers(self, index: int) -> tuple[int, ...]:
+        """The 32-bit numbers of the vector in field ``index``; none when it is absent."""
+        at = self.place(index)
+        if at is None:
+            return ()
+        at += _number(self.data, at, "<I")
+        count = _number(self.data, at, "<I")
+        if count > min(limits.FIELDS, (len(self.data) - at) // 4 - 1):
+            raise NotReadError("is no valid FlatBuffers file (a list leaves the file)")
+        return struct.unpack_from(f"<{count}i", self.data, at + 4)
+
     def tables(self, index: int) -> Iterator[Table]:
         """The tables of the vector in field ``index``."""
         at = self.place(index)

@@ -111,6 +111,15 @@ def _judge(node: Pairs) -> Iterator[tuple[str, str, str, Severity | None]]:
         elif name not in _VALUES:
             for module in modules:
                 yield from _class(name, module, node)
+        for called in (called for config in configs for called in config.all("name")):
+            if isinstance(called, str) and outside(called):
+                # https://nvd.nist.gov/vuln/detail/CVE-2026-12479: Keras makes folders that are called like layers.
+                yield (
+                    "MG0336",
+                    called,
+                    f"the layer {name} is called {called[:200]!r}, a path that leads out of where it is saved",
+                    Severity.CRITICAL,
+                )
         if name in _VOCABULARY:
             for path in (path for config in configs for key in ("vocabulary", "vocabulary_file") for path in config.all(key)):
                 if isinstance(path, str):

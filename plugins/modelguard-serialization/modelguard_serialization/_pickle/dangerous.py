@@ -20,7 +20,7 @@ _MODULES = {
         torch.distributed.launcher torch.distributed.elastic torch.utils.bottleneck torch.utils._config_module
         torch.utils.benchmark torch._appdirs
         torch._deploy numpy.testing numpy.f2py numpy.distutils scipy.weave mlflow bentoml ray dask celery git gitdb
-        transformers.commands huggingface_hub.commands accelerate.commands uuid._popen test _pyrepl turtledemo
+        transformers.commands huggingface_hub.commands accelerate.commands uuid._popen uuid._get_command_stdout test _pyrepl turtledemo
     """,
     _CODE: """
         sys runpy code codeop pdb bdb cmd timeit trace profile cProfile _lsprof doctest unittest pydoc site sitecustomize

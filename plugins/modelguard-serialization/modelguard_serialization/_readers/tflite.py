@@ -1,6 +1,8 @@
-"""TensorFlow Lite: the operators of a model. Source: tensorflow/compiler/mlir/lite/schema/schema.fbs."""
+"""TensorFlow Lite: the operators of a model, and the shapes of its tensors. Source: tensorflow/compiler/mlir/lite/schema/schema.fbs."""
 
 from __future__ import annotations
+
+import math
 
 from modelguard_serialization._flatbuffers import Table
 from modelguard_serialization._format_rules import CUSTOM_OP, DANGEROUS_OP
@@ -9,6 +11,8 @@ from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
 _CUSTOM = 32
+_MOST = 2**31 - 1
+"""Values of a tensor that runtimes can count: https://nvd.nist.gov/vuln/detail/CVE-2026-42627."""
 _USUAL = frozenset(
     [
         "TFLite_Detection_PostProcess",
@@ -50,3 +54,9 @@ class TfLite(Reader):
             elif builtin == _CUSTOM and name not in _USUAL:
                 look.find("MG0333", blob, f"the custom operator {name[:100]!r} is no part of TensorFlow Lite", key=name[:100])
         judge_ops(flex, (), blob, look)
+        for graph in model.tables(2):
+            for done, tensor in enumerate(graph.tables(0)):
+                if done % 4096 == 0:
+                    look.check()
+                if math.prod(map(abs, tensor.numbers(0))) > _MOST:
+                    raise NotReadError("has a tensor with more values than 32 bits count, which some runtimes allocate too little for")
