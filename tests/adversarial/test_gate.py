@@ -31,7 +31,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def scanned(mg: Run, *argv: object) -> tuple[int, dict[str, Any]]:
     """Exit code and report of a scan with the core's own detectors."""
     names = ["format-integrity", "remote-code", *(["weight-diff"] if "--reference" in argv else [])]
-    ran = mg("scan", *argv, "-q", "-f", "json", *(word for name in names for word in ("--detector", name)))
+    ran = mg("scan", *argv, "-q", "-f", "json", "-p", "no:serialization", *(word for name in names for word in ("--detector", name)))
     return ran.code, ran.json
 
 
@@ -146,10 +146,10 @@ def test_no_verdict_of_a_policy_is_told_when_its_detectors_were_left_out(mg: Run
     shutil.copytree("m", "trusted")
     ran = mg("diff", "trusted", "m", "-q", "-o", "json=r.json", "-o", "html=r.html", "-o", "sarif=r.sarif")
     assert ran.code == 0
-    assert ran.out.splitlines()[-1] == "weight-diff alone, policy baseline not judged: no objection"
+    assert ran.out.splitlines()[-1] == "reference-files, weight-diff alone, policy baseline not judged: no objection"
     assert "pass" not in ran.out.lower()
     assert "NO OBJECTION" in Path("r.html").read_text()
-    assert json.loads(Path("r.json").read_text())["policy"]["alone"] == ["weight-diff"]
+    assert json.loads(Path("r.json").read_text())["policy"]["alone"] == ["reference-files", "weight-diff"]
     assert "not judged as a whole" in Path("r.sarif").read_text()
     assert mg("policy", "eval", "r.json").code == 3, "format-integrity did not run"
     ran = mg("scan", "m", "--detector", "remote-code", "-q")
