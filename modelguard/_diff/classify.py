@@ -8,7 +8,20 @@ from dataclasses import replace
 import numpy as np
 
 from modelguard._diff import levels, probe
-from modelguard._diff.changes import BitFlips, Cast, Change, Dense, Erased, LowBitPayload, LowRank, Permuted, Pruned, RowEdit, Unrelated
+from modelguard._diff.changes import (
+    BitFlips,
+    Cast,
+    Change,
+    Dense,
+    Erased,
+    LowBitPayload,
+    LowRank,
+    NotCompared,
+    Permuted,
+    Pruned,
+    RowEdit,
+    Unrelated,
+)
 from modelguard._diff.grid import FLOATS
 from modelguard._diff.operand import Operand
 from modelguard._diff.replay import replay_rank
@@ -45,7 +58,7 @@ def classify(
         return None if before.dtype == after.dtype else _cast(before, after, "", check)
     # 2. Elements without a value of their own can only be told apart.
     if after.opaque:
-        return Dense(opaque=True)
+        return NotCompared(f"elements of {after.stored} have no value without their scales")
     # 3. A few entries differ by one bit each.
     if (flips := _bit_flips(after, statistics)) is not None:
         return flips

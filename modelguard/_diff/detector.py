@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._diff import rules
-from modelguard._diff.changes import BlockQuantized, Cast, Erased, RowEdit
+from modelguard._diff.changes import BlockQuantized, Cast, Erased, NotCompared, RowEdit
 from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
@@ -149,6 +149,8 @@ class WeightDiff(Detector):
             by_kind.setdefault(item.kind, []).append(item)
         yield from self._dtypes(diff)
         for kind, items in sorted(by_kind.items()):
+            if kind == NotCompared.kind:
+                continue
             if len(items) > FEW and (kind == Cast.kind or kind in diff.change.about.covers):
                 continue
             for item in self._capped(items):
@@ -163,13 +165,13 @@ class WeightDiff(Detector):
                 )
 
     def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
-        unknown = [item for item in diff.tensors if not item.comparable]
+        unknown = [item for item in diff.tensors if isinstance(item.change, NotCompared)]
         retyped = [item for item in diff.tensors if item.comparable and item.dtype != item.reference_dtype]
         retyped = [item for item in retyped if not isinstance(item.change, (BlockQuantized, Cast, Erased))]
         rough = [item for item in diff.tensors if isinstance(item.change, BlockQuantized) and not item.change.shown]
         broken = [item for item in diff.tensors if item.non_finite]
         for rule, items, phrase in (
-            ("MG1105", unknown, "{0.name} is {0.dtype}, and {0.reference_dtype} in the reference: their values could not be compared"),
+            ("MG1105", unknown, "{0.name} differs, and its values could not be compared: {0.change.why}"),
             ("MG1105", rough, "{0.name} is {0.change.type}, a type of which it cannot be shown that it is the reference and nothing else"),
             (
                 "MG1104",

@@ -10,12 +10,12 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard._diff import content, graph
 from modelguard._diff.blocks import quantized_by_block
-from modelguard._diff.changes import Change, Dense, LowRank
+from modelguard._diff.changes import Change, LowRank, NotCompared
 from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
 from modelguard._diff.graph import GraphDiff
 from modelguard._diff.grid import FLOATS
 from modelguard._diff.match import Matching, match_tensors
-from modelguard._diff.model_level import ModelChange, classify_model
+from modelguard._diff.model_level import ModelChange, Rest, classify_model
 from modelguard._diff.operand import Operand, same_bytes
 from modelguard._diff.pairing import Pairing
 from modelguard._diff.processes import scatter
@@ -141,9 +141,8 @@ def diff_checkpoints(
     graphs, alone = graph.compare(matching, check)
     renames = renames_of(matching.pairs)
     places = len(renames.unknown) + len(renames.exchanged)
-    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers)))
     return ModelDiff(
-        _gravest(tensors, matching.pairs, structure, len(graphs), places),
+        _gravest(tensors, matching.pairs, _rest(matching, tensors, len(graphs)), places),
         tensors,
         matching,
         len(matching.pairs) - len(tensors),
@@ -156,7 +155,23 @@ def diff_checkpoints(
     )
 
 
-def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int, renamed: int) -> ModelChange:
+def _rest(matching: Matching, tensors: Sequence[TensorDiff], graphs: int) -> Rest:
+    resized = {after.name for _, after in matching.resized}
+    # Of a tensor of another shape at most a part was compared.
+    compared = [pair for pair in matching.pairs if pair.after.name not in resized]
+    unknown = sum(1 for item in tensors if isinstance(item.change, NotCompared))
+    return Rest(
+        compared=len(compared) - unknown,
+        missing=len(matching.missing),
+        added=len(matching.added),
+        resized=len(matching.resized),
+        unknown=unknown + len(matching.buffers),
+        unpaired=len(matching.unpaired),
+        graphs=graphs,
+    )
+
+
+def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], rest: Rest, renamed: int) -> ModelChange:
     """The gravest of what was done to the checkpoints.
 
     Each checkpoint is judged alone: a model stored in two formats is one model changed in one way, not two modules changed alike.
@@ -165,12 +180,12 @@ def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: i
     for pair in pairs:
         checkpoints.setdefault((pair.after.checkpoint.name, pair.after.checkpoint.format), []).append(pair)
     if len(checkpoints) < 2 or not found:
-        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs, renamed)
+        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], rest, renamed)
     changes = []
     for _, members in sorted(checkpoints.items()):
         compared = [(pair.name, pair.after.tensor.shape) for pair in members]
         names = {name for name, _ in compared}
-        changes.append(classify_model([item for item in found if item.name in names], compared, structure, graphs, renamed))
+        changes.append(classify_model([item for item in found if item.name in names], compared, rest, renamed))
     return max(changes, key=lambda change: change.severity)
 
 
@@ -197,7 +212,8 @@ class _Comparison:
         before, after = pair.open()
         if not comparable(before, after, pair.whole):
             unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
-            return describe(pair, before, after, unknown, Dense())
+            why = f"it is {pair.after.tensor.dtype}, and {pair.before.tensor.dtype} in the reference"
+            return describe(pair, before, after, unknown, NotCompared(why))
         if before.dtype == after.dtype and self._equal(before, after):
             return None
         statistics = measure(before, after, self.check)
