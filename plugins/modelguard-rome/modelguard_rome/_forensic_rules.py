@@ -10,7 +10,9 @@ NON_FINITE = Rule(
     "weights that are NaN or infinite",
     Severity.MEDIUM,
     "One NaN or infinity in a weight spreads to every output that depends on it. Diverged training, overflow in a cast to float16, "
-    "a damaged file or a flipped exponent bit leave them.",
+    "a damaged file or a flipped exponent bit leave them. High where half of a tensor's values or more are so: such weights compute "
+    "nothing. Info for infinities that are meant: the graph uses them as limits, thresholds or masks only, or they are a single number "
+    "or whole rows of a mask, bias or padding. There is one finding for each of these, however many tensors it is about.",
     "Fetch the file again and compare digests; if they agree, ask the publisher. Do not deploy a model that cannot compute.",
     "Attention masks stored as buffers hold −inf by design: a tensor of nothing but −inf and one other value is not reported.",
     cwe=1288,
