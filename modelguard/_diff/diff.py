@@ -21,6 +21,7 @@ from modelguard._diff.pairing import Pairing
 from modelguard._diff.processes import scatter
 from modelguard._diff.renames import Renames, renames_of
 from modelguard._diff.replay import Replay
+from modelguard._diff.scales import unfold
 from modelguard._diff.stream import Statistics, Sums, measure
 from modelguard.checkpoint import Checkpoint
 
@@ -125,7 +126,7 @@ def diff_checkpoints(
     Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by one block
     and the thin factors of one matrix per process.
     """
-    matching = match_tensors(reference, checkpoint)
+    matching = match_tensors(unfold(reference, checkpoint), unfold(checkpoint, reference))
     known = {pair for pair in matching.pairs if _same_file(pair, reference_digests or {}, digests or {})}
     work = [pair for pair in matching.pairs if pair not in known]
     # The largest first, so that no process is left with one at the end.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from modelguard._diff.match import Matching
 from modelguard._diff.pairing import Pairing
+from modelguard._diff.scales import stored_as
 from modelguard._diff.schedule import InCircles, schedule
 from modelguard._formats.onnx import OnnxCheckpoint
 from modelguard.checkpoint import Checkpoint
@@ -50,11 +51,11 @@ def compare(matching: Matching, check: Callable[[], None] = lambda: None) -> tup
     pairs: dict[int, list[Pairing]] = {}
     # A tensor that stands against two counts as the one of its own name, not as one that shares it.
     for pair in sorted(matching.pairs, key=lambda pair: pair.how == "tied"):
-        pairs.setdefault(id(pair.after.checkpoint), []).append(pair)
+        pairs.setdefault(id(stored_as(pair.after.checkpoint)), []).append(pair)
     found, alone = [], []
     for reference, checkpoint in matching.groups:
-        graphs = [item for item in reference if isinstance(item, OnnxCheckpoint)]
-        for at, new in enumerate(item for item in checkpoint if isinstance(item, OnnxCheckpoint)):
+        graphs = [item for item in map(stored_as, reference) if isinstance(item, OnnxCheckpoint)]
+        for at, new in enumerate(item for item in map(stored_as, checkpoint) if isinstance(item, OnnxCheckpoint)):
             if not graphs:
                 alone.append(new.name)
                 continue

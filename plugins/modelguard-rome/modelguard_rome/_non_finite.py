@@ -21,68 +21,21 @@ _MASK = re.compile(r"mask|bias|pad|rel_pos|relative_position", re.IGNORECASE)
 _THRESHOLDS = frozenset({"nodes_values", "nodes_splits", "nodes_values_as_tensor"})
 """Attributes of ONNX's tree ensembles that values are compared with: LightGBM writes an infinity where every value passes."""
 
-_KEEPS = frozenset(
-    [
-        "Add",
-        "Cast",
-        "CastLike",
-        "Clip",
-        "Concat",
-        "ConstantOfShape",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherND",
-        "Identity",
-        "Max",
-        "Min",
-        "Neg",
-        "Pad",
-        "Reshape",
-        "ScatterElements",
-        "ScatterND",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Sub",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-    ]
-)
-"""Operators that hand an infinity on, if they do not end it."""
 _ENDS = frozenset(
-    [
-        "ArgMax",
-        "ArgMin",
-        "Attention",
-        "Clip",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-        "LogSoftmax",
-        "Max",
-        "MaxPool",
-        "Min",
-        "MultiHeadAttention",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMin",
-        "Softmax",
-        "TopK",
-        "TreeEnsemble",
-        "TreeEnsembleClassifier",
-        "TreeEnsembleRegressor",
-        "Where",
-    ]
-)
+    {
+        "ArgMax", "ArgMin", "Attention", "Clip", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual",
+        "LogSoftmax", "Max", "MaxPool", "Min", "MultiHeadAttention", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "Softmax", "TopK",
+        "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor", "Where",
+    }
+)  # fmt: skip
 """Operators for which an infinity is a limit, a choice or a mask, and nothing that spreads."""
+_KEEPS = frozenset(
+    {
+        "Add", "Cast", "CastLike", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Neg", "Pad",
+        "Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze",
+    }
+)  # fmt: skip
+"""Operators that hand it on."""
 _STEPS = 4096
 """Values that are followed from one tensor."""
 
