@@ -50,7 +50,8 @@ STRUCTURED_BITS = Rule(
     "the period of a byte, as text or program code does when it is written into them.",
     "Compare with the publisher's file; extract the low bits of the range and look at them.",
     "Weights computed from coarser numbers (dequantised, averaged from bfloat16) have structured low bits; ranges with few distinct "
-    "values or mostly zero low bytes are taken for those and not reported. Encrypted payloads look like noise and are not seen.",
+    "values or mostly zero low bytes are taken for those and not reported. Nor are rows that are still float16 among trained ones, and "
+    "rows that are float16 numbers times a factor each, as after folding a BatchNorm. Encrypted payloads look like noise and are not seen.",
     cwe=506,
 )
 UPCAST = Rule(

@@ -27,6 +27,7 @@ from modelguard_rome._bits import LAYOUTS, SPAN, BitStatistics, Layout, Words, o
 from modelguard_rome._copies import almost_tied, constant, duplicates, is_matrix, is_tie
 from modelguard_rome._forensic_rules import RULES
 from modelguard_rome._payload import Hidden, find_hidden
+from modelguard_rome._products import are_products
 
 CHUNK = 64 * SPAN
 """Elements looked at at a time (4 MiB of float32)."""
@@ -134,7 +135,10 @@ def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatis
             location=_at(tensor, found.first, found.last),
             evidence={**found.worst, "spans": found.spans, "first_bit_of_tensor": round(ones, 4), "log_uniform": 0.415},
         )
-    if (found := statistics.structured) is not None:
+    found = statistics.structured
+    if found is not None and not (
+        tensor.dtype == "F32" and are_products(_words(checkpoint, tensor), tensor.shape, found.first, found.last)
+    ):
         yield Finding(
             "MG1304",
             f"{tensor.name}: the low mantissa bits of elements {found.first}-{found.last} are not noise (z = {found.worst['z']:.0f})",
