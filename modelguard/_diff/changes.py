@@ -272,6 +272,20 @@ class Permuted(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class Reordered(Change):
+    """The reference's numbers, all of them, written column by column where rows are declared."""
+
+    kind = "reordered"
+    rule = "MG1124"
+
+    def evidence(self) -> dict[str, Any]:
+        return {}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} holds the reference written column by column under the shape it has row by row, which scrambles it"
+
+
+@dataclass(frozen=True, slots=True)
 class NotCompared(Change):
     """The two sides differ and hold nothing that can be set against each other; ``why`` says what each of them holds."""
 

@@ -18,6 +18,7 @@ from modelguard.checkpoint import TensorInfo
 from modelguard.detector import Capability, Detector, ScanContext, Skip, Target, option
 from modelguard.findings import Confidence, Finding, Location, Severity
 
+DERIVED = "; it holds exactly what loading computes anew"
 FEW = 3
 """Tensors of a kind that the model's change is about up to which each is a finding of its own."""
 
@@ -62,11 +63,13 @@ class WeightDiff(Detector):
                 tensor = place.tensor
                 # What is missing from the checkpoint has no place in its files.
                 location = Location(tensor=tensor.name) if rule == "MG1101" else _location(tensor)
+                computed = place.name in diff.derived
                 yield Finding(
                     rule,
-                    f"{tensor.name} {list(tensor.shape)} {tensor.dtype} {phrase}",
+                    f"{tensor.name} {list(tensor.shape)} {tensor.dtype} {phrase}{DERIVED if computed else ''}",
                     Confidence.HIGH,
-                    location=location,
+                    Severity.LOW if computed else None,
+                    location,
                     evidence=_more(places, self.max_findings),
                 )
         for names, side in ((diff.matching.unpaired, "reference"), (diff.matching.unpaired_reference, "artifact")):
@@ -283,6 +286,7 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "renamed": {
             pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied", "renamed")
         },
+        "derived": list(diff.derived),
         "exchanged": dict(sorted({**{pair.after.name: pair.before.name for pair in diff.renames.exchanged}, **diff.exchanged}.items())),
         "tied": dict(matching.tied),
         "constants": list(matching.constants),

@@ -12,6 +12,7 @@ from modelguard._diff import content, graph
 from modelguard._diff.blocks import quantized_by_block
 from modelguard._diff.changes import Change, LowRank, NotCompared
 from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
+from modelguard._diff.derived import is_derived
 from modelguard._diff.graph import GraphDiff
 from modelguard._diff.grid import FLOATS
 from modelguard._diff.match import Matching, match_tensors
@@ -102,6 +103,8 @@ class ModelDiff:
     """The ONNX checkpoints whose counterpart is of a format without graphs."""
     renames: Renames = field(default_factory=Renames)
     """Tensors that are equal but stand under another name than in the reference, or were found by what they hold."""
+    derived: tuple[str, ...] = ()
+    """Tensors that one side lacks and that hold what loading computes anew."""
     exchanged: Mapping[str, str] = field(default_factory=dict)
     """Tensors that hold the bytes of another one of the reference, by that one's name."""
 
@@ -141,9 +144,10 @@ def diff_checkpoints(
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
     graphs, alone = graph.compare(matching, check)
     renames = renames_of(matching.pairs)
+    derived = tuple(place.name for place in (*matching.missing, *matching.added) if is_derived(place))
     places = len(renames.unknown) + len(renames.exchanged)
     return ModelDiff(
-        _gravest(tensors, matching.pairs, _rest(matching, tensors, len(graphs)), places),
+        _gravest(tensors, matching.pairs, _rest(matching, tensors, len(graphs), derived), places),
         tensors,
         matching,
         len(matching.pairs) - len(tensors),
@@ -152,23 +156,25 @@ def diff_checkpoints(
         graphs,
         alone,
         renames,
+        derived,
         content.exchanged([pair for pair in matching.pairs if pair in found]),
     )
 
 
-def _rest(matching: Matching, tensors: Sequence[TensorDiff], graphs: int) -> Rest:
+def _rest(matching: Matching, tensors: Sequence[TensorDiff], graphs: int, derived: Sequence[str]) -> Rest:
     resized = {after.name for _, after in matching.resized}
     # Of a tensor of another shape at most a part was compared.
     compared = [pair for pair in matching.pairs if pair.after.name not in resized]
     unknown = sum(1 for item in tensors if isinstance(item.change, NotCompared))
     return Rest(
         compared=len(compared) - unknown,
-        missing=len(matching.missing),
-        added=len(matching.added),
+        missing=sum(1 for place in matching.missing if place.name not in derived),
+        added=sum(1 for place in matching.added if place.name not in derived),
         resized=len(matching.resized),
         unknown=unknown + len(matching.buffers),
         unpaired=len(matching.unpaired),
         graphs=graphs,
+        derived=len(derived),
     )
 
 

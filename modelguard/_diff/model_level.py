@@ -89,6 +89,7 @@ class Rest:
     """What a model's change was not judged by, and how many tensors were ``compared``.
 
     ``unknown`` tensors hold nothing that could be compared, ``unpaired`` counts checkpoints, ``graphs`` those that differ.
+    ``derived`` tensors, which one side lacks, hold what loading computes anew, and so are no part of it.
     """
 
     compared: int
@@ -98,6 +99,7 @@ class Rest:
     unknown: int = 0
     unpaired: int = 0
     graphs: int = 0
+    derived: int = 0
 
     @property
     def tensors(self) -> int:
@@ -149,7 +151,8 @@ def _classify(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple
     if renamed and not real:
         return ModelChange("renamed", f"{renamed} tensors hold what the reference has under other names, where no loader is known to look")
     if not changed:
-        return ModelChange("identical", "every tensor is identical")
+        computed = f"; {rest.derived} that loading computes anew are on one side only" if rest.derived else ""
+        return ModelChange("identical", f"every tensor is identical{computed}")
     if not real:
         return ModelChange("cast", "every changed tensor is the reference rounded to another dtype")
     evidence = {
