@@ -138,6 +138,13 @@ class WeightDiff(Detector):
             ]
             if item.moved:
                 counts.append(f"inputs or outputs in another order ({', '.join(item.moved[:8])})")
+            if item.versions is not None:
+                other = (
+                    f", in which {', '.join(item.redefined[:8])} mean{'s' * (len(item.redefined) == 1)} something else"
+                    if item.redefined
+                    else ""
+                )
+                counts.append(f"operator set {item.versions[0]} -> {item.versions[1]}{other}")
             how = " and ".join(counts) or "the same operators with other constants, attributes or edges"
             evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64], "moved": list(item.moved)[:64]}
             message = f"the graph of {item.name} differs from the reference's: {how}"
