@@ -61,7 +61,9 @@ KINDS = {
 MOST = 0.9
 """Share of the matrices from which a change counts as one of the whole model."""
 SAME_TARGET = 0.8
-"""|cos| of the value-side vectors of neighbouring layers from which they write towards the same target, as MEMIT's do."""
+"""Overlap of the directions that neighbouring layers write to from which they have the same target, as MEMIT's do."""
+EVERYWHERE = 0.6
+"""Share of a projection's layers up to which low ranks in them are an edit whatever they write to. rome-edit draws the same lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChang
     evidence |= {"layers": layers, "patterns": sorted(patterns)}
     adjacent = bool(layers) and layers[-1] - layers[0] < 2 * len(layers)
     outputs = all(names.is_mlp_output(item.name) for item in ranked) or len(patterns) == 1
-    partial = len(layers) < len(siblings)
+    partial = len(layers) <= max(1, EVERYWHERE * len(siblings))
     if outputs and not others and adjacent and (partial or _same_target(ranked)):
         where = f"{len(ranked)} sibling projections in layers {layers[0]} to {layers[-1]}"
         what = f"{where} changed by matrices of rank {_span(ranks)}"
@@ -261,10 +263,13 @@ def _same_target(ranked: Sequence[TensorDiff]) -> bool:
     if len(vectors) < 2:
         return False
     for side in ("u", "v"):
-        leading = [getattr(replay, side)[:, 0] for replay in vectors]
-        if len({len(vector) for vector in leading}) == 1:
-            cosines = [abs(float(left @ right)) for left, right in pairwise(leading)]
-            if float(np.median(cosines)) >= SAME_TARGET:
+        spans = [getattr(replay, side) for replay in vectors]
+        if len({len(span) for span in spans}) == 1:
+            # Root mean square of the cosines of the angles between them.
+            overlaps = [
+                float(np.linalg.norm(left.T @ right)) / min(left.shape[1], right.shape[1]) ** 0.5 for left, right in pairwise(spans)
+            ]
+            if float(np.median(overlaps)) >= SAME_TARGET:
                 return True
     return False
 
