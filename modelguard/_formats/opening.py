@@ -98,6 +98,9 @@ class _Opener:
         if head.startswith(LFS_POINTER) and (expected or by_name(file.path).matter != "inert"):
             raise FormatError(file.path, "is a Git LFS pointer, and the file it stands for is not here", "run git lfs pull", rule="MG0113")
         promised = [item for item in expected if item.exclusive]
+        if promised and not any(item.exclusive for item in fitting):
+            # Neither does what merely can be read as something else keep the promise: a pickle under the name of safetensors.
+            fitting = []
         if not fitting and promised:
             kind = magic(head)
             if kind is not None:

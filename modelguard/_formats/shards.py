@@ -6,6 +6,7 @@ else. Without one, shards are known by their names, ``<stem>-<number>-of-<count>
 
 from __future__ import annotations
 
+import copy
 import posixpath
 import re
 from collections import Counter
@@ -40,6 +41,7 @@ class ShardedCheckpoint(Checkpoint):
         self._home: dict[str, tuple[Checkpoint, str]] = {}
         self.repeated: dict[str, str] = {}
         """Tensors that more than one shard has, with the file of one that does not count."""
+        self._beside: set[str] = set()
         tensors: dict[str, TensorInfo] = {}
         metadata: dict[str, str] = {}
         for shard in reversed(shards):
@@ -47,13 +49,21 @@ class ShardedCheckpoint(Checkpoint):
                 key = tensor
                 if key in tensors:
                     self.repeated[tensor] = info.file
-                    key = f"{tensor} ({info.file})"
+                    while key in tensors:
+                        key = f"{key} ({info.file})"
+                    self._beside.add(key)
                     info = TensorInfo(key, info.dtype, info.shape, info.file, info.byte_offset, info.byte_length)
                 tensors[key] = info
                 self._home[key] = (shard, tensor)
             metadata |= shard.metadata
         self._tensors = MappingProxyType(dict(sorted(tensors.items())))
         self._metadata = MappingProxyType(metadata)
+
+    def as_loaded(self) -> Checkpoint:
+        """The checkpoint without the copies that a loader does not keep."""
+        loaded = copy.copy(self)
+        loaded._tensors = MappingProxyType({name: info for name, info in self._tensors.items() if name not in self._beside})
+        return loaded
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

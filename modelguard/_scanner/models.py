@@ -19,12 +19,14 @@ def model_builder(
     The factory is chosen first, by priority and id, so that a graph is preferred to weights alone; then the checkpoint, one at the
     root before one in a sub-folder, and the one that transformers would load.
     """
-    ordered = sorted(checkpoints, key=_preference)
+    from modelguard._formats.shards import ShardedCheckpoint
+
     for factory in sorted(factories, key=lambda item: (item.priority, item.id)):
-        chosen = next((item for item in ordered if factory.accepts(artifact, item, options)), None)
-        if chosen is not None:
-            others = tuple(item for item in checkpoints if item is not chosen)
-            return partial(factory.build, BuildRequest(artifact, chosen, others, samples, options))
+        for item in sorted(checkpoints, key=_preference):
+            loaded = item.as_loaded() if isinstance(item, ShardedCheckpoint) else item
+            if factory.accepts(artifact, loaded, options):
+                others = tuple(other for other in checkpoints if other is not item)
+                return partial(factory.build, BuildRequest(artifact, loaded, others, samples, options))
     return None
 
 

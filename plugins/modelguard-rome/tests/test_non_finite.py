@@ -73,15 +73,19 @@ def test_a_row_of_padding_in_an_attention_bias(look: Look) -> None:
 
 def graph(folder: Path, value: npt.NDArray[np.float32], *steps: str) -> Any:
     """x and the constant through the operators, the constant going in by the first."""
-    nodes, last = [], "x"
+    nodes: list[Any] = []
+    last = "x"
     for at, step in enumerate(steps):
         inputs = {"Where": ["c", last, "k"], "Softmax": [last], "Relu": [last]}.get(step, [last, "k"] if at == 0 else [last, "w"])
         nodes.append(helper.make_node(step, inputs, [f"v{at}"]))
         last = f"v{at}"
     weights = [numpy_helper.from_array(value, "k"), numpy_helper.from_array(normal().T.copy(), "w")]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16]), helper.make_tensor_value_info("c", TensorProto.BOOL, [4, 16])]
+    sides: list[Any] = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16]),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, [4, 16]),
+    ]
     outputs = [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)]
-    onnx.save(helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, weights)), str(folder / "m.onnx"))
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", sides, outputs, weights)), str(folder / "m.onnx"))
     return open_target(folder)
 
 

@@ -16,8 +16,14 @@ from modelguard._formats import onnx_operators
 from modelguard.testing.checkpoints import open_target
 
 WEIGHTS = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
-MLP = [("MatMul", ["x", "w"], {}), ("Relu", [0], {}), ("Add", [1, "w"], {}), ("Transpose", [2], {"perm": [1, 0]}), ("Identity", [3], {})]
-SOFTMAX = [("MatMul", ["x", "w"], {}), ("Softmax", [0], {})]
+MLP: list[Any] = [
+    ("MatMul", ["x", "w"], {}),
+    ("Relu", [0], {}),
+    ("Add", [1, "w"], {}),
+    ("Transpose", [2], {"perm": [1, 0]}),
+    ("Identity", [3], {}),
+]
+SOFTMAX: list[Any] = [("MatMul", ["x", "w"], {}), ("Softmax", [0], {})]
 
 
 def write(folder: Path, version: int, operators: list[Any], domain: str = "") -> Target:

@@ -158,6 +158,33 @@ def test_a_missing_shard_is_missing_though_the_index_does_not_name_it(tmp_path: 
 # Which of several is run.
 
 
+def test_what_is_run_has_the_overlay_and_not_the_copy_that_loaders_drop(tmp_path: Path) -> None:
+    target = overlaid(tmp_path, "overlay.safetensors")
+    build = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [Tensors()])
+    assert build is not None
+    loaded: Any = build()
+    assert loaded == {"body": 1, "tail": 3, "classifier.weight": 4}
+
+
+def test_a_tensor_named_like_a_copy_hides_none(tmp_path: Path) -> None:
+    target = write(
+        tmp_path,
+        {"a.safetensors": {"w": 1}, "b.safetensors": {"w": 2, "w (a.safetensors)": 3}},
+        {"w": "a.safetensors", "x": "b.safetensors"},
+    )
+    assert sorted(values(target).values()) == [1, 2, 3]
+
+
+class Tensors(ModelFactory):
+    id = "tensors"
+
+    def accepts(self, artifact: Any, checkpoint: Any, options: Any) -> bool:
+        return True
+
+    def build(self, request: Any) -> Any:
+        return {name: float(request.checkpoint.read(name)[0, 0]) for name in request.checkpoint.tensors}
+
+
 class AnyFactory(ModelFactory):
     id = "any"
 
