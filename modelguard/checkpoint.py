@@ -84,7 +84,8 @@ class Quantization:
     ``type`` is the format's name for it (``Q4_K``), ``bits`` how many an entry has. ``step``, ``low`` and ``high`` (float32) have one
     number for every ``group`` consecutive entries in C order: the widest distance between neighbouring levels, the lowest and the
     highest level. ``reach`` is how many steps a quantiser leaves an entry from the weight it stands for, or from the end of the group's
-    levels where the weight lies beyond; infinite where levels are not chosen one by one.
+    levels where the weight lies beyond; infinite where levels are not chosen one by one. Where levels grow apart with their size, as
+    those of small floats do, ``step`` is the narrowest distance and ``relative`` the widest as a share of the level.
     """
 
     type: str
@@ -94,6 +95,7 @@ class Quantization:
     low: npt.NDArray[np.float32]
     high: npt.NDArray[np.float32]
     reach: float
+    relative: float = 0.0
 
 
 class Checkpoint(ABC):

@@ -81,7 +81,8 @@ RULES: tuple[Rule, ...] = (
         "Something that may be there once is there twice: a key, a tensor name, a field, the values of a tensor. Which one counts "
         "depends on the parser, so a scanner and a loader can see different models.",
         "Do not load it. Export the model again.",
-        "A model saved twice into the same folder leaves a tensor in two shards.",
+        "A model saved twice into the same folder leaves a tensor in two shards; so does an index that replaces a tensor by a file beside "
+        "the shards.",
         cwe=436,
     ),
     Rule(
@@ -194,6 +195,28 @@ RULES: tuple[Rule, ...] = (
         "The index gives another total size than the shards have, or names none of the files that are here. Most loaders ignore both.",
         "Remove the index, or write it again together with the shards.",
         "Quantised copies keep the index of the model they were made from; tied weights are counted once or twice.",
+    ),
+    Rule(
+        "MG0119",
+        "AdapterBesideModel",
+        "an adapter that loaders apply to the model beside it",
+        Severity.MEDIUM,
+        "The folder holds a whole model and an adapter (adapter_config.json). Where peft is installed transformers applies the adapter by "
+        "itself; fetched from the Hub by name it loads the base model that the adapter's configuration names, and not the model beside "
+        "it. What runs is neither of the files alone, and nothing that runs was measured.",
+        "Keep adapter and model in folders of their own, and scan the base model; or merge the adapter and scan the result.",
+        "A repository that offers a merged model and its adapter side by side.",
+        cwe=829,
+    ),
+    Rule(
+        "MG0120",
+        "AdapterAlone",
+        "an adapter whose base model is elsewhere",
+        Severity.INFO,
+        "The artifact is an adapter: a change of a model that its configuration names and that is not in the artifact. What runs is the "
+        "two together, and the base model was not looked at.",
+        "Scan the base model too, at a pinned revision.",
+        "Every adapter that PEFT saves.",
     ),
     Rule(
         NOT_LOOKED_AT,

@@ -56,6 +56,8 @@ def quantized_by_block(
         with np.errstate(all="ignore"):
             nearest = np.clip(w.reshape(-1, group), low, high)
             off = np.abs(target.reshape(-1, group) - nearest)
+            if quantization.relative:
+                step = np.maximum(step, quantization.relative * np.abs(target.reshape(-1, group)))
             # Written so that a NaN fails.
             near = off <= ((quantization.reach + TOLERANCE) * step + slack if shown else high - low)
             lost = np.linalg.norm(target - w, axis=1) > LOST * np.maximum(np.linalg.norm(w, axis=1), faint)

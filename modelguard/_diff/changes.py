@@ -272,19 +272,46 @@ class Permuted(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class Reordered(Change):
+    """The reference's numbers, all of them, written column by column where rows are declared."""
+
+    kind = "reordered"
+    rule = "MG1124"
+
+    def evidence(self) -> dict[str, Any]:
+        return {}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} holds the reference written column by column under the shape it has row by row, which scrambles it"
+
+
+@dataclass(frozen=True, slots=True)
+class NotCompared(Change):
+    """The two sides differ and hold nothing that can be set against each other; ``why`` says what each of them holds."""
+
+    why: str
+
+    kind = "not-compared"
+    rule = "MG1105"
+
+    def evidence(self) -> dict[str, Any]:
+        return {"why": self.why}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        return f"{name} differs, and its values could not be compared: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
 class Dense(Change):
-    """None of the other kinds. ``tried`` is the replay that failed; ``opaque`` elements are compared as bytes only."""
+    """None of the other kinds. ``tried`` is the replay that failed."""
 
     tried: Replay | None = field(default=None, repr=False, compare=False)
-    opaque: bool = False
 
     kind = "dense"
     rule = "MG1120"
     confidence = Confidence.MEDIUM
 
     def evidence(self) -> dict[str, Any]:
-        if self.opaque:
-            return {"note": "elements of this dtype are compared as bytes only"}
         return {} if self.tried is None else {"replay_agreement": self.tried.agreement, "replay_rank_tried": self.tried.tried}
 
     def sentence(self, name: str, changed: int, size: str) -> str:

@@ -8,9 +8,23 @@ from dataclasses import replace
 import numpy as np
 
 from modelguard._diff import levels, probe
-from modelguard._diff.changes import BitFlips, Cast, Change, Dense, Erased, LowBitPayload, LowRank, Permuted, Pruned, RowEdit, Unrelated
+from modelguard._diff.changes import (
+    BitFlips,
+    Cast,
+    Change,
+    Dense,
+    Erased,
+    LowBitPayload,
+    LowRank,
+    NotCompared,
+    Permuted,
+    Pruned,
+    Reordered,
+    RowEdit,
+    Unrelated,
+)
 from modelguard._diff.grid import FLOATS
-from modelguard._diff.operand import Operand
+from modelguard._diff.operand import Operand, same_bytes
 from modelguard._diff.replay import replay_rank
 from modelguard._diff.stream import Statistics, Sums
 
@@ -45,7 +59,7 @@ def classify(
         return None if before.dtype == after.dtype else _cast(before, after, "", check)
     # 2. Elements without a value of their own can only be told apart.
     if after.opaque:
-        return Dense(opaque=True)
+        return NotCompared(f"elements of {after.stored} have no value without their scales")
     # 3. A few entries differ by one bit each.
     if (flips := _bit_flips(after, statistics)) is not None:
         return flips
@@ -60,8 +74,11 @@ def classify(
     if abs(sums.wd + sums.dd) <= 1e-4 * sums.dd and (zeros := probe.pruning(before, after, check)) is not None:
         return Pruned(*zeros)
     # 7. Another order leaves the energy: 2 W.D + D.D vanishes.
-    if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww and probe.permutation(before, after, check):
-        return Permuted()
+    if abs(2 * sums.wd + sums.dd) <= 1e-5 * sums.ww:
+        if _reordered(before, after):
+            return Reordered()
+        if probe.permutation(before, after, check):
+            return Permuted()
     # 8. Few rows, columns or entries changed.
     if (rows := _sparse(before, after, statistics, max_rank, check)) is not None:
         return rows
@@ -80,6 +97,15 @@ def classify(
         return LowRank(replay.rank, replay)
     # 13. Anything else.
     return Dense(replay)
+
+
+def _reordered(before: Operand, after: Operand) -> bool:
+    """Whether W' is what lies in memory of W transposed: column after column, in rows."""
+    rows, columns = after.matrix.shape
+    if min(rows, columns) < 2 or before.dtype != after.dtype or len(after.shape) != 2:
+        return False
+    turned, view = before.matrix.T, after.matrix.reshape(columns, rows)
+    return same_bytes(np.ascontiguousarray(turned[:1]), np.ascontiguousarray(view[:1])) and same_bytes(turned, view)
 
 
 def relative_norm(sums: Sums) -> float:

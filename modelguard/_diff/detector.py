@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._diff import rules
-from modelguard._diff.changes import BlockQuantized, Cast, Erased, RowEdit
+from modelguard._diff.changes import BlockQuantized, Cast, Erased, NotCompared, RowEdit
 from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
@@ -18,6 +18,7 @@ from modelguard.checkpoint import TensorInfo
 from modelguard.detector import Capability, Detector, ScanContext, Skip, Target, option
 from modelguard.findings import Confidence, Finding, Location, Severity
 
+DERIVED = "; it holds exactly what loading computes anew"
 FEW = 3
 """Tensors of a kind that the model's change is about up to which each is a finding of its own."""
 
@@ -62,11 +63,13 @@ class WeightDiff(Detector):
                 tensor = place.tensor
                 # What is missing from the checkpoint has no place in its files.
                 location = Location(tensor=tensor.name) if rule == "MG1101" else _location(tensor)
+                computed = place.name in diff.derived
                 yield Finding(
                     rule,
-                    f"{tensor.name} {list(tensor.shape)} {tensor.dtype} {phrase}",
+                    f"{tensor.name} {list(tensor.shape)} {tensor.dtype} {phrase}{DERIVED if computed else ''}",
                     Confidence.HIGH,
-                    location=location,
+                    Severity.LOW if computed else None,
+                    location,
                     evidence=_more(places, self.max_findings),
                 )
         for names, side in ((diff.matching.unpaired, "reference"), (diff.matching.unpaired_reference, "artifact")):
@@ -135,6 +138,13 @@ class WeightDiff(Detector):
             ]
             if item.moved:
                 counts.append(f"inputs or outputs in another order ({', '.join(item.moved[:8])})")
+            if item.versions is not None:
+                other = (
+                    f", in which {', '.join(item.redefined[:8])} mean{'s' * (len(item.redefined) == 1)} something else"
+                    if item.redefined
+                    else ""
+                )
+                counts.append(f"operator set {item.versions[0]} -> {item.versions[1]}{other}")
             how = " and ".join(counts) or "the same operators with other constants, attributes or edges"
             evidence = {"added": item.added, "removed": item.removed, "outputs": list(item.outputs)[:64], "moved": list(item.moved)[:64]}
             message = f"the graph of {item.name} differs from the reference's: {how}"
@@ -149,6 +159,8 @@ class WeightDiff(Detector):
             by_kind.setdefault(item.kind, []).append(item)
         yield from self._dtypes(diff)
         for kind, items in sorted(by_kind.items()):
+            if kind == NotCompared.kind:
+                continue
             if len(items) > FEW and (kind == Cast.kind or kind in diff.change.about.covers):
                 continue
             for item in self._capped(items):
@@ -163,13 +175,13 @@ class WeightDiff(Detector):
                 )
 
     def _dtypes(self, diff: ModelDiff) -> Iterator[Finding]:
-        unknown = [item for item in diff.tensors if not item.comparable]
+        unknown = [item for item in diff.tensors if isinstance(item.change, NotCompared)]
         retyped = [item for item in diff.tensors if item.comparable and item.dtype != item.reference_dtype]
         retyped = [item for item in retyped if not isinstance(item.change, (BlockQuantized, Cast, Erased))]
         rough = [item for item in diff.tensors if isinstance(item.change, BlockQuantized) and not item.change.shown]
         broken = [item for item in diff.tensors if item.non_finite]
         for rule, items, phrase in (
-            ("MG1105", unknown, "{0.name} is {0.dtype}, and {0.reference_dtype} in the reference: their values could not be compared"),
+            ("MG1105", unknown, "{0.name} differs, and its values could not be compared: {0.change.why}"),
             ("MG1105", rough, "{0.name} is {0.change.type}, a type of which it cannot be shown that it is the reference and nothing else"),
             (
                 "MG1104",
@@ -281,6 +293,7 @@ def summary(diff: ModelDiff) -> dict[str, Any]:
         "renamed": {
             pair.name: pair.before.name for pair in matching.pairs if pair.how in ("content", "similar", "fused", "tied", "renamed")
         },
+        "derived": list(diff.derived),
         "exchanged": dict(sorted({**{pair.after.name: pair.before.name for pair in diff.renames.exchanged}, **diff.exchanged}.items())),
         "tied": dict(matching.tied),
         "constants": list(matching.constants),

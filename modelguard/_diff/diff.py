@@ -10,17 +10,19 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard._diff import content, graph
 from modelguard._diff.blocks import quantized_by_block
-from modelguard._diff.changes import Change, Dense, LowRank
+from modelguard._diff.changes import Change, LowRank, NotCompared
 from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
+from modelguard._diff.derived import is_derived
 from modelguard._diff.graph import GraphDiff
 from modelguard._diff.grid import FLOATS
 from modelguard._diff.match import Matching, match_tensors
-from modelguard._diff.model_level import ModelChange, classify_model
+from modelguard._diff.model_level import ModelChange, Rest, classify_model
 from modelguard._diff.operand import Operand, same_bytes
 from modelguard._diff.pairing import Pairing
 from modelguard._diff.processes import scatter
 from modelguard._diff.renames import Renames, renames_of
 from modelguard._diff.replay import Replay
+from modelguard._diff.scales import unfold
 from modelguard._diff.stream import Statistics, Sums, measure
 from modelguard.checkpoint import Checkpoint
 
@@ -101,6 +103,8 @@ class ModelDiff:
     """The ONNX checkpoints whose counterpart is of a format without graphs."""
     renames: Renames = field(default_factory=Renames)
     """Tensors that are equal but stand under another name than in the reference, or were found by what they hold."""
+    derived: tuple[str, ...] = ()
+    """Tensors that one side lacks and that hold what loading computes anew."""
     exchanged: Mapping[str, str] = field(default_factory=dict)
     """Tensors that hold the bytes of another one of the reference, by that one's name."""
 
@@ -125,7 +129,7 @@ def diff_checkpoints(
     Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by one block
     and the thin factors of one matrix per process.
     """
-    matching = match_tensors(reference, checkpoint)
+    matching = match_tensors(unfold(reference, checkpoint), unfold(checkpoint, reference))
     known = {pair for pair in matching.pairs if _same_file(pair, reference_digests or {}, digests or {})}
     work = [pair for pair in matching.pairs if pair not in known]
     # The largest first, so that no process is left with one at the end.
@@ -140,10 +144,10 @@ def diff_checkpoints(
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
     graphs, alone = graph.compare(matching, check)
     renames = renames_of(matching.pairs)
+    derived = tuple(place.name for place in (*matching.missing, *matching.added) if is_derived(place))
     places = len(renames.unknown) + len(renames.exchanged)
-    structure = sum(map(len, (matching.missing, matching.added, matching.resized, matching.unpaired, matching.buffers)))
     return ModelDiff(
-        _gravest(tensors, matching.pairs, structure, len(graphs), places),
+        _gravest(tensors, matching.pairs, _rest(matching, tensors, len(graphs), derived), places),
         tensors,
         matching,
         len(matching.pairs) - len(tensors),
@@ -152,11 +156,29 @@ def diff_checkpoints(
         graphs,
         alone,
         renames,
+        derived,
         content.exchanged([pair for pair in matching.pairs if pair in found]),
     )
 
 
-def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: int, graphs: int, renamed: int) -> ModelChange:
+def _rest(matching: Matching, tensors: Sequence[TensorDiff], graphs: int, derived: Sequence[str]) -> Rest:
+    resized = {after.name for _, after in matching.resized}
+    # Of a tensor of another shape at most a part was compared.
+    compared = [pair for pair in matching.pairs if pair.after.name not in resized]
+    unknown = sum(1 for item in tensors if isinstance(item.change, NotCompared))
+    return Rest(
+        compared=len(compared) - unknown,
+        missing=sum(1 for place in matching.missing if place.name not in derived),
+        added=sum(1 for place in matching.added if place.name not in derived),
+        resized=len(matching.resized),
+        unknown=unknown + len(matching.buffers),
+        unpaired=len(matching.unpaired),
+        graphs=graphs,
+        derived=len(derived),
+    )
+
+
+def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], rest: Rest, renamed: int) -> ModelChange:
     """The gravest of what was done to the checkpoints.
 
     Each checkpoint is judged alone: a model stored in two formats is one model changed in one way, not two modules changed alike.
@@ -165,12 +187,12 @@ def _gravest(found: Sequence[TensorDiff], pairs: Sequence[Pairing], structure: i
     for pair in pairs:
         checkpoints.setdefault((pair.after.checkpoint.name, pair.after.checkpoint.format), []).append(pair)
     if len(checkpoints) < 2 or not found:
-        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], structure, graphs, renamed)
+        return classify_model(found, [(pair.name, pair.after.tensor.shape) for pair in pairs], rest, renamed)
     changes = []
     for _, members in sorted(checkpoints.items()):
         compared = [(pair.name, pair.after.tensor.shape) for pair in members]
         names = {name for name, _ in compared}
-        changes.append(classify_model([item for item in found if item.name in names], compared, structure, graphs, renamed))
+        changes.append(classify_model([item for item in found if item.name in names], compared, rest, renamed))
     return max(changes, key=lambda change: change.severity)
 
 
@@ -197,7 +219,8 @@ class _Comparison:
         before, after = pair.open()
         if not comparable(before, after, pair.whole):
             unknown = Statistics(after.dtype, (1, after.entries), Sums(entries=after.entries, changed=after.entries))
-            return describe(pair, before, after, unknown, Dense())
+            why = f"it is {pair.after.tensor.dtype}, and {pair.before.tensor.dtype} in the reference"
+            return describe(pair, before, after, unknown, NotCompared(why))
         if before.dtype == after.dtype and self._equal(before, after):
             return None
         statistics = measure(before, after, self.check)

@@ -14,13 +14,18 @@ from dataclasses import dataclass
 
 from modelguard._diff.match import Matching
 from modelguard._diff.pairing import Pairing
+from modelguard._diff.scales import stored_as
 from modelguard._diff.schedule import InCircles, schedule
 from modelguard._formats.onnx import OnnxCheckpoint
+from modelguard._formats.onnx_operators import meaning
 from modelguard.checkpoint import Checkpoint
 from modelguard.onnx_graph import TEXT, Attribute, Function, Graph, Node, OnnxModel, SparseTensor, Tensor
 
 OFTEN = 1024
 """Nodes from one look at the deadline to the next."""
+
+OWN = ("", "ai.onnx")
+"""The two names of ONNX's own set of operators."""
 
 Values = ChainMap[str, bytes]
 """Digests by name, those of the graph itself in front."""
@@ -40,6 +45,10 @@ class GraphDiff:
     removed: Mapping[str, int]
     outputs: tuple[str, ...]
     moved: tuple[str, ...] = ()
+    versions: tuple[int, int] | None = None
+    """Of the operator set, where the two sides import different ones."""
+    redefined: tuple[str, ...] = ()
+    """Operators of both that mean something else in the checkpoint's version of the set."""
 
 
 def compare(matching: Matching, check: Callable[[], None] = lambda: None) -> tuple[tuple[GraphDiff, ...], tuple[str, ...]]:
@@ -50,11 +59,11 @@ def compare(matching: Matching, check: Callable[[], None] = lambda: None) -> tup
     pairs: dict[int, list[Pairing]] = {}
     # A tensor that stands against two counts as the one of its own name, not as one that shares it.
     for pair in sorted(matching.pairs, key=lambda pair: pair.how == "tied"):
-        pairs.setdefault(id(pair.after.checkpoint), []).append(pair)
+        pairs.setdefault(id(stored_as(pair.after.checkpoint)), []).append(pair)
     found, alone = [], []
     for reference, checkpoint in matching.groups:
-        graphs = [item for item in reference if isinstance(item, OnnxCheckpoint)]
-        for at, new in enumerate(item for item in checkpoint if isinstance(item, OnnxCheckpoint)):
+        graphs = [item for item in map(stored_as, reference) if isinstance(item, OnnxCheckpoint)]
+        for at, new in enumerate(item for item in map(stored_as, checkpoint) if isinstance(item, OnnxCheckpoint)):
             if not graphs:
                 alone.append(new.name)
                 continue
@@ -80,6 +89,8 @@ def _compare(old: OnnxCheckpoint, new: OnnxCheckpoint, pairs: Sequence[Pairing],
         dict(sorted((left.operators - right.operators).items())),
         tuple(otherwise),
         tuple(sorted(moved)),
+        None if left.version == right.version else (left.version, right.version),
+        tuple(sorted(op for op in left.own & right.own if meaning(op, left.version) != meaning(op, right.version))),
     )
 
 
@@ -130,11 +141,15 @@ class _Model:
         self.weights = weights
         self.operators: Counter[str] = Counter()
         self._check, self._domains, self._invalid = check, set[str](), False
+        self.own = set[str]()
+        """The operators of ONNX's own set that are used."""
+        self.version = self._version = _version(model.opsets)
         functions = sorted(self._function(each) for each in model.functions)
         self.inputs, self.outputs = self._graph(model.graph, Values(), 0)
         # A name with two meanings and a value made from itself have no meaning that could be compared.
         mark = side if self._invalid else ""
-        opsets = (f"{version} {domain}" for domain, version in sorted(model.opsets) if domain in self._domains)
+        # Of ONNX's own set each node says what it resolves to.
+        opsets = (f"{version} {domain}" for domain, version in sorted(model.opsets) if domain in self._domains and domain not in OWN)
         self.setting = digest("model", mark, digest(*opsets), digest(*functions), digest(*sorted(model.training)))
 
     def _graph(self, graph: Graph, outer: Values, depth: int) -> tuple[list[str], list[tuple[str, bytes]]]:
@@ -154,9 +169,11 @@ class _Model:
         identity = function.domain, function.name, function.overload
         self._domains.add(function.domain)
         values = Values({name: digest("input", "function", str(at)) for at, name in enumerate(function.inputs)})
+        self._version = _version(function.opsets)
         self._nodes(function.nodes, values, 0)
         defaults = sorted(self._attribute(each, values, 0) for each in function.defaults)
-        opsets = (f"{version} {domain}" for domain, version in sorted(function.opsets))
+        self._version = self.version
+        opsets = (f"{version} {domain}" for domain, version in sorted(function.opsets) if domain not in OWN)
         outputs = (_value(values, name) for name in function.outputs)
         lists = (opsets, function.attributes, defaults, outputs)
         return digest("function", *identity, str(len(function.inputs)), *(digest(*each) for each in lists))
@@ -165,6 +182,8 @@ class _Model:
         for node in nodes:
             self.operators[node.op] += 1
             self._domains.add(node.domain)
+            if node.domain in OWN:
+                self.own.add(node.op)
         try:
             order: Iterable[int] = schedule(nodes, self._check)
         except InCircles:
@@ -178,7 +197,8 @@ class _Model:
         attributes = sorted(self._attribute(each, values, depth) for each in node.attributes)
         inputs = (_value(values, name) for name in node.inputs)
         # How many outputs there are tells some operators what to do: Split, or BatchNormalization of old.
-        identity = node.domain, node.op, node.overload, str(len(node.outputs))
+        version = str(meaning(node.op, self._version)) if node.domain in OWN else ""
+        identity = "" if node.domain in OWN else node.domain, node.op, node.overload, str(len(node.outputs)), version
         whole = digest("node", *identity, digest(*inputs), digest(*attributes))
         for at, name in enumerate(node.outputs):
             self._define(values, name, digest(whole, str(at)))
@@ -223,6 +243,10 @@ class _Model:
 
     def _sparse(self, sparse: SparseTensor) -> bytes:
         return digest("sparse", self._tensor(sparse.values), self._tensor(sparse.indices), str(sparse.shape))
+
+
+def _version(opsets: Iterable[tuple[str, int]]) -> int:
+    return max((version for domain, version in opsets if domain in OWN), default=1)
 
 
 def _value(values: Values, name: str) -> bytes:

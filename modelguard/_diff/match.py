@@ -15,6 +15,7 @@ from typing import Any
 
 from modelguard._diff import content, names
 from modelguard._diff.content import Places
+from modelguard._diff.experts import stacked
 from modelguard._diff.pairing import TRANSPOSED, WHOLE, Pairing, Place, View
 from modelguard._diff.renames import canonical, common_prefix, may_be_tied
 from modelguard._diff.renames import stem as _stem
@@ -188,6 +189,7 @@ class _Match:
             self._by_name("prefix", lambda name: name.removeprefix(old), lambda name: name.removeprefix(new))
             self._by_name("renamed", canonical, canonical)
         self.result.pairs.extend(_relabel(self._fused()))
+        self.result.pairs.extend(stacked(self.old, self.new))
         self.result.pairs.extend(_relabel(content.by_bytes(self.old, self.new)))
         self.result.pairs.extend(_relabel(content.by_similarity(self.old, self.new)))
         self._tied()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelguard._diff import names
-from modelguard._diff.changes import Change, Dense, LowRank, Pruned, Quantized, RowEdit, Scaled, Unrelated
+from modelguard._diff.changes import Change, Dense, LowRank, NotCompared, Pruned, Quantized, RowEdit, Scaled, Unrelated
 from modelguard._diff.rules import SEVERITY
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ KINDS = {
 MOST = 0.9
 """Share of the matrices from which a change counts as one of the whole model."""
 SAME_TARGET = 0.8
-"""|cos| of the value-side vectors of neighbouring layers from which they write towards the same target, as MEMIT's do."""
+"""Overlap of the directions that neighbouring layers write to from which they have the same target, as MEMIT's do."""
+EVERYWHERE = 0.6
+"""Share of a projection's layers up to which low ranks in them are an edit whatever they write to. rome-edit draws the same lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class ModelChange:
     kind: str
     reason: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    rest: str = ""
+    """What holds of everything else, where everything else was compared."""
 
     @property
     def about(self) -> ModelKind:
@@ -82,27 +86,75 @@ class ModelChange:
         return int(SEVERITY[self.about.rule]) if self.about.rule else -1
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a model's change was not judged by, and how many tensors were ``compared``.
+
+    ``unknown`` tensors hold nothing that could be compared, ``unpaired`` counts checkpoints, ``graphs`` those that differ.
+    ``derived`` tensors, which one side lacks, hold what loading computes anew, and so are no part of it.
+    """
+
+    compared: int
+    missing: int = 0
+    added: int = 0
+    resized: int = 0
+    unknown: int = 0
+    unpaired: int = 0
+    graphs: int = 0
+    derived: int = 0
+
+    @property
+    def tensors(self) -> int:
+        return self.missing + self.added + self.resized + self.unknown
+
+    def __str__(self) -> str:
+        counts = {
+            "missing": self.missing, "added": self.added, "of another shape": self.resized, "that could not be compared": self.unknown
+        }  # fmt: skip
+        left = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        more = [f"only {self.compared} of {self.compared + self.tensors} tensors were compared ({left})"] if left else []
+        if self.unpaired:
+            more.append(f"{self.unpaired} checkpoint{'s have' if self.unpaired > 1 else ' has'} no counterpart")
+        if self.graphs:
+            more.append("the graph differs")
+        return ", and ".join(more)
+
+
+HALF = 0.5
+"""Share of the tensors that must have been compared for a change to be called one of the whole model."""
+
+
 def classify_model(
-    changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], structure: int, graphs: int = 0, renamed: int = 0
+    changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], rest: Rest, renamed: int = 0
 ) -> ModelChange:
     """What was done to the model, for ``changed`` tensors out of all ``compared`` ones (name, shape).
 
-    ``structure`` counts tensors and checkpoints that could not be compared so, ``graphs`` the graphs that differ, ``renamed`` the
-    tensors that are not where a loader looks for them.
+    ``renamed`` counts the tensors that are not where a loader looks for them. The reason says of how many tensors it speaks, unless it
+    speaks of all.
     """
+    whole = str(rest)
+    if whole and not any(item.kind != NotCompared.kind for item in changed):
+        if not compared and (rest.tensors or rest.unpaired):
+            return ModelChange("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
+        return ModelChange("mixed", f"{whole}; {'what was compared is' if rest.tensors else 'all tensors are'} identical")
+    found = _classify(changed, compared, rest, renamed)
+    if not whole:
+        return replace(found, reason=f"{found.reason}; {found.rest}") if found.rest else found
+    mixed = KINDS["mixed"]
+    wide = found.severity < int(SEVERITY[mixed.rule]) and found.kind != "renamed" and rest.compared < HALF * (rest.compared + rest.tensors)
+    return replace(found, kind=mixed.name if wide else found.kind, reason=f"{found.reason}; {whole}", rest="")
+
+
+def _classify(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple[int, ...]]], rest: Rest, renamed: int) -> ModelChange:
     matrices = [name for name, shape in compared if len(shape) > 1]
     counted = Counter(item.kind for item in changed)
-    if not changed:
-        if not compared and structure:
-            return ModelChange("unrelated", "no tensor of the checkpoint has a counterpart in the reference")
-        differs = ["the graph differs"] * bool(graphs) + ["tensors are missing, added or resized"] * bool(structure)
-        if differs:
-            return ModelChange("mixed", f"{' and '.join(differs)}; the tensors that could be compared are identical")
-    real = [item for item in changed if item.kind != "cast"]
+    known = [item for item in changed if item.kind != NotCompared.kind]
+    real = [item for item in known if item.kind != "cast"]
     if renamed and not real:
         return ModelChange("renamed", f"{renamed} tensors hold what the reference has under other names, where no loader is known to look")
     if not changed:
-        return ModelChange("identical", "every tensor is identical")
+        computed = f"; {rest.derived} that loading computes anew are on one side only" if rest.derived else ""
+        return ModelChange("identical", f"every tensor is identical{computed}")
     if not real:
         return ModelChange("cast", "every changed tensor is the reference rounded to another dtype")
     evidence = {
@@ -110,11 +162,13 @@ def classify_model(
         "matrices": len(matrices),
         "matrices_changed": sum(1 for item in real if item.is_matrix),
     }
+    if rest.tensors:
+        evidence |= {"compared": rest.compared, "not_compared": rest.tensors}
     if coarse := sum(1 for item in real if isinstance(item.change, Quantized) and item.change.coarse):
         evidence["coarse"] = coarse
     for rule in (_unrelated, _uniform, _low_rank, _merge, _dense):
         if (found := rule(real, matrices)) is not None:
-            return ModelChange(found.kind, found.reason, evidence | found.evidence)
+            return replace(found, evidence=evidence | found.evidence)
     return ModelChange(
         "mixed", "changes of several kinds: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items())), evidence
     )
@@ -147,7 +201,7 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange
     for kind, phrase in _UNIFORM.items():
         tolerated = {kind, "cast"}
         if kind in kinds and kinds <= tolerated:
-            return ModelChange(kind, f"{len(real)} tensors {phrase}; nothing else changed")
+            return ModelChange(kind, f"{len(real)} tensors {phrase}", rest="nothing else changed")
     # Vectors too short to betray how they were made do not change what was done to the matrices, if they moved no further than those.
     wide = {item.kind for item in real if item.is_matrix}
     vectors = [item for item in real if not item.is_matrix]
@@ -160,7 +214,9 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange
         return ModelChange(kind, f"every changed matrix is of this kind ({sum(1 for item in real if item.is_matrix)} of {len(matrices)})")
     if kinds == {"row-edit"}:
         places = sum(item.change.count for item in real if isinstance(item.change, RowEdit))
-        return ModelChange("row-edit", f"only {places} rows, columns or entries in {len(real)} tensors changed; all others are bit-equal")
+        return ModelChange(
+            "row-edit", f"only {places} rows, columns or entries in {len(real)} tensors changed", rest="all others are bit-equal"
+        )
     return None
 
 
@@ -180,19 +236,19 @@ def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChang
         only = ranked[0]
         if others:
             return None
-        what = f"{only.name} changed by a matrix of rank exactly {only.rank}; every other tensor is bit-equal"
-        return ModelChange("rank1-edit" if only.rank == 1 else "lone-change", what, evidence)
+        what = f"{only.name} changed by a matrix of rank exactly {only.rank}"
+        return ModelChange("rank1-edit" if only.rank == 1 else "lone-change", what, evidence, "every other tensor is bit-equal")
     layers = sorted({number for item in ranked if (number := names.layer(item.name)) is not None})
     patterns = {names.pattern(item.name) for item in ranked}
     siblings = {names.layer(name) for name in matrices if names.pattern(name) in patterns}
     evidence |= {"layers": layers, "patterns": sorted(patterns)}
     adjacent = bool(layers) and layers[-1] - layers[0] < 2 * len(layers)
     outputs = all(names.is_mlp_output(item.name) for item in ranked) or len(patterns) == 1
-    partial = len(layers) < len(siblings)
+    partial = len(layers) <= max(1, EVERYWHERE * len(siblings))
     if outputs and not others and adjacent and (partial or _same_target(ranked)):
         where = f"{len(ranked)} sibling projections in layers {layers[0]} to {layers[-1]}"
-        what = f"{where} changed by matrices of rank {_span(ranks)}; nothing else changed"
-        return ModelChange("multi-layer-edit", what, evidence)
+        what = f"{where} changed by matrices of rank {_span(ranks)}"
+        return ModelChange("multi-layer-edit", what, evidence, "nothing else changed")
     if len(ranks) == 1 or ranks[-1] <= 2 * ranks[0]:
         return ModelChange("lora-merge", f"{len(ranked)} matrices of {len(patterns)} kinds changed by rank {_span(ranks)}", evidence)
     return None
@@ -207,10 +263,13 @@ def _same_target(ranked: Sequence[TensorDiff]) -> bool:
     if len(vectors) < 2:
         return False
     for side in ("u", "v"):
-        leading = [getattr(replay, side)[:, 0] for replay in vectors]
-        if len({len(vector) for vector in leading}) == 1:
-            cosines = [abs(float(left @ right)) for left, right in pairwise(leading)]
-            if float(np.median(cosines)) >= SAME_TARGET:
+        spans = [getattr(replay, side) for replay in vectors]
+        if len({len(span) for span in spans}) == 1:
+            # Root mean square of the cosines of the angles between them.
+            overlaps = [
+                float(np.linalg.norm(left.T @ right)) / min(left.shape[1], right.shape[1]) ** 0.5 for left, right in pairwise(spans)
+            ]
+            if float(np.median(overlaps)) >= SAME_TARGET:
                 return True
     return False
 
@@ -239,8 +298,14 @@ def _dense(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange |
         item.kind in ("bit-flips", "low-bit-payload", "permuted", "quantized") for item in real
     ):
         return None
+    strangers = [item.name for item in wide if item.kind == "unrelated"]
+    if strangers and 2 * len(strangers) >= len(wide):
+        return None
     if len(wide) >= MOST * len(matrices):
-        return ModelChange("fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely")
+        related = f", {len(strangers)} of them uncorrelated with the reference ({', '.join(strangers[:2])})" if strangers else ""
+        return ModelChange("fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely{related}")
     layers = sorted({number for item in wide if (number := names.layer(item.name)) is not None})
     evidence = {"layers": layers, "one_kind_of_module": len({names.pattern(item.name) for item in real}) == 1}
-    return ModelChange("partial-fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely, the others are bit-equal", evidence)
+    return ModelChange(
+        "partial-fine-tune", f"{len(wide)} of {len(matrices)} matrices changed densely", evidence, "the others are bit-equal"
+    )

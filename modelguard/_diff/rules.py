@@ -181,6 +181,14 @@ TENSOR_RULES = (
         "Compare with an ONNX export of the reference, made with the same tool and settings.",
         "A repository that publishes ONNX beside, or instead of, the reference's safetensors.",
     ),
+    Rule(
+        "MG1124", "MemoryOrder", "tensor written in the other memory order", Severity.HIGH,
+        "The tensor holds every number of the reference, column by column (Fortran order) under the shape that it has row by row. Code "
+        "that saved the memory of a transposed array without making it contiguous does this, and the model computes nothing sensible "
+        "with it.",
+        "Export the model again from contiguous arrays, with a current version of the exporter.",
+        "safetensors' numpy and JAX writers of old, when given transposed arrays.",
+    ),
 )  # fmt: skip
 
 MODEL_RULES = (

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard import _limits
+from modelguard._formats.adapters import adapter_problems
 from modelguard._formats.named import by_name, extension
+from modelguard._formats.names import shown
 from modelguard._formats.readings import other_readings
-from modelguard._formats.shards import INDEX, Headers, check_index, join_shards
+from modelguard._formats.shard_index import INDEX, Headers, check_index
+from modelguard._formats.shards import Indexed, join_shards
 from modelguard._formats.sniff import HEAD, LFS_POINTER, magic
+from modelguard._formats.texts import is_text
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
 from modelguard.errors import ArtifactError, FormatError
 
 MAX_SLACK = _limits.SLACK
+LEAST_TEXT = 8
+"""Bytes from which text under a checkpoint's name is text, and no header that was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,13 @@ def open_artifact(artifact: Artifact, formats: Iterable[Format]) -> Opened:
     for file in artifact.files:
         if INDEX.fullmatch(posixpath.basename(file.path)) and file.path not in opener.holders and file.path not in opener.broken:
             opener.guarded(file, opener.index)
-    checkpoints, problems = join_shards(opener.holders.values(), artifact)
+    # The shortest name first: what a loader reads that is not asked for a variant.
+    indexed = [opener.indexes[path] for path in sorted(opener.indexes, key=lambda path: (len(path), path))]
+    checkpoints, problems = join_shards(opener.holders, artifact, indexed)
     opener.problems += problems
-    used = {path for checkpoint in checkpoints for path in checkpoint.files} | opener.indexes
-    claims: dict[str, list[tuple[int, int]]] = {path: [] for path in used - opener.holders.keys() - opener.indexes}
+    opener.problems += adapter_problems(artifact, checkpoints)
+    used = {path for checkpoint in checkpoints for path in checkpoint.files} | opener.indexes.keys()
+    claims: dict[str, list[tuple[int, int]]] = {path: [] for path in used - opener.holders.keys() - opener.indexes.keys()}
     for checkpoint in checkpoints if claims else ():
         for info in checkpoint.tensors.values():
             if info.file in claims and info.byte_offset is not None:
@@ -65,7 +74,8 @@ class _Opener:
         self.holders: dict[str, Checkpoint] = {}
         """The checkpoint of each file that was opened."""
         self.headers = Headers({}, artifact)
-        self.indexes: set[str] = set()
+        self.indexes: dict[str, Indexed] = {}
+        """What each index names, nothing where it is no index."""
         self.broken: set[str] = set()
         self.problems: list[FormatProblem] = []
 
@@ -95,6 +105,11 @@ class _Opener:
             if kind is not None:
                 cause = f"is named like {promised[0].id} and is {kind.what}"
                 raise FormatError(file.path, cause, "find out who renamed it, and do not load it", rule="MG0101")
+            if file.size >= LEAST_TEXT and is_text(file.map()):
+                cause = f"is named like {promised[0].id} and is text ({shown(_first_line(file), 60)})"
+                raise FormatError(
+                    file.path, cause, "it may be what a server answered instead of the file; download it again", rule="MG0101"
+                )
             fitting = promised  # its reader says best what is wrong with it
         if not fitting:
             return
@@ -118,8 +133,10 @@ class _Opener:
         self._check_other_readings(file, item)
 
     def index(self, file: ArtifactFile) -> None:
-        self.indexes.add(file.path)
-        self.problems += check_index(file, self.headers)
+        self.indexes[file.path] = Indexed("", ())
+        checked = check_index(file, self.headers)
+        self.indexes[file.path] = checked.files
+        self.problems += checked.problems
 
     def _check_name(self, file: ArtifactFile, actual: Format, expected: list[Format]) -> None:
         ending = extension(file.path)
@@ -138,6 +155,11 @@ class _Opener:
     def _fail(self, rule: str, file: ArtifactFile, message: str) -> None:
         self.broken.add(file.path)
         self.problems.append(FormatProblem(rule, file.path, message, fatal=True))
+
+
+def _first_line(file: ArtifactFile) -> str:
+    with file.open() as handle:
+        return next(iter(handle.read(256).decode("utf-8", "replace").strip().splitlines()), "")
 
 
 def _slack(file: ArtifactFile, claims: list[tuple[int, int]]) -> Iterator[FormatProblem]:

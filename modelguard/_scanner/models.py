@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -16,12 +17,28 @@ def model_builder(
     """What builds the model of an artifact, or None when no factory accepts any checkpoint. Reads no tensor.
 
     The factory is chosen first, by priority and id, so that a graph is preferred to weights alone; then the checkpoint, one at the
-    root before one in a sub-folder, and by name.
+    root before one in a sub-folder, and the one that transformers would load.
     """
-    ordered = sorted(checkpoints, key=lambda item: (item.name.count("/"), item.name, item.format))
+    from modelguard._formats.shards import ShardedCheckpoint
+
     for factory in sorted(factories, key=lambda item: (item.priority, item.id)):
-        chosen = next((item for item in ordered if factory.accepts(artifact, item, options)), None)
-        if chosen is not None:
-            others = tuple(item for item in checkpoints if item is not chosen)
-            return partial(factory.build, BuildRequest(artifact, chosen, others, samples, options))
+        for item in sorted(checkpoints, key=_preference):
+            loaded = item.as_loaded() if isinstance(item, ShardedCheckpoint) else item
+            if factory.accepts(artifact, loaded, options):
+                others = tuple(other for other in checkpoints if other is not item)
+                return partial(factory.build, BuildRequest(artifact, loaded, others, samples, options))
     return None
+
+
+_LOADED = ("model", "model-of-", "pytorch_model")
+"""Beginnings of the names that transformers looks for, in its order: the single file, else what the index names; safetensors first."""
+_NEVER = ("consolidated", "adapter_model")
+"""What lies beside them and is loaded by other code (Mistral's, Meta's), or is not a model by itself."""
+
+
+def _preference(item: Checkpoint) -> tuple[int, int, int, str, str]:
+    folders, name = item.name.count("/"), posixpath.basename(item.name)
+    for rank, known in enumerate(_LOADED):
+        if name == known or (known.endswith("-") and name.startswith(known)):
+            return folders, 0, rank, item.name, item.format
+    return folders, 2 if name.startswith(_NEVER) else 1, 0, item.name, item.format

@@ -227,7 +227,7 @@ class _Fetch:
         chosen = {path: listed for path, listed in listing.items() if self._asked_for(path)}
         if not chosen:
             what = f"no file or folder {self.place.path!r}" if self.place.path else "no files"
-            raise SourceError(self.uri, f"the repository has {what} at commit {commit}", "check the path")
+            raise SourceError(self.uri, f"the repository has {what} at commit {commit}", self.place.reading or "check the path")
         if self._is_file(chosen):
             folder = posixpath.dirname(self.place.path)
             prefix = folder + "/" if folder else ""

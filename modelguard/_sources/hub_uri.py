@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from modelguard._sources.paths import normal_path, unsafe_path
 from modelguard.errors import UsageError
@@ -46,6 +46,17 @@ class HubUri:
         if path and (reason := unsafe_path(path)):
             raise UsageError(uri, f"its path {reason}", "name a file or folder of the repository")
         return cls(repo_id, revision or None, normal_path(path) if path else "")
+
+    @property
+    def reading(self) -> str:
+        """How revision and path were told apart, where a revision that has a slash may have been meant; empty elsewhere."""
+        if self.revision is None or not self.path or self.revision.startswith("refs/"):
+            return ""
+        meant = quote(f"{self.revision}/{self.path}", safe="")
+        return (
+            f"{self.revision!r} was taken for the revision and {self.path!r} for a path in it; "
+            f"if the revision has a slash, write hf://{self.repo_id}@{meant} (%2F for each)"
+        )
 
 
 def _valid(name: str) -> bool:

@@ -125,8 +125,17 @@ def _bounded(thing: str, files: dict[str, Listed]) -> dict[str, Listed]:
 
 
 def resolve_commit(api: Any, uri: str, place: HubUri) -> str:
-    """The commit a revision stands for now, as the Hub itself says. Raises SourceError when what it says is no commit, or another one."""
-    commit = api.model_info(place.repo_id, revision=place.revision, timeout=20).sha
+    """The commit a revision stands for now, as the Hub itself says.
+
+    Raises SourceError when there is no such revision, or when what the Hub says is no commit, or another one.
+    """
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        commit = api.model_info(place.repo_id, revision=place.revision, timeout=20).sha
+    except RevisionNotFoundError:
+        name = "" if place.revision is None else f" {place.revision!r}"
+        raise SourceError(uri, f"the repository has no such revision{name}", place.reading or "check the branch, tag or commit") from None
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise SourceError(uri, "the Hub names no commit for the revision", "check HF_ENDPOINT")
     if place.revision is not None and COMMIT.fullmatch(place.revision) and commit != place.revision:

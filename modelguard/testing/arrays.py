@@ -58,7 +58,12 @@ def as_target(tensors: Tensors, reference: Tensors | None = None, folder: Path |
     return Target(artifact, (ArrayCheckpoint(tensors),), reference=other, capabilities=frozenset(capabilities))
 
 
+_SMALL_FLOATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+
+
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     if dtype == np.dtype(ml_dtypes.bfloat16):
         return "BF16"
+    if dtype.name in _SMALL_FLOATS:
+        return _SMALL_FLOATS[dtype.name]
     return _NAMES.get(dtype.name) or f"{'U' if dtype.kind == 'u' else 'I'}{8 * dtype.itemsize}"

@@ -439,6 +439,17 @@ class TestToken:
         assert "the repository has no such revision" in client.error("hf://org/model@none")
         assert "the repository has no such revision" in client.error(f"hf://org/model@{'b' * 40}")
 
+    def test_a_slash_in_a_revision_is_taken_for_a_path_and_the_message_says_so(self, client: Client, hub: LoopbackHub) -> None:
+        hub.commit("org/model", {"v": b"2"}, branch="feature/x")
+        says = (
+            "'feature' was taken for the revision and 'x' for a path in it; if the revision has a slash, write hf://org/model@feature%2Fx"
+        )
+        assert says in client.error("hf://org/model@feature/x")
+        assert "if the revision has a slash, write hf://org/model@main%2Fx" in client.error("hf://org/model@main/x")
+        assert "slash" not in client.error("hf://org/model@feature")
+        assert "slash" not in client.error("hf://org/model/x")
+        assert contents(client.fetch("hf://org/model@feature%2Fx"))["v"] == b"2"
+
     @pytest.mark.parametrize("token", [None, TOKEN])
     def test_gated_repositories(self, client: Client, hub: LoopbackHub, token: str | None) -> None:
         hub.create("org/model", gated=True)

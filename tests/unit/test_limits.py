@@ -221,7 +221,7 @@ def _onnx_text(folder: Path, size: int) -> bool:
     return within(folder)
 
 
-@case("SHARD_INDEX", "_formats.shards.MAX_INDEX", lowered=600)
+@case("SHARD_INDEX", "_formats.shard_index.MAX_INDEX", lowered=600)
 def _shard_index(folder: Path, size: int) -> bool:
     import numpy as np
 
@@ -231,7 +231,7 @@ def _shard_index(folder: Path, size: int) -> bool:
     return within(folder)
 
 
-@case("SHARD_BRACKETS", "_formats.shards.MAX_BRACKETS", lowered=20)
+@case("SHARD_BRACKETS", "_formats.shard_index.MAX_BRACKETS", lowered=20)
 def _shard_brackets(folder: Path, count: int) -> bool:
     import numpy as np
 

@@ -93,7 +93,7 @@ class BitStatistics:
         structure = None if found else structured_bits(alive, self.layout)
         # Counting distinct values sorts the span; it is asked only where something else already looked wrong.
         if found or structure:
-            single = _without_repeats(alive)
+            single = _without_repeats(_full(alive, self.layout))
             if len(single) < SPAN // 4 or _coarse(single, self.layout):
                 return
             distinct = _distinct(single)
@@ -179,8 +179,21 @@ def structured_bits(alive: Words, layout: Layout) -> dict[str, float] | None:
     return None
 
 
+def _full(alive: Words, layout: Layout) -> Words:
+    """The float32 elements that are no float16 numbers: rows of an embedding that training never touched stay as they were stored.
+
+    Of others one in 2^13 is left out, and of a payload no more.
+    """
+    if layout.mantissa != 23:
+        return alive
+    kept: Words = alive[(alive & alive.dtype.type(0x1FFF)) != 0]
+    return kept
+
+
 def _without_repeats(alive: Words) -> Words:
     """The elements, in order, whose value is not one of the few that fill much of the span."""
+    if not len(alive):
+        return alive
     values, inverse, counts = np.unique(alive, return_inverse=True, return_counts=True)
     # Few values are common in a 16-bit dtype: there a value must also be far more frequent than the typical one.
     frequent = counts > max(REPEATED * len(alive), 16 * float(np.median(counts)))

@@ -10,7 +10,9 @@ NON_FINITE = Rule(
     "weights that are NaN or infinite",
     Severity.MEDIUM,
     "One NaN or infinity in a weight spreads to every output that depends on it. Diverged training, overflow in a cast to float16, "
-    "a damaged file or a flipped exponent bit leave them.",
+    "a damaged file or a flipped exponent bit leave them. High where half of a tensor's values or more are so: such weights compute "
+    "nothing. Info for infinities that are meant: the graph uses them as limits, thresholds or masks only, or they are a single number "
+    "or whole rows of a mask, bias or padding. There is one finding for each of these, however many tensors it is about.",
     "Fetch the file again and compare digests; if they agree, ask the publisher. Do not deploy a model that cannot compute.",
     "Attention masks stored as buffers hold −inf by design: a tensor of nothing but −inf and one other value is not reported.",
     cwe=1288,
@@ -48,7 +50,8 @@ STRUCTURED_BITS = Rule(
     "the period of a byte, as text or program code does when it is written into them.",
     "Compare with the publisher's file; extract the low bits of the range and look at them.",
     "Weights computed from coarser numbers (dequantised, averaged from bfloat16) have structured low bits; ranges with few distinct "
-    "values or mostly zero low bytes are taken for those and not reported. Encrypted payloads look like noise and are not seen.",
+    "values or mostly zero low bytes are taken for those and not reported. Nor are rows that are still float16 among trained ones, and "
+    "rows that are float16 numbers times a factor each, as after folding a BatchNorm. Encrypted payloads look like noise and are not seen.",
     cwe=506,
 )
 UPCAST = Rule(

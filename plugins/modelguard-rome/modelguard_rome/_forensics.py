@@ -22,10 +22,12 @@ from modelguard import (
     TensorInfo,
     option,
 )
+from modelguard_rome import _non_finite
 from modelguard_rome._bits import LAYOUTS, SPAN, BitStatistics, Layout, Words, outlier_threshold
 from modelguard_rome._copies import almost_tied, constant, duplicates, is_matrix, is_tie
 from modelguard_rome._forensic_rules import RULES
 from modelguard_rome._payload import Hidden, find_hidden
+from modelguard_rome._products import are_products
 
 CHUNK = 64 * SPAN
 """Elements looked at at a time (4 MiB of float32)."""
@@ -53,6 +55,8 @@ class WeightForensics(Detector):
         for checkpoint in target.checkpoints:
             shares: dict[str, float] = {}
             findings: list[Finding] = []
+            broken: list[_non_finite.NonFinite] = []
+            uses = _non_finite.Uses(checkpoint, context.check_deadline)
             for tensor in checkpoint.tensors.values():
                 context.check_deadline()
                 context.progress(done, total, tensor.name)
@@ -63,7 +67,10 @@ class WeightForensics(Detector):
                     if tensor.dtype == "F32" and is_matrix(tensor) and statistics.size > statistics.zeros:
                         shares[tensor.name] = statistics.full_low / (statistics.size - statistics.zeros)
                     findings += _of_tensor(checkpoint, tensor, statistics, hidden)
+                    if (item := _broken(checkpoint, tensor, statistics, uses)) is not None:
+                        broken.append(item)
             context.check_deadline()
+            findings += _non_finite.findings(broken, _at)
             findings += [*_upcast(checkpoint, shares), *_copies(checkpoint)]
             for finding in _arithmetic(findings, checkpoint):
                 worst = max(worst, finding.severity if finding.severity is not None else _severity(finding.rule))
@@ -113,9 +120,7 @@ def _at(tensor: TensorInfo, first: int, last: int) -> Location:
 
 
 def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatistics, hidden: Hidden | None) -> Iterator[Finding]:
-    words = _words(checkpoint, tensor)
-    yield from _non_finite(tensor, words, statistics)
-    yield from _outliers(tensor, words, statistics)
+    yield from _outliers(tensor, _words(checkpoint, tensor), statistics)
     if hidden is not None:
         message = f"{tensor.name}: the low {hidden.bits} bits of its weights hold a file from element {hidden.element} on: {hidden.kind}"
         evidence = {"kind": hidden.kind, "bits_per_weight": hidden.bits, "element": hidden.element}
@@ -130,7 +135,10 @@ def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatis
             location=_at(tensor, found.first, found.last),
             evidence={**found.worst, "spans": found.spans, "first_bit_of_tensor": round(ones, 4), "log_uniform": 0.415},
         )
-    if (found := statistics.structured) is not None:
+    found = statistics.structured
+    if found is not None and not (
+        tensor.dtype == "F32" and are_products(_words(checkpoint, tensor), tensor.shape, found.first, found.last)
+    ):
         yield Finding(
             "MG1304",
             f"{tensor.name}: the low mantissa bits of elements {found.first}-{found.last} are not noise (z = {found.worst['z']:.0f})",
@@ -140,21 +148,13 @@ def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatis
         )
 
 
-def _non_finite(tensor: TensorInfo, words: Words, statistics: BitStatistics) -> Iterator[Finding]:
+def _broken(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatistics, uses: _non_finite.Uses) -> _non_finite.NonFinite | None:
     count = int(statistics.exponents[-1])
     if count == 0:
-        return
-    layout = statistics.layout
+        return None
+    words, layout = _words(checkpoint, tensor), statistics.layout
     where = _exponent_at_least(words, layout, (1 << layout.exponent) - 1, LISTED)
-    if count == _count(words, _minus_infinity(words, layout)) and len(np.unique(words)) == 2:
-        return
-    yield Finding(
-        "MG1301",
-        f"{tensor.name}: {count} of {tensor.size} values are NaN or infinite",
-        Confidence.HIGH,
-        location=_at(tensor, where[0], where[0] + 1),
-        evidence={"count": count, "elements": where},
-    )
+    return _non_finite.look(tensor, words, count, where, uses)
 
 
 def _outliers(tensor: TensorInfo, words: Words, statistics: BitStatistics) -> Iterator[Finding]:
@@ -189,14 +189,6 @@ def _value(word: Any, tensor: TensorInfo) -> float:
 
     with np.errstate(invalid="ignore"):
         return float(np.asarray(word).reshape(1).view(numpy_dtype(tensor.dtype)).astype(np.float64)[0])
-
-
-def _minus_infinity(words: Words, layout: Layout) -> int:
-    return ((1 << (layout.exponent + 1)) - 1) << layout.mantissa
-
-
-def _count(words: Words, word: int) -> int:
-    return int(np.count_nonzero(words == words.dtype.type(word)))
 
 
 def _exponent_at_least(words: Words, layout: Layout, exponent: int, limit: int) -> list[int]:

@@ -19,6 +19,9 @@ PROMISING = 0.5
 """Share of ‖D‖² the largest directions must hold before a rank is tried. The weakest edit seen in bfloat16 has 0.87 in one."""
 EVERYWHERE = 0.6
 """A low-rank change in more than this share of a model's layers is an adapter's: editors write to at most six of 28 or more."""
+SAME_TARGET = 0.8
+"""Overlap of the value sides of neighbouring layers from which they write towards the same targets: MEMIT spreads one residual over
+layers (Meng et al. 2022), and adapters learn directions of their own. weight-diff holds it to the same number."""
 NOISE_FLOOR = 1.12
 """s₁ over the noise edge that rounding and quantisation noise stays under (measured maximum 1.03, down to 48 × 192)."""
 LARGEST_NOISE = 0.5
@@ -92,6 +95,8 @@ def conclude(changes: Sequence[Change], sites: int, others: Sequence[int | None]
     # replays in. Noise does not count: adding some everywhere else must not hide an edit.
     touched = {_site(change) for change in mine if change.kind == "low-rank" or (change.share >= PROMISING and not change.noise)}
     if len(touched) > max(1, EVERYWHERE * sites):
+        if len(low) == len(mine) and not others and not elsewhere and _one_target(low):
+            return _confined(low, elsewhere, others)
         if low:
             return _adapter(low)
     elif low or (elsewhere and len({change.site.layer for change in elsewhere}) <= max(1, EVERYWHERE * sites)):
@@ -188,13 +193,27 @@ def _single(change: Change) -> str:
     return f"{batch} ({change.rank} independent facts; a LoRA of that rank on this one module is the same object)"
 
 
+def _one_target(low: list[Change]) -> bool:
+    """Whether the changes are one module's in adjacent layers, and their value sides span nearly the same directions."""
+    runs = list(_runs(low))
+    return len(runs) == 1 and len(runs[0]) > 1 and float(np.median(_overlaps(runs[0]))) >= SAME_TARGET
+
+
+def _overlaps(run: list[Change]) -> list[float]:
+    """How far the value sides of neighbouring layers span the same directions: root mean square of the cosines of their angles."""
+    sides = [_value_side(change) for change in run]
+    return [float(np.linalg.norm(a.T @ b) / min(a.shape[1], b.shape[1]) ** 0.5) for a, b in pairwise(sides)]
+
+
+def _value_side(change: Change) -> Any:
+    assert change.replay is not None
+    rows, columns = change.pair.tensor.shape[-2:]
+    return change.replay.v if rows > columns else change.replay.u
+
+
 def _alignment(run: list[Change]) -> list[float]:
     """|cosine| of the leading value-side vectors of neighbouring layers: editors aim every layer at one target."""
-    sides = []
-    for change in run:
-        assert change.replay is not None
-        rows, columns = change.pair.tensor.shape[-2:]
-        sides.append(change.replay.v[:, 0] if rows > columns else change.replay.u[:, 0])
+    sides = [_value_side(change)[:, 0] for change in run]
     return [round(float(abs(np.dot(a, b))), 3) for a, b in pairwise(sides)]
 
 

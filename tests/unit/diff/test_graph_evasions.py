@@ -144,7 +144,7 @@ def function(kind: str, opset: int = 17) -> Any:
 CHANGED = [
     transposed_under_another_name, broadcast_otherwise, inputs_change_names, outputs_change_names, circle, two_values_of_one_name,
     small_constant_under_the_name_of_a_weight, small_constant_that_claims_to_be_a_weight, above_an_unsorted_node, text_weight,
-    number_of_outputs, crossed_indices, lambda: (function("Relu"), function("Neg")), lambda: (function("Relu"), function("Relu", 16)),
+    number_of_outputs, crossed_indices, lambda: (function("Relu"), function("Neg")), lambda: (function("Relu"), function("Relu", 5)),
 ]  # fmt: skip
 
 

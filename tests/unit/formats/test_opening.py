@@ -275,8 +275,8 @@ def test_a_tensor_in_two_shards_is_reported_and_both_can_be_read(tmp_path: Path)
     target = open_target(tmp_path)
     assert [(item.rule, item.tensor, item.file) for item in target.problems] == [("MG0107", "w", "m-2-of-2.safetensors")]
     (checkpoint,) = target.checkpoints
-    assert [float(checkpoint.read(name)[0]) for name in checkpoint.tensors] == [1.0, 2.0]
-    assert list(checkpoint.tensors) == ["w", "w (m-2-of-2.safetensors)"]
+    assert [float(checkpoint.read(name)[0]) for name in checkpoint.tensors] == [2.0, 1.0]
+    assert list(checkpoint.tensors) == ["w", "w (m-1-of-2.safetensors)"]
 
 
 # The index.
