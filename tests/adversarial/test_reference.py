@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 from support import Ran
 
-from modelguard import Decision, FileInfo, PolicyInfo, Report, TargetInfo, Verdict, evaluate, load_policy
+from modelguard import Decision, FileInfo, PolicyInfo, Report, TargetInfo, Verdict, evaluate, load_policy, png
 from modelguard._detectors.format_integrity import FormatIntegrity
 from modelguard._detectors.reference_files import ReferenceFiles
 from modelguard._detectors.remote_code import RemoteCode
@@ -68,7 +68,7 @@ def write_bert(folder: Path) -> Path:
     (folder / "recipe.yaml").write_text("stage:\n  lr: 0.1\n  labels: ['no', 'yes']\n")
     (folder / "README.md").write_text("# A model\n")
     (folder / "LICENSE").write_text("Do as you like.\n")
-    (folder / "logo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    (folder / "logo.png").write_bytes(png(np.zeros((1, 2, 2), np.uint8)))
     return folder
 
 
@@ -229,7 +229,7 @@ HARMLESS: dict[str, Edit] = {
         "config.json", lambda document: document.update(dtype=document.pop("torch_dtype"))
     ),
     "a model card": lambda folder: (folder / "README.md").write_text("# A model\n\nMore of it.\n"),
-    "a picture": lambda folder: (folder / "figure.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)),
+    "a picture": lambda folder: (folder / "figure.png").write_bytes(png(np.zeros((1, 3, 3), np.uint8))),
     "no licence": lambda folder: (folder / "LICENSE").unlink(),
     "a note in the weights": metadata(format="pt", author="me"),
     "weights in a file of another name": lambda folder: (folder / "model.safetensors").rename(folder / "model.fp32.safetensors"),

@@ -117,4 +117,4 @@ def test_the_catalogue_knows_what_registers_what() -> None:
     assert catalogue.provider("format-integrity") == "modelguard-core"
     assert catalogue.provider("nobodys") is None
     assert "modelguard-runtime" in catalogue.providers("models")
-    assert catalogue.reporting("MG03") == ("remote-code",)
+    assert catalogue.reporting("MG03") == ("executable-content", "remote-code")

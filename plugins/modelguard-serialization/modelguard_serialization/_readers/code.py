@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import sys
 from typing import Any
 
 from modelguard import Artifact, ArtifactError, Severity
@@ -24,6 +25,25 @@ _NOTHING = (
 )
 
 
+_SHADOWED = (
+    sys.stdlib_module_names | words("numpy torch transformers safetensors tokenizers huggingface_hub onnx onnxruntime click pydantic")
+) - words("test token code trace profile statistics calendar cmd this site")
+"""Modules that programs of the field import when they start, less those whose names honest scripts have."""
+
+
+def _stands_for(blob: Blob) -> str | None:
+    """The module that a file at the top of the artifact is imported instead of, because Python looks in its working directory first."""
+    folder, _, name = blob.file.rpartition("/")
+    top = (
+        folder.split("/")[0]
+        if name == "__init__.py" and "/" not in folder and folder
+        else posixpath.splitext(name)[0]
+        if not folder
+        else ""
+    )
+    return top if not blob.members and top in _SHADOWED else None
+
+
 class PythonReader(Reader):
     """Source by its name, because that is what Python loads by, or by the line that names its interpreter."""
 
@@ -38,6 +58,14 @@ class PythonReader(Reader):
         return blob.ending in _PYTHON or bool(_SHEBANG.match(blob.head(256)))
 
     def read(self, blob: Blob, look: Look) -> None:
+        if (module := _stands_for(blob)) is not None:
+            look.find(
+                "MG0350",
+                blob,
+                f"stands in the place of Python's module {module} for whoever runs Python in this folder; do not, and delete it",
+                severity=Severity.HIGH,
+                key=f"stands for {module}",
+            )
         if len(blob.data) > limits.CODE:
             raise NotReadError(f"is Python source of {len(blob.data)} bytes, more than the {limits.CODE} that are parsed")
         try:
