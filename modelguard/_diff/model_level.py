@@ -220,7 +220,9 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange
         and _entries(vectors) * 20 < _entries(real)
         and all(item.kind == kind or _within(item, max(each.relative_norm for each in real if each.is_matrix)) for item in vectors)
     ):
-        return ModelChange(kind, f"every changed matrix is of this kind ({sum(1 for item in real if item.is_matrix)} of {len(matrices)})")
+        count, other = sum(1 for item in real if item.is_matrix), sum(1 for item in vectors if item.kind != kind)
+        what = f"{count} of {_count(len(matrices), 'matrix', 'matrices')} {_UNIFORM[kind]}"
+        return ModelChange(kind, what, rest=f"{_count(other, 'vector', 'vectors')} moved no further, and nothing else changed")
     if kinds == {"row-edit"}:
         places = sum(item.change.count for item in real if isinstance(item.change, RowEdit))
         lines = _count(places, "row, column or entry", "rows, columns or entries")
