@@ -112,7 +112,11 @@ class Rest:
             "missing": self.missing, "added": self.added, "of another shape": self.resized, "that could not be compared": self.unknown
         }  # fmt: skip
         left = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        more = [f"only {self.compared} of {self.compared + self.tensors} tensors were compared ({left})"] if left else []
+        more = (
+            [f"only {self.compared} of {self.compared + self.tensors} tensors {'was' if self.compared == 1 else 'were'} compared ({left})"]
+            if left
+            else []
+        )
         if self.unpaired:
             more.append(f"{self.unpaired} checkpoint{'s have' if self.unpaired > 1 else ' has'} no counterpart")
         if self.graphs:
@@ -201,7 +205,12 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange
     for kind, phrase in _UNIFORM.items():
         tolerated = {kind, "cast"}
         if kind in kinds and kinds <= tolerated:
-            return ModelChange(kind, f"{len(real)} tensors {phrase}", rest="nothing else changed")
+            what = (
+                f"{len(real)} tensors {phrase}"
+                if len(real) > 1
+                else f"{real[0].name} {phrase.replace('are', 'is', 1).replace('differ', 'differs', 1)}"
+            )
+            return ModelChange(kind, what, rest="nothing else changed")
     # Vectors too short to betray how they were made do not change what was done to the matrices, if they moved no further than those.
     wide = {item.kind for item in real if item.is_matrix}
     vectors = [item for item in real if not item.is_matrix]
@@ -211,13 +220,19 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange
         and _entries(vectors) * 20 < _entries(real)
         and all(item.kind == kind or _within(item, max(each.relative_norm for each in real if each.is_matrix)) for item in vectors)
     ):
-        return ModelChange(kind, f"every changed matrix is of this kind ({sum(1 for item in real if item.is_matrix)} of {len(matrices)})")
+        count, other = sum(1 for item in real if item.is_matrix), sum(1 for item in vectors if item.kind != kind)
+        what = f"{count} of {_count(len(matrices), 'matrix', 'matrices')} {_UNIFORM[kind]}"
+        return ModelChange(kind, what, rest=f"{_count(other, 'vector', 'vectors')} moved no further, and nothing else changed")
     if kinds == {"row-edit"}:
         places = sum(item.change.count for item in real if isinstance(item.change, RowEdit))
-        return ModelChange(
-            "row-edit", f"only {places} rows, columns or entries in {len(real)} tensors changed", rest="all others are bit-equal"
-        )
+        lines = _count(places, "row, column or entry", "rows, columns or entries")
+        what = f"only {lines} in {_count(len(real), 'tensor', 'tensors')} changed"
+        return ModelChange("row-edit", what, rest="all others are bit-equal")
     return None
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def _within(item: TensorDiff, worst: float) -> bool:

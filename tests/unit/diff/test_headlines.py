@@ -54,7 +54,7 @@ def test_scaled_beside_a_few_missing_says_how_many() -> None:
 
 def test_one_of_28_that_is_identical_is_said_to_be_one_of_28() -> None:
     kind, reason = change(model(28), {"layers.0.w": model(28)["layers.0.w"]})
-    assert (kind, reason) == ("mixed", "only 1 of 28 tensors were compared (27 missing); what was compared is identical")
+    assert (kind, reason) == ("mixed", "only 1 of 28 tensors was compared (27 missing); what was compared is identical")
 
 
 def test_rows_beside_tensors_of_another_shape() -> None:
