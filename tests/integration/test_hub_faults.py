@@ -149,5 +149,5 @@ def test_a_pinned_policy_tells_the_commit_to_name(mg: Run, hub: LoopbackHub, com
     assert ran.code == 1
     assert commit in "".join(ran.out.split())
     pinned = (f"hf://org/model@{commit}", "--policy", "builtin:hub-download")
-    assert scan(mg, tmp_path, *pinned, "--detector", "remote-code")[0].code == 0
+    assert scan(mg, tmp_path, *pinned, "--detector", "remote-code", "--detector", "executable-content")[0].code == 0
     assert scan(mg, tmp_path, *pinned)[0].code == 3, "whether code comes with the weights is asked for, and nobody looked"
