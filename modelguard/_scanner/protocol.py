@@ -120,7 +120,8 @@ def resolve(ref: str) -> Any:
 class Facts:
     """What the worker saw when it opened an artifact: all the parent needs for the plan and the report.
 
-    ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference.
+    ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference; ``obstacle`` is why the model cannot be
+    built, where that is plain.
     """
 
     capabilities: tuple[Capability, ...] = ()
@@ -129,6 +130,7 @@ class Facts:
     problems: tuple[str, ...] = ()
     samples: SamplesInfo | None = None
     reference: Facts | None = None
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,7 @@ def _facts(data: dict[str, Any]) -> Facts:
     match data:
         case {
             "capabilities": list(capabilities), "formats": list(formats), "unread": list(unread), "problems": list(problems),
-            "samples": dict() | None as samples, "reference": dict() | None as reference,
+            "samples": dict() | None as samples, "reference": dict() | None as reference, "obstacle": str(obstacle),
         }:  # fmt: skip
             return Facts(
                 tuple(Capability(item) for item in capabilities),
@@ -278,6 +280,7 @@ def _facts(data: dict[str, Any]) -> Facts:
                 _texts(problems),
                 _samples(samples) if samples is not None else None,
                 _facts(reference) if reference is not None else None,
+                obstacle,
             )
     raise ValueError("not facts")
 
