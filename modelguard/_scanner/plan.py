@@ -40,12 +40,13 @@ def make_plan(
 ) -> tuple[Step, ...]:
     """One step per detector, by id: runnable, or skipped with everything it lacks, or because a ``quick`` look leaves it out.
 
-    ``obstacle`` is why the model plainly cannot be built, where something says so.
-    ``runs_models`` says whether any plugin that is loaded brings model factories: where none does, that is what to install.
+    ``obstacle`` is why the model plainly cannot be built, where something says so. ``runs_models`` says whether any plugin
+    that is loaded brings model factories: where none does, that is what to install.
     """
     remedies = _REMEDY if runs_models else {**_REMEDY, **_without_runtime()}
     if obstacle:
-        remedies |= {
+        remedies = {
+            **remedies,
             Capability.FORWARD: f"a model that can be run: {obstacle}",
             Capability.GRADIENTS: f"a model that can be differentiated: {obstacle}",
         }

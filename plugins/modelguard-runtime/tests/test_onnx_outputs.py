@@ -228,3 +228,37 @@ def test_a_bare_array_is_not_needed_twice(tmp_path: Path) -> None:
         {"w": weights(6, 4), "v": weights(6, 7)}, tmp_path / "model.onnx",
     )  # fmt: skip
     assert "v" not in dict(built(path).module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "levels"),
+    [
+        ({"signed": 1, "narrow": 0}, (-4, 3)),
+        ({"signed": 1, "narrow": 1}, (-3, 3)),
+        ({"signed": 0, "narrow": 0}, (0, 7)),
+        ({"signed": 0, "narrow": 1}, (0, 6)),
+    ],
+)
+def test_qonnx_quantisers_are_plain_arithmetic(tmp_path: Path, attributes: dict[str, int], levels: tuple[int, int]) -> None:
+    domain = "qonnx.custom_op.general"
+    nodes = [
+        node("MatMul", ["x", "w"], ["z"]), node("Quant", ["z", "scale", "zero", "bits"], ["q"], domain=domain, rounding_mode="ROUND", **attributes),
+        node("BipolarQuant", ["z", "scale"], ["b"], domain=domain), node("Add", ["q", "b"], ["y"]),
+    ]  # fmt: skip
+    stored = {"w": weights(6, 3), "scale": np.float32(0.25), "zero": np.float32(0), "bits": np.float32(3)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 3])], stored, tmp_path / "model.onnx", domains=[domain])
+    model = built(path)
+    x = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+    z = x @ torch.from_numpy(weights(6, 3))
+    torch.testing.assert_close(model(x), (z / 0.25).round().clamp(*levels) * 0.25 + torch.where(z >= 0, 0.25, -0.25))
+    (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x)
+    assert slope.any()
+
+
+def test_a_quantiser_of_a_width_that_is_computed_is_named(tmp_path: Path) -> None:
+    domain = "qonnx.custom_op.general"
+    nodes = [node("ReduceMax", ["x"], ["bits"], keepdims=0), node("Quant", ["x", "scale", "zero", "bits"], ["y"], domain=domain)]
+    stored = {"scale": np.float32(1), "zero": np.float32(0)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 6])], stored, tmp_path / "model.onnx", domains=[domain])
+    with pytest.raises(Skip, match="operator Quant"):
+        built(path)

@@ -77,7 +77,7 @@ class Seen:
     values: npt.NDArray[Any]
     input: InputSpec
     size: tuple[int, ...]
-    """Sizes of the input it was run on, without the batch."""
+    """Sizes of the input it was run on, without the batch, in canonical order."""
 
 
 def kind_of(
@@ -152,17 +152,21 @@ def _of_positions(model: onnx.ModelProto, head: Head, seen: Seen, shape: tuple[i
     """Values at several places of one input."""
     names = " ".join((head.output, *head.outputs))
     boxes = _BOXES.search(names) is not None or any(node.op_type == "NonMaxSuppression" for node in model.graph.node)
-    if len(shape) >= 3:
+    picture = seen.input.kind == "image" and seen.input.layout in ("NCHW", "NHWC")
+    classes = head.head in ("softmax", "log-softmax")
+    wide = tuple(size for size in shape if size != 1)
+    if len(wide) >= 3 or (len(shape) >= 3 and picture and not classes):
         if boxes or len(shape) == 4:
             return "detection", "boxes at the places of a map"
         return "dense", "values at every place of a map"
-    if seen.input.kind == "image" and seen.input.layout in ("NCHW", "NHWC") and head.head not in ("softmax", "log-softmax"):
+    shape = wide
+    if picture and not classes:
         places, values = max(shape), min(shape)
-        if boxes or (values >= 4 and _anchors(places, seen.size[-2:] if seen.input.layout == "NCHW" else seen.size[:2])):
+        if boxes or (values >= 4 and _anchors(places, seen.size[1:])):
             return "detection", "values for the boxes of a grid"
         if head.output.lower() in ("alphas", "matte") or _MAPS.search(head.output):
             return "dense", "the name of the output"
-        if shape in ((seen.size[1], seen.size[2]), (seen.size[0], seen.size[1])):
+        if shape == seen.size[1:]:
             return "dense", "a value for every pixel"
     if _EMBEDS.search(head.output):
         return "embedding", "the name of the output"

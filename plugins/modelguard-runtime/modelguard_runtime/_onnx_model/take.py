@@ -11,6 +11,7 @@ import onnx
 from modelguard import BuildRequest, InputHints
 from modelguard_runtime._onnx_model.file import OnnxFile
 from modelguard_runtime._onnx_model.head import Head, take_off
+from modelguard_runtime._onnx_model.qonnx import write_out
 from modelguard_runtime._onnx_model.roles import GraphInput, Roles, assign, declared, graph_inputs
 from modelguard_runtime._onnx_model.tidy import free_dimensions, prune
 
@@ -37,6 +38,7 @@ def take(request: BuildRequest) -> Taken:
     file = OnnxFile.load(request.artifact, request.checkpoint)
     model, options = file.model, request.options
     free_dimensions(model)
+    write_out(model)
     labels, every = class_labels(model), graph_inputs(model)
     outputs = [declared(output) for output in model.graph.output]
     head = take_off(model, every, options.output)
