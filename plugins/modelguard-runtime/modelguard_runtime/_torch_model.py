@@ -46,9 +46,10 @@ class TorchModel(RunnableModel):
     """``module`` behind the canonical raw input domain: what a :class:`~modelguard_runtime.TorchFactory` returns.
 
     ``output`` is what the module returns, or makes that of its width and head. ``head`` says what the module's last operation was
-    where it has been taken off already; otherwise it is looked for, and undone. ``call(module, x)`` returns the output tensor where
-    calling the module does not (it returns a structure, or takes keywords). ``batch`` is the only number of inputs a
-    ``torch.fx.GraphModule`` takes at once, or None when any will do; any number is run in chunks of it.
+    where it has been taken off already; otherwise it is looked for, and undone. ``undo`` says what it is where it is there and cannot be
+    seen. ``call(module, x)`` returns the output tensor where calling the module does not (it returns a structure, or takes keywords).
+    ``batch`` is the only number of inputs a ``torch.fx.GraphModule`` takes at once, or None when any will do; any number is run in chunks
+    of it.
     ``predictor`` maps a graph input array to a graph output array faster than torch does, for :meth:`predict` alone.
     ``encode`` turns text samples into token ids. ``facts`` says what else is known of the model.
 
@@ -62,6 +63,7 @@ class TorchModel(RunnableModel):
         output: OutputSpec | Callable[[int, Any], OutputSpec],
         *,
         head: str = "unknown",
+        undo: str | None = None,
         batch: int | None = None,
         device: torch.device | str = "cpu",
         call: Callable[[nn.Module, Tensor], Tensor] | None = None,
@@ -90,7 +92,9 @@ class TorchModel(RunnableModel):
         except Exception as error:  # a module may raise anything on an input it was not made for
             raise_if_out_of_memory(error)
             raise self._misfit(module, call, error) from error
-        if isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
+        if undo is not None:
+            head, self._undo = undo, UNDO[undo]
+        elif isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
             head = self.engine.head  # undone inside the engine
         elif head == "unknown":
             head = head_of(probe)

@@ -12,7 +12,7 @@ from modelguard_runtime.testing import built
 from onnx import TensorProto, helper
 from onnx_files import graph, linear_graph, value
 
-from modelguard import Samples, Skip, UsageError, agreement, require_understanding
+from modelguard import ModelError, Samples, Skip, UsageError, agreement, require_understanding
 
 pytest.importorskip("onnxruntime")
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -242,7 +242,8 @@ def test_a_bare_array_is_not_needed_twice(tmp_path: Path) -> None:
 def test_qonnx_quantisers_are_plain_arithmetic(tmp_path: Path, attributes: dict[str, int], levels: tuple[int, int]) -> None:
     domain = "qonnx.custom_op.general"
     nodes = [
-        node("MatMul", ["x", "w"], ["z"]), node("Quant", ["z", "scale", "zero", "bits"], ["q"], domain=domain, rounding_mode="ROUND", **attributes),
+        node("MatMul", ["x", "w"], ["z"]),
+        node("Quant", ["z", "scale", "zero", "bits"], ["q"], domain=domain, rounding_mode="ROUND", **attributes),
         node("BipolarQuant", ["z", "scale"], ["b"], domain=domain), node("Add", ["q", "b"], ["y"]),
     ]  # fmt: skip
     stored = {"w": weights(6, 3), "scale": np.float32(0.25), "zero": np.float32(0), "bits": np.float32(3)}
@@ -262,3 +263,53 @@ def test_a_quantiser_of_a_width_that_is_computed_is_named(tmp_path: Path) -> Non
     path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 6])], stored, tmp_path / "model.onnx", domains=[domain])
     with pytest.raises(Skip, match="operator Quant"):
         built(path)
+
+
+def test_a_probability_in_a_branch_is_one_of_two_classes(tmp_path: Path) -> None:
+    """A detector of speech chooses its network by the sample rate, each of which ends in a sigmoid and a mean."""
+    branches = [
+        helper.make_graph(
+            [node("MatMul", ["x", name], ["z"]), node("Sigmoid", ["z"], ["p"]), node("Unsqueeze", ["p", "last"], ["u"]),
+             node("ReduceMean", ["u", "last"], ["m"], keepdims=0)],
+            name, [], [value("m", FLOAT, None)],
+        )
+        for name in ("w", "v")
+    ]  # fmt: skip
+    nodes = [node("Equal", ["sr", "usual"], ["is"]), node("If", ["is"], ["output"], then_branch=branches[0], else_branch=branches[1])]
+    inputs = [value("x", FLOAT, ["N", 6]), value("sr", INT64, [])]
+    stored = {"w": weights(6, 1), "v": -weights(6, 1), "usual": np.array(16000), "last": np.array([-1])}
+    model = built(graph(nodes, inputs, [value("output", FLOAT, ["N", 1])], stored, tmp_path / "vad.onnx"))
+    x = torch.rand(4, 6)
+    assert (model.output.kind, model.output.classes, model.output.head) == ("classifier", 2, "sigmoid")
+    torch.testing.assert_close(model(x)[:, 1:], x @ torch.from_numpy(weights(6, 1)), atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_of_many_logits_that_bend_is_judged_by_each(tmp_path: Path) -> None:
+    """A detector of objects returns thousands of values, each of which moves on its own: their sum hardly moves beside their magnitudes."""
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Sin", ["z"], ["s"]), node("Add", ["s", "three"], ["y"])]
+    stored = {"w": 25 * weights(6, 8000), "three": np.float32(3)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 8000])], stored, tmp_path / "model.onnx")
+    assert "forward_only" not in built(path).describe()
+
+
+@pytest.mark.parametrize(("noise", "fine"), [(0.1, True), (0.6, False), (0.0, False)])
+def test_parity_is_judged_by_how_far_onnxruntime_is_from_itself(tmp_path: Path, noise: float, fine: bool) -> None:
+    """A quantised recurrence turns a change in the seventh digit of its input into one in the first digit of its output."""
+    from modelguard_runtime import _parity
+
+    model = built(linear_graph(tmp_path / "model.onnx", [], value("z", FLOAT, ["N", 3])))
+
+    scale = np.abs(model.graph_output(model.raw_random(3, seed=0))).max()
+
+    def session(x: Any) -> Any:
+        y = model.graph_output(torch.from_numpy(x))
+        unstable = np.where(np.sin(1e8 * x.astype(np.float64).sum(1, keepdims=True)) > 0, noise, -noise) if noise else 0.1
+        return (y + scale * unstable).astype(np.float32)
+
+    if fine:
+        parity = _parity.check(model, session, "float32", None)  # type: ignore[arg-type]
+        assert parity.spread is not None
+        assert parity.max_rel <= 2 * parity.spread
+    else:
+        with pytest.raises(Skip if noise else ModelError, match="differs from itself" if noise else "report it as a bug"):
+            _parity.check(model, session, "float32", None)  # type: ignore[arg-type]

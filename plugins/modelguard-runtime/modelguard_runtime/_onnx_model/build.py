@@ -19,7 +19,7 @@ from modelguard_runtime._facts import ModelFacts
 from modelguard_runtime._onnx_model.complete import complete
 from modelguard_runtime._onnx_model.file import OnnxFile
 from modelguard_runtime._onnx_model.inputs import add_batch, baked_batch, describe_input
-from modelguard_runtime._onnx_model.kind import Seen, kind_of
+from modelguard_runtime._onnx_model.kind import PROBABILITY, Seen, kind_of
 from modelguard_runtime._onnx_model.session import PROVIDER, OrtSession
 from modelguard_runtime._onnx_model.settle import Run, Settled, settle
 from modelguard_runtime._onnx_model.take import Taken, take
@@ -142,6 +142,7 @@ class _Graph:
             spec,
             head=self.taken.head.head if kind in ("classifier", "multi-label") else "logits",
             batch=batch,
+            undo="sigmoid" if told == PROBABILITY else None,
             predictor=predictor,
             encode=tokenizer(request.artifact, request.checkpoint, self.pad or 0, left=False) if texts else None,
             facts=facts,

@@ -67,6 +67,10 @@ _LINEAR = (
 )
 _WIDTHS = frozenset((64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576, 640, 768, 960, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096))
 """Widths that embeddings have, and hardly any task of that many classes."""
+PROBABILITY = "a probability"
+"""What tells a classifier whose one value is a probability, of which no sigmoid could be taken off."""
+WALKED = 64
+"""Nodes that are looked at from the output back."""
 _STRIDES = (4, 8, 16, 32, 64, 128)
 
 
@@ -191,7 +195,8 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
     if names:
         return "classifier", "the names of its classes"
     if width == 1:
-        return "regressor", "one value"
+        within = bool(((values >= 0) & (values <= 1)).all())
+        return ("classifier", PROBABILITY) if within and _behind_sigmoid(model) else ("regressor", "one value")
     if _EMBEDS.search(head.output):
         return "embedding", "the name of the output"
     if ending in ("LpNormalization", "unit"):
@@ -247,6 +252,28 @@ def _ending(model: onnx.ModelProto) -> str:
             return "linear"
         return kind
     return "what it is given"
+
+
+def _behind_sigmoid(model: onnx.ModelProto) -> bool:
+    """Whether nothing but an average and changes of shape stands between a sigmoid and the output, in a branch of an If too."""
+    waiting: list[tuple[str, tuple[onnx.GraphProto, ...]]] = [(model.graph.output[0].name, (model.graph,))]
+    for _ in range(WALKED):
+        if not waiting:
+            return False
+        name, scopes = waiting.pop()
+        found = next(((place, node) for place, graph in enumerate(scopes) for node in graph.node if name in node.output), None)
+        if found is None:
+            continue
+        place, node = found
+        if node.op_type == "Sigmoid":
+            return True
+        if node.op_type == "If":
+            which = list(node.output).index(name)
+            branches = [item.g for item in node.attribute if len(item.g.output) > which]
+            waiting += [(branch.output[which].name, (branch, *scopes[place:])) for branch in branches]
+        elif node.op_type in (*_PLAIN, "ReduceMean", "Concat"):
+            waiting += [(item, scopes[place:]) for item in node.input[:1]]
+    return False
 
 
 def _is_norm(makers: Mapping[str, onnx.NodeProto], name: str) -> bool:

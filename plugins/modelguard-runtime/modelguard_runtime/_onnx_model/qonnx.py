@@ -39,7 +39,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, Any]:
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output:
-            found |= {node.output[0]: attribute.t for attribute in node.attribute if attribute.name == "value"}
+            found.update((node.output[0], attribute.t) for attribute in node.attribute if attribute.name == "value")
     return {
         name: numpy_helper.to_array(tensor).reshape(-1)[0]
         for name, tensor in found.items()
