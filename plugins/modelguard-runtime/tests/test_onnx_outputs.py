@@ -286,8 +286,13 @@ def test_a_probability_in_a_branch_is_one_of_two_classes(tmp_path: Path) -> None
 
 def test_the_gradient_of_many_logits_that_bend_is_judged_by_each(tmp_path: Path) -> None:
     """A detector of objects returns thousands of values, each of which moves on its own: their sum hardly moves beside their magnitudes."""
-    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Sin", ["z"], ["s"]), node("Add", ["s", "three"], ["y"])]
-    stored = {"w": 25 * weights(6, 8000), "three": np.float32(3)}
+    nodes = [
+        node("MatMul", ["x", "w"], ["z"]),
+        node("Sin", ["z"], ["s"]),
+        node("Mul", ["s", "some"], ["m"]),
+        node("Add", ["m", "rest"], ["y"]),
+    ]
+    stored = {"w": 12 * weights(6, 8000), "some": np.float32(0.03), "rest": weights(8000)}
     path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 8000])], stored, tmp_path / "model.onnx")
     assert "forward_only" not in built(path).describe()
 
