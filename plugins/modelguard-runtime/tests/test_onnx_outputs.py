@@ -318,3 +318,18 @@ def test_parity_is_judged_by_how_far_onnxruntime_is_from_itself(tmp_path: Path, 
     else:
         with pytest.raises(Skip if noise else ModelError, match="differs from itself" if noise else "report it as a bug"):
             _parity.check(model, session, "float32", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "kind"), [("logits", 50, "language-model"), ("logits", 9, "sequence"), ("last_hidden_state", 9, "embedding")]
+)
+def test_values_for_every_token(tmp_path: Path, name: str, width: int, kind: str) -> None:
+    nodes = [node("Gather", ["words", "input_ids"], ["e"]), node("MatMul", ["e", "w"], [name])]
+    path = graph(
+        nodes, [value("input_ids", INT64, ["N", "T"])], [value(name, FLOAT, ["N", "T", width])],
+        {"words": weights(50, 4), "w": weights(4, width)}, tmp_path / "model.onnx",
+    )  # fmt: skip
+    model = built(path)
+    assert (model.output.kind, model.output.classes, model.input.high) == (kind, width, 49)
+    x = torch.randint(1, 50, (3, 7))
+    torch.testing.assert_close(model(x), (torch.from_numpy(weights(50, 4))[x] @ torch.from_numpy(weights(4, width)))[:, -1])

@@ -130,7 +130,9 @@ class _Graph:
     ) -> TorchModel:
         """``module`` as the model of this graph."""
         request, texts = self.request, self.input.kind == "text" and predictor is not None
-        width = int(np.prod(settled.values.shape[1:]))
+        shape = settled.values.shape[1:]
+        # Of values for every token the last position is what the model answers with.
+        width = shape[-1] if self.input.kind == "text" and len(shape) == 2 else int(np.prod(shape))
         names = _names(self.config, width)
         seen = Seen(settled.values, self.input, settled.size)
         kind, told = kind_of(self.file.model, self.taken.head, seen, self.config, request.samples, len(names))
