@@ -44,6 +44,7 @@ def make_plan(
     that is loaded brings model factories: where none does, that is what to install.
     """
     remedies = _REMEDY if runs_models else {**_REMEDY, **_without_runtime()}
+    told = (Capability.FORWARD, Capability.GRADIENTS) if obstacle else ()
     if obstacle:
         remedies = {
             **remedies,
@@ -52,7 +53,8 @@ def make_plan(
         }
     steps = []
     for detector in sorted(detectors, key=lambda item: item.id):
-        missing = sorted(detector.requires - provides, key=lambda item: list(Capability).index(item))
+        # What is said of the model at length comes last.
+        missing = sorted(detector.requires - provides, key=lambda item: (item in told, list(Capability).index(item)))
         if Capability.GRADIENTS in missing and Capability.FORWARD in missing:
             missing.remove(Capability.FORWARD)
         reason = "needs " + " and ".join(remedies[item] for item in missing) if missing else ""

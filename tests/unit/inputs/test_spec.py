@@ -51,7 +51,10 @@ def test_means_as_everybody_writes_them(text: str, mean: float, std: float) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rnge=0..1", "--input rnge=0..1: is not a known setting; known: data=, dtype=, kind=, layout=, mean=, range=, shape=, std=, units="),
+        (
+            "rnge=0..1",
+            "--input rnge=0..1: is not a known setting; known: data=, dtype=, kind=, layout=, mean=, range=, shape=, std=, units=",
+        ),
         ("range=1..0", "a range is LOW..HIGH"),
         ("range=5", "a range is LOW..HIGH"),
         ("range=0..inf", "a range is LOW..HIGH"),
