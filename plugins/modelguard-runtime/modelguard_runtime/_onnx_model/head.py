@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import Skip, UsageError
-from modelguard_runtime._onnx_model.roles import Dim, GraphInput, declared, is_state
+from modelguard_runtime._onnx_model.roles import LONGEST, Dim, GraphInput, declared, is_state
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -97,6 +98,14 @@ def append(model: onnx.ModelProto, op: str, inputs: Sequence[onnx.TensorProto] =
     output.type.tensor_type.elem_type = element
 
 
+def new_prefix(model: onnx.ModelProto, word: str) -> str:
+    """What no name of the graph begins with, the same for the same graph: its names cannot have been chosen to hold their own digest."""
+    digest = hashlib.sha256()
+    for node in model.graph.node:
+        digest.update("\n".join((*node.input, *node.output)).encode("utf-8", "surrogatepass"))
+    return f"{word}-{digest.hexdigest()[:16]}"
+
+
 def opset(model: onnx.ModelProto) -> int:
     """The version of ONNX' own operators."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 17)
@@ -153,7 +162,7 @@ def _choose(model: onnx.ModelProto, makers: dict[str, onnx.NodeProto], inputs: S
             and list(maker.output).index(output.name) == 1
         ):
             rank = output.rank if output.rank >= 0 else 2
-            plain = output.name.lower()
+            plain = output.name.lower()[:LONGEST]
             named = _NAMES.index(plain) if plain in _NAMES else len(_NAMES)
             last = output.name in carried or (named == len(_NAMES) and bool(_CARRIED.search(plain)))
             candidates.append(((int(last), named, 0 if rank == 2 else 1, place), output.name, output.name))

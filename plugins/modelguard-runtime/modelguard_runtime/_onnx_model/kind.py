@@ -13,6 +13,7 @@ import onnx
 
 from modelguard import InputSpec, Samples
 from modelguard_runtime._onnx_model.head import Head
+from modelguard_runtime._onnx_model.roles import LONGEST
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -122,7 +123,7 @@ def _said(config: Mapping[str, Any], metadata: Mapping[str, str]) -> tuple[Kind,
     architectures = config.get("architectures")
     for name in architectures if isinstance(architectures, list) else ():
         for pattern, kind in _ARCHITECTURES:
-            if re.search(pattern, str(name)):
+            if re.search(pattern, str(name)[:LONGEST]):
                 return kind, "config.json"
     tasks: Mapping[str, Kind] = {
         "detect": "detection",
@@ -147,14 +148,14 @@ def _of_tokens(head: Head, shape: tuple[int, ...], spec: InputSpec) -> tuple[Kin
     """Values for every token."""
     if shape[1] == spec.high + 1:
         return "language-model", "a value for every token of the vocabulary"
-    if _EMBEDS.search(head.output) or shape[1] in _WIDTHS:
+    if _EMBEDS.search(head.output[:LONGEST]) or shape[1] in _WIDTHS:
         return "embedding", "a vector for every token"
     return "sequence", "values for every token"
 
 
 def _of_positions(model: onnx.ModelProto, head: Head, seen: Seen, shape: tuple[int, ...]) -> tuple[Kind, str]:
     """Values at several places of one input."""
-    names = " ".join((head.output, *head.outputs))
+    names = " ".join(name[:LONGEST] for name in (head.output, *head.outputs[:LONGEST]))
     boxes = _BOXES.search(names) is not None or any(node.op_type == "NonMaxSuppression" for node in model.graph.node)
     picture = seen.input.kind == "image" and seen.input.layout in ("NCHW", "NHWC")
     classes = head.head in ("softmax", "log-softmax")
@@ -168,11 +169,11 @@ def _of_positions(model: onnx.ModelProto, head: Head, seen: Seen, shape: tuple[i
         places, values = max(shape), min(shape)
         if boxes or (values >= 4 and _anchors(places, seen.size[1:])):
             return "detection", "values for the boxes of a grid"
-        if head.output.lower() in ("alphas", "matte") or _MAPS.search(head.output):
+        if head.output.lower() in ("alphas", "matte") or _MAPS.search(head.output[:LONGEST]):
             return "dense", "the name of the output"
         if shape == seen.size[1:]:
             return "dense", "a value for every pixel"
-    if _EMBEDS.search(head.output):
+    if _EMBEDS.search(head.output[:LONGEST]):
         return "embedding", "the name of the output"
     return "sequence", "values at every position"
 
@@ -197,13 +198,13 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
     if width == 1:
         within = bool(((values >= 0) & (values <= 1)).all())
         return ("classifier", PROBABILITY) if within and _behind_sigmoid(model) else ("regressor", "one value")
-    if _EMBEDS.search(head.output):
+    if _EMBEDS.search(head.output[:LONGEST]):
         return "embedding", "the name of the output"
     if ending in ("LpNormalization", "unit"):
         return "embedding", "rows of length one"
-    if _BOXES.search(head.output):
+    if _BOXES.search(head.output[:LONGEST]):
         return "regressor", "the name of the output"
-    if _CLASSES.search(head.output):
+    if _CLASSES.search(head.output[:LONGEST]):
         return "classifier", "the name of the output"
     if ending in ("Tanh", "Clip", "HardSigmoid", "HardTanh"):
         return "regressor", f"it ends in {ending}"

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from modelguard_runtime._onnx_model.head import new_prefix
+
 DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
 _ROUNDING = {"ROUND": "Round", "HALF_EVEN": "Round", "FLOOR": "Floor", "CEIL": "Ceil"}
 MAX_BITS = 32
@@ -23,13 +25,10 @@ def write_out(model: onnx.ModelProto) -> None:
     if not any(node.domain in DOMAINS for node in model.graph.node):
         return
     constants = _constants(model)
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    prefix = new_prefix(model, "qonnx")
     nodes: list[onnx.NodeProto] = []
     for place, node in enumerate(list(model.graph.node)):
-        prefix = f"qonnx.{place}"
-        while any(name.startswith(prefix) for name in taken):
-            prefix += "_"
-        nodes.extend(_written(node, constants, prefix, model) or [node])
+        nodes.extend(_written(node, constants, f"{prefix}.{place}", model) or [node])
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 

@@ -21,6 +21,8 @@ What = Literal["number", "array", "mask", "positions", "size", "length", "past",
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 INTS = (TensorProto.INT64, TensorProto.INT32)
 NUMBERS = (*FLOATS, *INTS, TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL)
+LONGEST = 200
+"""Characters of a name that are looked at."""
 SHOWN = 6
 """Inputs that a message lists; of more it says how many there are."""
 
@@ -180,7 +182,7 @@ def listed(inputs: Sequence[GraphInput]) -> str:
 
 def _plain(name: str) -> str:
     """A name without what exporters put around it."""
-    return re.sub(r"^(serving_default_|onnx::|model/|main_)|:\d+$", "", name.lower())
+    return re.sub(r"^(serving_default_|onnx::|model/|main_)|:\d+$", "", name.lower()[:LONGEST])
 
 
 def _natural(info: GraphInput, outputs: Sequence[GraphInput]) -> Fill | None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Run = Callable[["npt.NDArray[Any]"], "npt.NDArray[Any]"]
 """A graph input array to a graph output array."""
-PROBED = 4
+PROBED = 5
+"""Inputs of the run that shows the batch: as many as few other axes have elements."""
 
 
 class Graph(Protocol):
