@@ -1,9 +1,9 @@
 """How models fare that the usual exporters write: built here, small, by whichever of them the environment has.
 
 ``python benchmarks/exporters.py build`` writes models into ``.bench/exporters`` with every exporter that can be imported; run it in as many
-environments as it takes (scikit-learn, skl2onnx, onnxmltools, lightgbm and xgboost need no modelguard). ``python benchmarks/exporters.py
-scan``, in modelguard's, runs them, prints a table and writes ``benchmarks/results/exporters.json``, from which ``docs/compatibility.md``
-is made.
+environments as it takes (scikit-learn, skl2onnx, onnxmltools, lightgbm, xgboost, tensorflow and tf2onnx need no modelguard).
+``python benchmarks/exporters.py scan``, in modelguard's, runs them, prints a table and writes ``benchmarks/results/exporters.json``, from
+which ``docs/compatibility.md`` is made.
 """
 
 from __future__ import annotations
@@ -169,6 +169,32 @@ def from_boosters() -> Iterator[Job]:
             yield f"onnxmltools {version('onnxmltools')}", opset, family, kind, build
 
 
+def from_tensorflow() -> Iterator[Job]:
+    import tensorflow as tf
+    import tf2onnx
+
+    layers, given = tf.keras.layers, tf.keras.layers.Input
+    pooled = [layers.Conv2D(8, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(5, "softmax")]
+    mapped = [layers.Conv2D(8, 3, padding="same", activation="relu"), layers.Conv2D(1, 1, activation="sigmoid")]
+    families: dict[str, tuple[str, tuple[int, ...], list[Any]]] = {
+        "mlp": ("classifier", (6,), [layers.Dense(16, "relu"), layers.Dense(3, "softmax")]),
+        "cnn": ("classifier", (16, 16, 3), pooled),
+        "segmentation": ("dense", (16, 16, 3), mapped),
+        "lstm": ("sequence", (9, 6), [layers.LSTM(8, return_sequences=True), layers.Dense(3)]),
+        "regression": ("regressor", (6,), [layers.Dense(16, "relu"), layers.Dense(1)]),
+    }  # fmt: skip
+    for opset in (13, 15, 18):
+        for family, (kind, shape, stack) in families.items():
+
+            def build(path: Path, shape: tuple[int, ...] = shape, stack: Any = stack, opset: int = opset) -> None:
+                model = tf.keras.Sequential([given(shape), *stack])
+                signature = [tf.TensorSpec((None, *shape), tf.float32, name="x")]
+                made, _ = tf2onnx.convert.from_function(tf.function(model.__call__, input_signature=signature), signature, opset=opset)
+                path.write_bytes(made.SerializeToString())
+
+            yield f"tf2onnx {version('tf2onnx')}", opset, family, kind, build
+
+
 def _iris() -> tuple[Any, Any, Any]:
     from sklearn.datasets import load_iris
 
@@ -178,7 +204,7 @@ def _iris() -> tuple[Any, Any, Any]:
 
 def build() -> None:
     HOME.mkdir(parents=True, exist_ok=True)
-    for source in (from_torch, from_sklearn, from_boosters):
+    for source in (from_torch, from_sklearn, from_boosters, from_tensorflow):
         try:
             for exporter, opset, family, kind, write in source():
                 path = HOME / f"{exporter} {family} {opset}.onnx".replace(",", "").replace(" ", "-")
