@@ -96,6 +96,9 @@ def _npz(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
+                if name == member.filename and name not in KNOWN:
+                    arrays.setdefault(name, None)
+                    continue
                 with archive.open(member) as handle:
                     # The header is checked first: the array is allocated from what it says.
                     version = npy.read_magic(handle)

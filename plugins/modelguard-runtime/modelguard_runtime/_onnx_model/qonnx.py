@@ -52,7 +52,7 @@ def _written(node: onnx.NodeProto, constants: Mapping[str, Any], prefix: str, mo
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
     def stored(value: float, name: str) -> str:
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), f"{prefix}.{name}"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"{prefix}.{name}"))
         return f"{prefix}.{name}"
 
     def step(op: str, inputs: list[str], name: str) -> onnx.NodeProto:
