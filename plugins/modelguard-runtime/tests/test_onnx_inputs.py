@@ -200,3 +200,20 @@ def test_a_size_that_the_graph_needs_is_found_among_the_usual_ones(tmp_path: Pat
     assert model.input.shape == (3, 48, 320)
     assert model.input.source["shape"].endswith("the first usual size it runs on")
     assert model.output.kind == "sequence"
+
+
+def test_tokens_are_drawn_from_the_vocabulary_however_the_graph_uses_it(tmp_path: Path) -> None:
+    """Looked up, made one-hot, or taken as they are: never 0 and 1 alone."""
+    hot = graph(
+        [node("OneHot", ["x", "depth", "values"], ["h"]), node("ReduceMax", ["h", "one"], ["m"], keepdims=0),
+         node("MatMul", ["m", "w"], ["y"])],
+        [value("x", INT64, ["N", 5])], [value("y", FLOAT, ["N", 3])],
+        {"depth": np.array(257), "values": np.array([0, 1], np.float32), "one": np.array([1]), "w": weights(257, 3)}, tmp_path / "hot.onnx",
+    )  # fmt: skip
+    plain = graph(
+        [node("Cast", ["x"], ["f"], to=FLOAT), node("MatMul", ["f", "w"], ["y"])],
+        [value("x", INT64, ["N", 5])], [value("y", FLOAT, ["N", 3])], {"w": weights(5, 3)}, tmp_path / "plain.onnx",
+    )  # fmt: skip
+    assert built(hot).input.high == 256
+    model = built(plain)
+    assert (model.input.high, model.input.source["high"]) == (255, "assumed")

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import Skip, UsageError
-from modelguard_runtime._onnx_model.roles import LONGEST, Dim, GraphInput, declared, is_state
+from modelguard_runtime._onnx_model.roles import LONGEST, SHOWN, Dim, GraphInput, declared, is_state
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -169,7 +169,8 @@ def _choose(model: onnx.ModelProto, makers: dict[str, onnx.NodeProto], inputs: S
     if name is not None:
         picked = next(((chosen, source) for _, chosen, source in candidates if chosen == name), None)
         if picked is None:
-            known = ", ".join(repr(chosen[:60]) for _, chosen, _ in candidates[:8]) or "none"
+            known = ", ".join(repr(chosen[:60]) for _, chosen, _ in candidates[:SHOWN]) or "none"
+            known += f" and {len(candidates) - SHOWN} more" if len(candidates) > SHOWN else ""
             raise UsageError(f"--model-output {name}", "the graph has no such floating-point output", f"it has {known}")
         return picked
     if not candidates:

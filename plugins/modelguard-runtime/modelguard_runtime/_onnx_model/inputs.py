@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from modelguard import BuildRequest, InputHints, InputSpec, ModelError, Skip, artifact_json, resolve_input
+from modelguard import ASSUMED, BuildRequest, InputHints, InputSpec, ModelError, Skip, artifact_json, resolve_input
 from modelguard_runtime._onnx_model.head import append, integers, opset, unsqueeze
 from modelguard_runtime._onnx_model.roles import GraphInput
 
@@ -97,7 +97,10 @@ def _token_range(request: BuildRequest, model: onnx.ModelProto, ids: str, config
             tables[node.input[0]] for node in model.graph.node if node.op_type == "Gather" and node.input and node.input[0] in tables
         ]
         size, source = (max(looked_up), "a table of the graph") if looked_up else (None, "embedding in the graph")
-    return InputHints(source, low=0.0, high=float(size - 1) if isinstance(size, int) and size > 1 else None)
+    if not isinstance(size, int) or size < 2:
+        # Whole numbers that nothing looks up: bytes, most often. Samples know better.
+        return InputHints(ASSUMED, low=0.0, high=255.0) if request.samples is None else InputHints(source, low=0.0)
+    return InputHints(source, low=0.0, high=float(size - 1))
 
 
 _SAME_IDS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Clip", "Where", "Max", "Min")
