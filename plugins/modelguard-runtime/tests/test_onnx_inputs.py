@@ -202,6 +202,15 @@ def test_a_size_that_the_graph_needs_is_found_among_the_usual_ones(tmp_path: Pat
     assert model.output.kind == "sequence"
 
 
+def test_a_size_that_is_none_of_the_usual_ones_is_asked_for(tmp_path: Path) -> None:
+    nodes = [node("Reshape", ["x", "flat"], ["f"]), node("MatMul", ["f", "w"], ["y"])]
+    stored = {"flat": np.array([-1, 3 * 7 * 11]), "w": weights(3 * 7 * 11, 2)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 3, "h", "w_"])], [value("y", FLOAT, ["N", 2])], stored, tmp_path / "model.onnx")
+    with pytest.raises(Skip, match=r"of shape 3x\?x\?, and on none of the usual sizes: .*; say --input shape=\.\.\."):
+        built(path)
+    assert built(path, input="shape=3x7x11").output.classes == 2
+
+
 def test_tokens_are_drawn_from_the_vocabulary_however_the_graph_uses_it(tmp_path: Path) -> None:
     """Looked up, made one-hot, or taken as they are: never 0 and 1 alone."""
     hot = graph(

@@ -53,7 +53,7 @@ def settle(graph: Graph, run: Run, fixed: int | None) -> Settled:
     """Find sizes that the graph runs on, and bring the batch to the front of what it returns; both in place.
 
     ``run`` takes ``fixed`` inputs at once, any number where that is None. Raises :class:`ModelError` where nothing runs,
-    :class:`~modelguard.Skip` where the batch is nowhere.
+    :class:`~modelguard.Skip` where it leaves sizes free and runs on no usual one, or where the batch is nowhere.
     """
     count = fixed or PROBED
     graph.input, values, batch = _first_that_runs(graph.input, run, count, fixed)
@@ -98,6 +98,8 @@ def _first_that_runs(spec: InputSpec, run: Run, count: int, fixed: int | None) -
     assert failure is not None
     shape = "x".join("?" if size < 0 else str(size) for size in spec.shape)
     cause = f"{failure.thing} {failure.cause}" if isinstance(failure, ModelError) else one_line(failure)
+    if any(size < 0 for size in spec.shape):
+        raise Skip(f"the model runs on {spec.kind} inputs of shape {shape}, and on none of the usual sizes: {cause}; say --input shape=...")
     raise ModelError("model", f"does not run on {spec.kind} inputs of shape {shape}: {cause}", "say --input shape=...")
 
 
