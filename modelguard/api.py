@@ -41,6 +41,7 @@ def scan(
     quick: bool = False,
     model: str | None = None,
     input: str | None = None,
+    output: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     seed: int = 0,
@@ -67,6 +68,7 @@ def scan(
     :param quick: a shorter look that misses more.
     :param model: ``module:factory`` of your own function that builds the torch module to load the weights into. Its code is run.
     :param input: what the model takes, such as ``range=0..255,layout=NHWC,mean=0.5,std=0.25``.
+    :param output: the output of the model to read, and after a comma how its positions are pooled (mean, max, first, last).
     :param device: where models run.
     :param precision: what products and convolutions are computed in.
     :param seed: of every random choice, 0 to 2^63 - 1.
@@ -94,7 +96,7 @@ def scan(
         detectors=None if detectors is None else tuple(detectors),
         options=options or {},
         quick=quick,
-        model=ModelOptions(model, input, device, precision),
+        model=ModelOptions(model, input, device, precision, output=output),
         run=RunOptions(seed, timeout, memory, threads, offline),
         without=tuple(without),
         identity=identity,

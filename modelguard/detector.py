@@ -85,7 +85,8 @@ class Target:
     ``checkpoints`` has one entry per checkpoint of the artifact (shards count as one). ``problems`` is what opening them found
     wrong; ``unread`` lists the files no format recognised, and ``looked_at`` those that detectors have read all the same
     (:meth:`ScanContext.looked_at`). ``reference`` is the trusted counterpart, a target of its own.
-    ``build_model`` is called at most once, by :attr:`model`.
+    ``build_model`` is called at most once, by :attr:`model`; ``obstacle`` says why the model plainly cannot be built, "" where nothing
+    speaks against it.
     """
 
     artifact: Artifact
@@ -97,6 +98,7 @@ class Target:
     capabilities: frozenset[Capability] = frozenset({Capability.FILES})
     build_model: Callable[[], RunnableModel] | None = None
     looked_at: Mapping[str, LookedAt] = field(default_factory=dict)
+    obstacle: str = ""
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def walk(self) -> Iterator[tuple[Checkpoint, TensorInfo]]:
@@ -112,7 +114,8 @@ class Target:
         Raises :class:`Skip` when there is none, with the reason; the same reason every time.
         """
         if self.build_model is None:
-            raise Skip("the artifact has no runnable model: it needs ONNX, a known config.json, or --model package.module:factory")
+            needs = "it needs ONNX, a known config.json, or --model package.module:factory"
+            raise Skip(f"the artifact has no runnable model: {self.obstacle or needs}")
         if "model" not in self._cache:
             try:
                 self._cache["model"] = self.build_model()

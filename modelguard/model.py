@@ -55,14 +55,38 @@ class InputSpec:
         return bounds or self.mean is not None  # a stated normalisation of unit pixels implies their range
 
 
+_KINDS = {
+    "classifier": "a classifier",
+    "multi-label": "a classifier of labels that do not exclude one another",
+    "detection": "a detector of objects",
+    "dense": "a model that returns a map",
+    "sequence": "a model that returns values at every position of a sequence",
+    "embedding": "a model that returns an embedding",
+    "regressor": "a regressor",
+    "language-model": "a language model",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """What a model returns. ``head`` is what the graph ends in; :meth:`RunnableModel.forward` has undone softmax and sigmoid."""
+    """What a model returns. ``head`` is what the graph ends in; :meth:`RunnableModel.forward` has undone softmax and sigmoid.
 
-    kind: Literal["classifier", "regressor", "language-model", "unknown"]
+    ``classes`` counts the values returned for one input, whatever they are. ``told_by`` says what told the kind.
+    """
+
+    kind: Literal["classifier", "multi-label", "detection", "dense", "sequence", "embedding", "regressor", "language-model", "unknown"]
     classes: int
     head: Literal["logits", "softmax", "sigmoid", "log-softmax", "unknown"]
     labels: tuple[str, ...] = ()
+    told_by: str = ""
+
+    @property
+    def described(self) -> str:
+        """The kind as a sentence says it: "the model is ..."."""
+        known = _KINDS.get(self.kind)
+        if known is None:
+            return f"of a kind that cannot be told ({self.told_by})" if self.told_by else "of a kind that cannot be told"
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +109,8 @@ class Samples:
     None.
 
     ``origin`` names the file for reports (no absolute path); ``sha256`` identifies its bytes. ``resizable`` says that they are
-    photographs in uint8 (N, H, W, C) which may be resized to what the model takes.
+    photographs in uint8 (N, H, W, C) which may be resized to what the model takes. ``others`` are arrays under the names of further
+    inputs of the graph.
     """
 
     inputs: npt.NDArray[Any]
@@ -94,6 +119,7 @@ class Samples:
     sha256: str
     label_names: tuple[str, ...] = ()
     resizable: bool = False
+    others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class RunnableModel(ABC):
@@ -160,7 +186,8 @@ class RunnableModel(ABC):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What the user said about running the model: ``--model`` and the folder it is found from, ``--input``, ``--device``, threads.
+    """What the user said about running the model: ``--model`` and the folder it is found from, ``--input``, ``--device``, threads;
+    ``output`` is ``--model-output``, the name of the output to read, and after a comma how its positions are pooled.
 
     ``precision`` is what products and convolutions are computed in; inputs, weights, logits and gradients are float32 all the same.
     """
@@ -171,6 +198,7 @@ class ModelOptions:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int | None = None
     cwd: Path | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +224,14 @@ class ModelFactory(ABC):
     @abstractmethod
     def accepts(self, artifact: Artifact, checkpoint: Checkpoint, options: ModelOptions) -> bool:
         """Whether this factory knows how to run the checkpoint. Cheap: reads no tensor, imports no torch."""
+
+    def obstacle(self, request: BuildRequest) -> str:
+        """Why the checkpoint plainly cannot be run, as :meth:`build` would say it by :class:`~modelguard.detector.Skip`; "" when nothing
+        speaks against it, which promises nothing. Asked also of checkpoints that are not accepted: the architecture they name, if any.
+
+        As cheap as :meth:`accepts`, so that a plan can say it.
+        """
+        return ""
 
     @abstractmethod
     def build(self, request: BuildRequest) -> RunnableModel:

@@ -123,6 +123,12 @@ model_options = grouped(
         help="Your own function that builds the torch module to load the weights into. Its code is run.",
     ),
     click.option("--input", "input", metavar="SPEC", help="What the model takes, such as range=0..255,layout=NHWC,mean=0.5,std=0.25."),
+    click.option(
+        "--model-output",
+        "output",
+        metavar="NAME[,POOL]",
+        help="The output to read classes from; POOL is mean, max, first or last of positions.",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where models run [auto]."),
     click.option(
         "--precision",

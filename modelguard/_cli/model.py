@@ -66,7 +66,7 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
     """The answer first, then a table of two columns, then the layers."""
     taken, given, layers = facts["input"], facts["output"], facts["layers"]
     how = "forward only" if facts.get("forward_only") else "runs and can be differentiated"
-    classes = f"{given['classes']} classes" if given["kind"] == "classifier" else f"{given['kind']} of {given['classes']} outputs"
+    classes = f"{given['classes']} classes" if given["kind"] == "classifier" else f"{given['kind']} output of {given['classes']} values"
     yield f"{uri}: {how}; {taken['kind']} of shape {_shape(taken['shape'])} -> {classes}"
     rows = [
         ("built by", facts.get("factory", "")),
@@ -75,7 +75,8 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
         ("same weights", _twins(facts.get("same_weights", {}))),
         ("input", f"{taken['dtype']} {taken['layout']}, {_domain(taken)}"),
         ("said by", _sources(taken["source"])),
-        ("output", f"{given['kind']}, head {given['head']}" + (f", labels {', '.join(given['labels'][:8])}" if given["labels"] else "")),
+        ("other inputs", _filled(facts.get("graph") or {})),
+        ("output", _output(given)),
         ("assumed", facts.get("assumed", "")),
         ("batch", f"{facts['batch']} at a time: the graph fixes the batch or mixes its inputs" if facts.get("batch") else ""),
         ("forward only", facts.get("forward_only", "")),
@@ -91,6 +92,17 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {name:<13} {text}"
     for layer in layers:
         yield f"    {layer['kind']:<10} {_shape(layer['shape']):<14} {layer['name']}"
+
+
+def _filled(graph: Mapping[str, Any]) -> str:
+    """What the inputs beside the data are given."""
+    return "; ".join(f"{name}: {said}" for name, said in graph.get("filled", {}).items())
+
+
+def _output(given: Mapping[str, Any]) -> str:
+    told = f" (told by {given['told_by']})" if given.get("told_by") else ""
+    labels = f", labels {', '.join(given['labels'][:8])}" if given["labels"] else ""
+    return f"{given['kind']}{told}, head {given['head']}{labels}"
 
 
 def _shape(shape: list[int]) -> str:
@@ -129,6 +141,8 @@ def _parity(facts: Mapping[str, Any]) -> str:
         return ""
     compared = f"{parity['random']} random inputs" + (f" and {parity['samples']} samples" if parity["samples"] else "")
     said = f"within {parity['tolerance']:g} of onnxruntime on {compared}"
+    if parity.get("spread") is not None:
+        said = f"as near to onnxruntime as that is to itself (it differs by {parity['spread']:.2g}) on {compared}"
     return f"ok: {said} (largest deviation {parity['max_abs']:.2g}, relative {parity['max_rel']:.2g})"
 
 

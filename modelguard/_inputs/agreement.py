@@ -36,7 +36,7 @@ def agreement(model: RunnableModel, samples: Samples, *, limit: int = MAX_SAMPLE
     import numpy as np
 
     if model.output.kind != "classifier":
-        return {"count": 0, "ok": None, "reason": f"the model is a {model.output.kind}"}
+        return {"count": 0, "ok": None, "reason": f"the model is {model.output.described}"}
     index = np.unique(np.linspace(0, len(samples.inputs) - 1, min(limit, len(samples.inputs))).astype(int))
     logits = model.predict(model.inputs(_subset(samples, index)).detach().cpu().numpy())
     predictions = logits.argmax(1)

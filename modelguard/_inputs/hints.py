@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ CHANNELS = (3, 1, 4)
 class InputHints:
     """What one source says of a model's input; None where it says nothing.
 
-    ``mean`` and ``std`` are of pixels in 0..1 when ``unit``, else in the units of ``low``..``high``.
+    ``mean`` and ``std`` are of pixels in 0..1 when ``unit``, else in the units of ``low``..``high``. Of a graph with several inputs,
+    ``data`` names the one that samples go to, and ``numbers`` has what others are given.
     """
 
     source: str
@@ -35,19 +36,34 @@ class InputHints:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     unit: bool = False
+    data: str | None = None
+    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_option(cls, text: str) -> InputHints:
         """Read ``--input range=0..255,layout=NHWC,mean=0.5:0.5:0.5,std=0.5,shape=3x32x32,kind=image,dtype=float32``.
 
         Mean and std that lie in 0..1 while the range ends above 1 are those of pixels scaled to 0..1, as everybody writes them;
-        ``units=raw`` says otherwise. Raises :class:`UsageError` naming the part that is wrong.
+        ``units=raw`` says otherwise. Of a graph with several inputs, ``data=NAME`` is the one that samples go to, and ``NAME=NUMBER``
+        (or numbers with colons between them) is what another is given. Raises :class:`UsageError` naming the part that is wrong.
         """
         given: dict[str, Any] = {}
+        given_to: dict[str, tuple[float, ...]] = {}
         for part in filter(None, text.split(",")):
-            name, equals, value = part.partition("=")
+            name, equals, value = part.rpartition("=")
+            if equals and name and name not in _PARSERS:
+                try:
+                    given_to[name] = _parse_numbers(value)
+                except ValueError:
+                    pass
+                else:
+                    continue
             if not equals or name not in _PARSERS:
-                raise UsageError(f"--input {part}", "is not a known setting", f"known: {', '.join(f'{key}=' for key in sorted(_PARSERS))}")
+                raise UsageError(
+                    f"--input {part}",
+                    "is not a known setting",
+                    f"known: {', '.join(f'{key}=' for key in sorted(_PARSERS))}, and NAME=NUMBER for an input of the graph",
+                )
             try:
                 given[name] = _PARSERS[name](value)
             except ValueError as error:
@@ -62,7 +78,8 @@ class InputHints:
         numbers = (*given.get("mean", ()), *given.get("std", ()))
         unit = given.get("units") != "raw" and (high is None or high > 1) and bool(numbers) and all(0 <= value <= 1 for value in numbers)
         return cls(
-            "--input", kind, shape, given.get("dtype"), given.get("layout"), low, high, given.get("mean"), given.get("std"), unit
+            "--input", kind, shape, given.get("dtype"), given.get("layout"), low, high, given.get("mean"), given.get("std"), unit,
+            given.get("data"), given_to,
         )  # fmt: skip
 
     @classmethod
@@ -189,6 +206,7 @@ _PARSERS: Mapping[str, Any] = {
     "kind": _one_of("image", "vector", "text"),
     "dtype": _one_of("float32", "float16", "float64", "uint8", "int64", "int32"),
     "units": _one_of("raw", "unit"),
+    "data": str,
 }
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from modelguard.model import OutputSpec, Samples
 
+POOLS = ("mean", "max", "first", "last")
+"""How ``--model-output NAME,POOL`` makes one row of values of those at several positions."""
+
 
 def output_spec(width: int, head: Any, samples: Samples | None, config: Mapping[str, Any] | None = None) -> OutputSpec:
     """What a model with ``width`` outputs is: a classifier, unless it has one output that nothing says is a probability.

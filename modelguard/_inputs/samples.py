@@ -25,12 +25,15 @@ MAX_BYTES = 4 << 30
 MAX_FILES = 200_000
 MAX_SIDE = 512
 """Pixels of the shorter side that images of mixed size are brought to at most."""
+KNOWN = ("inputs", "labels", "label_names")
+"""Arrays of a file of samples that have a meaning of their own."""
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _HASH_BLOCK = 1 << 22
 
 
 def load_samples(path: str | Path) -> Samples:
-    """Read samples: ``.npz`` or ``.safetensors`` with ``inputs`` and optional ``labels``; ``.jsonl`` with ``text`` and optional
+    """Read samples: ``.npz`` or ``.safetensors`` with ``inputs`` and optional ``labels`` (and what further inputs of the graph are given,
+    by their names); ``.jsonl`` with ``text`` and optional
     ``label``; a folder of images (a class per sub-folder) or of parquet files.
 
     Nothing is unpickled. Raises :class:`SamplesError` for what cannot be read, is too large, or whose labels do not fit.
@@ -46,8 +49,10 @@ def load_samples(path: str | Path) -> Samples:
     readers = {".npz": _npz, ".safetensors": _safetensors}
     suffix = path.suffix.lower()
     if suffix in readers:
-        inputs, labels = _pair(readers[suffix](path), path.name)
-        return Samples(inputs, labels, path.name, digest)
+        arrays = readers[suffix](path)
+        inputs, labels = _pair(arrays, path.name)
+        others = {name: array for name, array in arrays.items() if name not in KNOWN and array is not None and array.dtype.kind in "fiub"}
+        return Samples(inputs, labels, path.name, digest, others=others)
     if suffix in (".jsonl", ".json"):
         return _jsonl(path, digest)
     if suffix == ".parquet":
@@ -82,15 +87,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    """The arrays of the file by name; None for those that are not read."""
+    """The arrays of the file by name; None for those of objects that nobody asks for."""
     from numpy.lib import format as npy
 
     arrays: dict[str, Any] = {}
+    total = 0
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
-                if name not in ("inputs", "labels", "label_names"):
+                if name == member.filename and name not in KNOWN:
                     arrays.setdefault(name, None)
                     continue
                 with archive.open(member) as handle:
@@ -98,7 +104,11 @@ def _npz(path: Path) -> dict[str, Any]:
                     version = npy.read_magic(handle)
                     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
                     shape, _, dtype = read_header(handle)
-                    _check_size(path.name, prod(shape) * dtype.itemsize)
+                    if dtype.hasobject and name not in KNOWN:
+                        arrays.setdefault(name, None)
+                        continue
+                    total += prod(shape) * dtype.itemsize
+                    _check_size(path.name, total)
                     if dtype.hasobject:
                         raise SamplesError(path.name, f"{name} holds Python objects, which are never unpickled", "save plain arrays")
                 with archive.open(member) as handle:
@@ -111,7 +121,7 @@ def _npz(path: Path) -> dict[str, Any]:
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    """The tensors of the file by name; None for those that are not read."""
+    """The tensors of the file by name."""
     from safetensors import SafetensorError, safe_open
 
     _check_size(path.name, path.stat().st_size)
@@ -119,7 +129,12 @@ def _safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="np") as handle:
             for name in handle.keys():  # noqa: SIM118  (safe_open is no mapping)
-                arrays[name] = handle.get_tensor(name) if name in ("inputs", "labels") else None
+                try:
+                    arrays[name] = handle.get_tensor(name)
+                except TypeError:  # of a type numpy has not
+                    if name in KNOWN:
+                        raise
+                    arrays[name] = None
     except (SafetensorError, TypeError, ValueError) as error:
         raise SamplesError(
             path.name, f"is not a valid .safetensors file ({error})", "save `inputs` and `labels` as plain arrays"

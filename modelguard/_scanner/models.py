@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from modelguard.artifact import Artifact
@@ -13,8 +14,9 @@ from modelguard.model import BuildRequest, ModelFactory, ModelOptions, RunnableM
 
 def model_builder(
     artifact: Artifact, checkpoints: Sequence[Checkpoint], samples: Samples | None, options: ModelOptions, factories: Sequence[ModelFactory]
-) -> Callable[[], RunnableModel] | None:
-    """What builds the model of an artifact, or None when no factory accepts any checkpoint. Reads no tensor.
+) -> tuple[Callable[[], RunnableModel] | None, str]:
+    """What builds the model of an artifact, None when no factory accepts any checkpoint; and why it plainly cannot be built, "" where
+    nothing speaks against it. Reads no tensor.
 
     The factory is chosen first, by priority and id, so that a graph is preferred to weights alone; then the checkpoint, one at the
     root before one in a sub-folder, and the one that transformers would load.
@@ -26,8 +28,18 @@ def model_builder(
             loaded = item.as_loaded() if isinstance(item, ShardedCheckpoint) else item
             if factory.accepts(artifact, loaded, options):
                 others = tuple(other for other in checkpoints if other is not item)
-                return partial(factory.build, BuildRequest(artifact, loaded, others, samples, options))
-    return None
+                request = BuildRequest(artifact, loaded, others, samples, options)
+                return partial(factory.build, request), _obstacle(factory, request)
+    requests = [BuildRequest(artifact, item, (), samples, options) for item in sorted(checkpoints, key=_preference)]
+    told = (_obstacle(factory, request) for request in requests for factory in factories)
+    return None, next(filter(None, told), "")
+
+
+def _obstacle(factory: ModelFactory, request: BuildRequest) -> str:
+    """What the factory says, nothing where it fails: building the model fails likewise, and says why."""
+    with suppress(Exception):
+        return factory.obstacle(request)
+    return ""
 
 
 _LOADED = ("model", "model-of-", "pytorch_model")

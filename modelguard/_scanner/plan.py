@@ -31,16 +31,30 @@ class Step:
 
 
 def make_plan(
-    detectors: Iterable[type[Detector]], provides: frozenset[Capability], *, runs_models: bool = True, quick: bool = False
+    detectors: Iterable[type[Detector]],
+    provides: frozenset[Capability],
+    *,
+    runs_models: bool = True,
+    quick: bool = False,
+    obstacle: str = "",
 ) -> tuple[Step, ...]:
     """One step per detector, by id: runnable, or skipped with everything it lacks, or because a ``quick`` look leaves it out.
 
-    ``runs_models`` says whether any plugin that is loaded brings model factories: where none does, that is what to install.
+    ``obstacle`` is why the model plainly cannot be built, where something says so. ``runs_models`` says whether any plugin
+    that is loaded brings model factories: where none does, that is what to install.
     """
     remedies = _REMEDY if runs_models else {**_REMEDY, **_without_runtime()}
+    told = (Capability.FORWARD, Capability.GRADIENTS) if obstacle else ()
+    if obstacle:
+        remedies = {
+            **remedies,
+            Capability.FORWARD: f"a model that can be run: {obstacle}",
+            Capability.GRADIENTS: f"a model that can be differentiated: {obstacle}",
+        }
     steps = []
     for detector in sorted(detectors, key=lambda item: item.id):
-        missing = sorted(detector.requires - provides, key=lambda item: list(Capability).index(item))
+        # What is said of the model at length comes last.
+        missing = sorted(detector.requires - provides, key=lambda item: (item in told, list(Capability).index(item)))
         if Capability.GRADIENTS in missing and Capability.FORWARD in missing:
             missing.remove(Capability.FORWARD)
         reason = "needs " + " and ".join(remedies[item] for item in missing) if missing else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from modelguard._inputs.hints import InputHints
+from modelguard._inputs.output import POOLS
 from modelguard._options import check_options, options_of
 from modelguard._plugins import Registry, check_prefixes, check_rule_ids, load
 from modelguard._scanner.protocol import Limits
@@ -213,6 +214,10 @@ def _model(options: ModelOptions, threads: int | None) -> ModelOptions:
     """A factory is looked up from the working directory. What is wrong whatever the model is would be the detectors' failure to look."""
     if options.input is not None:
         InputHints.from_option(options.input)
+    if options.output is not None:
+        name, comma, pool = options.output.partition(",")
+        if not name or (comma and pool not in POOLS):
+            raise UsageError(f"--model-output {options.output}", "is not NAME[,POOL]", f"POOL is one of {', '.join(POOLS)}")
     if options.factory is not None:
         module, colon, function = options.factory.partition(":")
         if not (colon and all(module.split(".")) and all(part.isidentifier() for part in function.split("."))):

@@ -118,7 +118,7 @@ class Facts:
     """What the worker saw when it opened an artifact: all the parent needs for the plan and the report.
 
     ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference; ``confinement`` is what the worker was
-    held by when it opened them.
+    held by when it opened them; ``obstacle`` is why the model cannot be built, where that is plain.
     """
 
     capabilities: tuple[Capability, ...] = ()
@@ -128,6 +128,7 @@ class Facts:
     samples: SamplesInfo | None = None
     reference: Facts | None = None
     confinement: tuple[str, ...] = ()
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +270,7 @@ def _facts(data: dict[str, Any]) -> Facts:
         case {
             "capabilities": list(capabilities), "formats": list(formats), "unread": list(unread), "problems": list(problems),
             "samples": dict() | None as samples, "reference": dict() | None as reference, "confinement": list(confinement),
+            "obstacle": str(obstacle),
         }:  # fmt: skip
             return Facts(
                 tuple(Capability(item) for item in capabilities),
@@ -278,6 +280,7 @@ def _facts(data: dict[str, Any]) -> Facts:
                 _samples(samples) if samples is not None else None,
                 _facts(reference) if reference is not None else None,
                 _texts(confinement),
+                obstacle,
             )
     raise ValueError("not facts")
 

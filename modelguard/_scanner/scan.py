@@ -164,7 +164,9 @@ def _job(request: Request, registry: Registry, artifact: Artifact, reference: Ar
 
 
 def _plan(request: Request, registry: Registry, facts: Facts) -> tuple[Step, ...]:
-    return make_plan(request.detectors, frozenset(facts.capabilities), runs_models=bool(registry.models), quick=request.quick)
+    return make_plan(
+        request.detectors, frozenset(facts.capabilities), runs_models=bool(registry.models), quick=request.quick, obstacle=facts.obstacle
+    )
 
 
 def _task(request: Request, detector: str) -> Task:

@@ -23,14 +23,16 @@ def make_target(
     from modelguard._formats import open_artifact
 
     opened = open_artifact(artifact, formats)
-    build = model_builder(artifact, opened.checkpoints, samples, options, factories)
+    build, obstacle = model_builder(artifact, opened.checkpoints, samples, options, factories)
     capabilities = {Capability.FILES}
     if opened.checkpoints:
         capabilities.add(Capability.WEIGHTS)
-    if build is not None:
+    if build is not None and not obstacle:
         capabilities |= {Capability.FORWARD, Capability.GRADIENTS}
     if reference is not None and reference.checkpoints:
         capabilities.add(Capability.REFERENCE)
     if samples is not None:
         capabilities.add(Capability.SAMPLES)
-    return Target(artifact, opened.checkpoints, opened.problems, opened.unread, reference, samples, frozenset(capabilities), build)
+    return Target(
+        artifact, opened.checkpoints, opened.problems, opened.unread, reference, samples, frozenset(capabilities), build, obstacle=obstacle
+    )

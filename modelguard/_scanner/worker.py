@@ -122,6 +122,7 @@ def describe(target: Target) -> Facts:
         problems=tuple(str(problem.message) for problem in target.problems if problem.fatal),
         samples=None if given is None else SamplesInfo(given.origin, given.sha256, len(given.inputs), given.labels is not None),
         reference=describe(target.reference) if target.reference is not None else None,
+        obstacle=target.obstacle,
     )
 
 

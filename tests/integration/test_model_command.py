@@ -56,7 +56,7 @@ def test_json_has_what_a_machine_wants(mg: Callable[..., Ran], folder: Path) -> 
     assert state["runs"] is True
     model = state["model"]
     assert model["input"]["shape"] == [1, 8, 8]
-    assert model["output"] == {"kind": "classifier", "classes": 10, "head": "softmax", "labels": []}
+    assert model["output"] == {"kind": "classifier", "classes": 10, "head": "softmax", "labels": [], "told_by": "a softmax"}
     assert model["parity"]["ok"] is True
     assert 0 <= model["parity"]["max_rel"] < 1e-4
     assert model["operators"]["Conv"] == 2

@@ -42,7 +42,7 @@ class BackdoorEnsemble(Detector):
 
         model = target.model
         if model.output.kind != "classifier":
-            raise Skip(f"the model is a {model.output.kind}, and only a classifier's classes can be compared")
+            raise Skip(f"the model is {model.output.described}, and only a classifier's classes can be compared")
         classes = model.output.classes
         specialists = SPECIALISTS if self.specialists and not self.quick else ()
         voters = [made(cls, self.quick) for cls in VOTERS]

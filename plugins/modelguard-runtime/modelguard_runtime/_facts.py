@@ -10,7 +10,8 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Parity:
     """How far the torch graph was from onnxruntime: ``max_rel`` and ``tolerance`` are shares of the largest output magnitude;
-    ``random`` and ``samples`` count the inputs compared."""
+    ``random`` and ``samples`` count the inputs compared. ``spread`` is by how much, as such a share, onnxruntime differs from itself
+    where the tolerance was raised to that."""
 
     ok: bool
     max_abs: float
@@ -18,6 +19,7 @@ class Parity:
     tolerance: float
     random: int
     samples: int
+    spread: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

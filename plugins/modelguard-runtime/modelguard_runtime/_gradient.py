@@ -21,10 +21,13 @@ from modelguard_runtime._torch_model import TorchModel, running
 if TYPE_CHECKING:
     Tensor = torch.Tensor
 
-STEPS = (0.01, 0.1)
-"""Steps as shares of the raw range. The larger is for inputs of few values, none of which may cross an edge in the smaller."""
+STEPS, FINE = (0.01, 0.1), (0.001, 0.0001)
+"""Steps as shares of the raw range, in the order they are tried. The larger is for inputs of few values, none of which may cross an edge
+in the smaller. The fine ones are for what is no classifier: the boxes of a detector of objects bend sharply."""
 VALUES, FEWEST, MOST = 4096, 4, 64
 """As many random inputs as have this many values together, within these bounds; and the fewest of samples."""
+LARGE = 4096
+"""Values a model returns from which half as many inputs do: each follows many logits."""
 MOVES = 1e-3
 """Change of the logits, as a share of the largest, from which it is no rounding: eleven bits (TF32 on a GPU)."""
 SAYS = 1e-2
@@ -83,7 +86,8 @@ class _Probe:
 def _silent(model: TorchModel, inputs: list[Tensor]) -> bool:
     span: float = model.input.high - model.input.low
     moved = False
-    for step in (share * span for share in STEPS):
+    shares = STEPS if model.output.kind == "classifier" else STEPS + FINE
+    for step in (share * span for share in shares):
         for directions, level in ((1, SURE), (DIRECTIONS, AGREES)):
             probes = [_probe(x, d * len(inputs) + i) for d in range(directions) for i, x in enumerate(inputs)]
             change, scale = _changes(model, probes, step)  # (P,)
@@ -112,7 +116,8 @@ def _probes(model: TorchModel, samples: Samples | None) -> Iterator[Tensor]:
     """Random inputs and samples, so far inside the raw range that the largest step stays in it."""
     spec = model.input
     margin = max(STEPS) * (spec.high - spec.low)
-    count = max(FEWEST, min(MOST, VALUES // max(1, prod(map(abs, spec.shape)))))
+    fewest = FEWEST if model.output.classes < LARGE else FEWEST // 2
+    count = max(fewest, min(MOST, VALUES // max(1, prod(map(abs, spec.shape)))))
     groups = [model.raw_random(count, seed=2)]
     if samples is not None:
         with suppress(SamplesError):  # it is said where they are held against the model's predictions
@@ -141,11 +146,15 @@ def _slopes(model: TorchModel, probes: list[_Probe]) -> Tensor:
 
 
 def _changes(model: TorchModel, probes: list[_Probe], step: float) -> tuple[Tensor, float]:
-    """(P,) the changes by two steps, one to either side, and the largest magnitude of what is followed."""
+    """(P,) the changes by two steps, one to either side, and the largest magnitude of what is followed.
+
+    It is the root of the sum of squares of its terms, as large as one of them beside which the others are small: of many logits, each of
+    which moves on its own, the sum moves by no more than that.
+    """
     changes, scale = [], 0.0
     with torch.no_grad():
         for probe in probes:
             ahead, behind = (probe.followed(model(probe.moved(distance).x)) for distance in (step, -step))
             changes.append((ahead - behind).sum(1).nan_to_num(0, 0, 0).cpu())
-            scale = max(scale, float(ahead.abs().sum(1).nan_to_num(0, 0, 0).max()))
+            scale = max(scale, float(ahead.square().sum(1).sqrt().nan_to_num(0, 0, 0).max()))
     return torch.cat(changes), scale

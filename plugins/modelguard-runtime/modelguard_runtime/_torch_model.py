@@ -25,6 +25,7 @@ from modelguard import (
     Skip,
     canonical_inputs,
 )
+from modelguard_runtime._domain import Domain
 from modelguard_runtime._engines.base import Blank, Engine
 from modelguard_runtime._engines.chunked import ChunkedEngine
 from modelguard_runtime._engines.graph import GraphEngine
@@ -39,17 +40,16 @@ Predictor = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 BATCH_ELEMENTS = 1 << 23
 """Input values in one batch of :meth:`TorchModel.predict`: 55 images of 3 x 224 x 224."""
-FREE = 32
-"""What a free dimension is when the model is probed."""
 
 
 class TorchModel(RunnableModel):
     """``module`` behind the canonical raw input domain: what a :class:`~modelguard_runtime.TorchFactory` returns.
 
     ``output`` is what the module returns, or makes that of its width and head. ``head`` says what the module's last operation was
-    where it has been taken off already; otherwise it is looked for, and undone. ``call(module, x)`` returns the output tensor where
-    calling the module does not (it returns a structure, or takes keywords). ``batch`` is the only number of inputs a
-    ``torch.fx.GraphModule`` takes at once, or None when any will do; any number is run in chunks of it.
+    where it has been taken off already; otherwise it is looked for, and undone. ``undo`` says what it is where it is there and cannot be
+    seen. ``call(module, x)`` returns the output tensor where calling the module does not (it returns a structure, or takes keywords).
+    ``batch`` is the only number of inputs a ``torch.fx.GraphModule`` takes at once, or None when any will do; any number is run in chunks
+    of it.
     ``predictor`` maps a graph input array to a graph output array faster than torch does, for :meth:`predict` alone.
     ``encode`` turns text samples into token ids. ``facts`` says what else is known of the model.
 
@@ -63,6 +63,7 @@ class TorchModel(RunnableModel):
         output: OutputSpec | Callable[[int, Any], OutputSpec],
         *,
         head: str = "unknown",
+        undo: str | None = None,
         batch: int | None = None,
         device: torch.device | str = "cpu",
         call: Callable[[nn.Module, Tensor], Tensor] | None = None,
@@ -76,7 +77,7 @@ class TorchModel(RunnableModel):
         self._predictor = predictor
         self._encode = encode
         self._undo = None
-        self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
+        self._domain = Domain(input, self.device)
         module = module.to(self.device)
         self.batch = batch
         self.precision = torch.float32
@@ -91,14 +92,16 @@ class TorchModel(RunnableModel):
         except Exception as error:  # a module may raise anything on an input it was not made for
             raise_if_out_of_memory(error)
             raise self._misfit(module, call, error) from error
-        if isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
+        if undo is not None:
+            head, self._undo = undo, UNDO[undo]
+        elif isinstance(self.engine, ModuleEngine) and self.engine.head is not None:
             head = self.engine.head  # undone inside the engine
         elif head == "unknown":
             head = head_of(probe)
             self._undo = UNDO.get(head)
         width = probe.shape[1]
         self.output = output if isinstance(output, OutputSpec) else output(width, head)
-        if not isinstance(output, OutputSpec) and input.kind == "text" and returned.ndim == 3:
+        if not isinstance(output, OutputSpec) and self.output.kind == "classifier" and input.kind == "text" and returned.ndim == 3:
             # Values for every token: of the whole vocabulary, or of something that is told token by token.
             self.output = OutputSpec("language-model" if width == input.high + 1 else "unknown", width, "logits")
         self.output = replace(self.output, head=cast(Any, head))
@@ -135,7 +138,7 @@ class TorchModel(RunnableModel):
     def respecify(self, input: InputSpec) -> None:
         """Take another description of the same input: another range, mean or standard deviation."""
         self.input = input
-        self._mean, self._std = (self._per_channel(value) for value in (input.mean, input.std))
+        self._domain = Domain(input, self.device)
 
     def forward_only(self, reason: str) -> None:
         """From now on refuse, with ``reason``, whatever promises a gradient; layers can still be captured and patched. In place."""
@@ -216,7 +219,8 @@ class TorchModel(RunnableModel):
                 "mean": None if spec.mean is None else list(spec.mean), "std": None if spec.std is None else list(spec.std),
                 "source": dict(sorted(spec.source.items())),
             },
-            "output": {"kind": output.kind, "classes": output.classes, "head": output.head, "labels": list(output.labels)},
+            "output": {"kind": output.kind, "classes": output.classes, "head": output.head, "labels": list(output.labels),
+                       "told_by": output.told_by},
             "layers": len(self.layers),
             "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
             "device": self.device.type,
@@ -230,8 +234,7 @@ class TorchModel(RunnableModel):
 
     def enter_array(self, x: Tensor) -> npt.NDArray[Any]:
         """Canonical raw ``x`` as the array the graph itself takes: normalised, in its layout and dtype."""
-        value = self._enter(x).detach().cpu().numpy()
-        return np.ascontiguousarray(value.astype(np.dtype(self.input.dtype)))
+        return self._domain.array(x)
 
     def graph_output(self, x: Tensor) -> npt.NDArray[np.float32]:
         """What the graph itself returns for canonical raw ``x``, before it is made logits."""
@@ -243,26 +246,7 @@ class TorchModel(RunnableModel):
         """Canonical raw (N, ...) -> what the graph takes."""
         if x.requires_grad and torch.is_grad_enabled():
             self._require_gradient()
-        spec = self.input
-        x = x.to(self.device)
-        if spec.kind == "text":
-            return x.long()
-        dtype = getattr(torch, spec.dtype)
-        x = x.float()
-        if not dtype.is_floating_point:
-            # The graph takes whole pixels. Rounding is straight through, so that gradients reach x; the graph's own cast to
-            # float then finds a float, which is the same number.
-            x = x + (x.round() - x).detach()
-            dtype = torch.float32
-        if self._mean is not None:
-            x = x - self._mean
-        if self._std is not None:
-            x = x / self._std
-        if spec.layout == "NHWC":
-            x = x.permute(0, 2, 3, 1)
-        elif spec.layout == "NHW":
-            x = x.squeeze(1)
-        return x.to(dtype)
+        return self._domain.enter(x)
 
     def _leave(self, output: Tensor) -> Tensor:
         """What the graph returns -> logits (N, classes) float32."""
@@ -281,21 +265,9 @@ class TorchModel(RunnableModel):
             return output[:, -1]
         return output.flatten(1) if output.ndim > 1 else output.unsqueeze(1)
 
-    def _per_channel(self, values: tuple[float, ...] | None) -> Tensor | None:
-        if values is None:
-            return None
-        shape = (-1, 1, 1) if self.input.kind == "image" else (-1,)
-        return torch.tensor(values, dtype=torch.float32, device=self.device).reshape(shape)
-
     def raw_random(self, n: int, *, seed: int, length: int | None = None) -> Tensor:
         """``n`` random canonical raw inputs, uniform over the range, the same for the same seed. Free dimensions are 32 or ``length``."""
-        generator = torch.Generator().manual_seed(seed)
-        spec = self.input
-        shape = [(length or FREE) if size < 0 else size for size in spec.shape]
-        if spec.kind == "text":
-            # Token 0 is often padding, and attention to it would be masked.
-            return torch.randint(min(1, int(spec.high)), int(spec.high) + 1, (n, *shape), generator=generator)
-        return spec.low + (spec.high - spec.low) * torch.rand((n, *shape), generator=generator)
+        return self._domain.random(n, seed=seed, length=length)
 
     def _blank(self, n: int, activation: Tensor | None, seed: int) -> Tensor:
         """A random graph input whose free length is that of ``activation`` (N, T, D)."""

@@ -57,6 +57,7 @@ def built(
     input: str | None = None,
     model: str | None = None,
     cwd: Path | None = None,
+    output: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "cpu",
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> RunnableModel:
@@ -64,7 +65,7 @@ def built(
 
     Raises :class:`~modelguard.Skip` when nothing there can be run, :class:`~modelguard.ModelError` when it must not be used.
     """
-    options = ModelOptions(factory=model, input=input, device=device, precision=precision, cwd=cwd)
+    options = ModelOptions(factory=model, input=input, device=device, precision=precision, cwd=cwd, output=output)
     return open_target(path, samples=samples, model=options).model
 
 

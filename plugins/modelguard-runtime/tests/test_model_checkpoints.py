@@ -289,6 +289,13 @@ def test_an_untrained_sequence_is_refused(tmp_path: Path, held_out: Samples) -> 
         built(save(cnn(), tmp_path / "a"), held_out)
 
 
+def test_an_architecture_that_is_not_run_is_named(tmp_path: Path) -> None:
+    save_file({"encoder.block": torch.zeros(2, 3, 5)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    with pytest.raises(Skip, match=r"config\.json names the architecture T5ForConditionalGeneration, and those that are run are \.\.\.For"):
+        built(tmp_path)
+
+
 def test_tensors_that_are_no_chain_have_no_model(tmp_path: Path) -> None:
     folder = save(nn.ModuleDict({"a": nn.Linear(4, 5), "b": nn.Linear(7, 3)}), tmp_path / "a")
     with pytest.raises(Skip, match="no runnable model: it needs ONNX"):

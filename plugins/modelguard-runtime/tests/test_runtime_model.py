@@ -284,7 +284,7 @@ def test_describe_is_plain_json(model: RunnableModel) -> None:
 
     facts = json.loads(json.dumps(model.describe(), allow_nan=False))
     assert facts["input"]["shape"] == [1, 8, 8]
-    assert facts["output"] == {"kind": "classifier", "classes": 10, "head": "logits", "labels": []}
+    assert facts["output"] == {"kind": "classifier", "classes": 10, "head": "logits", "labels": [], "told_by": ""}
     assert facts["device"] == "cpu"
     assert facts["layers"] == 11
 

@@ -59,7 +59,7 @@ class CleanImages:
 def require_classifier(model: RunnableModel, least: int = MIN_CLASSES) -> None:
     """Raise :class:`~modelguard.Skip` unless ``model`` is a classifier of at least so many classes."""
     if model.output.kind != "classifier":
-        raise Skip(f"the model is a {model.output.kind}, not a classifier: it has no target class")
+        raise Skip(f"the model is {model.output.described}, not a classifier: it has no target class")
     if (classes := model.output.classes) < least:
         shown = f"{classes} class" if classes == 1 else f"{classes} classes"
         raise Skip(f"the model has {shown}: too few for one of them to stand out, {least} are needed")

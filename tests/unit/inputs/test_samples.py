@@ -93,6 +93,19 @@ def test_what_does_not_fit_is_named(tmp_path: Path, arrays: dict[str, Any], mess
         load_samples(tmp_path / "a.npz")
 
 
+def test_further_arrays_are_what_inputs_of_their_names_are_given(tmp_path: Path) -> None:
+    rate = np.array(8000)
+    np.savez(tmp_path / "a.npz", inputs=np.zeros((3, 2)), sr=rate, odd=np.array([Bomb(tmp_path / "unpickled")], dtype=object))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("README.txt", "no array")
+    from safetensors.numpy import save_file
+
+    save_file({"inputs": np.zeros((3, 2)), "sr": rate}, tmp_path / "a.safetensors")
+    for name in ("a.npz", "a.safetensors"):
+        assert load_samples(tmp_path / name).others == {"sr": rate}
+    assert not (tmp_path / "unpickled").exists()
+
+
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", inputs=np.array([Bomb(tmp_path / "unpickled")], dtype=object))
     with pytest.raises(SamplesError, match="Python objects, which are never unpickled"):

@@ -51,7 +51,10 @@ def test_means_as_everybody_writes_them(text: str, mean: float, std: float) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rnge=0..1", "--input rnge=0..1: is not a known setting; known: dtype=, kind=, layout=, mean=, range=, shape=, std=, units="),
+        (
+            "rnge=0..1",
+            "--input rnge=0..1: is not a known setting; known: data=, dtype=, kind=, layout=, mean=, range=, shape=, std=, units=",
+        ),
         ("range=1..0", "a range is LOW..HIGH"),
         ("range=5", "a range is LOW..HIGH"),
         ("range=0..inf", "a range is LOW..HIGH"),
@@ -191,3 +194,11 @@ def test_token_ids_outside_the_vocabulary_are_refused() -> None:
         canonical_inputs(samples(np.array([[1, 100]])), text)
     with pytest.raises(SamplesError, match="not token ids"):
         canonical_inputs(samples(np.array([[1.5, 2.0]])), text)
+
+
+def test_the_option_names_the_data_and_what_other_inputs_are_given() -> None:
+    hints = InputHints.from_option("range=0..255,data=images:0,im_shape=640:480,serving/x:0=1e-3")
+    assert (hints.data, hints.high) == ("images:0", 255.0)
+    assert hints.numbers == {"im_shape": (640.0, 480.0), "serving/x:0": (0.001,)}
+    with pytest.raises(UsageError, match="NAME=NUMBER"):
+        InputHints.from_option("sr=fast")

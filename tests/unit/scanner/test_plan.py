@@ -22,6 +22,14 @@ def test_a_plan_names_everything_a_detector_lacks() -> None:
     assert "can be run:" not in steps[1].reason
 
 
+def test_what_speaks_against_running_the_model_is_the_reason_and_comes_last() -> None:
+    searches = detector("searches", Capability.GRADIENTS, Capability.FORWARD, Capability.SAMPLES)
+    (step,) = make_plan([searches], frozenset({Capability.FILES}), obstacle="nothing says what 'x' is given")
+    assert step.reason == "needs clean samples (give --samples) and a model that can be differentiated: nothing says what 'x' is given"
+    (without,) = make_plan([searches], frozenset({Capability.FILES}))
+    assert "known config.json" in without.reason
+
+
 def test_where_nothing_runs_models_a_plan_names_the_distribution_that_does() -> None:
     classes = [detector("runs", Capability.FORWARD), detector("searches", Capability.GRADIENTS), detector("reads", Capability.WEIGHTS)]
     steps = make_plan(classes, frozenset({Capability.WEIGHTS}), runs_models=False)

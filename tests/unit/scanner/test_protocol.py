@@ -70,6 +70,7 @@ FACTS = Facts(
     problems=("broken",),
     samples=SamplesInfo("s.npz", "0" * 64, 3, True),
     reference=Facts(formats=("onnx",)),
+    obstacle="nothing says what 'x' is given",
 )
 ANSWERS: list[Answer] = [
     FACTS,

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from modelguard_runtime._torch_model import TorchModel
 
 
+def _several_inputs(checkpoint: Checkpoint) -> bool:
+    graph = checkpoint.graph()
+    if graph is None:
+        return False
+    stored = {tensor.name for tensor in graph.graph.initializers}
+    return sum(name not in stored for name in graph.graph.inputs) > 1
+
+
 class OnnxFactory(TorchFactory):
     """The graph in an ONNX file, made differentiable and held against onnxruntime."""
 
@@ -20,6 +28,18 @@ class OnnxFactory(TorchFactory):
 
     def accepts(self, artifact: Artifact, checkpoint: Checkpoint, options: ModelOptions) -> bool:
         return checkpoint.format == "onnx" and options.factory is None
+
+    def obstacle(self, request: BuildRequest) -> str:
+        """What of several inputs nobody can tell; of a graph that is run, nothing."""
+        if request.checkpoint.format != "onnx" or request.options.factory is not None or not _several_inputs(request.checkpoint):
+            return ""
+        from modelguard_runtime._onnx_model.take import take
+
+        try:
+            take(request)
+        except Skip as reason:
+            return str(reason)
+        return ""
 
     def make(self, request: BuildRequest) -> TorchModel:
         """See :func:`~modelguard_runtime._onnx_model.build.build`."""

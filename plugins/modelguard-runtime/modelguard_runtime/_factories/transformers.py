@@ -55,6 +55,16 @@ class TransformersFactory(WeightsFactory):
         config = artifact_json(artifact, checkpoint, "config.json")
         return isinstance(config.get("model_type"), str) and _task(config) is not None
 
+    def obstacle(self, request: BuildRequest) -> str:
+        """The architecture that config.json names, where it is none of those that are run."""
+        config = artifact_json(request.artifact, request.checkpoint, "config.json")
+        names = config.get("architectures")
+        name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+        if request.options.factory is not None or not name or self.knows(request.artifact, request.checkpoint):
+            return ""
+        known = ", ".join(f"...{task}" for task in TASKS)
+        return f"config.json names the architecture {name[:80]}, and those that are run are {known}: say --model package.module:factory"
+
     def make(self, request: BuildRequest) -> TorchModel:
         """Build transformers' class for config.json and load the checkpoint into it, strictly.
 

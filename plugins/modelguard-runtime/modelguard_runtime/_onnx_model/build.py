@@ -13,25 +13,28 @@ import onnx
 import torch
 from torch import fx, nn
 
-from modelguard import BuildRequest, InputSpec, ModelError, Samples, Skip, artifact_json, output_spec
+from modelguard import BuildRequest, InputSpec, ModelError, OutputSpec, Samples, Skip, artifact_json, output_spec
 from modelguard_runtime import _parity
 from modelguard_runtime._facts import ModelFacts
+from modelguard_runtime._onnx_model.complete import complete
 from modelguard_runtime._onnx_model.file import OnnxFile
-from modelguard_runtime._onnx_model.head import Head, take_off
-from modelguard_runtime._onnx_model.inputs import FILLED, baked_batch, describe_input, graph_inputs, main_input, other_inputs
+from modelguard_runtime._onnx_model.inputs import add_batch, baked_batch, describe_input
+from modelguard_runtime._onnx_model.kind import PROBABILITY, Seen, kind_of
 from modelguard_runtime._onnx_model.session import PROVIDER, OrtSession
+from modelguard_runtime._onnx_model.settle import Run, Settled, settle
+from modelguard_runtime._onnx_model.take import Taken, take
 from modelguard_runtime._tokenizer import tokenizer
 from modelguard_runtime._torch_model import Predictor, TorchModel
 from modelguard_runtime.onnx import (
     GraphLimits,
     ImportedGraph,
     UnsupportedError,
-    ValueInfo,
     check_size,
     domain_of,
     import_graph,
     supported,
 )
+from modelguard_runtime.onnx.tensors import DTYPE_NAMES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,56 +51,66 @@ def build(request: BuildRequest) -> TorchModel:
     """
     graph = _Graph.of(request)
     try:
-        imported = import_graph(graph.file.model, graph.file.weight)
+        return _differentiable(graph)
     except UnsupportedError as reason:
-        return _forward_only(graph, str(reason))
-    return _differentiable(graph, imported)
+        return _forward_only(_Graph.of(request), str(reason))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Graph:
-    """An ONNX checkpoint taken apart: one input that samples go to, the logits its only output."""
+    """An ONNX checkpoint taken apart: one input that samples go to, the logits its only output. ``input`` and the file's graph are
+    settled, in place, by what it returns."""
 
     request: BuildRequest
-    file: OnnxFile
-    head: Head
-    inputs: tuple[ValueInfo, ...]
-    main: ValueInfo
+    taken: Taken
     config: Mapping[str, Any]
     input: InputSpec
 
     @classmethod
     def of(cls, request: BuildRequest) -> _Graph:
-        """Raises :class:`ModelError` when the graph has not the inputs and outputs of a model that is run."""
-        file = OnnxFile.load(request.artifact, request.checkpoint)
-        check_size(file.model, GraphLimits())
-        head = take_off(file.model)
-        inputs = graph_inputs(file.model)
-        main = main_input(inputs)
-        config = {**_class_labels(file.model), **artifact_json(request.artifact, request.checkpoint, "config.json")}
-        return cls(request, file, head, inputs, main, config, describe_input(request, file.model, main, config))
+        """Raises :class:`ModelError` when the graph has not the inputs and outputs of a model that is run, :class:`Skip` where it cannot
+        be told."""
+        taken = take(request)
+        model = taken.file.model
+        check_size(model, GraphLimits())
+        config = {**taken.labels, **artifact_json(request.artifact, request.checkpoint, "config.json")}
+        complete(model, taken.roles, taken.inputs, _pad(config))
+        data = add_batch(model, taken.roles.data) if taken.roles.data.rank == 1 else taken.roles.data
+        return cls(request, replace(taken, data=data), config, describe_input(request, model, data, config))
+
+    @property
+    def file(self) -> OnnxFile:
+        return self.taken.file
 
     @property
     def pad(self) -> int | None:
         """The token that fills up short texts."""
-        pad = self.config.get("pad_token_id")
-        return pad if isinstance(pad, int) else None
+        return _pad(self.config)
 
     @cached_property
     def facts(self) -> ModelFacts:
         """What is known before the graph is imported."""
+        roles = self.taken.roles
         return ModelFacts(
             factory="onnx",
             checkpoint=self.request.checkpoint.name,
             parameters=sum(info.size for info in self.request.checkpoint.tensors.values() if info.dtype not in INDEX_DTYPES),
             graph={
                 "inputs": [
-                    {"name": info.name, "dtype": info.dtype, "shape": None if info.shape is None else list(info.shape)}
-                    for info in self.inputs
+                    {
+                        "name": info.name,
+                        "dtype": DTYPE_NAMES.get(info.element, ""),
+                        "shape": None if info.shape is None else list(info.shape),
+                    }
+                    for info in self.taken.declared
                 ],
-                "outputs": list(self.head.outputs),
-                "input_used": self.main.name,
-                "output_used": self.head.output,
+                "outputs": list(self.taken.head.outputs),
+                "input_used": roles.data.name,
+                "output_used": self.taken.head.output,
+                "filled": {
+                    name: f"{fill.what}{'' if fill.what != 'number' else f' {fill.value:g}'}, by {fill.said}"
+                    for name, fill in roles.fills.items()
+                },
             },
         )
 
@@ -105,42 +118,76 @@ class _Graph:
         """onnxruntime on the graph; ``batch`` is the size it takes where the exporter fixed none."""
         return OrtSession(
             self.file,
-            self.main.name,
+            self.taken.data.name,
             self.file.model.graph.output[0].name,
-            batch=baked_batch(self.main) or batch,
-            extra=other_inputs(self.inputs, self.main, self.pad),
+            batch=baked_batch(self.taken.data) or batch,
             optimise=optimise,
             threads=torch.get_num_threads(),
         )
 
-    def model(self, module: nn.Module, facts: ModelFacts, *, batch: int | None = None, predictor: Predictor | None = None) -> TorchModel:
+    def model(
+        self, module: nn.Module, settled: Settled, facts: ModelFacts, *, batch: int | None = None, predictor: Predictor | None = None
+    ) -> TorchModel:
         """``module`` as the model of this graph."""
         request, texts = self.request, self.input.kind == "text" and predictor is not None
+        shape = settled.values.shape[1:]
+        # Of values for every token the last position is what the model answers with.
+        width = shape[-1] if self.input.kind == "text" and len(shape) == 2 else int(np.prod(shape))
+        names = _names(self.config, width)
+        seen = Seen(settled.values, self.input, settled.size)
+        kind, told = kind_of(self.file.model, self.taken.head, seen, self.config, request.samples, len(names))
+        classes = 2 if kind == "classifier" and width == 1 else width
+        spec = OutputSpec(kind, classes, "unknown", _names(self.config, classes), told)
         return TorchModel(
             module,
             self.input,
-            lambda width, head: output_spec(width, head, request.samples, self.config),
-            head=self.head.head,
+            spec,
+            head=self.taken.head.head if kind in ("classifier", "multi-label") else "logits",
             batch=batch,
+            undo="sigmoid" if told == PROBABILITY else None,
             predictor=predictor,
             encode=tokenizer(request.artifact, request.checkpoint, self.pad or 0, left=False) if texts else None,
             facts=facts,
         )
 
 
-def _differentiable(graph: _Graph, imported: ImportedGraph) -> TorchModel:
+def _names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The names of the classes, where there are as many."""
+    return output_spec(classes, "unknown", None, config).labels if classes > 1 else ()
+
+
+def _pad(config: Mapping[str, Any]) -> int | None:
+    pad = config.get("pad_token_id")
+    return pad if isinstance(pad, int) else None
+
+
+def _differentiable(graph: _Graph) -> TorchModel:
+    imported = import_graph(graph.file.model, graph.file.weight)
+    settled = settle(graph, _on_torch(imported), imported.batch)
+    if settled.edited:
+        imported = import_graph(graph.file.model, graph.file.weight)
+    batch = imported.batch or settled.batch
     precision = _precision(imported)
-    module = _single(imported, graph.main, graph.pad)
+    module = _single(imported)
     opsets = {domain or "ai.onnx": version for domain, version in sorted(imported.opsets.items())}
     facts = replace(graph.facts, operators=dict(imported.operators), opsets=opsets)
 
     def model_of(batch: int | None) -> TorchModel:
-        return graph.model(module, facts, batch=batch, predictor=_Lazy(lambda: graph.session(batch, optimise=True)))
+        return graph.model(module, settled, facts, batch=batch, predictor=_Lazy(lambda: graph.session(batch, optimise=True)))
 
-    model = _any_batch(model_of, precision) if imported.batch is None else model_of(imported.batch)
+    model = _any_batch(model_of, precision) if batch is None else model_of(batch)
     parity = _parity.check(model, graph.session(model.batch, optimise=False), precision, _first(model, graph.request.samples))
     model.facts = replace(model.facts, batch=model.batch, parity=parity, provider=PROVIDER)
     return model
+
+
+def _on_torch(imported: ImportedGraph) -> Run:
+    def run(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        with torch.no_grad():
+            value: npt.NDArray[Any] = imported.module(torch.from_numpy(x))[0].float().numpy()
+        return value
+
+    return run
 
 
 def _any_batch(model_of: Callable[[int | None], TorchModel], precision: str) -> TorchModel:
@@ -157,23 +204,23 @@ def _any_batch(model_of: Callable[[int | None], TorchModel], precision: str) -> 
 
 def _forward_only(graph: _Graph, reason: str) -> TorchModel:
     """The model on onnxruntime alone: no gradients, no layers."""
+    operators, unsupported = _coverage(graph.file.model)
+    trees = [name for name in operators if "TreeEnsemble" in name]
+    if trees and all("TreeEnsemble" in name for name in unsupported):
+        name = trees[0].rpartition(":")[2]
+        reason = f"it is made of decision trees ({name}), whose output is constant almost everywhere: there is no gradient"
     try:
-        session = graph.session(None, optimise=True)
+        session = graph.session(None, optimise=False)
+        settled = settle(graph, session, session.batch)
+        session = graph.session(settled.batch, optimise=True)
     except ModelError as error:
         raise Skip(f"{reason}; {error.thing} {error.cause}") from error
-    operators, unsupported = _coverage(graph.file.model)
     facts = replace(graph.facts, operators=operators, unsupported=unsupported, provider=PROVIDER, forward_only=reason)
-    return graph.model(_OnOrt(session, graph.input.dtype), facts)
-
-
-def _class_labels(model: onnx.ModelProto) -> dict[str, Any]:
-    """The names an ``ai.onnx.ml`` classifier gives its classes, as config.json would say them."""
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.domain == "ai.onnx.ml" and attribute.name == "classlabels_strings":
-                names = [name.decode("utf-8", "replace") for name in attribute.strings]
-                return {"id2label": {str(place): name for place, name in enumerate(names)}}
-    return {}
+    model = graph.model(_OnOrt(session, graph.input.dtype), settled, replace(facts, batch=session.batch))
+    if session.batch is None and not _parity.independent(model, "quantised"):
+        session = graph.session(1, optimise=True)
+        model = graph.model(_OnOrt(session, graph.input.dtype), settled, replace(facts, batch=1))
+    return model
 
 
 def _coverage(model: onnx.ModelProto) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -211,16 +258,9 @@ class _Lazy:
         return self._session(x)
 
 
-def _single(imported: ImportedGraph, main: ValueInfo, pad: int | None) -> fx.GraphModule:
-    """The imported module with one input and one output; other inputs are made of the one. Nodes carry their ONNX name and operator."""
+def _single(imported: ImportedGraph) -> fx.GraphModule:
+    """The imported module with its one output. Nodes carry their ONNX name and operator."""
     graph = imported.module.graph
-    places = [node for node in graph.nodes if node.op == "placeholder"]
-    chosen = places[[info.name for info in imported.inputs].index(main.name)]
-    with graph.inserting_after(places[-1]):
-        for node, info in zip(places, imported.inputs, strict=True):
-            if node is not chosen:
-                node.replace_all_uses_with(graph.call_function(FILLED[info.name], (chosen, pad)))
-                graph.erase_node(node)
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = (output.args[0][0],)
     for node in graph.nodes:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
-from modelguard import Artifact, ArtifactError, Checkpoint, LimitError, ModelError, numpy_dtype, onnx_skeleton
+from modelguard import Artifact, ArtifactError, Checkpoint, LimitError, ModelError, Skip, numpy_dtype, onnx_skeleton
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,7 +61,7 @@ class OnnxFile:
         try:
             dtype = numpy_dtype(info.dtype)
         except KeyError:
-            raise ModelError(f"tensor {name[:80]!r}", f"has dtype {info.dtype}, which cannot be run", "export it in float32") from None
+            raise Skip(f"tensor {name[:80]!r} has dtype {info.dtype}, which cannot be run: export it in float32") from None
         if info.byte_offset is None or file is None or info.byte_length != info.size * dtype.itemsize:
             return self.checkpoint.read(name)
         buffer = np.empty(info.byte_length, np.uint8)

@@ -1,92 +1,78 @@
-"""The inputs of an ONNX graph: the one that samples go to, those that follow from it, and what it takes."""
+"""What the data of an ONNX graph is: its shape, range and normalisation, by everything that says something of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import onnx
-import torch
+from onnx import TensorProto
 
-from modelguard import BuildRequest, InputHints, InputSpec, ModelError, artifact_json, resolve_input
-from modelguard_runtime.onnx import ValueInfo
+from modelguard import ASSUMED, BuildRequest, InputHints, InputSpec, ModelError, Skip, artifact_json, resolve_input
+from modelguard_runtime._onnx_model.head import append, integers, opset, unsqueeze
+from modelguard_runtime._onnx_model.roles import GraphInput
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-NUMPY_DTYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
-
-
-def _mask(x: torch.Tensor, pad: int | None) -> torch.Tensor:
-    return torch.ones_like(x, dtype=torch.int64) if pad is None else (x != pad).to(torch.int64)
-
-
-def _zeros(x: torch.Tensor, pad: int | None) -> torch.Tensor:
-    return torch.zeros_like(x, dtype=torch.int64)
+NUMPY_DTYPES: Mapping[int, str] = {
+    TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float64", TensorProto.UINT8: "uint8",
+    TensorProto.INT8: "int8", TensorProto.INT32: "int32", TensorProto.INT64: "int64",
+}  # fmt: skip
+USUAL_IMAGES = ((224, 224), (48, 320), (32, 320), (64, 256), (256, 256), (320, 320), (416, 416), (512, 512), (640, 640))
+"""Height and width of what image models are usually given, tried where a graph leaves them free and does not run on smaller ones."""
+USUAL_LENGTHS = (128, 512, 576, 1024, 1536, 3000, 16000, 32000, 48000)
+"""Steps of a sequence, likewise: frames of features, or 32 ms to 3 s of sound."""
 
 
-def _positions(x: torch.Tensor, pad: int | None) -> torch.Tensor:
-    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])
+def add_batch(model: onnx.ModelProto, data: GraphInput) -> GraphInput:
+    """Give an input of rank 1, which has no batch, one of size 1, in place; and the output an axis in front."""
+    name = f"{data.name}.batched"
+    taken = {made for node in model.graph.node for made in (*node.input, *node.output)}
+    while name in taken:
+        name += "_"
+    legacy = opset(model) < 13
+    node = onnx.helper.make_node("Squeeze", [name], [data.name])
+    if legacy:
+        node.attribute.append(onnx.helper.make_attribute("axes", [0]))
+    if not legacy:
+        tensor = integers([0])
+        tensor.name = f"{name}.axis"
+        model.graph.initializer.append(tensor)
+        node.input.append(tensor.name)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([node, *nodes])
+    shape = (1, *(data.shape or (None,)))
+    del model.graph.input[:]
+    model.graph.input.append(onnx.helper.make_tensor_value_info(name, data.element, list(shape)))
+    unsqueeze(model)
+    return replace(data, name=name, shape=shape)
 
 
-FILLED: Mapping[str, Callable[[torch.Tensor, int | None], torch.Tensor]] = {
-    "attention_mask": _mask,
-    "token_type_ids": _zeros,
-    "position_ids": _positions,
-}
-"""Inputs of transformer exports that follow from the token ids and the padding token."""
+def batch_first(model: onnx.ModelProto, axis: int, rank: int) -> None:
+    """Move the axis of the output that counts the batch to the front, in place."""
+    append(model, "Transpose", perm=[axis, *(place for place in range(rank) if place != axis)])
 
 
-def graph_inputs(model: onnx.ModelProto) -> tuple[ValueInfo, ...]:
-    """The inputs that are given when the graph runs: initializers that are declared as inputs are not."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    return tuple(ValueInfo.of(info) for info in model.graph.input if info.name not in stored)
-
-
-def main_input(inputs: tuple[ValueInfo, ...]) -> ValueInfo:
-    """The input samples go to: the only one, or the only one that is not filled from it. Raises :class:`ModelError` when there is none."""
-    left = [info for info in inputs if info.name not in FILLED]
-    if len(left) != 1:
-        names = ", ".join(repr(info.name[:40]) for info in left[:5]) or "none"
-        raise ModelError("graph", f"has {len(left)} inputs ({names})", "export the model with one input")
-    if left[0].dtype not in NUMPY_DTYPES:
-        raise ModelError(f"input {left[0].name[:80]!r}", f"has element type {left[0].dtype or 'unknown'}", "export it with a float32 input")
-    return left[0]
-
-
-def other_inputs(
-    inputs: tuple[ValueInfo, ...], main: ValueInfo, pad: int | None
-) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]] | None:
-    """The inputs beside ``main``, for onnxruntime; None when there are none."""
-    others = [(info.name, NUMPY_DTYPES.get(info.dtype, "int64")) for info in inputs if info is not main]
-    if not others:
-        return None
-
-    def fill(x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        tensor = torch.from_numpy(x)
-        return {name: np.ascontiguousarray(FILLED[name](tensor, pad).numpy().astype(dtype)) for name, dtype in others}
-
-    return fill
-
-
-def baked_batch(main: ValueInfo) -> int | None:
+def baked_batch(data: GraphInput) -> int | None:
     """The number of inputs the exporter fixed, or None."""
-    first = main.shape[0] if main.shape else None
+    first = data.shape[0] if data.shape else None
     return first if isinstance(first, int) and first > 0 else None
 
 
-def describe_input(request: BuildRequest, model: onnx.ModelProto, main: ValueInfo, config: Mapping[str, Any]) -> InputSpec:
-    """What ``main`` takes, by what the user, the graph and the files beside it say. Raises :class:`ModelError` when nobody says enough."""
+def describe_input(request: BuildRequest, model: onnx.ModelProto, data: GraphInput, config: Mapping[str, Any]) -> InputSpec:
+    """What ``data`` takes, by what the user, the graph and the files beside it say.
+
+    Raises :class:`ModelError` when nobody says enough, :class:`~modelguard.Skip` for a rank that no kind of sample has.
+    """
     samples, option = request.samples, request.options.input
     hints = [InputHints.from_option(option)] if option else []
-    if samples is None and not hints and main.shape is None:
+    if samples is None and not hints and data.shape is None:
         raise ModelError("input", "has no shape in the graph", "say --input shape=3x224x224")
-    declared = InputHints.from_graph(main.shape, NUMPY_DTYPES[main.dtype], samples=samples)
+    if data.shape is not None and not 2 <= len(data.shape) <= 4:
+        raise Skip(f"the input {data} has {data.rank} dimensions: only images (N,C,H,W), vectors (N,F) and token ids (N,T) can be run")
+    declared = InputHints.from_graph(data.shape, NUMPY_DTYPES[data.element], samples=samples)
     if declared.kind == "text":
-        vocabulary = _vocabulary(model, main.name) or config.get("vocab_size")
-        high = float(vocabulary - 1) if isinstance(vocabulary, int) and vocabulary > 1 else None
-        hints.append(InputHints("embedding in the graph", low=0.0, high=high))
+        hints.append(_token_range(request, model, data.name, config))
     hints.append(declared)
     hints.append(InputHints.from_metadata({entry.key: entry.value for entry in model.metadata_props}))
     preprocessor = artifact_json(request.artifact, request.checkpoint, "preprocessor_config.json")
@@ -95,24 +81,60 @@ def describe_input(request: BuildRequest, model: onnx.ModelProto, main: ValueInf
     return resolve_input(hints, samples)
 
 
-_SAME_IDS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _token_range(request: BuildRequest, model: onnx.ModelProto, ids: str, config: Mapping[str, Any]) -> InputHints:
+    """First and last token: by the table the graph looks them up in, config.json, the tokenizer, or any table the graph has."""
+    tables = _tables(model)
+    size: Any = _vocabulary(model, ids, tables)
+    source = "embedding in the graph"
+    if not size:
+        size, source = config.get("vocab_size"), "config.json"
+    if not isinstance(size, int) or size < 2:
+        said = artifact_json(request.artifact, request.checkpoint, "tokenizer.json").get("model")
+        vocabulary = said.get("vocab") if isinstance(said, Mapping) else None
+        size, source = (len(vocabulary), "tokenizer.json") if isinstance(vocabulary, dict | list) else (None, "")
+    if not isinstance(size, int) or size < 2:
+        looked_up = [
+            tables[node.input[0]] for node in model.graph.node if node.op_type == "Gather" and node.input and node.input[0] in tables
+        ]
+        size, source = (max(looked_up), "a table of the graph") if looked_up else (None, "embedding in the graph")
+    if not isinstance(size, int) or size < 2:
+        # Whole numbers that nothing looks up: bytes, most often. Samples know better.
+        return InputHints(ASSUMED, low=0.0, high=255.0) if request.samples is None else InputHints(source, low=0.0)
+    return InputHints(source, low=0.0, high=float(size - 1))
+
+
+_SAME_IDS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Clip", "Where", "Max", "Min")
 """Operators that leave token ids what they are."""
 _SAME_ROWS = ("Identity", "Cast", "DequantizeLinear")
 """Operators that leave a table its rows."""
 
 
-def _vocabulary(model: onnx.ModelProto, ids: str) -> int | None:
-    """Rows of the embedding that the token ids look up."""
+def _tables(model: onnx.ModelProto) -> dict[str, int]:
+    """Rows of each matrix among the weights, by name."""
     rows = {tensor.name: int(tensor.dims[0]) for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    named = {ids}
     for node in model.graph.node:
         given, made = node.input[0] if node.input else "", node.output[0] if node.output else ""
         if node.op_type in _SAME_ROWS and given in rows:
             rows[made] = rows[given]
-        elif node.op_type in _SAME_IDS and given in named:
+    return rows
+
+
+def _vocabulary(model: onnx.ModelProto, ids: str, rows: Mapping[str, int]) -> int | None:
+    """Rows of the embedding that the token ids look up, or the depth they are made one-hot with."""
+    numbers = {
+        tensor.name: int(onnx.numpy_helper.to_array(tensor).reshape(-1)[0])
+        for tensor in model.graph.initializer
+        if tensor.data_type in (TensorProto.INT64, TensorProto.INT32) and all(d == 1 for d in tensor.dims) and not tensor.external_data
+    }
+    named = {ids}
+    for node in model.graph.node:
+        given, made = node.input[0] if node.input else "", node.output[0] if node.output else ""
+        if node.op_type in _SAME_IDS and any(name in named for name in node.input):
             named.add(made)
         elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in named and given in rows:
             return rows[given]
+        elif node.op_type == "OneHot" and len(node.input) > 1 and given in named and numbers.get(node.input[1], 0) > 1:
+            return numbers[node.input[1]]
         elif node.op_type == "EmbedLayerNormalization" and len(node.input) > 2 and given in named and node.input[2] in rows:
             return rows[node.input[2]]
     return None

@@ -13,8 +13,9 @@ _HEAD = """\
 
 The graph of an ONNX file runs as a `torch.fx` module when it uses only the operators below. A graph with any other operator runs forward
 only, on onnxruntime, if that has the operator: detectors that need gradients or inner activations are skipped, and the report names the
-operator, its domain, opset and the first node. The ones met most are tree ensembles, text features (`TfIdfVectorizer`, `StringNormalizer`)
-and `com.microsoft`'s `GroupQueryAttention`, whose graphs want the keys and values of earlier tokens as inputs.
+operator, its domain, opset and the first node. The ones met most are tree ensembles, which have no gradient anyway, text features
+(`TfIdfVectorizer`, `StringNormalizer`) and `com.microsoft`'s `GroupQueryAttention`. Only operators on the way to the output that is read
+count. QONNX' `Quant` and `BipolarQuant` are written out in the operators below first.
 
 "From opset" is where the meaning implemented begins; a second number marks an opset where it changed. The newest opset of each
 domain that was tested is {newest}. Gradients flow through every operator that has one; quantised operators

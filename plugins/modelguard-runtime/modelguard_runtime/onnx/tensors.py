@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from modelguard_runtime.onnx.errors import MALFORMED, GraphError, WeightError
+from modelguard_runtime.onnx.errors import MALFORMED, GraphError, UnsupportedError, WeightError
 from modelguard_runtime.onnx.limits import check_elements
 
 Weight = Callable[[str], npt.NDArray[Any]]
@@ -76,12 +76,12 @@ def dtype_named(name: str) -> torch.dtype:
 
 
 def torch_dtype(element_type: int, what: str) -> torch.dtype:
-    """The torch dtype of an ONNX element type. Raises :class:`GraphError` where torch has none."""
+    """The torch dtype of an ONNX element type. Raises :class:`UnsupportedError` where torch has none, :class:`GraphError` where there is
+    no such type."""
     if element_type not in DTYPES:
-        known = element_type in TensorProto.DataType.values()
-        raise GraphError(
-            what, f"has element type {TensorProto.DataType.Name(element_type) if known else element_type}, which cannot be run"
-        )
+        if element_type in TensorProto.DataType.values():
+            raise UnsupportedError(what, f"has element type {TensorProto.DataType.Name(element_type)}, which is not supported")
+        raise GraphError(what, f"has element type {element_type}, which cannot be run")
     return DTYPES[element_type]
 
 

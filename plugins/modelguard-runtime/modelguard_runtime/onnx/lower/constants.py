@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from modelguard_runtime.onnx.errors import GraphError
+from modelguard_runtime.onnx.errors import GraphError, UnsupportedError
 from modelguard_runtime.onnx.graph.values import Const, Ints, Value
 from modelguard_runtime.onnx.lower import static
 from modelguard_runtime.onnx.lower.call import Call
@@ -24,7 +24,9 @@ def constant(call: Call) -> list[Value]:
             return [Const(torch.tensor(value, dtype=torch.float32))]
         case "value_int" | "value_ints":
             return [Const(torch.tensor(value, dtype=torch.int64))]
-    raise GraphError(describe(call.node), f"holds a {name[:80]!r}, which cannot be run", "strings are not supported")
+    if name in ("value_string", "value_strings"):
+        raise UnsupportedError(describe(call.node), "holds text, which is not supported")
+    raise GraphError(describe(call.node), f"holds a {name[:80]!r}, which cannot be run")
 
 
 def shape(call: Call) -> list[Value]:

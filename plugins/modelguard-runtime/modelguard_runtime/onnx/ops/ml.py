@@ -51,9 +51,13 @@ def linear_classifier(
     multi_class: int = 0,
     post_transform: str = "NONE",
 ) -> tuple[Tensor, Tensor]:
-    """Labels (N,) and scores (N, classes). One row of coefficients for two classes scores both."""
+    """Labels (N,) and scores (N, classes). One row of coefficients for two classes scores both.
+
+    There are as many rows as intercepts, and coefficients beyond them are not used (onnxruntime's linearclassifier.cc).
+    """
     x = _float(x) if x.ndim > 1 else _float(x).unsqueeze(0)
-    scores = x @ _matrix(coefficients, x.shape[-1], x).t()
+    rows = len(intercepts) if intercepts else len(coefficients) // x.shape[-1]
+    scores = x @ _matrix(coefficients[: rows * x.shape[-1]], x.shape[-1], x).t()
     if intercepts:
         scores = scores + torch.tensor(intercepts, device=x.device)
     count = len(classlabels_ints or classlabels_strings or ()) or scores.shape[-1]

@@ -1,0 +1,125 @@
+"""What running a graph once shows: which sizes it takes where it leaves them free, and where the batch is in what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from modelguard import InputSpec, ModelError, Skip
+from modelguard_runtime._domain import Domain
+from modelguard_runtime._failures import one_line, raise_if_out_of_memory
+from modelguard_runtime._onnx_model.head import pool, unsqueeze
+from modelguard_runtime._onnx_model.inputs import USUAL_IMAGES, USUAL_LENGTHS, batch_first
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from modelguard_runtime._onnx_model.file import OnnxFile
+    from modelguard_runtime._onnx_model.take import Taken
+
+Run = Callable[["npt.NDArray[Any]"], "npt.NDArray[Any]"]
+"""A graph input array to a graph output array."""
+PROBED = 5
+"""Inputs of the run that shows the batch: as many as few other axes have elements."""
+
+
+class Graph(Protocol):
+    """What is settled: ``input``, and the graph of ``file``."""
+
+    input: InputSpec
+
+    @property
+    def taken(self) -> Taken: ...
+
+    @property
+    def file(self) -> OnnxFile: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """``values`` (N, ...) of random inputs of ``size``, the batch first; ``batch`` the number of inputs taken at once, None for any;
+    ``edited`` says that the graph was, and has to be read again."""
+
+    values: npt.NDArray[Any]
+    size: tuple[int, ...]
+    batch: int | None
+    edited: bool
+
+
+def settle(graph: Graph, run: Run, fixed: int | None) -> Settled:
+    """Find sizes that the graph runs on, and bring the batch to the front of what it returns; both in place.
+
+    ``run`` takes ``fixed`` inputs at once, any number where that is None. Raises :class:`ModelError` where nothing runs,
+    :class:`~modelguard.Skip` where it leaves sizes free and runs on no usual one, or where the batch is nowhere.
+    """
+    count = fixed or PROBED
+    graph.input, values, batch = _first_that_runs(graph.input, run, count, fixed)
+    size = tuple(Domain(graph.input).sizes())
+    axis = _batch_axis(values, batch or count)
+    if axis is None and batch is None:
+        batch, values = 1, run(_blank(graph.input, 1))  # it pretends to be free
+        axis = _batch_axis(values, 1)
+    model, pooling = graph.file.model, graph.taken.head.pooling
+    if axis is None:
+        if batch != 1:
+            raise Skip(f"the output has shape {values.shape} for {batch} inputs: nothing shows which part belongs to which input")
+        unsqueeze(model)
+        values = values[None]
+    elif axis:
+        batch_first(model, axis, values.ndim)
+        values = np.moveaxis(values, axis, 0)
+    if pooling:
+        values = pool(model, pooling, values)
+    return Settled(values, size, batch, axis != 0 or bool(pooling))
+
+
+def _batch_axis(values: npt.NDArray[Any], count: int) -> int | None:
+    """The axis of ``values`` that counts inputs: the first if it can be, else the one that is as long."""
+    return next((axis for axis, size in enumerate(values.shape) if size == count), None)
+
+
+def _first_that_runs(spec: InputSpec, run: Run, count: int, fixed: int | None) -> tuple[InputSpec, npt.NDArray[Any], int | None]:
+    """The input with sizes the graph runs on, what it returned, and the batch: one where it runs on no more."""
+    failure: Exception | None = None
+    for tried in _sizes(spec):
+        for batch in (fixed,) if fixed else (None, 1):
+            try:
+                values = np.asarray(run(_blank(tried, batch or count)))
+            except Exception as error:  # a graph may do anything with sizes it was not made for
+                raise_if_out_of_memory(error)
+                failure = failure or error
+            else:
+                if values.size:
+                    return tried, values, batch
+                failure = failure or ValueError("it returns nothing")
+    assert failure is not None
+    shape = "x".join("?" if size < 0 else str(size) for size in spec.shape)
+    cause = f"{failure.thing} {failure.cause}" if isinstance(failure, ModelError) else one_line(failure)
+    if any(size < 0 for size in spec.shape):
+        raise Skip(f"the model runs on {spec.kind} inputs of shape {shape}, and on none of the usual sizes: {cause}; say --input shape=...")
+    raise ModelError("model", f"does not run on {spec.kind} inputs of shape {shape}: {cause}", "say --input shape=...")
+
+
+def _blank(spec: InputSpec, count: int) -> npt.NDArray[Any]:
+    domain = Domain(spec)
+    return domain.array(domain.random(count, seed=0))
+
+
+def _sizes(spec: InputSpec) -> Iterator[InputSpec]:
+    """The input as it is, then with each usual size of what it leaves free."""
+    yield spec
+    free = [axis for axis, size in enumerate(spec.shape) if size < 0]
+    said = {**spec.source, "shape": f"{spec.source.get('shape', '')}, the first usual size it runs on"}
+    if not free:
+        return
+    if spec.kind == "image" and spec.layout != "NHW":
+        for usual in USUAL_IMAGES:
+            wanted = (spec.shape[0], *usual) if spec.shape[0] > 0 else (3, *usual)
+            if all(have < 0 or have == want for have, want in zip(spec.shape, wanted, strict=True)):
+                yield replace(spec, shape=wanted, source=said)
+    elif spec.kind != "text":
+        for length in USUAL_LENGTHS:
+            yield replace(spec, shape=tuple(length if size < 0 else size for size in spec.shape), source=said)
