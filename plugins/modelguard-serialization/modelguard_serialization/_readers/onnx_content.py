@@ -104,7 +104,12 @@ def _operators(blob: Blob, found: _onnx_walk.Notes, look: Look) -> None:
     domains: dict[str, dict[str, int]] = {}
     for (domain, op), count in found.operators.items():
         if _PYTHON.fullmatch(op) and (domain, op) not in own:
-            look.find("MG0360", blob, f"{count} nodes run Python ({domain or 'ai.onnx'}:{op[:80]})", key=f"{domain}:{op}"[:200])
+            look.find(
+                "MG0360",
+                blob,
+                f"{count} {'node runs' if count == 1 else 'nodes run'} Python ({domain or 'ai.onnx'}:{op[:80]})",
+                key=f"{domain}:{op}"[:200],
+            )
         if domain not in ("", "ai.onnx") and (domain, op) not in own:
             domains.setdefault(domain, {})[op] = count
     for domain, ops in sorted(domains.items()):
