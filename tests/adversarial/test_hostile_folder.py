@@ -153,6 +153,7 @@ def test_no_policy_lets_them_pass(mg: Run, folders: tuple[Path, Path, Path], pol
     assert mg("scan", folders[0], "--policy", f"builtin:{policy}").code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair.name for pair in PAIRS])
 def test_alone_beside_good_weights_each_is_blocked(mg: Run, pair: Pair, tmp_path: Path) -> None:
     """Under the default policy, whatever the others do."""
