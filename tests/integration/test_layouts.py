@@ -136,6 +136,6 @@ class First(ModelFactory):
 
 def test_the_model_that_is_run_is_the_one_that_transformers_loads(layout: tuple[str, Path, Tensors]) -> None:
     target = open_target(layout[1])
-    build = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [First()])
+    build, _ = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [First()])
     assert build is not None
     assert str(build()) == "model"

@@ -160,7 +160,7 @@ def test_a_missing_shard_is_missing_though_the_index_does_not_name_it(tmp_path: 
 
 def test_what_is_run_has_the_overlay_and_not_the_copy_that_loaders_drop(tmp_path: Path) -> None:
     target = overlaid(tmp_path, "overlay.safetensors")
-    build = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [Tensors()])
+    build, _ = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [Tensors()])
     assert build is not None
     loaded: Any = build()
     assert loaded == {"body": 1, "tail": 3, "classifier.weight": 4}
@@ -210,7 +210,7 @@ def test_the_checkpoint_that_is_run_is_the_one_that_transformers_loads(beside: t
     for file in beside:
         write_safetensors(tmp_path / file, {"w": one(1)})
     target = open_target(tmp_path)
-    build = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [AnyFactory()])
+    build, _ = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [AnyFactory()])
     assert build is not None
     assert str(build()) == chosen
 
@@ -220,7 +220,7 @@ def test_shards_come_before_consolidated_ones(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "consolidated.safetensors", {"tok_embeddings.weight": one(1)})
     target = open_target(tmp_path)
     assert not target.problems
-    build = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [AnyFactory()])
+    build, _ = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [AnyFactory()])
     assert build is not None
     assert str(build()) == "model"
 
