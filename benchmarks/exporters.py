@@ -230,11 +230,11 @@ def scan() -> None:
         row = json.loads(note.read_text())
         try:
             facts = built(note.with_suffix(".onnx")).describe()
-        except (Skip, ModelguardError) as reason:
+        except (Skip, ModelguardError) as error:
             row |= {
                 "runs": False,
-                "skipped": isinstance(reason, Skip),
-                "reason": str(reason),
+                "skipped": isinstance(error, Skip),
+                "reason": str(error),
                 "kind": "",
                 "gradients": False,
                 "parity": None,

@@ -144,10 +144,10 @@ def look(model: Model) -> dict[str, Any]:
         "kind": (facts.get("output") or {}).get("kind", ""),
         "kind_wanted": list(wanted),
         "findings": [
-            f"{finding.rule} {finding.severity.label}: {finding.message[:200]}"
+            f"{finding.rule} {report.severity(finding).label}: {finding.message[:200]}"
             for outcome in report.outcomes
             for finding in outcome.findings
-            if finding.severity >= modelguard.Severity.MEDIUM
+            if report.severity(finding) >= modelguard.Severity.MEDIUM
         ],
         "errored": [f"{item.detector}: {item.reason[:200]}" for item in report.outcomes if item.status.value in ("errored", "timed-out")],
         "seconds": round(time.perf_counter() - begun, 1),

@@ -48,7 +48,7 @@ def inside(target: str, arguments: list[str]) -> None:
         from targets import NAMES, targets
 
         work = targets()[target]
-    from seeds import seeds
+    from fuzz_seeds import seeds
 
     corpus = Path(arguments[-1])
     for number, seed in enumerate(seeds()):

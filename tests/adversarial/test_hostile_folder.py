@@ -86,7 +86,10 @@ def keras(kind: str, config: dict[str, object]) -> bytes:
     return zipped({"config.json": json.dumps(top).encode(), "metadata.json": b'{"keras_version": "3.5.0"}'})
 
 
-LAMBDA = {"name": "l", "function": {"class_name": "__lambda__", "config": {"code": base64.b64encode(b"\xe3\x01" + bytes(60)).decode()}}}
+LAMBDA: dict[str, object] = {
+    "name": "l",
+    "function": {"class_name": "__lambda__", "config": {"code": base64.b64encode(b"\xe3\x01" + bytes(60)).decode()}},
+}
 ELF = struct.pack("<4s12xHHIQQQIHHHHHH", b"\x7fELF", 3, 62, 1, 0x1000, 64, 0, 0, 64, 56, 1, 64, 0, 0)
 ELF = ELF[:4] + b"\x02\x01\x01" + ELF[7:] + bytes(200)
 GIF = b"GIF89a\x01\0\x01\0\0\0\0!\xf9\x04\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,9 @@ from modelguard import ModelError, Samples, Skip, UsageError, agreement, require
 
 pytest.importorskip("onnxruntime")
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
-node = helper.make_node
+node: Any = helper.make_node
+NAMES: Any = [b"cat", b"dog", b"eel"]
+TEXT: Any = [b"2.5"]
 
 
 def weights(*shape: int) -> Any:
@@ -39,7 +41,7 @@ def test_a_batch_that_is_not_the_first_axis_is_brought_there(tmp_path: Path, bat
     x = torch.rand(3, 3, 8, 24)
     assert (model.output.kind, model.output.classes) == ("sequence", 30)
     assert model.describe()["parity"]["max_rel"] < 1e-5
-    together, alone = model(x), torch.cat([model(row) for row in x.split(1)])
+    together, alone = model(x), torch.cat([model(row) for row in x[:, None]])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.from_numpy(model.predict(x.numpy())), together, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together[0], together[1])
@@ -64,7 +66,7 @@ def test_what_is_not_on_the_way_to_the_output_stops_nothing(tmp_path: Path) -> N
     import onnx
 
     made = onnx.load(path)
-    made.graph.initializer.append(helper.make_tensor("names", STRING, [3], [b"cat", b"dog", b"eel"]))
+    made.graph.initializer.append(helper.make_tensor("names", STRING, [3], NAMES))
     made.graph.initializer.append(TensorProto(name="scale", data_type=24, dims=[1], raw_data=b"\x7f"))
     made.graph.input.append(value("comment", STRING, ["N"]))
     made.graph.output.extend([value("label", STRING, ["N"]), value("odd", FLOAT, ["N", 3])])
@@ -80,7 +82,7 @@ def test_an_element_type_on_the_way_that_torch_has_not_is_a_reason_and_no_error(
     import onnx
 
     made = onnx.load(path)
-    made.graph.initializer.append(helper.make_tensor("text", STRING, [1], [b"2.5"]))
+    made.graph.initializer.append(helper.make_tensor("text", STRING, [1], TEXT))
     path.write_bytes(made.SerializeToString())
     model = built(path)
     assert "STRING" in model.describe()["forward_only"]
@@ -227,7 +229,7 @@ def test_a_bare_array_is_not_needed_twice(tmp_path: Path) -> None:
         nodes, [value("x", FLOAT, ["N", 6])], [value("logits", FLOAT, ["N", 4]), value("other", FLOAT, ["N", 7])],
         {"w": weights(6, 4), "v": weights(6, 7)}, tmp_path / "model.onnx",
     )  # fmt: skip
-    assert "v" not in dict(built(path).module.named_parameters())
+    assert "v" not in dict(cast("Any", built(path)).module.named_parameters())
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_a_probability_in_a_branch_is_one_of_two_classes(tmp_path: Path) -> None
         helper.make_graph(
             [node("MatMul", ["x", name], ["z"]), node("Sigmoid", ["z"], ["p"]), node("Unsqueeze", ["p", "last"], ["u"]),
              node("ReduceMean", ["u", "last"], ["m"], keepdims=0)],
-            name, [], [value("m", FLOAT, None)],
+            name, [], [helper.make_tensor_value_info("m", FLOAT, None)],
         )
         for name in ("w", "v")
     ]  # fmt: skip
@@ -302,7 +304,7 @@ def test_parity_is_judged_by_how_far_onnxruntime_is_from_itself(tmp_path: Path, 
     """A quantised recurrence turns a change in the seventh digit of its input into one in the first digit of its output."""
     from modelguard_runtime import _parity
 
-    model = built(linear_graph(tmp_path / "model.onnx", [], value("z", FLOAT, ["N", 3])))
+    model: Any = built(linear_graph(tmp_path / "model.onnx", [], value("z", FLOAT, ["N", 3])))
 
     scale = np.abs(model.graph_output(model.raw_random(3, seed=0))).max()
 
@@ -312,12 +314,12 @@ def test_parity_is_judged_by_how_far_onnxruntime_is_from_itself(tmp_path: Path, 
         return (y + scale * unstable).astype(np.float32)
 
     if fine:
-        parity = _parity.check(model, session, "float32", None)  # type: ignore[arg-type]
+        parity = _parity.check(model, session, "float32", None)
         assert parity.spread is not None
         assert parity.max_rel <= 2 * parity.spread
     else:
         with pytest.raises(Skip if noise else ModelError, match="differs from itself" if noise else "report it as a bug"):
-            _parity.check(model, session, "float32", None)  # type: ignore[arg-type]
+            _parity.check(model, session, "float32", None)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ P2, P4 = b"\x80\x02", b"\x80\x04"
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_command_in_every_protocol(protocol: int) -> None:
     class Payload:
-        def __reduce__(self) -> object:
+        def __reduce__(self) -> Any:
             import os
 
             return os.system, (COMMAND,)

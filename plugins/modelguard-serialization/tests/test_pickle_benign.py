@@ -43,7 +43,7 @@ def plain() -> dict[str, Any]:
         ],
         "numpy": [
             np.arange(5), np.float32(1), np.array(["a", "bc"]), np.array([1, "x", None], dtype=object), np.datetime64("2020"),
-            np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]), np.ma.array([1, 2], mask=[0, 1]), np.random.RandomState(0),
+            np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]), np.ma.array([1, 2], mask=[False, True]), np.random.RandomState(0),
             np.random.default_rng(0), np.dtype("f4"), np.float64, np.asfortranarray(np.eye(3)), np.log, np.arange(1000.0), np.empty((0, 3)),
         ],
     }  # fmt: skip
@@ -106,7 +106,9 @@ class Recorder(Deaf):
         self.names.append((name.module, name.name))
 
 
-class Reference(pickle._Unpickler):  # type: ignore[misc,name-defined]
+class Reference(pickle._Unpickler):
+    proto: int
+
     """CPython's unpickler, of files this test wrote, noting what it looks up."""
 
     def __init__(self, data: bytes) -> None:

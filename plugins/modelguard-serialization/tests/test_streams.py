@@ -10,6 +10,7 @@ import random
 import sys
 import tarfile
 import zlib
+from collections.abc import Callable
 
 import joblib
 import pytest
@@ -182,7 +183,7 @@ def test_damage_ends_in_an_answer(data: st.DataObject) -> None:
 
 # Streams.
 
-PACKED = {
+PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("model.pkl.gz", gzip.compress),
     "bzip2": ("model.pkl.bz2", bz2.compress),
     "xz": ("model.pkl.xz", lzma.compress),
