@@ -232,7 +232,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             results[name], good = PARTS[name](bins, Path(temporary))
         held = held and good
-    RESULT.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        RESULT.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0 if held else 1
 
 

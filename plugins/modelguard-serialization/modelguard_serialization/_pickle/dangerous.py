@@ -11,6 +11,9 @@ _PICKLES = "loads another pickle"
 _CALLS = "calls any function"
 _MEMORY = "reaches into the memory of the process"
 
+_TORCH = " ".join(f"torch.{name}" for name in "fx package jit onnx _C ops _ops library testing _lobpcg".split())
+"""Of torch: what compiles, registers or looks up code."""
+
 _MODULES = {
     _COMMANDS: """
         os posix nt posixpath ntpath genericpath _posixsubprocess subprocess _winapi pty commands popen2 webbrowser antigravity
@@ -26,10 +29,10 @@ _MODULES = {
         sys runpy code codeop pdb bdb cmd timeit trace profile cProfile _lsprof doctest unittest pydoc site sitecustomize
         usercustomize sched atexit signal threading _thread dis ast compileall py_compile symtable token tokenize inspect
         rlcompleter readline IPython pytest _pytest nose sympy numexpr cffi numba cython Cython pyximport asteval jinja2 mako
-        tornado torch.fx torch.package torch.jit torch.onnx torch._C torch.ops torch._ops torch.library torch.testing
-        torch._lobpcg scipy.stats pandas.core.computation tensorflow keras tf_keras jax muss_eval exec_utils this __main__.exec
+        tornado scipy.stats pandas.core.computation tensorflow keras tf_keras jax muss_eval exec_utils this __main__.exec
         ensurepip._bundled guppy
-    """,
+    """
+    + _TORCH,
     _IMPORTS: """
         importlib imp _imp _frozen_importlib _frozen_importlib_external pkgutil pkg_resources zipimport modulefinder six.moves
         hydra stevedore pluggy torch.hub torch._utils_internal django.utils.module_loading zope
