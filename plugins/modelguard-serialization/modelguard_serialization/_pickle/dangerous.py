@@ -11,7 +11,7 @@ _PICKLES = "loads another pickle"
 _CALLS = "calls any function"
 _MEMORY = "reaches into the memory of the process"
 
-_TORCH = " ".join(f"torch.{name}" for name in "fx package jit onnx _C ops _ops library testing _lobpcg".split())
+_TORCH = " ".join(f"torch.{name}" for name in ("fx", "package", "jit", "onnx", "_C", "ops", "_ops", "library", "testing", "_lobpcg"))
 """Of torch: what compiles, registers or looks up code."""
 
 _MODULES = {
