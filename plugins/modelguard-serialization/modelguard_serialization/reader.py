@@ -67,6 +67,13 @@ class Look:
         self.missed.append(f"{blob.place}: {why}" if blob.members else why)
 
 
+def whole_text(blob: Blob) -> str:
+    """All of ``blob`` as text, what is no UTF-8 replaced. Raises :class:`NotReadError` past :data:`limits.DOCUMENT`."""
+    if len(blob.data) > limits.DOCUMENT:
+        raise NotReadError(f"has {len(blob.data)} bytes, more than the {limits.DOCUMENT} that are read")
+    return str(blob.data, "utf-8", "replace")
+
+
 class Reader(ABC):
     """One kind of content. Stateless; a blob is given to every reader that recognises it, because a loader may take it for any of them."""
 

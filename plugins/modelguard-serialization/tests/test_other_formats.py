@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modelguard_serialization import limits
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.detector import _read
 from modelguard_serialization.reader import Look
@@ -230,3 +231,13 @@ def test_arrays_of_every_ordinary_dtype_are_read(dtype: str) -> None:
     data = io.BytesIO()
     np.save(data, np.zeros(3, dtype))
     assert found("array.npy", data.getvalue()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("config.cfg", b"[nlp]\n"), ("config.pbtxt", b"name: 'm'\n"), ("Modelfile", b"FROM m\n"), ("net.prototxt", b"layer { }\n")],
+)
+def test_what_is_too_long_to_be_read_whole_is_not_looked_at(name: str, begins: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DOCUMENT", 100)
+    assert not look_through(name, begins + b"#" * 50)[0].missed
+    assert look_through(name, begins + b"#" * 100)[0].missed

@@ -6,11 +6,10 @@ import configparser
 import re
 
 from modelguard import Severity
-from modelguard_serialization import limits
 from modelguard_serialization._format_rules import CONFIGURED_CODE, CUSTOM_OP, OUTSIDE_FILE
 from modelguard_serialization._paths import outside
 from modelguard_serialization.blob import Blob
-from modelguard_serialization.reader import Look, NotReadError, Reader
+from modelguard_serialization.reader import Look, NotReadError, Reader, whole_text
 
 
 class SpacyConfig(Reader):
@@ -28,7 +27,7 @@ class SpacyConfig(Reader):
     def read(self, blob: Blob, look: Look) -> None:
         parser = configparser.RawConfigParser(strict=False)
         try:
-            parser.read_string(bytes(blob.data[: limits.DOCUMENT]).decode("utf-8", "replace"))
+            parser.read_string(whole_text(blob))
         except configparser.Error:
             raise NotReadError("is no valid spaCy configuration") from None
         for section in parser.sections():
@@ -54,7 +53,7 @@ class TritonConfig(Reader):
         return blob.name.rsplit("/", 1)[-1].lower() == "config.pbtxt"
 
     def read(self, blob: Blob, look: Look) -> None:
-        text = bytes(blob.data[: limits.DOCUMENT]).decode("utf-8", "replace")
+        text = whole_text(blob)
         if match := re.search(r"\b(?:backend|runtime)\s*:\s*[\"']([^\"']*(?:python|model\.py)[^\"']*)", text):
             look.find("MG0334", blob, f"Triton runs Python beside it (backend {match[1][:100]!r})", severity=Severity.MEDIUM, key="python")
         if match := re.search(r"\bop_library_filename\s*:\s*[\"']([^\"']*)", text):
@@ -81,7 +80,7 @@ class Modelfile(Reader):
         )
 
     def read(self, blob: Blob, look: Look) -> None:
-        text = bytes(blob.data[: limits.DOCUMENT]).decode("utf-8", "replace")
+        text = whole_text(blob)
         for kind, path in re.findall(r"(?im)^\s*(FROM|ADAPTER)\s+[\"']?([^\s\"']+)", text):
             if path.startswith(("/", "~", "\\")) or ".." in path.split("/"):
                 look.find("MG0336", blob, f"{kind} takes the file {path[:200]!r}", key=path[:200])

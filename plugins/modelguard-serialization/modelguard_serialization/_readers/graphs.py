@@ -12,7 +12,7 @@ from modelguard_serialization._format_rules import CUSTOM_OP, DANGEROUS_OP, OUTS
 from modelguard_serialization._paths import outside
 from modelguard_serialization._protobuf import LEN, VARINT, Field, Messages
 from modelguard_serialization.blob import Blob
-from modelguard_serialization.reader import Look, NotReadError, Reader
+from modelguard_serialization.reader import Look, NotReadError, Reader, whole_text
 
 
 class CoreMl(Reader):
@@ -128,7 +128,7 @@ class Caffe(Reader):
 
     def read(self, blob: Blob, look: Look) -> None:
         if blob.ending == ".prototxt":
-            text = bytes(blob.data[: limits.DOCUMENT]).decode("utf-8", "replace")
+            text = whole_text(blob)
             python = re.search(r"\bpython_param\b|\btype\s*:\s*[\"']Python[\"']", text) is not None
             named = re.findall(r"\bmodule\s*:\s*[\"']([^\"']*)", text)
         else:

@@ -154,6 +154,8 @@ def _texts(blob: Blob, found: _onnx_walk.Notes, look: Look) -> None:
     for what, value in found.texts:
         look.check()
         data = bytes(value[: limits.TEXT])
+        if len(data) < len(value):
+            look.miss(blob, f"{what[:100]} has {len(value)} bytes, more than the {limits.TEXT} that are read")
         trace = "stack_trace" in what or "fx_node" in what
         try:
             text = data.decode()
