@@ -75,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.kind, self._status, self._sent = "other", 0, 0
         self._faults: list[Fault] = []
+        self.server.hub.begin()
         try:
             self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.route()
@@ -85,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             asked = self.headers.get("Range")
             request = Request(self.command, self.kind, self.path, asked, self.token() or None, self._status, self._sent)
-            self.server.hub.requests.append(request)
+            self.server.hub.end(request)
 
     do_HEAD = do_GET
     do_POST = do_GET

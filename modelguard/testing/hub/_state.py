@@ -33,6 +33,27 @@ class State:
         self.xet = Xet() if xet else None
         self.repos: dict[str, Repo] = {}
         self.faults = Faults()
-        self.requests: list[Request] = []
+        self._answering = 0
+        self._answered = threading.Condition()
+        self._requests: list[Request] = []
         self.wire_bytes = 0
         self.lock = threading.Lock()
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked so far. A client has its answer before its request is entered here, so this waits for what is being answered."""
+        with self._answered:
+            self._answered.wait_for(lambda: not self._answering, timeout=1)  # an answer that a fault holds back may take for ever
+            return self._requests
+
+    def begin(self) -> None:
+        """A request has come."""
+        with self._answered:
+            self._answering += 1
+
+    def end(self, request: Request) -> None:
+        """It was answered, or its client has gone."""
+        with self._answered:
+            self._answering -= 1
+            self._requests.append(request)
+            self._answered.notify_all()
