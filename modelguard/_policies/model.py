@@ -40,7 +40,7 @@ LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
     "sources.left_out",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
-    "detectors.optional", "detectors.options", "detectors.timeouts",
+    "detectors.optional", "detectors.options", "detectors.timeouts", "detectors.budget",
     "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
 )  # fmt: skip
 
@@ -87,7 +87,7 @@ def _threshold_schema(scale: type[Severity] | type[Confidence]) -> dict[str, str
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
-def _seconds(value: Any) -> int:
+def duration(value: Any) -> int:
     match = re.fullmatch(r"([1-9][0-9]{0,6})([smh])", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("must be a whole number of s, m or h, such as 90s, 15m or 2h")
@@ -127,7 +127,7 @@ ConfidenceTest = Annotated[
 ]
 Duration = Annotated[
     int,
-    PlainValidator(_seconds),
+    PlainValidator(duration),
     PlainSerializer(lambda seconds: f"{seconds}s", return_type=str),
     WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}[smh]$"}),
 ]
@@ -181,6 +181,7 @@ class Detectors(_Model):
     )
     options: dict[DetectorId, dict[str, OptionValue]] = Field(default={}, description="Detector options, by detector and name.")
     timeouts: dict[DetectorId, Duration] = Field(default={}, description="Wall-clock limit by detector: 90s, 15m, 2h.")
+    budget: Duration | None = Field(default=None, description="Wall-clock limit of all searches for backdoors together: 5m, 2h.")
 
 
 class Match(_Model):

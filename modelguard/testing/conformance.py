@@ -60,8 +60,8 @@ def _run(detector: Detector, target: Target, context: ScanContext) -> Outcome:
             findings.append(settled(admitted(answer.finding, type(detector), target.artifact.identity), severities))
     except Skip as skip:
         status, reason = Status.SKIPPED, str(skip)
-    except DeadlineExceeded:
-        status, reason = Status.TIMED_OUT, "the deadline passed"
+    except DeadlineExceeded as late:
+        status, reason = Status.TIMED_OUT, str(late) or "the deadline passed"
     return Outcome(detector.id, status, reason, _sayable(detector.id, context._summary, "summary"), tuple(findings))
 
 

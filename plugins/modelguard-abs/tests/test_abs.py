@@ -127,7 +127,7 @@ def test_units_inside_a_block_are_stimulated_as_the_whole_network_would_be(targe
     """A layer that another path leads around cannot be cut at: the search starts at its block instead, with the same result."""
     shared = target(arch="resnet8")
     model = shared.model
-    case = replace(prepare(shared, ScanContext(detector="abs"), 1, 100), budget=64)
+    case = replace(prepare(shared, ScanContext(detector="abs"), 1, 100), batch=64)
     evidence = case.evidence
     inside = []
     for layer in candidate_layers(model):

@@ -14,6 +14,7 @@ from modelguard_neural_cleanse._pair_windows import PairWindows, search_pairs
 from modelguard_neural_cleanse._pairs import asymmetric_residual
 from modelguard_neural_cleanse.detectors import SourceCleanse
 from modelguard_triggers.case import Case
+from modelguard_triggers.plan import Stage
 from torch import Tensor
 
 from modelguard import Samples, Target, configure
@@ -124,18 +125,19 @@ def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make
 def test_the_search_is_made_once_a_model_samples_and_seed(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     searches = []
 
-    def counted(case: Case, chosen: Tensor) -> PairWindows:
+    def counted(case: Case, chosen: Tensor, stage: Stage) -> PairWindows:
         searches.append(chosen)
-        return search_pairs(case, chosen)
+        return search_pairs(case, chosen, stage)
 
     monkeypatch.setattr(pairs, "search_pairs", counted)
     clean = replace(target(), _cache={})
     assert scan(clean) == scan(clean)
     scan(clean, success=0.99)
-    assert len(searches) == 1, "gates judge what was found: they start no new search"
+    once = len(searches)
+    assert once in (1, 2), "the screen, and the full search if that decides nothing; gates judge what was found: they start no new search"
     scan(clean, seed=1)
     scan(clean, samples=200)
-    assert len(searches) == 3
+    assert len(searches) >= once + 2
 
 
 def test_what_would_cost_too_much_is_searched_for_the_likeliest_targets_and_said(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
