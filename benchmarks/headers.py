@@ -18,7 +18,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from modelguard._formats import builtin_formats, open_artifact
+from modelguard._formats import builtin_formats
+from modelguard._formats.opening import open_artifact
 from modelguard._sources.local import LocalSource
 from modelguard.artifact import SourceContext
 from modelguard.testing.checkpoints import open_target, safetensors_bytes

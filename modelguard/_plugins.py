@@ -105,8 +105,7 @@ def load(
     infos.append(PluginInfo(CORE, modelguard.__version__, tuple(sorted(tables["detectors"]))))
 
     for entry in _entry_points():
-        dist = entry.dist.name if entry.dist is not None else entry.name
-        version = entry.dist.version if entry.dist is not None else "unknown"
+        dist, version = _distribution(entry)
         if entry.name in skip or dist in skip:
             continue
         if allows is not None and not allows(dist):
@@ -141,15 +140,23 @@ def _entry_points() -> list[EntryPoint]:
     for entry in entry_points(group=GROUP):
         other = seen.setdefault(entry.name, entry)
         # The same distribution met twice on sys.path (an editable install beside its build) is one plugin.
-        if other is not entry and (other.value != entry.value or _distribution(other) != _distribution(entry)):
-            both = " and ".join(sorted({_distribution(other), _distribution(entry)}))
+        if other is not entry and (other.value != entry.value or _distribution(other)[0] != _distribution(entry)[0]):
+            both = " and ".join(sorted({_distribution(other)[0], _distribution(entry)[0]}))
             raise PluginError(f"plugin {entry.name}", f"two distributions register this name: {both}", "uninstall one of them")
     return [seen[name] for name in sorted(seen)]
 
 
-def _distribution(entry: EntryPoint) -> str:
-    """Who registers it. Not cheap: the distribution's metadata is parsed."""
-    return entry.dist.name if entry.dist is not None else entry.name
+def _distribution(entry: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that registers it.
+
+    They are taken from the head of its core metadata: ``dist.name`` and ``dist.version`` parse all of it as an e-mail message, which
+    takes longer than planning a scan.
+    """
+    if entry.dist is None:
+        return entry.name, "unknown"
+    text = entry.dist.read_text("METADATA") or entry.dist.read_text("PKG-INFO") or ""
+    head = dict(line.split(": ", 1) for line in text.split("\n\n", 1)[0].split("\n") if line.startswith(("Name: ", "Version: ")))
+    return head.get("Name", entry.name).strip(), head.get("Version", "unknown").strip()
 
 
 def _collect(plugin: object, kinds: Iterable[str] = tuple(_HOOKS)) -> dict[str, list[Any]]:
@@ -243,5 +250,5 @@ def load_commands() -> Mapping[str, click.Command]:
         except BaseException:  # noqa: S112
             continue
         if registered["commands"]:
-            _claim(tables, owners, _distribution(entry), registered)
+            _claim(tables, owners, _distribution(entry)[0], registered)
     return dict(sorted(tables["commands"].items()))

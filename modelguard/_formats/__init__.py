@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from modelguard._formats.opening import Opened, open_artifact
-from modelguard.checkpoint import Format
+from typing import TYPE_CHECKING
 
-__all__ = ["Opened", "builtin_formats", "open_artifact"]
+if TYPE_CHECKING:
+    from modelguard.checkpoint import Format
 
 
 def builtin_formats() -> list[type[Format]]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from modelguard._policies import catalogue
 from modelguard._policies import rules as judgement
 from modelguard._policies.model import Match, Policy, glob_matches
-from modelguard.errors import PolicyError
 from modelguard.findings import Finding, Severity
 from modelguard.report import CORE, Decision, Outcome, Report, Status, Verdict, Violation, Waived
 
@@ -42,11 +41,7 @@ def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
     else pass.
 
     A report is in order and its severities are settled from the moment it is made, so one made by hand is judged as a stored one is.
-
-    Raises :class:`PolicyError` when ``policy`` still has parents to be merged.
     """
-    if policy.extends:
-        raise PolicyError(f"policy {policy.name}", "its extends are not resolved", "read it with load_policy")
     ledger = _Ledger()
     ledger.violations += _source(report, policy)  # (1)
     _plugins(report, policy, ledger)  # (2)

@@ -34,7 +34,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard._policies.model import STRICTNESS, Detectors, Policy, PolicyRule, Waiver, glob_matches
+from modelguard._policies.file import DetectorsPart, PolicyFile, RulePart, WaiverPart
+from modelguard._policies.model import STRICTNESS, glob_matches
 from modelguard.errors import PolicyError
 
 _UNIONS = ("detectors.required", "detectors.required_with_reference", "detectors.required_with_samples")
@@ -54,12 +55,12 @@ class Layer:
     values: Mapping[str, Any]
     origins: Mapping[str, str]
     members: Mapping[tuple[str, str], str]
-    rules: tuple[tuple[PolicyRule, str], ...]
-    waivers: tuple[tuple[Waiver, str], ...]
+    rules: tuple[tuple[RulePart, str], ...]
+    waivers: tuple[tuple[WaiverPart, str], ...]
     locked: Mapping[str, str]
 
     @classmethod
-    def of(cls, policy: Policy, origin: str) -> Layer:
+    def of(cls, policy: PolicyFile, origin: str) -> Layer:
         """The layer of one file, without its parents."""
         values: dict[str, Any] = {key: getattr(policy, key) for key in ("mode", "default") if key in policy.model_fields_set}
         for part in ("sources", "detectors", "plugins"):
@@ -87,7 +88,7 @@ class Layer:
         return next((self.locked[".".join(parts[:n])] for n in range(1, len(parts) + 1) if ".".join(parts[:n]) in self.locked), None)
 
     def document(self) -> dict[str, Any]:
-        """The merged policy as the mapping :class:`Policy` validates."""
+        """The merged policy as the mapping :class:`PolicyFile` validates."""
         document: dict[str, Any] = {
             "version": 1,
             "name": self.name,
@@ -184,7 +185,7 @@ def _default_or(layer: Layer, key: str) -> Any:
 
 
 def _default(key: str) -> Any:
-    value: Any = Policy(version=1, name="x", detectors=Detectors(required=("x",)))
+    value: Any = PolicyFile(version=1, name="x", detectors=DetectorsPart(required=("x",)))
     for part in key.split("."):
         value = getattr(value, part)
     return value

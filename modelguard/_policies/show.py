@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modelguard._policies.load import Resolved
@@ -11,11 +11,11 @@ from modelguard._policies.load import Resolved
 
 def render_resolved(resolved: Resolved) -> str:
     """The whole merged policy, defaults included, as a policy file that says the same; comments name the origins."""
-    document = resolved.policy.model_dump(mode="json")
+    document = resolved.policy.document
     return "\n".join([f"# sha256 {resolved.policy.sha256}", *_lines(document, resolved)]) + "\n"
 
 
-def _lines(document: dict[str, Any], resolved: Resolved) -> Iterator[str]:
+def _lines(document: Mapping[str, Any], resolved: Resolved) -> Iterator[str]:
     yield "version: 1"
     yield f"name: {_value(document['name'])}"
     if document["description"] is not None:

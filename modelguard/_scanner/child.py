@@ -10,10 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
-from modelguard._scanner.isolation import worker_environment
 from modelguard._scanner.protocol import Answer, Answers, BadAnswer, Job, Purse, Task, Tasks, ask
 from modelguard._temporary import TemporaryFolder
 from modelguard.detector import LookedAt
@@ -21,6 +20,11 @@ from modelguard.detector import LookedAt
 LOG_TAIL = 1 << 13
 LEAVE = 3.0
 """Seconds a worker that has nothing left to do gets to end by itself before it is killed."""
+
+
+# Allowed through because libraries need them to find themselves, the GPU, or the user's language; nothing here carries a secret.
+_KEEP = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
+_KEEP_PREFIXES = ("LC_", "OMP_", "MKL_", "NVIDIA_", "COVERAGE_")
 
 
 class WorkerError(Exception):
@@ -159,3 +163,26 @@ class Child:
         lines = [line for line in self._log.decode("utf-8", "replace").splitlines() if line.strip()]
         said = f" (its last words: {lines[-1].strip()[:200]})" if code != 0 and lines else ""
         return f"exited with status {code} before it was done{said}"
+
+
+def worker_environment(base: Mapping[str, str], home: str, threads: int) -> dict[str, str]:
+    """The environment of a worker: an allow-list of ``base``, an empty ``home``, no token, everything offline."""
+    kept = {name: value for name, value in base.items() if name in _KEEP or name.startswith(_KEEP_PREFIXES)}
+    return {
+        # Threads that wait for each other while spinning keep the late one off the core: on two cores that something else uses too,
+        # a pass through a small network then takes ten times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # A search allocates and frees the same buffers at every step: handing them back to the kernel each time costs an eighth of it.
+        # 32 MiB is the largest that glibc takes for the first.
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+        **kept,
+        "HOME": home,
+        "TMPDIR": home,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }

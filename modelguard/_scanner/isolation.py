@@ -1,4 +1,4 @@
-"""What keeps a worker apart: its environment, its limits, and, where the kernel allows it, no network, no writes and no new programs."""
+"""What shuts a worker in: its limits, and, where the kernel allows it, no network, no writes and no new programs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from modelguard._scanner import landlock, seccomp
 from modelguard._scanner.protocol import Limits
-
-# Allowed through because libraries need them to find themselves, the GPU, or the user's language; nothing here carries a secret.
-_KEEP = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
-_KEEP_PREFIXES = ("LC_", "OMP_", "MKL_", "NVIDIA_", "COVERAGE_")
 
 _CLONE_NEWNET = 0x40000000
 _CLONE_NEWUSER = 0x10000000
@@ -28,29 +23,6 @@ CONFINEMENTS = {
     "seccomp": "no new program, socket, trace, mount, mode, owner, key or kernel module",
 }
 """What a worker may be held by, as reports name it."""
-
-
-def worker_environment(base: Mapping[str, str], home: str, threads: int) -> dict[str, str]:
-    """The environment of a worker: an allow-list of ``base``, an empty ``home``, no token, everything offline."""
-    kept = {name: value for name, value in base.items() if name in _KEEP or name.startswith(_KEEP_PREFIXES)}
-    return {
-        # Threads that wait for each other while spinning keep the late one off the core: on two cores that something else uses too,
-        # a pass through a small network then takes ten times as long.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # A search allocates and frees the same buffers at every step: handing them back to the kernel each time costs an eighth of it.
-        # 32 MiB is the largest that glibc takes for the first.
-        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-        "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
-        **kept,
-        "HOME": home,
-        "TMPDIR": home,
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
 
 
 def confine(limits: Limits) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import sys
@@ -11,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from modelguard._inputs.hints import InputHints
 from modelguard._inputs.output import POOLS
 from modelguard._options import check_options, options_of
 from modelguard._plugins import Registry, check_prefixes, check_rule_ids, load
-from modelguard._policies.model import duration
+from modelguard._policies.model import seconds as duration
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
 from modelguard._scanner.scan import DEFAULT_TIMEOUT, Described, Request, describe, scan
@@ -153,7 +151,9 @@ def _chosen(names: Iterable[str | type[Detector]] | None, registry: Registry) ->
 def _registered(name: str, registry: Registry) -> type[Detector]:
     if name in registry.detectors:
         return registry.detectors[name]
-    near = difflib.get_close_matches(name, registry.detectors, n=1)
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, registry.detectors, n=1)
     failed = [failure for failure in registry.failures if name in (failure.name, failure.distribution)]
     cause = f"its plugin failed to load ({failed[0].reason})" if failed else "there is no such detector"
     raise UsageError(f"detector {name}", cause, f"did you mean {near[0]}?" if near else "`modelguard plugins list` shows those installed")
@@ -217,6 +217,8 @@ def _samples(path: StrPath | None) -> Path | None:
 def _model(options: ModelOptions, threads: int | None) -> ModelOptions:
     """A factory is looked up from the working directory. What is wrong whatever the model is would be the detectors' failure to look."""
     if options.input is not None:
+        from modelguard._inputs.hints import InputHints
+
         InputHints.from_option(options.input)
     if options.output is not None:
         name, comma, pool = options.output.partition(",")

@@ -20,7 +20,7 @@ def make_target(
     reference: Target | None = None,
 ) -> Target:
     """Open the artifact's checkpoints and say what can be done with them. Headers are parsed; no tensor is read, no model built."""
-    from modelguard._formats import open_artifact
+    from modelguard._formats.opening import open_artifact
 
     opened = open_artifact(artifact, formats)
     build, obstacle = model_builder(artifact, opened.checkpoints, samples, options, factories)

@@ -9,9 +9,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def policy_schema() -> dict[str, Any]:
     """The schema of a policy file."""
-    from modelguard._policies.model import Policy
+    from modelguard._policies.file import PolicyFile
 
-    return {"$schema": DIALECT, "$id": "urn:modelguard:schema:policy:1", **Policy.model_json_schema(), "title": "modelguard policy"}
+    return {"$schema": DIALECT, "$id": "urn:modelguard:schema:policy:1", **PolicyFile.model_json_schema(), "title": "modelguard policy"}
 
 
 def report_schema() -> dict[str, Any]:

@@ -13,12 +13,10 @@ import os
 import posixpath
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modelguard._formats.named import by_name
 from modelguard._sources.digest import hash_files
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.listing import Listed, cached_listing, check_listing, resolve_commit, verify_blob_name
@@ -246,6 +244,8 @@ class _Fetch:
         patterns = self.context.patterns
         if patterns:
             return {path: item for path, item in listing.items() if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)}
+        from modelguard._formats.named import by_name
+
         endings = tuple(self.context.extensions)
         return {
             path: item
@@ -341,6 +341,8 @@ class _Fetch:
                 raise explain(f"{self.uri} {path}", error) from error
             if Path(brought) != root / path:
                 raise SourceError(f"{self.uri} {path}", "the Hub answers for another commit than the one asked for", "check HF_ENDPOINT")
+
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
         with ThreadPoolExecutor(max_workers=WORKERS) as pool:
             futures = [pool.submit(download, path) for path in wanted]

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from modelguard import Artifact, ArtifactFile, Attachment, Finding, LimitError, ModelguardError, SourceContext, Status, _limits, load_report
-from modelguard._formats import builtin_formats, open_artifact, opening
+from modelguard._formats import builtin_formats, opening
 from modelguard._formats.elements import size_in_bits
 from modelguard._formats.mapped import _open
 from modelguard._formats.onnx_schema import Messages
-from modelguard._formats.opening import Opened
+from modelguard._formats.opening import Opened, open_artifact
 from modelguard._formats.pickled import runs_as_pickle
 from modelguard._formats.protobuf import Wire, encode_field
 from modelguard._formats.sniff import classify
@@ -365,7 +365,7 @@ def _policy_bytes(folder: Path, size: int) -> bool:
     return takes(lambda: load_policy(folder / "p.yaml"))
 
 
-@case("POLICY_DEPTH", "_policies.load.MAX_DEPTH", lowered=6)
+@case("POLICY_DEPTH", "_policies.read.MAX_DEPTH", lowered=6)
 def _policy_depth(folder: Path, depth: int) -> bool:
     (folder / "p.yaml").write_text(POLICY + "waivers: " + "[" * (depth - 1) + "]" * (depth - 1) + "\n")
     with pytest.raises(ModelguardError) as refused:

@@ -20,7 +20,9 @@ from modelguard.findings import rule_prefix
 @dataclass(frozen=True)
 class _Distribution:
     name: str
-    version: str = "1"
+
+    def read_text(self, filename: str) -> str:
+        return f"Metadata-Version: 2.4\nName: {self.name}\nVersion: 1\n\nName: of nothing\n"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def test_prefixes() -> None:
 def test_the_published_schemas_take_both_forms() -> None:
     report, policy = report_schema(), policy_schema()
     rule = jsonschema.Draft202012Validator(report["$defs"]["FindingDocument"]["properties"]["rule"])
-    pattern = jsonschema.Draft202012Validator(policy["$defs"]["Match"]["properties"]["rule"]["anyOf"][0])
+    pattern = jsonschema.Draft202012Validator(policy["$defs"]["MatchPart"]["properties"]["rule"]["anyOf"][0])
     for name in ("MG0101", "ACME-0001"):
         assert rule.is_valid(name)
         assert pattern.is_valid(name)

@@ -16,7 +16,8 @@ import pytest
 from modelguard_serialization.hooks import modelguard_formats
 
 from modelguard import Artifact, ArtifactFile, Checkpoint, FormatProblem
-from modelguard._formats import builtin_formats, open_artifact
+from modelguard._formats import builtin_formats
+from modelguard._formats.opening import open_artifact
 
 torch = pytest.importorskip("torch")
 FORMATS = [item() for item in (*builtin_formats(), *modelguard_formats())]

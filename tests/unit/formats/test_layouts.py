@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modelguard._formats import builtin_formats, open_artifact
+from modelguard._formats import builtin_formats
+from modelguard._formats.opening import open_artifact
 from modelguard._scanner.models import model_builder
 from modelguard._sources.local import LocalSource
 from modelguard.artifact import SourceContext

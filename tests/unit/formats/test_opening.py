@@ -17,8 +17,9 @@ import pytest
 from onnx import numpy_helper
 
 from modelguard import Artifact, ArtifactFile, Checkpoint, Format, FormatError, FormatProblem, Target, UnfetchedFile
-from modelguard._formats import builtin_formats, open_artifact
+from modelguard._formats import builtin_formats
 from modelguard._formats.named import by_name
+from modelguard._formats.opening import open_artifact
 from modelguard._formats.sniff import classify
 from modelguard.images import png
 from modelguard.testing.checkpoints import open_target, safetensors_bytes, write_onnx_mlp, write_safetensors, write_sharded

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 from support import ROOT
 
+from modelguard._policies.file import LOCKABLE, PolicyFile, RulePart, WaiverPart
 from modelguard._policies.merge import _TABLES, _UNIONS, _WEAKER
-from modelguard._policies.model import LOCKABLE, Policy, PolicyRule, Waiver
 from modelguard._schemas import report_schema
 from modelguard.policy import JUDGEMENT_RULES, builtin_names, load_policy
 
@@ -41,10 +41,10 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def test_every_policy_key_has_a_row() -> None:
     documented = rows(POLICY.split("## The file")[1].split("## How a verdict")[0])
-    assert set(keys(Policy)) | {"rules[].match", "rules[].action"} == set(documented)
-    assert set(PolicyRule.model_fields) == {"match", "action"}
+    assert set(keys(PolicyFile)) | {"rules[].match", "rules[].action"} == set(documented)
+    assert set(RulePart.model_fields) == {"match", "action"}
     waivers = POLICY.split("## Waivers")[1].split("## Parents")[0]
-    assert all(f"`{name}`" in waivers for name in Waiver.model_fields)
+    assert all(f"`{name}`" in waivers for name in WaiverPart.model_fields)
 
 
 def test_every_lockable_key_says_what_weaker_means() -> None:
@@ -77,7 +77,7 @@ def test_every_example_is_tried() -> None:
 
 def test_the_first_example_uses_every_key() -> None:
     example = re.findall(r"```yaml\n(.*?)```", POLICY, re.DOTALL)[0]
-    for key in keys(Policy):
+    for key in keys(PolicyFile):
         assert re.search(rf"\b{key.split('.')[-1]}:", example), key
 
 

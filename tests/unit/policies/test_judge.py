@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelguard._policies.file import PolicyFile
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
 from modelguard.policy import Policy, evaluate, load_policy
 from modelguard.report import (
@@ -73,7 +74,7 @@ def report(*outcomes: Outcome, reference: bool = False, samples: bool = False, *
 
 
 def policy(**keys: Any) -> Policy:
-    return Policy.model_validate({"version": 1, "name": "x", "detectors": {"required": ["format-integrity"]}, **keys})
+    return PolicyFile.model_validate({"version": 1, "name": "x", "detectors": {"required": ["format-integrity"]}, **keys}).policy()
 
 
 @functools.cache

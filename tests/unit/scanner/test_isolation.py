@@ -14,7 +14,8 @@ import pytest
 from support import ROOT
 
 from modelguard._scanner import landlock
-from modelguard._scanner.isolation import CONFINEMENTS, worker_environment
+from modelguard._scanner.child import worker_environment
+from modelguard._scanner.isolation import CONFINEMENTS
 from modelguard._scanner.seccomp import REFUSED
 
 

@@ -58,7 +58,8 @@ def _new(args: Args) -> str:
 def _encode(args: Args) -> str:
     if not args or type(args[0]) not in (str, memoryview):
         return "with what is no text"
-    return "" if len(args) == 1 or (len(args) == 2 and args[1] in _CODECS) else "with an encoding that framework files do not use"
+    known = len(args) == 1 or (len(args) == 2 and type(args[1]) is str and args[1] in _CODECS)
+    return "" if known else "with an encoding that framework files do not use"
 
 
 def _sized(args: Args) -> str:
