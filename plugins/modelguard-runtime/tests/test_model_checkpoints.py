@@ -15,8 +15,9 @@ from modelguard_runtime.testing import built, cnn, digits, digits_module, mlp, t
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from modelguard import ModelError, Skip, UsageError
+from modelguard import Capability, ModelError, Skip, UsageError
 from modelguard.model import Samples
+from modelguard.testing import open_target
 
 
 def save(module: nn.Module, folder: Path) -> Path:
@@ -248,6 +249,9 @@ def test_what_shapes_do_not_say_is_not_guessed_without_labels(tmp_path: Path, he
     for samples in (None, replace(held_out, labels=None)):
         with pytest.raises(Skip, match="do not say which activation and pooling"):
             built(folder, samples)
+    target = open_target(folder)
+    assert "do not say which activation and pooling" in target.obstacle  # so no scan builds it, or imports torch, to be told that
+    assert Capability.FORWARD not in target.capabilities
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
@@ -327,7 +331,7 @@ def test_capabilities_are_told_without_torch(tmp_path: Path) -> None:
     """In a fresh interpreter, so that nothing else has imported torch."""
     import subprocess
 
-    save(mlp(4, 2), tmp_path / "plain")
+    save(nn.Sequential(nn.Linear(4, 2)), tmp_path / "plain")
     (tmp_path / "none").mkdir()
     save_file({"x": torch.zeros(3, 3, 3)}, tmp_path / "none" / "model.safetensors")
     code = (

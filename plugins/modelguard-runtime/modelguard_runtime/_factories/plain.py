@@ -52,6 +52,17 @@ class PlainFactory(WeightsFactory):
     def knows(self, artifact: Artifact, checkpoint: Checkpoint) -> bool:
         return stages(checkpoint) is not None
 
+    def obstacle(self, request: BuildRequest) -> str:
+        """What :meth:`make` would say for want of samples to choose by."""
+        found, samples = stages(request.checkpoint) or (), request.samples
+        enough = samples is not None and samples.labels is not None and len(samples.inputs) >= ENOUGH_SAMPLES
+        if len(found) <= 1 or enough:
+            return ""
+        return (
+            f"the shapes of {request.checkpoint.name} do not say which activation and pooling it has: give {ENOUGH_SAMPLES} labelled "
+            "--samples, or --model package.module:factory"
+        )
+
     def make(self, request: BuildRequest) -> TorchModel:
         """The guess that labelled samples agree with best. Raises :class:`Skip` when there is nothing to choose by, or no guess fits."""
         checkpoint, samples = request.checkpoint, request.samples
@@ -65,11 +76,9 @@ class PlainFactory(WeightsFactory):
         described = resolve_input(hints, samples)
         if len(found) == 1:
             return _model(checkpoint, found, Guess("ReLU", True, "none", False), described, samples)
-        if samples is None or samples.labels is None or len(samples.inputs) < ENOUGH_SAMPLES:
-            raise Skip(
-                f"the shapes of {checkpoint.name} do not say which activation and pooling it has: give {ENOUGH_SAMPLES} labelled "
-                "--samples, or --model package.module:factory"
-            )
+        if missing := self.obstacle(request):
+            raise Skip(missing)
+        assert samples is not None
         scored: list[tuple[float, str, TorchModel]] = []
         for guess in guesses(found, described):
             try:

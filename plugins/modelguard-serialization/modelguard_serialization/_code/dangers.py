@@ -73,6 +73,14 @@ _KINDS: dict[str, frozenset[str]] = {
     ),
 }
 EXACT = {name: kind for kind, names in _KINDS.items() for name in names if not name.endswith(".")}
+_ORDINARY = words("run call spawn fork main open bootstrap")
+"""Last parts of names of functions that run commands, which methods of anything are called too."""
+BY_METHOD: dict[str, tuple[str, ...]] = {}
+"""Functions that run commands, by a last part that hardly anything else is called."""
+for _name in sorted(_KINDS[COMMAND]):
+    _module, _, _last = _name.rpartition(".")
+    if _module in ("os", "posix", "nt", "subprocess", "pty") and _last not in _ORDINARY:
+        BY_METHOD[_last] = (*BY_METHOD.get(_last, ()), _name)
 _BELOW = {name[:-1]: kind for kind, names in _KINDS.items() for name in names if name.endswith(".")}
 DECODERS = frozenset(name.rpartition(".")[2] for name, kind in EXACT.items() if kind in (DECODE, NETWORK)) | {"loads"}
 """The last parts of names that give text which was not there before."""

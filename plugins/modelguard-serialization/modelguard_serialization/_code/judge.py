@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modelguard import Severity
 from modelguard_serialization._code import dangers, shell
-from modelguard_serialization._code.python import IMPORT, LOAD, RUN, Program, Use
+from modelguard_serialization._code.program import IMPORT, LOAD, RUN, Program, Use
 
 INFO, LOW, MEDIUM, HIGH, CRITICAL = Severity.INFO, Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.CRITICAL
 

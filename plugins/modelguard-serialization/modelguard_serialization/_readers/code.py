@@ -10,7 +10,8 @@ from typing import Any
 
 from modelguard import Artifact, ArtifactError, Severity
 from modelguard_serialization import limits
-from modelguard_serialization._code import dangers, judge, python, rules, shell
+from modelguard_serialization._code import dangers, judge, python, rules, shell, source
+from modelguard_serialization._code.program import Program
 from modelguard_serialization._readers.torchscript import is_torchscript
 from modelguard_serialization._words import words
 from modelguard_serialization.blob import Blob
@@ -69,15 +70,15 @@ class PythonReader(Reader):
         if len(blob.data) > limits.CODE:
             raise NotReadError(f"is Python source of {len(blob.data)} bytes, more than the {limits.CODE} that are parsed")
         try:
-            text, encoding = python.source_text(bytes(blob.data))
+            text, encoding = source.source_text(bytes(blob.data))
             if blob.ending == ".pth":
                 text = "\n".join(line for line in text.splitlines() if line.startswith(("import ", "import\t")))
-            if encoding.lower() in python.HIDING:
+            if encoding.lower() in source.HIDING:
                 look.find(
                     "MG0350", blob, f"declares the encoding {encoding}, in which code reads as something else", severity=Severity.HIGH
                 )
-            tree = python.parse(text)
-        except python.NotParsedError as error:
+            tree = source.parse(text)
+        except source.NotParsedError as error:
             named = _DOES.search(bytes(blob.data))
             look.find(
                 "MG0350",
@@ -98,7 +99,7 @@ class PythonReader(Reader):
         report(blob, look, program, loaded)
 
 
-def report(blob: Blob, look: Look, program: python.Program, loaded: bool) -> None:
+def report(blob: Blob, look: Look, program: Program, loaded: bool) -> None:
     """One finding that this is code, and one for each thing to be said of it."""
     found = list(judge.verdicts(program, loaded))
     imports = ", ".join(sorted(program.imports)[:20]) or "nothing"
@@ -169,15 +170,15 @@ class NotebookReader(Reader):
         except (ValueError, RecursionError) as error:
             raise NotReadError("is no notebook that can be parsed") from error
         cells = _cells(document)
-        code, commands, unparsed, program = [], [], 0, python.Program()
+        code, commands, unparsed, program = [], [], 0, Program()
         for cell in cells:
             look.check()
             lines, magic = _magics(_text(cell.get("source", cell.get("input"))))
             code.append(lines)
             commands += magic
             try:
-                python.study(python.parse("\n".join(lines)), program=program)
-            except python.NotParsedError:
+                python.study(source.parse("\n".join(lines)), program=program)
+            except source.NotParsedError:
                 unparsed += 1
                 commands += lines
         _notebook_findings(blob, look, program, commands, len(code))
@@ -187,7 +188,7 @@ class NotebookReader(Reader):
             look.find("MG0355", blob, f"holds {kind} in what a cell has put out", severity=Severity.LOW, key=f"output {kind}")
 
 
-def _notebook_findings(blob: Blob, look: Look, program: python.Program, commands: list[str], cells: int) -> None:
+def _notebook_findings(blob: Blob, look: Look, program: Program, commands: list[str], cells: int) -> None:
     if cells:
         look.find(
             "MG0355", blob, f"has {cells} cells of code, and {len(commands)} lines of commands", severity=Severity.LOW, key="notebook"
@@ -213,10 +214,10 @@ def _cells(document: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _text(source: Any) -> str:
-    if isinstance(source, list):
-        return "".join(part for part in source if isinstance(part, str))
-    return source if isinstance(source, str) else ""
+def _text(lines: Any) -> str:
+    if isinstance(lines, list):
+        return "".join(part for part in lines if isinstance(part, str))
+    return lines if isinstance(lines, str) else ""
 
 
 def _magics(text: str) -> tuple[list[str], list[str]]:
