@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ pytest.importorskip("modelguard_zoo")
 
 from modelguard_zoo import testing as zoo
 
+import modelguard
+from modelguard import Status
 from modelguard.testing.hub import LoopbackHub
 
 Run = Callable[..., Ran]
@@ -89,6 +92,17 @@ def test_the_verdict_is_the_same_wherever_the_model_comes_from(
     assert report["decision"]["verdict"] == {"backdoored": "block", "clean": "pass"}[kind]
     assert ran.returncode == {"backdoored": 1, "clean": 0}[kind]
     assert accused(report) == dict.fromkeys(("abs", "backdoor-ensemble", "neural-cleanse"), [TARGET] if kind == "backdoored" else [])
+
+
+def test_a_budget_that_is_used_up_leaves_no_verdict_and_every_search_says_so(models: dict[str, Path]) -> None:
+    folder = models["clean"]
+    report = modelguard.scan(folder / "model.onnx", samples=folder / "samples.npz", budget=1e-6)
+    status = {item.detector: item.status for item in report.outcomes}
+    assert {name for name, value in status.items() if value is Status.TIMED_OUT} >= set(LOOKERS)
+    assert status["format-integrity"] is Status.COMPLETED, "what is no search takes none of the budget"
+    assert all(item.reason.endswith("raise --budget") for item in report.outcomes if item.status is Status.TIMED_OUT)
+    decision = modelguard.evaluate(report, modelguard.load_policy("builtin:baseline"), datetime.date(2026, 1, 1))
+    assert decision.exit_code == 3
 
 
 def noise(x: Any, y: Any) -> tuple[Any, Any]:
