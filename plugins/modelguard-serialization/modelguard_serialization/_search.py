@@ -9,9 +9,7 @@ _STEP = 1 << 20
 
 def places(data: memoryview, *needles: bytes) -> Iterator[int]:
     """Where any of ``needles`` begins, in order."""
-    overlap = max(map(len, needles)) - 1
-    for begin in range(0, len(data), _STEP):
-        block = bytes(data[begin : begin + _STEP + overlap])
+    for begin, block in _blocks(data, needles):
         found = set()
         for needle in needles:
             at = block.find(needle)
@@ -23,4 +21,11 @@ def places(data: memoryview, *needles: bytes) -> Iterator[int]:
 
 def holds(data: memoryview, *needles: bytes) -> bool:
     """Whether any of ``needles`` is in ``data``."""
-    return next(places(data, *needles), None) is not None
+    return any(needle in block for _, block in _blocks(data, needles) for needle in needles)
+
+
+def _blocks(data: memoryview, needles: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
+    """All of ``data`` in pieces, each with as much of the next as a needle may reach into, and where it begins."""
+    overlap = max(map(len, needles)) - 1
+    for begin in range(0, len(data), _STEP):
+        yield begin, bytes(data[begin : begin + _STEP + overlap])
