@@ -16,7 +16,7 @@ from typing import Any
 
 def to_plain(value: Any) -> Any:
     """``value`` with dataclasses as objects, tuples as lists and paths as strings."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is str or kind is int or value is None:
         return value
     if (names := _names(kind)) is not None:

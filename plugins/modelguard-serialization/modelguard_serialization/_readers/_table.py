@@ -41,7 +41,7 @@ def _pickle(blob: Blob) -> bool:
 
 
 def _zip(blob: Blob) -> bool:
-    return _ZIP_END in bytes(blob.data[-_ZIP_TAIL:])
+    return holds(blob.data[-_ZIP_TAIL:], _ZIP_END)
 
 
 def _tar(blob: Blob) -> bool:
@@ -60,7 +60,9 @@ def _hdf5(blob: Blob) -> bool:
 
 
 def _image(blob: Blob) -> bool:
-    return blob.start[2:5] == b"-lh" or any(bytes(blob.data[at : at + 5]) == b"CD001" for at in (0x8001, 0x8801, 0x9001))
+    if blob.start[2:5] == b"-lh":
+        return True
+    return len(blob.data) > 0x8001 and any(bytes(blob.data[at : at + 5]) == b"CD001" for at in (0x8001, 0x8801, 0x9001))
 
 
 def _markup(blob: Blob) -> bool:
@@ -97,6 +99,10 @@ def _script(blob: Blob) -> bool:
 
 def _packages(blob: Blob) -> bool:
     return names.PACKAGES.fullmatch(blob.base) is not None or (blob.ending == ".txt" and "requirements/" in blob.name.lower())
+
+
+def _short_text(blob: Blob) -> bool:
+    return b"\0" not in blob.start and len(blob.data) <= limits.TEXT and begins_as_text(blob.start)
 
 
 def _no_pickle(blob: Blob) -> bool:
@@ -221,7 +227,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("documents:Json", looks=_json),
     Entry("documents:Yaml", (b"%YAML", b"---"), words(".yaml .yml"), lambda blob: blob.base == "mlmodel"),
     Entry("documents:Toml", endings=words(".toml")),
-    Entry("secrets:SecretReader", looks=lambda blob: len(blob.data) <= limits.TEXT and begins_as_text(blob.start)),
+    Entry("secrets:SecretReader", looks=_short_text),
     Entry("plain:Plain", looks=_no_pickle),
 )
 
