@@ -196,6 +196,8 @@ _LFS = r"(?:.*/)?lfs/objects/[0-9a-f]{2}/[0-9a-f]{2}/([0-9a-f]{64})"
 
 def place(path: str) -> str:
     """The folder of records that an artifact-relative path lies in (``.git``, ``vae/.git``, ``.cache/huggingface``), or ''."""
+    if ".git" not in path and not path.startswith(".cache/"):
+        return ""
     parts = path.split("/")
     if ".git" in parts:
         return "/".join(parts[: parts.index(".git") + 1])
