@@ -210,6 +210,36 @@ ML: dict[str, Callable[[], tuple[Any, ...]]] = {
         },
     ),
     "vectorizer": lambda: ("FeatureVectorizer", [f(4, 3), f(4, 2)], {"inputdimensions": [3, 2]}),
+    "classifier-surplus": lambda: (
+        "LinearClassifier",
+        [f(4, 3)],
+        {"coefficients": f(18).tolist(), "intercepts": f(3).tolist(), "classlabels_ints": [5, 6, 7], "post_transform": "SOFTMAX"},
+        2,
+    ),
+    "regressor-surplus": lambda: ("LinearRegressor", [f(4, 3)], {"coefficients": f(9).tolist(), "intercepts": f(2).tolist(), "targets": 2}),
+    # One row without a batch.
+    "classifier-row": lambda: (
+        "LinearClassifier",
+        [f(3)],
+        {"coefficients": f(9).tolist(), "intercepts": f(3).tolist(), "classlabels_ints": [5, 6, 7], "post_transform": "SOFTMAX"},
+        2,
+    ),
+    "regressor-row": lambda: ("LinearRegressor", [f(3)], {"coefficients": f(6).tolist(), "intercepts": f(2).tolist(), "targets": 2}),
+    "svm-row": lambda: (
+        "SVMRegressor",
+        [f(3)],
+        {
+            "coefficients": f(2).tolist(),
+            "support_vectors": f(6).tolist(),
+            "n_supports": 2,
+            "rho": [0.3],
+            "kernel_type": "RBF",
+            "kernel_params": [0.5, 0.0, 3.0],
+        },
+    ),
+    "vectorizer-row": lambda: ("FeatureVectorizer", [f(3), f(2)], {"inputdimensions": [3, 2]}),
+    "normalizer-row": lambda: ("Normalizer", [f(3)], {"norm": "L2"}),
+    "scaler-row": lambda: ("Scaler", [f(3)], {"offset": [1.0, 2.0, 3.0], "scale": [0.5, 2.0, 1.5]}),
 }
 
 

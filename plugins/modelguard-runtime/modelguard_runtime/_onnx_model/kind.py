@@ -49,6 +49,7 @@ _PLAIN = (
     "DequantizeLinear",
     "QuantizeLinear",
     "Mul",
+    "Normalizer",
 )
 """Operators that leave it to those before them what the output is; a product scales logits."""
 _LINEAR = (
@@ -63,7 +64,6 @@ _LINEAR = (
     "MatMulInteger",
     "ConvInteger",
     "MatMulNBits",
-    "LinearClassifier",
     "Einsum",
 )
 _WIDTHS = frozenset((64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576, 640, 768, 960, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096))
@@ -195,6 +195,8 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
         return "classifier", "a softmax"
     if names:
         return "classifier", "the names of its classes"
+    if ending.endswith("Classifier"):
+        return "classifier", f"it ends in {ending}"
     if width == 1:
         within = bool(((values >= 0) & (values <= 1)).all())
         return ("classifier", PROBABILITY) if within and _behind_sigmoid(model) else ("regressor", "one value")
