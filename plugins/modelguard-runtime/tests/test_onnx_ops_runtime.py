@@ -217,6 +217,7 @@ ML: dict[str, Callable[[], tuple[Any, ...]]] = {
         2,
     ),
     "regressor-surplus": lambda: ("LinearRegressor", [f(4, 3)], {"coefficients": f(9).tolist(), "intercepts": f(2).tolist(), "targets": 2}),
+    "regressor-other-intercepts": lambda: ("LinearRegressor", [f(4, 3)], {"coefficients": f(6).tolist(), "intercepts": f(2).tolist()}),
     # One row without a batch.
     "classifier-row": lambda: (
         "LinearClassifier",
@@ -326,6 +327,19 @@ def graph(
 
 def node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, outputs, **attributes)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("wrong", ["W", "R", "B"])
+def test_recurrences_do_not_read_past_their_weights(name: str, wrong: str) -> None:
+    """oneDNN takes the sizes it needs for the sizes there are."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[name] * 4
+    shapes = {"W": (1, gates, 5), "R": (1, gates, 4), "B": (1, 2 * gates)}
+    shapes[wrong] = (*shapes[wrong][:-1], shapes[wrong][-1] - 1)
+    inputs: list[np.ndarray | None] = [f(3, 2, 5), *(f(*shape) for shape in shapes.values())]
+    module = import_graph(single(name, "", inputs, 2, hidden_size=4, **({"linear_before_reset": 1} if name == "GRU" else {}))).module
+    with pytest.raises((ValueError, RuntimeError)):
+        module(*(torch.from_numpy(array) for array in inputs))
 
 
 def test_keras_like_cnn_with_channels_last() -> None:

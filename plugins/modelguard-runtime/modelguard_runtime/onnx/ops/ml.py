@@ -79,10 +79,11 @@ def linear_classifier(
 def linear_regressor(
     x: Tensor, *, coefficients: Floats, intercepts: Floats | None = None, post_transform: str = "NONE", targets: int = 1
 ) -> Tensor:
-    """Values (N, targets). Coefficients beyond those of ``targets`` rows are not used (onnxruntime's linearregressor.cc)."""
+    """Values (N, targets). Coefficients beyond those of ``targets`` rows are not used, nor intercepts of another number (onnxruntime's
+    linearregressor.cc)."""
     x = _rows(x)
     y = x @ _matrix(coefficients[: targets * x.shape[-1]], x.shape[-1], x).t()
-    return _transform(y + torch.tensor(intercepts, device=x.device) if intercepts else y, post_transform)
+    return _transform(y + torch.tensor(intercepts, device=x.device) if intercepts and len(intercepts) == targets else y, post_transform)
 
 
 @op("Normalizer", domain=ML)
