@@ -133,6 +133,8 @@ def overwritten_mantissa(counts: Counts) -> dict[str, float] | None:
     # Pruning cuts a binade off at its lower end: the middle counts as flat where two steps in a row are.
     level = (ratio >= FLAT) & (ratio <= 1 / FLAT)
     level[1:] &= level[:-1]
+    # Where the next is far emptier, the density fell within this one (a bound of initialisation, a narrow peak).
+    level[:-1] &= ratio[1:] > STEEP
     for name, binades, wrong in (("steep", ratio <= STEEP, 1), ("flat", level, -1)):
         binades &= totals >= 64
         n, ones = float(totals[binades].sum()), float(counts[1:-1, 1][binades].sum())
