@@ -144,6 +144,27 @@ def test_keys_and_values_of_earlier_tokens_are_none(tmp_path: Path) -> None:
     torch.testing.assert_close(model(x), torch.from_numpy(weights(50, 4))[x].sum(1) @ torch.from_numpy(weights(4, 50)))
 
 
+def test_a_decoder_gets_a_memory_and_a_mask_of_the_same_length(tmp_path: Path) -> None:
+    """Attention of the tokens over what an encoder made of another text: its length is its own."""
+    nodes = [
+        node("Gather", ["words", "prefix"], ["q"]), node("Transpose", ["memory"], ["k"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "k"], ["s"]), node("Cast", ["src_mask"], ["m"], to=FLOAT), node("Unsqueeze", ["m", "one"], ["mm"]),
+        node("Mul", ["s", "mm"], ["a"]), node("Softmax", ["a"], ["p"]), node("MatMul", ["p", "memory"], ["c"]),
+        node("Add", ["c", "q"], ["h"]),
+        node("MatMul", ["h", "w"], ["logits"]),
+    ]  # fmt: skip
+    inputs = [
+        value("prefix", INT64, ["batch", "tgt_len"]), value("memory", FLOAT, ["batch", "src_len", 4]),
+        value("src_mask", TensorProto.BOOL, ["batch", "src_len"]),
+    ]  # fmt: skip
+    stored = {"words": weights(50, 4), "w": weights(4, 50), "one": np.array([1])}
+    path = graph(nodes, inputs, [value("logits", FLOAT, ["batch", "tgt_len", 50])], stored, tmp_path / "decoder.onnx")
+    model = built(path)
+    assert set(model.describe()["graph"]["filled"]) == {"memory", "src_mask"}
+    x = torch.randint(1, 50, (2, 6))
+    torch.testing.assert_close(model(x), (torch.from_numpy(weights(50, 4))[x] @ torch.from_numpy(weights(4, 50)))[:, -1])
+
+
 def test_an_input_that_nobody_knows_is_named_also_by_the_plan(tmp_path: Path) -> None:
     inputs = [value("x", FLOAT, ["N", 4]), value("quux", FLOAT, ["N", 4])]
     path = graph([node("Add", ["x", "quux"], ["y"])], inputs, [value("y", FLOAT, ["N", 4])], {}, tmp_path / "model.onnx")

@@ -122,6 +122,31 @@ def test_a_row_of_values_is_told_by_its_ending_its_name_and_its_width(
     assert model.output.told_by
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_are_all_of_one_sign_are_no_logits(tmp_path: Path, sign: int) -> None:
+    """Three opinions of a recording between one and five, as DNSMOS gives them."""
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Add", ["z", "b"], ["y"])]
+    stored = {"w": 0.05 * weights(6, 3), "b": sign * np.array([2.5, 1.6, 1.5], np.float32)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 3])], stored, tmp_path / "model.onnx")
+    assert built(path).output.kind == "unknown"
+    x = np.random.default_rng(0).random((40, 6), np.float32)
+    labels = (x @ stored["w"] + stored["b"]).argmax(1)
+    assert built(path, Samples(x, labels, "s.npz", "0" * 64)).output.kind == "classifier"
+
+
+@pytest.mark.parametrize(("frames", "kind"), [("frames", "sequence"), (1, "unknown")])
+def test_features_of_every_frame_are_no_row_of_values(tmp_path: Path, frames: Any, kind: str) -> None:
+    """A spectrogram: of the shortest sound there is one frame."""
+    nodes = [
+        node("Unsqueeze", ["x", "one"], ["u"]), node("Conv", ["u", "k"], ["c"], kernel_shape=[32], strides=[32]),
+        node("Transpose", ["c"], ["t"], perm=[0, 2, 1]), node("Relu", ["t"], ["y"]),
+    ]  # fmt: skip
+    stored = {"k": weights(10, 1, 32), "one": np.array([1])}
+    path = graph(nodes, [value("x", FLOAT, ["N", "samples"])], [value("y", FLOAT, ["N", frames, 10])], stored, tmp_path / "model.onnx")
+    model = built(path)
+    assert (model.output.kind, model.output.classes) == (kind, 10)
+
+
 def test_labels_of_the_samples_decide(tmp_path: Path) -> None:
     path = graph(
         [node("MatMul", ["x", "w"], ["y"])],
