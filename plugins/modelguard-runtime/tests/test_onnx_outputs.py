@@ -56,6 +56,34 @@ def test_one_value_for_all_is_one_of_each(tmp_path: Path) -> None:
     torch.testing.assert_close(model(x), (x @ torch.from_numpy(weights(6, 2))).sum(1, keepdim=True))
 
 
+def test_a_squeeze_that_takes_the_batch_off_a_single_input_does_no_harm(tmp_path: Path) -> None:
+    """(N, 1, 6) to (N, 2), and a single one to (2,): a Squeeze of whatever axis has size one."""
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Squeeze", ["z"], ["y"])]
+    shape = [value("x", FLOAT, ["N", 1, 6])], [value("y", FLOAT, None)]
+    model = built(graph(nodes, *shape, {"w": weights(6, 2)}, tmp_path / "model.onnx"))
+    x = torch.rand(3, 1, 1, 6)
+    assert (model.output.classes, model.describe()["parity"]["ok"]) == (2, True)
+    for part in (x, x[:1], x[:2]):
+        wanted = part[:, 0, 0] @ torch.from_numpy(weights(6, 2))
+        torch.testing.assert_close(model(part), wanted)
+        torch.testing.assert_close(torch.from_numpy(model.predict(part.numpy())), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_state_that_was_exported_for_one_input_is_run_one_at_a_time(tmp_path: Path) -> None:
+    """Sound in frames to two opinions, with a state of one row; onnxruntime takes no other (the models of AECMOS)."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("GRU", ["t", "w", "r", "", "", "h0"], ["", "h"], hidden_size=4),
+        node("MatMul", ["h", "v"], ["z"]), node("Squeeze", ["z"], ["y"]),
+    ]  # fmt: skip
+    stored = {"w": weights(1, 12, 5), "r": weights(1, 12, 4), "v": weights(4, 2)}
+    inputs = [value("x", FLOAT, ["batch", "frames", 5]), value("h0", FLOAT, [1, 1, 4])]
+    model = built(graph(nodes, inputs, [value("y", FLOAT, ["batch"])], stored, tmp_path / "model.onnx"))
+    assert (model.describe()["batch"], model.output.classes, model.describe()["parity"]["ok"]) == (1, 2, True)
+    x = torch.rand(3, 1, 32, 5)
+    torch.testing.assert_close(model(x), torch.cat([model(row[None]) for row in x]))
+    torch.testing.assert_close(torch.from_numpy(model.predict(x.numpy())), model(x), atol=1e-5, rtol=1e-5)
+
+
 def test_what_is_not_on_the_way_to_the_output_stops_nothing(tmp_path: Path) -> None:
     """Names of classes as strings, a map of them, an operator that nobody has, an element type that torch has not."""
     tail = [

@@ -61,6 +61,8 @@ def settle(graph: Graph, run: Run, fixed: int | None) -> Settled:
     graph.input, values, batch = _first_that_runs(graph.file.model, graph.input, run, count, fixed)
     size = tuple(Domain(graph.input).sizes())
     axis = _batch_axis(values, batch or count)
+    if axis == 0 and batch is None and np.asarray(run(_blank(graph.input, 1))).ndim < values.ndim:
+        batch, values = 2, values[:2]  # a Squeeze of every axis of size one takes the batch off a single input
     if axis is None and batch is None:
         batch, values = 1, run(_blank(graph.input, 1))  # it pretends to be free
         axis = _batch_axis(values, 1)
