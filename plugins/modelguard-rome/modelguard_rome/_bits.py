@@ -148,6 +148,8 @@ def overwritten_mantissa(counts: Counts) -> list[dict[str, float] | None]:
     # Pruning cuts a binade off at its lower end: the middle counts as flat where two steps in a row are.
     level = (ratio >= FLAT) & (ratio <= 1 / FLAT)
     level[:, 1:] &= level[:, :-1]
+    # Where the next is far emptier, the density fell within this one (a bound of initialisation, a narrow peak).
+    level[:, :-1] &= ratio[:, 1:] > STEEP
     seen: list[dict[str, float] | None] = [None] * len(totals)
     for binades, expected, wrong in ((ratio <= STEEP, LOG_UNIFORM, 1), (level, 0.47, -1)):
         binades &= totals >= 64
