@@ -70,9 +70,9 @@ def searched(case: Case, groups: Sequence[Sequence[Candidate]], steps: int) -> l
 def measure(folder: Path, steps: int) -> Mapping[str, Any]:
     target = open_target(folder, samples=folder / "samples.npz")
     model = target.model
-    case = replace(prepare(target, ScanContext(detector="abs"), 1, 100), budget=BATCH)
+    case = replace(prepare(target, ScanContext(detector="abs"), 1, 100), batch=BATCH)
     fast, batched = seconds(lambda: stimulated(case))
-    slow, looped = seconds(lambda: stimulated(replace(case, model=cast(RunnableModel, Whole(model)), budget=1)))
+    slow, looped = seconds(lambda: stimulated(replace(case, model=cast(RunnableModel, Whole(model)), batch=1)))
     same = max(float((a.gaps - b.gaps).abs().nan_to_num(0, 0, 0).max()) for a, b in zip(batched, looped, strict=True) if a.units)
     candidates = per_class(batched, model.output.classes, 2)
     fast_search, together = seconds(lambda: searched(case, [candidates], steps))

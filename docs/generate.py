@@ -149,6 +149,7 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
                 "requires": sorted(item.value for item in detector.requires),
                 "rules": [rule.id for rule in detector.rules],
                 "runs_last": detector.runs_last,
+                "cost": detector.cost,
                 "when_quick": detector.when_quick,
             }
             rules |= {rule.id: {**asdict(rule), "severity": rule.severity.label} for rule in detector.rules}

@@ -39,6 +39,7 @@ def scan(
     detectors: Iterable[str | type[Detector]] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     quick: bool = False,
+    budget: float | str | None = None,
     model: str | None = None,
     input: str | None = None,
     output: str | None = None,
@@ -66,6 +67,7 @@ def scan(
         report's policy requires exactly these then (:meth:`Policy.requiring`).
     :param options: detector options by id and name, such as ``{"abs": {"steps": 50}}``; they win over the policy's.
     :param quick: a shorter look that misses more.
+    :param budget: seconds that all searches for backdoors may take together, or a duration such as ``"5m"``; the policy's by default.
     :param model: ``module:factory`` of your own function that builds the torch module to load the weights into. Its code is run.
     :param input: what the model takes, such as ``range=0..255,layout=NHWC,mean=0.5,std=0.25``.
     :param output: the output of the model to read, and after a comma how its positions are pooled (mean, max, first, last).
@@ -96,6 +98,7 @@ def scan(
         detectors=None if detectors is None else tuple(detectors),
         options=options or {},
         quick=quick,
+        budget=budget,
         model=ModelOptions(model, input, device, precision, output=output),
         run=RunOptions(seed, timeout, memory, threads, offline),
         without=tuple(without),

@@ -60,7 +60,10 @@ class Skip(Exception):
 
 
 class DeadlineExceeded(Exception):
-    """Raised by :meth:`ScanContext.check_deadline`; the outcome is ``timed-out`` and keeps the findings made so far."""
+    """Raised by :meth:`ScanContext.check_deadline`; the outcome is ``timed-out`` and keeps the findings made so far.
+
+    A detector that ends itself with what it has by then raises it with words that say what there was no time for.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Target:
     wrong; ``unread`` lists the files no format recognised, and ``looked_at`` those that detectors have read all the same
     (:meth:`ScanContext.looked_at`). ``reference`` is the trusted counterpart, a target of its own.
     ``build_model`` is called at most once, by :attr:`model`; ``obstacle`` says why the model plainly cannot be built, "" where nothing
-    speaks against it.
+    speaks against it. ``lost`` are the detectors whose worker died or was stopped in this scan, for one that would ask them again.
     """
 
     artifact: Artifact
@@ -99,6 +102,7 @@ class Target:
     build_model: Callable[[], RunnableModel] | None = None
     looked_at: Mapping[str, LookedAt] = field(default_factory=dict)
     obstacle: str = ""
+    lost: frozenset[str] = frozenset()
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def walk(self) -> Iterator[tuple[Checkpoint, TensorInfo]]:
@@ -135,12 +139,24 @@ class Target:
         """What ``make`` returns, made once per target and kept for the detectors that follow in this process.
 
         It is kept for the class of ``detector``, its options (but those that only judge, see :func:`option`) and the seed of
-        ``context``. ``part`` tells apart several results of one detector.
+        ``context``. ``part`` tells apart several results of one detector. What the deadline cut off is not made again: whoever asks
+        next is told by :class:`DeadlineExceeded` too.
         """
         searched = tuple(
             (item.name, getattr(detector, item.name)) for item in option_fields(type(detector)) if not item.metadata.get("judges")
         )
         key = (type(detector), searched, context.seed, part)
+        if key not in self._cache:
+            try:
+                self._cache[key] = make()
+            except DeadlineExceeded as late:
+                self._cache[key] = late
+        if isinstance(kept := self._cache[key], DeadlineExceeded):
+            raise kept
+        return typing.cast("T", kept)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once per target and kept for all detectors. ``key`` begins with the name of the package that asks."""
         if key not in self._cache:
             self._cache[key] = make()
         return typing.cast("T", self._cache[key])
@@ -239,6 +255,10 @@ class Detector(ABC):
     """Lower-case endings of files, beyond those that formats read, that a remote source is to bring for it, whatever their size."""
     runs_last: ClassVar[bool] = False
     """Whether it judges what the others have looked at, and so has to wait for them."""
+
+    cost: ClassVar[int] = 0
+    """What a first look takes for each class, in inputs that go forward and backward through the model; 0 for a detector that runs no
+    search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``."""
 
     @abstractmethod
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

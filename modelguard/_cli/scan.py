@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="A shorter look: sets the option `quick` on every detector that has it and leaves out those that take long; misses more.",
 )
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Time that all searches for backdoors may take together, such as 5m; each then says what it had no time for [policy's].",
+)
 @model_options
 @run_options
 @output_options
@@ -54,6 +59,7 @@ def command(
     detectors: tuple[str, ...],
     options: tuple[str, ...],
     quick: bool,
+    budget: str | None,
     model: ModelOptions,
     run: RunOptions,
     quiet: bool,
@@ -79,6 +85,7 @@ def command(
             detectors=detectors or None,
             options=parse_detector_options(options),
             quick=quick,
+            budget=budget,
             model=model,
             run=run,
             without=without,

@@ -33,6 +33,7 @@ class KnownDetector:
     options: tuple[Option, ...]
     when_quick: Literal["same", "shorter", "skipped"]
     runs_last: bool
+    cost: int
     fetches: tuple[str, ...]
 
     @classmethod
@@ -44,6 +45,7 @@ class KnownDetector:
             tuple(Option.read(item) for item in data["options"]),
             data["when_quick"],
             data["runs_last"],
+            data["cost"],
             tuple(data["fetches"]),
         )
 
@@ -93,7 +95,7 @@ def stand_ins(distribution: str) -> Mapping[str, list[type]] | None:
     found = next((item for item in first_party() if item.name == distribution), None)
     if found is None:
         return None
-    same = ("requires", "rules", "when_quick", "runs_last", "fetches")
+    same = ("requires", "rules", "when_quick", "runs_last", "cost", "fetches")
     return {
         "detectors": [
             _stand_in(Detector, name, known.ref, declared_options=known.options, **{item: getattr(known, item) for item in same})

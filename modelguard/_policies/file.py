@@ -29,7 +29,7 @@ LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
     "sources.left_out",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
-    "detectors.optional", "detectors.options", "detectors.timeouts",
+    "detectors.optional", "detectors.options", "detectors.timeouts", "detectors.budget",
     "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
 )  # fmt: skip
 
@@ -125,6 +125,7 @@ class DetectorsPart(_Model):
     )
     options: dict[DetectorId, dict[str, OptionValue]] = Field(default={}, description="Detector options, by detector and name.")
     timeouts: dict[DetectorId, Duration] = Field(default={}, description="Wall-clock limit by detector: 90s, 15m, 2h.")
+    budget: Duration | None = Field(default=None, description="Wall-clock limit of all searches for backdoors together: 5m, 2h.")
 
 
 class MatchPart(_Model):

@@ -14,6 +14,7 @@ detectors.required,             both                                     impossi
   .required_with_reference,
   .required_with_samples
 detectors.optional              the child's                              a detector the parent does not list
+detectors.budget                the child's                              any other value
 detectors.options, .timeouts    the child's, one by one                  any other value, or one the parent leaves alone
 rules                           the child's, then the parent's           a rule whose action is not ``block``
 default                         the child's                              towards allow < warn < incomplete < block
@@ -105,6 +106,8 @@ class Layer:
         # Durations are written with their unit.
         timeouts = document.get("detectors", {}).get("timeouts", {})
         timeouts |= {detector: f"{seconds}s" for detector, seconds in timeouts.items()}
+        if (budget := document.get("detectors", {}).get("budget")) is not None:
+            document["detectors"]["budget"] = f"{budget}s"
         return document
 
     def all_origins(self) -> dict[str, str]:
@@ -209,6 +212,7 @@ _WEAKER: Mapping[str, Callable[[Any, Any], bool]] = {
     "sources.formats": _widens,
     "sources.allow": _widens,
     "plugins.allow": lambda old, new: old != new,
+    "detectors.budget": lambda old, new: old != new,
     "detectors.optional": lambda old, new: not set(new or ()) <= set(old or ()),
     "plugins.failures": lambda old, new: (old, new) == ("incomplete", "report"),
 }

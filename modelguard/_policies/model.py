@@ -90,7 +90,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Detectors:
-    """Which detectors must have looked, and how they are set; ``timeouts`` are in seconds."""
+    """Which detectors must have looked, and how they are set; ``timeouts`` and ``budget`` are in seconds."""
 
     required: tuple[str, ...] | None
     required_with_reference: tuple[str, ...] | None
@@ -98,6 +98,7 @@ class Detectors:
     optional: tuple[str, ...] | None
     options: Mapping[str, Mapping[str, Any]]
     timeouts: Mapping[str, int]
+    budget: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,12 @@ class Policy:
             name=document["name"],
             mode=document["mode"],
             sources=Sources(**{key: _tuple(value) for key, value in document["sources"].items()}),
-            detectors=Detectors(**lists, options=options, timeouts={name: seconds(value) for name, value in detectors["timeouts"].items()}),
+            detectors=Detectors(
+                **lists,
+                options=options,
+                timeouts={name: seconds(value) for name, value in detectors["timeouts"].items()},
+                budget=None if detectors["budget"] is None else seconds(detectors["budget"]),
+            ),
             rules=tuple(PolicyRule(_match(rule["match"]), rule["action"]) for rule in document["rules"]),
             default=document["default"],
             waivers=tuple(

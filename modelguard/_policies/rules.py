@@ -39,7 +39,8 @@ TIMED_OUT = Rule(
     Severity.HIGH,
     "The detector's time was up before it was done. The policy requires it, or does not list it in detectors.optional. Findings it made "
     "before are kept; the rest is unknown.",
-    "Raise detectors.timeouts in the policy or --timeout, or give the scan a faster machine.",
+    "Raise what its reason names, --timeout or --budget (in the policy detectors.timeouts or detectors.budget), or give the scan a faster "
+    "machine.",
 )
 MISSING = Rule(
     "MG9005",

@@ -48,6 +48,8 @@ def _detectors(section: dict[str, Any], resolved: Resolved) -> Iterator[str]:
                 yield f"    - {name}{_origin(resolved, f'detectors.{key}.{name}')}"
     if section["optional"]:
         yield f"  optional: {_value(section['optional'])}{_origin(resolved, 'detectors.optional')}"
+    if section["budget"]:
+        yield f"  budget: {section['budget']}{_origin(resolved, 'detectors.budget')}"
     if section["options"]:
         yield "  options:"
         for name, options in section["options"].items():

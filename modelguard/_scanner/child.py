@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
-from modelguard._scanner.protocol import Answer, Answers, BadAnswer, Job, Task, Tasks, ask
+from modelguard._scanner.protocol import Answer, Answers, BadAnswer, Job, Purse, Task, Tasks, ask
 from modelguard._temporary import TemporaryFolder
 from modelguard.detector import LookedAt
 
@@ -105,9 +105,9 @@ class Child:
         finally:
             self.close()
 
-    def start(self, tasks: Sequence[Task], looked_at: Iterable[LookedAt]) -> None:
-        """Hand over the tasks, and what was looked at before. Once per worker."""
-        self._send(ask(Tasks(tuple(tasks), tuple(looked_at))))
+    def start(self, tasks: Sequence[Task], looked_at: Iterable[LookedAt], purse: Purse, lost: Iterable[str]) -> None:
+        """Hand over the tasks, what was looked at before, what is left of the budget, and who was lost. Once per worker."""
+        self._send(ask(Tasks(tuple(tasks), tuple(looked_at), purse, tuple(lost))))
 
     def renew(self) -> None:
         """Begin counting the answers about another detector."""

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from modelguard._inputs.output import POOLS
 from modelguard._options import check_options, options_of
 from modelguard._plugins import Registry, check_prefixes, check_rule_ids, load
+from modelguard._policies.model import seconds as duration
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
 from modelguard._scanner.scan import DEFAULT_TIMEOUT, Described, Request, describe, scan
@@ -53,7 +54,8 @@ class ScanArguments:
     """What somebody asks of a scan, in their words. :func:`prepare` checks it.
 
     ``detectors`` are ids or classes, None for every one installed; ``options`` are by detector id and name; ``without`` names plugins
-    that are not loaded. ``identity``, ``by_range`` and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them.
+    that are not loaded. ``budget`` is in seconds, or a duration such as ``5m``; the policy's where it is None. ``identity``, ``by_range``
+    and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them.
     """
 
     target: StrPath
@@ -63,6 +65,7 @@ class ScanArguments:
     detectors: tuple[str | type[Detector], ...] | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quick: bool = False
+    budget: float | str | None = None
     model: ModelOptions = field(default_factory=ModelOptions)
     run: RunOptions = field(default_factory=RunOptions)
     without: tuple[str, ...] = ()
@@ -114,6 +117,7 @@ def prepare(asked: ScanArguments) -> Prepared:
         options=_options(asked, policy, chosen, registry),
         timeouts={name: float(seconds) for name, seconds in policy.detectors.timeouts.items()},
         timeout=_timeout(run.timeout),
+        budget=_budget(asked.budget, policy),
         seed=_seed(run.seed),
         limits=Limits(memory=_memory(run.memory), threads=threads),
         source=SourceContext(offline=run.offline, digest=asked.digest),
@@ -235,6 +239,19 @@ def _timeout(seconds: float) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"timeout {seconds:g}", "must be a finite number of seconds above 0", "write for example 86400")
     return float(seconds)
+
+
+def _budget(budget: float | str | None, policy: Policy) -> float | None:
+    """In seconds: what was asked, else what the policy says."""
+    if budget is None:
+        return None if policy.detectors.budget is None else float(policy.detectors.budget)
+    try:
+        seconds = float(duration(budget)) if isinstance(budget, str) else float(budget)
+    except ValueError:
+        seconds = 0.0
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"budget {budget}", "is no length of time above 0", "write for example 90s, 5m or 2h")
+    return seconds
 
 
 def _seed(seed: int) -> int:

@@ -32,6 +32,9 @@ MAX_FINDINGS = _limits.FINDINGS
 MAX_ATTACHMENT = _limits.ATTACHMENT
 MAX_NOTE = _limits.NOTE
 
+RESERVE = 0.05
+"""The part of a budget that is kept for detectors that run last."""
+
 
 # Requests
 
@@ -62,12 +65,41 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One detector to run: ``ref`` is ``module:qualified name`` of its class, ``timeout`` in seconds."""
+    """One detector to run: ``ref`` is ``module:qualified name`` of its class, ``timeout`` in seconds.
+
+    ``searches`` says whether its time is the budget's, ``last`` whether it judges what those before it found.
+    """
 
     detector: str
     ref: str
     options: Mapping[str, Any]
     timeout: float
+    searches: bool = False
+    last: bool = False
+
+
+@dataclass(slots=True)
+class Purse:
+    """The budget as parent and worker each keep it: ``left`` seconds for all searches together, None without a limit, of which
+    ``reserve`` is kept for those that judge what the others found."""
+
+    left: float | None = None
+    reserve: float = 0.0
+
+    @classmethod
+    def of(cls, budget: float | None) -> Purse:
+        return cls(budget, RESERVE * (budget or 0.0))
+
+    def seconds(self, task: Task) -> float:
+        """How long ``task`` may take, whose turn it is."""
+        if self.left is None or not task.searches:
+            return task.timeout
+        return max(0.0, min(task.timeout, self.left - (0.0 if task.last else self.reserve)))
+
+    def spend(self, task: Task, seconds: float) -> None:
+        """``task`` took so long."""
+        if self.left is not None and task.searches:
+            self.left -= seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +109,9 @@ class Tasks:
     tasks: tuple[Task, ...]
     looked_at: tuple[LookedAt, ...] = ()
     """What detectors said before, in a worker that is no more."""
+    purse: Purse = field(default_factory=Purse)
+    lost: tuple[str, ...] = ()
+    """The detectors in which a worker ended."""
 
 
 R = TypeVar("R", Job, Tasks)

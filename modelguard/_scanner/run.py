@@ -10,7 +10,7 @@ from typing import Any, Protocol, assert_never
 
 from modelguard._scanner.budget import FULL, Budget, clipped
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
-from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Looked, Progressed, Started, Task
+from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Looked, Progressed, Purse, Started, Task
 from modelguard.detector import Capability, Detector, LookedAt
 from modelguard.errors import ModelguardError, PluginError
 from modelguard.findings import Finding, fingerprint
@@ -44,6 +44,8 @@ class _Running:
 
     task: Task
     began: float
+    seconds: float = 0.0
+    """How long it may take."""
     findings: list[Finding] = field(default_factory=list)
     building: float | None = None
     """Since when it has been building the model."""
@@ -80,6 +82,8 @@ class Scan:
         self._paths = frozenset(file.path for file in job.artifact.files)
         self._unbuilt: _Unbuilt | None = None
         self._budget = Budget()
+        self._purse = Purse()
+        self._lost_in: list[str] = []
 
     def __enter__(self) -> Scan:
         return self
@@ -108,8 +112,9 @@ class Scan:
             raise _Reason(clipped(answer.reason))
         return answer
 
-    def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]]) -> list[Outcome]:
-        """One outcome per task, in order."""
+    def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], budget: float | None = None) -> list[Outcome]:
+        """One outcome per task, in order. ``budget`` is the seconds there are for all searches together."""
+        self._purse = Purse.of(budget)
         outcomes: dict[str, Outcome] = {}
         while left := self._spared([task for task in tasks if task.detector not in outcomes], detectors, outcomes):
             first = left[0]
@@ -124,7 +129,7 @@ class Scan:
                     outcomes[first.detector] = failed
                     self._drop()
                     continue
-            self._child.start(left, self.looked_at.values())
+            self._child.start(left, self.looked_at.values(), self._purse, self._lost_in)
             for task in left:
                 outcomes[task.detector], usable = self._one(self._child, task, detectors[task.detector])
                 if not usable:
@@ -161,20 +166,21 @@ class Scan:
 
     def _one(self, child: Child, task: Task, detector: type[Detector]) -> tuple[Outcome, bool]:
         """The outcome of one task, and whether the worker can go on with the next."""
-        running = _Running(task, time.monotonic())
+        running = _Running(task, time.monotonic(), self._purse.seconds(task))
         self._progress.started(task.detector)
         child.renew()
         try:
             return self._ended(running, self._followed(child, running, detector)), True
         except WorkerTimeout:
-            reason = f"still busy {GRACE:g} s after its limit of {task.timeout:g} s, and was stopped; raise --timeout"
+            remedy = "--timeout" if running.seconds == task.timeout else "--budget"
+            reason = f"still busy {GRACE:g} s after its limit of {running.seconds:.3g} s, and was stopped; raise {remedy}"
             return self._lost(running, Status.TIMED_OUT, reason), False
         except WorkerError as error:
             return self._lost(running, Status.ERRORED, f"its worker {error}"), False
 
     def _followed(self, child: Child, running: _Running, detector: type[Detector]) -> Outcome:
         """The outcome, once the worker has said how the detector ended. Raises :class:`WorkerError` when it does not come to that."""
-        name, deadline, fault = running.task.detector, running.began + running.task.timeout + GRACE, ""
+        name, deadline, fault = running.task.detector, running.began + running.seconds + GRACE, ""
         while True:
             try:
                 answer = child.answer(deadline)
@@ -215,6 +221,7 @@ class Scan:
 
     def _lost(self, running: _Running, status: Status, reason: str) -> Outcome:
         """The outcome of a detector whose worker died or was killed. If it was building the model, the next one would build it again."""
+        self._lost_in.append(running.task.detector)
         if running.building is None:
             return self._ended(running, running.outcome(status, reason))
         outcome = running.outcome(status, f"building the model did not end: {reason}")
@@ -224,6 +231,7 @@ class Scan:
 
     def _ended(self, running: _Running, outcome: Outcome) -> Outcome:
         seconds = time.monotonic() - running.began
+        self._purse.spend(running.task, seconds)
         self.seconds[outcome.detector] = round(seconds, 3)
         self._progress.ended(outcome, seconds)
         return outcome

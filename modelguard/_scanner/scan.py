@@ -38,6 +38,8 @@ class Request:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timeouts: Mapping[str, float] = field(default_factory=dict)
     timeout: float = DEFAULT_TIMEOUT
+    budget: float | None = None
+    """Seconds that all searches may take together."""
     seed: int = 0
     limits: Limits = field(default_factory=lambda: Limits(memory=None, threads=1))
     source: SourceContext = field(default_factory=SourceContext)
@@ -85,8 +87,8 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             steps = _plan(request, registry, facts)
             outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
             detectors = {item.id: item for item in request.detectors}
-            ordered = sorted(steps, key=lambda step: detectors[step.detector].runs_last)
-            outcomes += running.run([_task(request, step.detector) for step in ordered if step.runnable], detectors)
+            runnable = [detectors[step.detector] for step in steps if step.runnable]
+            outcomes += running.run(_tasks(request, runnable), detectors, request.budget)
             seconds, model, looked_at = running.seconds, running.model, running.looked_at
             changed = _changed(artifact) or (_changed(reference) if reference else "")
         failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
@@ -169,9 +171,20 @@ def _plan(request: Request, registry: Registry, facts: Facts) -> tuple[Step, ...
     )
 
 
-def _task(request: Request, detector: str) -> Task:
-    cls = next(item for item in request.detectors if item.id == detector)
-    return Task(detector, reference_to(cls), dict(request.options.get(detector, {})), request.timeouts.get(detector, request.timeout))
+def _tasks(request: Request, detectors: Iterable[type[Detector]]) -> list[Task]:
+    """In the order they run: the cheapest first, so that a search that there is time for never waits for one that there is not; and last
+    those that wait for the others."""
+    return [
+        Task(
+            cls.id,
+            reference_to(cls),
+            dict(request.options.get(cls.id, {})),
+            request.timeouts.get(cls.id, request.timeout),
+            searches=cls.cost > 0,
+            last=cls.runs_last,
+        )
+        for cls in sorted(detectors, key=lambda item: (item.runs_last, item.cost, item.id))
+    ]
 
 
 def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:

@@ -83,9 +83,12 @@ def main() -> int:
     planned = sys.stdin.readline()
     if planned:
         tasks = asked(Tasks, planned)
-        target = replace(target, looked_at={item.path: item for item in tasks.looked_at})
+        target = replace(target, looked_at={item.path: item for item in tasks.looked_at}, lost=frozenset(tasks.lost))
+        purse = tasks.purse
         for task in tasks.tasks:
-            target = run_task(task, target, job, emit)
+            began = time.monotonic()
+            target = run_task(task, target, job, emit, purse.seconds(task))
+            purse.spend(task, time.monotonic() - began)
     return 0
 
 
@@ -126,8 +129,11 @@ def describe(target: Target) -> Facts:
     )
 
 
-def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None]) -> Target:
-    """Run one detector; every way it can end becomes an answer, findings already sent stay sent. The target as the next one sees it."""
+def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None], seconds: float) -> Target:
+    """Run one detector for so many ``seconds``; every way it can end becomes an answer, findings already sent stay sent.
+
+    Returns the target as the next one sees it.
+    """
     emit(Started(task.detector))
     seen = dict(target.looked_at)
 
@@ -138,7 +144,7 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None
     context = ScanContext(
         detector=task.detector,
         seed=job.seed,
-        deadline=time.monotonic() + task.timeout,
+        deadline=time.monotonic() + seconds,
         threads=job.limits.threads,
         memory_limit=job.limits.memory,
         on_progress=_throttled(emit, task.detector),
@@ -155,8 +161,10 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None
                 problems.append(problem)
     except Skip as skip:
         status, reason = Status.SKIPPED, str(skip)
-    except DeadlineExceeded:
-        status, reason = Status.TIMED_OUT, f"not finished after {task.timeout:g} s; raise --timeout"
+    except DeadlineExceeded as late:
+        short = f": {late}" if str(late) else ""
+        remedy = "--timeout" if seconds == task.timeout else "--budget"
+        status, reason = Status.TIMED_OUT, f"not finished after {seconds:.3g} s{short}; raise {remedy}"
     except MemoryError:
         status, reason = Status.ERRORED, "needs more memory than the limit; raise --memory"
     except ModelguardError as error:

@@ -60,8 +60,8 @@ def _run(detector: Detector, target: Target, context: ScanContext) -> Outcome:
             findings.append(settled(admitted(answer.finding, type(detector), target.artifact.identity), severities))
     except Skip as skip:
         status, reason = Status.SKIPPED, str(skip)
-    except DeadlineExceeded:
-        status, reason = Status.TIMED_OUT, "the deadline passed"
+    except DeadlineExceeded as late:
+        status, reason = Status.TIMED_OUT, str(late) or "the deadline passed"
     return Outcome(detector.id, status, reason, _sayable(detector.id, context._summary, "summary"), tuple(findings))
 
 
@@ -85,7 +85,7 @@ def check_detector(cls: type[Detector], target: Target | None = None) -> Outcome
     with tempfile.TemporaryDirectory() as folder:
         target = target or _default_target(Path(folder), cls.requires)
         in_time, late = _Clock(), _Clock()
-        first = _run(cls(), target, ScanContext(detector=cls.id, deadline=1.0, clock=in_time))
+        first = _run(cls(), target, ScanContext(detector=cls.id, deadline=3600.0, clock=in_time))
         assert first.status is Status.COMPLETED, (
             f"{cls.id} did not look ({first.status.value}: {first.reason}); give check_detector a target that it can look at"
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import Ran
 
+import modelguard
+from modelguard import Status
 from modelguard._plugins import load
 
 Run = Callable[..., Ran]
@@ -39,3 +42,22 @@ def test_an_option_of_ones_own_has_the_last_word(mg: Run, tiny_model: Path, tmp_
     assert by_policy == {"mm-bd": {"quick": False, "steps": 7}, "abs": {"quick": True}}
     quick = mg("scan", tiny_model, "--policy", policy, "--quick", "--option", "neuron-inspect.quick=false", *chosen).json["options"]
     assert quick == {"mm-bd": {"quick": True, "steps": 7}, "abs": {"quick": True}, "neuron-inspect": {"quick": False}}
+
+
+def test_a_budget_that_is_used_up_leaves_no_verdict_and_says_so(tiny_model: Path) -> None:
+    searches = {name for name, detector in load().detectors.items() if detector.cost}
+    report = modelguard.scan(tiny_model, budget=1e-6)
+    late = {item.detector: item.reason for item in report.outcomes if item.status is Status.TIMED_OUT}
+    assert late, "the model runs, and its searches had no time"
+    assert set(late) <= searches, "what is no search takes none of the budget"
+    assert all(reason.endswith("raise --budget") for reason in late.values())
+    decision = modelguard.evaluate(report, modelguard.load_policy("builtin:baseline"), datetime.date(2026, 1, 1))
+    assert decision.exit_code == 3
+
+
+@pytest.mark.parametrize("budget", ["5", "0s", "-1m", "soon"])
+def test_a_budget_is_a_length_of_time(mg: Run, tiny_model: Path, budget: str) -> None:
+    ran = mg("scan", tiny_model, f"--budget={budget}")
+    assert ran.code == 2
+    assert f"budget {budget}" in ran.err
+    assert "90s, 5m or 2h" in " ".join(ran.err.split())

@@ -38,7 +38,7 @@ def prepare(target: Target, context: ScanContext, per_class: int, most: int) -> 
         )
     model, classes = target.model, torch.from_numpy(clean.classes)
     evidence = Evidence(clean.images[search], classes[search], clean.images[check], classes[check], model.output.classes, clean.accuracy)
-    return Case(model, evidence, images_per_pass(model, context, most=MOST), context.rng, ticker(context))
+    return Case(model, evidence, images_per_pass(model, context, most=MOST), context.rng, ticker(context), context.remaining)
 
 
 def _parts(usable: Integers, classes: Integers, per_class: int, most: int, rng: np.random.Generator) -> tuple[Integers, Integers]:

@@ -45,7 +45,7 @@ def invert(
     for value in triggers.parameters:
         value.requires_grad_(True)
     optimiser = torch.optim.Adam(triggers.parameters, lr=RATE, betas=BETAS)
-    arms_at_once = max(1, case.budget // per_step)
+    arms_at_once = max(1, case.batch // per_step)
     for step in range(steps):
         drawn = torch.multinomial(allowed, per_step, replacement=True, generator=generator).to(device)  # (A, B)
         optimiser.zero_grad()
@@ -71,7 +71,7 @@ def attempts(case: Case, triggers: Triggers, target: Tensor) -> tuple[Tensor, Te
 
     The stamped image is rounded to 256 levels, as a real one is stored: abs.py measures REASR after the same round trip.
     """
-    images, batch = case.evidence.check, case.budget
+    images, batch = case.evidence.check, case.batch
     arms, count = len(target), len(images)
     found = []
     wanted = target.to(images.device)

@@ -130,7 +130,7 @@ def _analyse(case: Case, held: Held, units: Sequence[tuple[int, ...]], levels: S
     for row, chosen in enumerate(units):
         masks[row, list(chosen)] = True
     jobs = [(row, level) for row in range(len(units)) for level in levels]
-    at_once = max(1, case.budget // images)
+    at_once = max(1, case.batch // images)
     parts = []
     for begin in range(0, len(jobs), at_once):
         case.tick(begin, len(jobs), layer.name)

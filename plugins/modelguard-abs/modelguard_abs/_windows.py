@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SMALLEST = 3
 """Smallest side in pixels. On images of 8 x 8 it is 14 % of them, and the classes of clean models are reached more easily."""
 ROUNDS = (Round(4, 4, 0.5, keep=8, starts=3), Round(8, 4, 0.5, keep=6), Round(16, 8, 0.25, keep=3), Round(24, 8, 0.1, keep=3))
-QUICK = (Round(2, 4, 0.5, keep=3, starts=2), Round(8, 4, 0.3, keep=2), Round(12, 8, 0.15, keep=2))
+SHORT = (Round(2, 4, 0.5, keep=3, starts=2), Round(8, 4, 0.3, keep=2), Round(12, 8, 0.15, keep=2))
 """Half of the random patterns end in a local optimum, a checkerboard's for example: two more starts find the way out."""
 
 

@@ -21,14 +21,16 @@ RATE = 0.05
 which voids its momentum); Adam reaches higher margins in a third of the steps on every model it was tried on."""
 
 
-def maximum_margins(model: RunnableModel, *, restarts: int, steps: int, generator: torch.Generator, batch: int, tick: Tick) -> Tensor:
-    """max over x of f_t(x) - max_{k != t} f_k(x), for every class t at once: (K,) float32.
+def maximum_margins(
+    model: RunnableModel, classes: Tensor, *, restarts: int, steps: int, generator: torch.Generator, batch: int, tick: Tick
+) -> Tensor:
+    """max over x of f_t(x) - max_{k != t} f_k(x), for every class t of ``classes`` (K,) at once: (K,) float32.
 
     ``restarts`` uniformly random starting images a class (30 in the paper); each is kept inside the input's bounds, and none of the input's
     sizes may be free. ``batch`` images go through the model at a time; ``tick(done, total)`` is called before each step.
     """
-    spec, classes = model.input, model.output.classes
-    targets = torch.arange(classes).repeat_interleave(restarts)  # (K*R,)
+    spec = model.input
+    targets = classes.repeat_interleave(restarts)  # (K*R,)
     starts = torch.rand((len(targets), *spec.shape), generator=generator)  # (K*R, C, H, W) in units of the range
     best = torch.full((len(targets),), -torch.inf)
     chunks = list(range(0, len(targets), batch))
@@ -51,4 +53,4 @@ def maximum_margins(model: RunnableModel, *, restarts: int, steps: int, generato
         with torch.no_grad():
             last = margins(model(spec.low + (spec.high - spec.low) * z), target)
             best[part] = torch.maximum(best[part], last.cpu())
-    return best.reshape(classes, restarts).max(dim=1).values  # (K,)
+    return best.reshape(len(classes), restarts).max(dim=1).values  # (K,)

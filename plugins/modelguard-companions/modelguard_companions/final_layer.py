@@ -12,10 +12,10 @@ import numpy.typing as npt
 from modelguard_triggers.evidence import require_classifier
 from modelguard_triggers.facts import class_name
 from modelguard_triggers.outliers import class_p_values, largest
+from modelguard_triggers.plan import Look, Search, Stage
 
 from modelguard import Capability, Confidence, Finding, ModelError, ScanContext, Skip, Target, option
 from modelguard_companions._rules import FINAL_LAYER_OUTLIER
-from modelguard_companions._table import TableVoter
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
-class FinalLayer(TableVoter):
+class FinalLayer(Search):
     """Compares the classes by the sum of their final-layer weights, after the part common to all classes is taken off.
 
     The trojan signature of Fields et al., "Trojan Signatures in DNN Weights", ICCV-W 2021: the target's row of the final layer is
@@ -39,31 +39,23 @@ class FinalLayer(TableVoter):
     id = "final-layer"
     requires = frozenset({Capability.GRADIENTS})
     rules = (FINAL_LAYER_OUTLIER,)
+    cost = 1
 
     p_value: float = option(
         0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5, judges=True
     )
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+    def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
         model = target.model
         require_classifier(model)
         context.check_deadline()
-        layer, weight = final_weights(model)  # (K, d)
+        layer, weight = target.memo(self, context, lambda: final_weights(model))  # (K, d)
         sums, norms = weight.sum(axis=1), np.linalg.norm(weight, axis=1)  # (K,), (K,)
         found = largest(sums)
         alone = class_p_values(sums)
-        context.summary(
-            score=round(found.t, 6),
-            p_value=found.p_value,
-            target_class=found.index,
-            layer=layer,
-            classes=[
-                {"class": k, "sum": round(float(sums[k]), 5), "norm": round(float(norms[k]), 5), "p_value": float(alone[k])}
-                for k in range(len(sums))
-            ],
-        )
+        findings = []
         if found.p_value <= self.p_value:
-            yield Finding(
+            hint = Finding(
                 "MG3032",
                 f"the final-layer weights of class {class_name(model, found.index)} sum to {found.t:.1f} standard deviations more than the "
                 f"other classes' (p = {found.p_value:.2g}); a hint, no verdict",
@@ -71,6 +63,22 @@ class FinalLayer(TableVoter):
                 evidence={"target_class": found.index, "p_value": found.p_value, "t": found.t, "layer": layer, "features": weight.shape[1]},
                 key=f"class {found.index}",
             )
+            findings.append(hint)
+        return Look(
+            {
+                "score": round(found.t, 6),
+                "p_value": found.p_value,
+                "target_class": found.index,
+                "layer": layer,
+                "classes": [
+                    {"class": k, "sum": round(float(sums[k]), 5), "norm": round(float(norms[k]), 5), "p_value": float(alone[k])}
+                    for k in range(len(sums))
+                ],
+            },
+            tuple(findings),
+            p={},  # it has no longer search to ask for
+            votes=alone,
+        )
 
 
 def final_weights(model: RunnableModel) -> tuple[str, npt.NDArray[np.float64]]:

@@ -28,6 +28,7 @@ class NeuronInspect(Detector):
     id = "neuron-inspect"
     requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
     rules = (SALIENCY_OUTLIER,)
+    cost = 50
     when_quick = "shorter"
 
     images: int = option(50, "clean images explained", ge=MIN_IMAGES)

@@ -1,56 +1,68 @@
-"""The detectors that are combined, and how they are run."""
+"""The detectors that are combined, and what each says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
 from modelguard_abs.detector import Abs
 from modelguard_companions.final_layer import FinalLayer
 from modelguard_companions.mm_bd import MaximumMargin
 from modelguard_neural_cleanse.detectors import BlendCleanse, LabelMapCleanse, NeuralCleanse, WarpCleanse
-from modelguard_triggers.votes import Voter
+from modelguard_triggers.outliers import Floats
+from modelguard_triggers.plan import Look, Search, Stage, planned, staged
 
-from modelguard import Detector, Finding, ModelguardError, ScanContext, Skip, Target
+from modelguard import DeadlineExceeded, ModelguardError, ScanContext, Skip, Target
 
-D = TypeVar("D", bound=Detector)
+S = TypeVar("S", bound=Search)
 
-VOTERS: tuple[type[Voter], ...] = (Abs, FinalLayer, MaximumMargin, NeuralCleanse, BlendCleanse)
+VOTERS: tuple[type[Search], ...] = (Abs, FinalLayer, MaximumMargin, NeuralCleanse, BlendCleanse)
 """Members with a p-value for every class, which are combined."""
 SEARCHES = frozenset(cls.id for cls in (Abs, NeuralCleanse, BlendCleanse))
 """The voters that look for a trigger with the samples; where samples are given and none of these could use them, nobody looked."""
-SPECIALISTS: tuple[type[Detector], ...] = (LabelMapCleanse, WarpCleanse)
+SPECIALISTS: tuple[type[Search], ...] = (LabelMapCleanse, WarpCleanse)
 """Members that look for what the vote is blind to, no single target or no patch: their findings count by themselves.
 
 ``neural-cleanse-pairs`` is none: it accuses classes that really differ by one mark (none of 44 clean models of the zoo's open part, but 5
 of 83 others)."""
+UNFINISHED = "not finished"
 
 
 @dataclass(frozen=True)
 class Said:
-    """What became of one member: its numbers and findings, or why it could not look."""
+    """What became of one member: its look, or why it has none."""
 
-    numbers: Mapping[str, Any]
-    findings: tuple[Finding, ...]
+    look: Look | None
     reason: str = ""
 
+    @property
+    def votes(self) -> Floats | None:
+        """(K,) NaN where it has nothing to say; None where it says nothing of any class."""
+        votes = None if self.look is None else self.look.votes
+        return None if votes is None or np.isnan(votes).all() else votes
 
-def made(member: type[D], quick: bool) -> D:
+    @property
+    def late(self) -> bool:
+        """Whether it had no time for something."""
+        return self.reason.startswith(UNFINISHED)
+
+
+def made(member: type[S], quick: bool) -> S:
     """A member at its defaults, its look shorter where it has a shorter one and ``quick`` asks for it."""
     options = {"quick": True} if quick and member.when_quick == "shorter" else {}
     return member(**options)
 
 
-def run(member: Detector, target: Target, context: ScanContext) -> Said:
-    """What ``member`` says of the target, once per seed and options. A member that cannot look says why."""
-
-    def look() -> Said:
-        own = context.member(member.id)
-        try:
-            findings = tuple(member.detect(target, own))
-        except (Skip, ModelguardError) as reason:
-            return Said({}, (), str(reason))
-        return Said(own.numbers, findings)
-
-    return target.memo(member, context, look, member)
+def ask(member: Search, target: Target, context: ScanContext, stage: Stage | None = None) -> Said:
+    """What ``member`` says at one stage of its search, or without one by its own plan; where it cannot look, why."""
+    if member.id in target.lost:
+        return Said(None, f"{UNFINISHED}: its worker was stopped")
+    own = context.member(member.id)
+    try:
+        look = planned(member, target, own) if stage is None else staged(member, target, own, stage)
+    except (Skip, ModelguardError) as reason:
+        return Said(None, str(reason))
+    except DeadlineExceeded as late:
+        return Said(None, f"{UNFINISHED}: {late}" if str(late) else UNFINISHED)
+    return Said(look, f"{UNFINISHED}: {look.unfinished}" if look.unfinished else "")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from modelguard_triggers.facts import class_name, rounded, score
+from modelguard_triggers.plan import CLEAR, SPENT, Stage
 
-from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
-from modelguard_ensemble._members import SEARCHES, SPECIALISTS, VOTERS, Said, made, run
+from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, ScanContext, Skip, Target, option
+from modelguard_ensemble._members import SEARCHES, SPECIALISTS, VOTERS, Said, ask, made
 from modelguard_ensemble._rules import AGREEMENT, SPECIALIST
+
+if TYPE_CHECKING:
+    from modelguard_triggers.outliers import Floats
+
+    from modelguard_ensemble._combine import Combined
 
 MIN_VOTERS = 2
 AGREES = 0.05
@@ -25,42 +31,39 @@ HIGH_P, HIGH_AGREEING = 0.25, 2
 class BackdoorEnsemble(Detector):
     """Runs the backdoor detectors that can look at the target and combines what they say of each class into one calibrated p-value.
 
-    Members are run once per scan and seed: one that shares its work (``Target.memo``) costs nothing more when it is scanned with too.
+    It asks what the members have searched already (``Target.memo``). Votes of their screens that neither clear nor accuse are cast once
+    more after their full searches.
     """
 
     id = "backdoor-ensemble"
     requires = frozenset({Capability.GRADIENTS})
     rules = (AGREEMENT, SPECIALIST)
+    cost = 5000
     when_quick = "shorter"
+    runs_last = True
 
     p_value: float = option(0.02, "accuse a class at or below this combined probability under no backdoor", gt=0, le=0.5, judges=True)
     specialists: bool = option(True, "also run the tests for all-to-all and warping backdoors")
-    quick: bool = option(False, "members with reduced budgets, no specialists")
+    quick: bool = option(False, "the screens of its members alone, no specialists")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_ensemble._combine import combine
-
         model = target.model
         if model.output.kind != "classifier":
             raise Skip(f"the model is {model.output.described}, and only a classifier's classes can be compared")
-        classes = model.output.classes
-        specialists = SPECIALISTS if self.specialists and not self.quick else ()
         voters = [made(cls, self.quick) for cls in VOTERS]
-        said: dict[str, Said] = {}
-        for member in [*voters, *(made(cls, self.quick) for cls in specialists)]:
-            context.check_deadline()
-            said[member.id] = run(member, target, context)
-        votes = {voter.id: voter.class_p_values(said[voter.id].numbers, classes) for voter in voters if not said[voter.id].reason}
-        votes = {name: values for name, values in votes.items() if not np.isnan(values).all()}
-        if target.samples is not None and not votes.keys() & SEARCHES:
-            raise Skip(f"none of the trigger searches could use the samples ({_reasons(said, SEARCHES)})")
-        if len(votes) < MIN_VOTERS:
-            silent = [voter.id for voter in voters if voter.id not in votes]
-            raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({_reasons(said, silent)})")
-        combined = combine(votes)
+        said = {voter.id: ask(voter, target, context, Stage.SCREEN) for voter in voters}
+        combined = self._combined(target, said)
+        if SPENT * self.p_value < combined.p_value <= CLEAR and not self.quick:
+            # Votes that decide nothing are cast once more after a full search; where there is no time for one, the first vote stands.
+            full = {voter.id: ask(voter, target, context, Stage.FULL) for voter in voters if said[voter.id].votes is not None}
+            said |= {name: replace(said[name], reason=item.reason) if item.votes is None else item for name, item in full.items()}
+            combined = self._combined(target, said)
+        specialists = SPECIALISTS if self.specialists and not self.quick else ()
+        said |= {cls.id: ask(made(cls, self.quick), target, context) for cls in specialists}
+        votes = _votes(said)
         agreeing = sorted(name for name, values in votes.items() if values[combined.accused] <= AGREES)
         specialised = [
-            (cls.id, finding) for cls in specialists for finding in said[cls.id].findings if finding.confidence >= Confidence.MEDIUM
+            (cls.id, finding) for cls in specialists for finding in _findings(said[cls.id]) if finding.confidence >= Confidence.MEDIUM
         ]
         smallest = min([combined.p_value, *(finding.evidence["p_value"] for _, finding in specialised)])
         context.summary(
@@ -75,10 +78,10 @@ class BackdoorEnsemble(Detector):
                     "p_value": rounded(combined.p[k]),
                     **{name: None if np.isnan(values[k]) else rounded(values[k]) for name, values in sorted(votes.items())},
                 }
-                for k in range(classes)
+                for k in range(model.output.classes)
             ],
         )
-        if combined.p_value <= self.p_value:
+        if combined.p_value <= SPENT * self.p_value:
             yield self._accusation(target, combined.accused, combined.p_value, agreeing, votes, said)
         for name, finding in specialised:
             yield Finding(
@@ -89,11 +92,29 @@ class BackdoorEnsemble(Detector):
                 attachments=finding.attachments,
                 key=f"{name}/{finding.key}",
             )
+        if late := sorted(name for name, item in said.items() if item.late):
+            raise DeadlineExceeded(f"without all that {', '.join(late)} would say")
+
+    def _combined(self, target: Target, said: Mapping[str, Said]) -> Combined:
+        """The votes of the members combined. Raises :class:`~modelguard.Skip` where too few have one, and
+        :class:`~modelguard.DeadlineExceeded` where that is for want of time."""
+        from modelguard_ensemble._combine import combine
+
+        votes = _votes(said)
+        searched = target.samples is None or votes.keys() & SEARCHES
+        if searched and len(votes) >= MIN_VOTERS:
+            return combine(votes)
+        if late := sorted(name for name, item in said.items() if item.late and name not in votes):
+            raise DeadlineExceeded(f"there was no time for {', '.join(late)}")
+        if not searched:
+            raise Skip(f"none of the trigger searches could use the samples ({_reasons(said, SEARCHES)})")
+        silent = [name for name in said if name not in votes]
+        raise Skip(f"{len(votes)} of its members could look, {MIN_VOTERS} are needed ({_reasons(said, silent)})")
 
     def _accusation(
-        self, target: Target, accused: int, p_value: float, agreeing: list[str], votes: dict[str, Any], said: dict[str, Said]
+        self, target: Target, accused: int, p_value: float, agreeing: list[str], votes: Mapping[str, Floats], said: Mapping[str, Said]
     ) -> Finding:
-        shows = [f for name in agreeing for f in said[name].findings if f.evidence.get("target_class") == accused and f.attachments]
+        shows = [f for name in agreeing for f in _findings(said[name]) if f.evidence.get("target_class") == accused and f.attachments]
         shows.sort(key=lambda finding: finding.evidence.get("mask_area_fraction", 1.0))  # the smallest trigger shows most of what it is
         sure = p_value <= HIGH_P * self.p_value and len(agreeing) >= HIGH_AGREEING
         return Finding(
@@ -110,6 +131,15 @@ class BackdoorEnsemble(Detector):
             attachments=shows[0].attachments if shows else (),
             key=f"class {accused}",
         )
+
+
+def _votes(said: Mapping[str, Said]) -> dict[str, Floats]:
+    """The votes there are, (K,) each."""
+    return {name: item.votes for name, item in said.items() if item.votes is not None}
+
+
+def _findings(said: Said) -> tuple[Finding, ...]:
+    return () if said.look is None else said.look.findings
 
 
 def _reasons(said: Mapping[str, Said], names: Collection[str]) -> str:

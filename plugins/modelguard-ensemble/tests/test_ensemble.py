@@ -10,14 +10,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from modelguard_abs.detector import Abs
 from modelguard_ensemble._combine import CORRELATION, cauchy, combine, stouffer
 from modelguard_ensemble._members import SPECIALISTS, VOTERS, made
 from modelguard_ensemble.detector import BackdoorEnsemble
 from modelguard_runtime.testing import runnable
+from modelguard_zoo.testing import Expiring
 from scipy import stats
 from torch import nn
 
-from modelguard import Confidence, RunnableModel, Samples, Target, configure
+from modelguard import Confidence, DeadlineExceeded, RunnableModel, Samples, Target, configure
 from modelguard.model import OutputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_safetensors
@@ -116,18 +118,32 @@ def test_without_samples_the_data_free_members_decide(target: Make) -> None:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_members_that_were_scanned_with_are_not_searched_again(target: Make, quick: bool) -> None:
-    """In the order of a scan: ``abs`` runs first, the ensemble, then the other members."""
+    """In the order of a scan, the ensemble last."""
     shared = replace(planted(target), _cache={})
     model = shared.model
     watched = _Counted(model)
     shared = replace(shared, build_model=lambda: cast(RunnableModel, watched), _cache={})
-    first = scan(shared, quick=quick, specialists=True)
-    searched = watched.gradients
-    assert searched > 0
-    assert scan(shared, quick=quick, specialists=True) == first
     for member in (*VOTERS, *(() if quick else SPECIALISTS)):  # a quick ensemble leaves specialists to themselves
         run_detector(made(member, quick), shared)
+    searched = watched.gradients
+    assert searched > 0
+    assert scan(shared, quick=quick, specialists=True).findings
     assert watched.gradients == searched
+
+
+def test_a_search_that_was_cut_off_is_judged_as_it_stands_and_not_begun_again(target: Make) -> None:
+    shared = planted(target)
+    watched = _Counted(shared.model)
+    shared = replace(shared, build_model=lambda: cast(RunnableModel, watched), _cache={})
+    with pytest.raises(DeadlineExceeded):
+        list(Abs().detect(shared, Expiring(Abs.id, 20)))
+    begun = watched.gradients
+    again = run_detector(Abs(), shared)
+    assert (again.status, watched.gradients) == (Status.TIMED_OUT, begun)
+    outcome = scan(shared)
+    assert outcome.status is Status.TIMED_OUT
+    assert outcome.summary["members"]["abs"] == "not finished"
+    assert [item.evidence["target_class"] for item in outcome.findings] == [1], "the others' votes count all the same"
 
 
 class _Counted:

@@ -31,7 +31,7 @@ def prepare(target: Target, context: ScanContext, limit: int, least: int = MIN_C
     model, classes = target.model, torch.from_numpy(clean.classes)
     evidence = Evidence(clean.images[search], classes[search], clean.images[check], classes[check], model.output.classes, clean.accuracy)
     most = MOST_CPU if model.device.type == "cpu" else MOST_GPU
-    return Case(model, evidence, images_per_pass(model, context, most=most, copies=3), context.rng, ticker(context))
+    return Case(model, evidence, images_per_pass(model, context, most=most, copies=3), context.rng, ticker(context), context.remaining)
 
 
 def _halves(usable: Integers, classes: Integers, limit: int, rng: np.random.Generator) -> tuple[Integers, Integers]:

@@ -62,13 +62,13 @@ def table(inverted: Inverted, outliers: Outliers) -> list[dict[str, Any]]:
     ]
 
 
-def suspects(detector: SizeCleanse, inverted: Inverted, outliers: Outliers) -> list[int]:
-    """Places in ``inverted`` worth a closer look: significant, reached, small; smallest first."""
+def suspects(detector: SizeCleanse, level: float, inverted: Inverted, outliers: Outliers) -> list[int]:
+    """Places in ``inverted`` worth a closer look: significant at ``level``, reached, small; smallest first."""
     order = np.lexsort((inverted.size, outliers.p))
     return [
         int(i)
         for i in order
-        if outliers.p[i] < detector.alpha
+        if outliers.p[i] < level
         and inverted.reached[i]
         and inverted.size[i] < detector.area
         and inverted.size[i] < detector.ratio * outliers.typical

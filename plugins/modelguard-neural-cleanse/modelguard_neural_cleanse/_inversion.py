@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +11,15 @@ import torch
 from modelguard_triggers.case import Case
 from modelguard_triggers.evidence import CANDIDATES, REFERENCES, shortlist
 from modelguard_triggers.facts import success_rate
+from modelguard_triggers.plan import Stage
 from torch import Tensor
 
 from modelguard_neural_cleanse._search import PAPER, Found, Question, Schedule, Search, successes
 from modelguard_neural_cleanse._transforms import Transform
 
 STANDARD = Schedule(steps=120, batches=2, batch=8, rate=0.2, patience=3, grow=1.5, shrink=1.5**1.5)
-QUICK = Schedule(steps=60, batches=2, batch=8, rate=0.3, patience=3, grow=1.5, shrink=1.5**1.5)
+SHORT = Schedule(steps=60, batches=2, batch=8, rate=0.3, patience=3, grow=1.5, shrink=1.5**1.5)
+SCHEDULES = {Stage.SCREEN: SHORT, Stage.FULL: STANDARD}
 """Against the authors' at most 992,000 image passes a class: 1,920 and 960, the two starts not counted. Twice or three times their
 learning rate reaches the same mask sizes in a quarter of the steps (benchmarks/nc_speed.py)."""
 
@@ -35,7 +38,8 @@ class Inverted:
     """Triggers of the arms searched to the end, of one family of transformations.
 
     ``arms`` (n,) indexes what was asked for, ``weights`` (n,) how many arms each stands for in the statistics; ``hits`` (n, M) bool:
-    which check images the trigger turns into the wanted class, where ``asked`` (n, M).
+    which check images the trigger turns into the wanted class, where ``asked`` (n, M). ``begun`` (m,) are the arms that were searched at
+    all, a short way at least.
     """
 
     transform: Transform
@@ -44,6 +48,7 @@ class Inverted:
     found: Found
     hits: Tensor
     asked: Tensor
+    begun: npt.NDArray[np.int64]
 
     @property
     def size(self) -> npt.NDArray[np.float64]:
@@ -68,9 +73,17 @@ class Inverted:
             return self.transform.apply(self.parameters(place), images[None])[0]
 
 
-def invert(case: Case, question: Question, transform: Transform, schedule: Schedule) -> Inverted:
-    """Search all arms of ``question`` side by side and check what is found."""
-    arms = len(question.wanted)
+def passes(schedule: Schedule, arms: int) -> int:
+    """Images that go through the model in :func:`invert` for so many arms, forward and backward."""
+    trial, many = max(1, schedule.steps // TRIAL), min(arms, CANDIDATES + REFERENCES)
+    return (arms * len(STARTS) * trial + many * (schedule.steps - trial)) * schedule.batches * schedule.batch
+
+
+def invert(case: Case, question: Question, transform: Transform, schedule: Schedule, what: str = "classes") -> Inverted:
+    """Search all arms of ``question`` that there is time for side by side and check what is found."""
+    begun = case.affordable(partial(passes, schedule), len(question.wanted), what)
+    question = question[torch.from_numpy(begun)]
+    arms = len(begun)
     trial = max(1, schedule.steps // TRIAL)
 
     # (1) every arm from every starting point, a short way; the better start goes on
@@ -93,7 +106,7 @@ def invert(case: Case, question: Question, transform: Transform, schedule: Sched
 
     # (4) to the end, and the check
     search.run(schedule.steps - schedule.steps // 2)
-    return checked(case, question[torch.from_numpy(kept)], transform, search.found, kept, weights)
+    return replace(checked(case, question[torch.from_numpy(kept)], transform, search.found, begun[kept], weights), begun=begun)
 
 
 def invert_as_published(case: Case, question: Question, transform: Transform) -> Inverted:
@@ -133,7 +146,7 @@ def checked(
 ) -> Inverted:
     """``found`` with what it does to the images to check on."""
     targets, asked = question.on(case.evidence.check_labels)
-    return Inverted(transform, arms, weights, found, successes(case, found, transform, targets, asked), asked)
+    return Inverted(transform, arms, weights, found, successes(case, found, transform, targets, asked), asked, arms)
 
 
 def _search(case: Case, question: Question, transform: Transform, schedule: Schedule, bias: Tensor) -> Search:

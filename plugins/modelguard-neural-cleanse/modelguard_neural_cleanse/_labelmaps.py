@@ -7,26 +7,32 @@ cannot, so in clean models these arms are hardly ever reached, and sizes are com
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from modelguard_triggers.case import Case
 from modelguard_triggers.evidence import Evidence
 from modelguard_triggers.facts import rounded
+from modelguard_triggers.plan import Look, Stage
 
 from modelguard import Confidence, Finding, ScanContext, Skip, Target
 from modelguard_neural_cleanse._evidence import prepare
 from modelguard_neural_cleanse._findings import exhibits, highest_score, require_guided, size_outliers, table
-from modelguard_neural_cleanse._inversion import STANDARD, invert, refine
+from modelguard_neural_cleanse._inversion import SCHEDULES, Inverted, invert, refine
 from modelguard_neural_cleanse._rules import MAP
 from modelguard_neural_cleanse._search import Question
 from modelguard_neural_cleanse._transforms import Patch
+from modelguard_neural_cleanse._universal import left_out
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse.detectors import LabelMapCleanse
 
 MIN_SHOWN = 5
 """Classes, or all of fewer, that search and check images each have to show; of more than ten, half."""
+
+SUSPECT_SUCCESS = 0.4
+"""Success on unseen images above which a map is not cleared, though the screen did not reach it."""
 
 
 def cyclic_shifts(classes: int) -> Question:
@@ -45,7 +51,7 @@ def require_classes(evidence: Evidence) -> None:
         raise Skip(f"samples show {shown} of {evidence.classes} classes; too few to detect a label map: give samples of more classes")
 
 
-def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
+def look_at_label_maps(detector: LabelMapCleanse, target: Target, context: ScanContext, stage: Stage) -> Look:
     """Search a patch for every cyclic shift; accuse where one works on unseen images of most classes."""
     case = prepare(target, context, detector.samples, least=2)
     evidence = case.evidence
@@ -54,29 +60,41 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
     require_classes(evidence)
     transform = Patch(evidence.shape, case.model.input.low, case.model.input.high)
     question = cyclic_shifts(evidence.classes)
-    inverted = target.memo(detector, context, lambda: invert(case, question, transform, STANDARD))
+    shifts = len(question.wanted)
+    inverted = target.memo(detector, context, lambda: invert(case, question, transform, SCHEDULES[stage], "label maps"), stage)
     require_guided(inverted.found.guided.numpy(), "triggers")
-    outliers = size_outliers(inverted, len(question.wanted))
+    outliers = size_outliers(inverted, shifts)
     rows = table(inverted, outliers)
-    context.summary(
-        # Unreached maps are no evidence however their last sizes compare.
-        score=max((float(s) for s in inverted.success), default=0.0) + (highest_score(outliers.p) if inverted.reached.any() else 0.0),
-        maps=[{"shift": row.pop("class") + 1, **row} for row in rows],
-        schedule="batched",
-        images={"search": len(evidence.search), "check": len(evidence.check)},
-        clean_accuracy=evidence.accuracy,
+    reached, success = inverted.reached, inverted.success
+    findings: tuple[Finding, ...] = ()
+    if small := sorted((i for i in range(len(rows)) if reached[i] and inverted.size[i] < detector.area), key=lambda i: inverted.size[i]):
+        place = small[0]
+        refined = target.memo(detector, context, lambda: refine(case, question, inverted, [place]), stage, place)
+        findings = _accused(detector, case, refined, rows[place])
+    return Look(
+        {
+            # Unreached maps are no evidence however their last sizes compare.
+            "score": max((float(s) for s in success), default=0.0) + (highest_score(outliers.p) if reached.any() else 0.0),
+            "maps": [{"shift": row["class"] + 1, **{name: value for name, value in row.items() if name != "class"}} for row in rows],
+            "schedule": "batched",
+            "images": {"search": len(evidence.search), "check": len(evidence.check)},
+            "clean_accuracy": evidence.accuracy,
+        },
+        findings,
+        # No p-value decides about a map: one that works on some images is suspect, by its shift.
+        p=dict(zip((inverted.arms + 1).tolist(), np.where(reached | (success > SUSPECT_SUCCESS), 0.0, 1.0).tolist(), strict=True)),
+        not_looked_at=tuple(arm + 1 for arm in left_out(inverted, shifts)),
     )
-    places = [i for i in range(len(inverted.arms)) if inverted.reached[i] and inverted.size[i] < detector.area]
-    places = sorted(places, key=lambda i: float(inverted.size[i]))[:1]
-    if not places:
-        return
-    refined = target.memo(detector, context, lambda: refine(case, question, inverted, places), *places)
-    success, size = float(refined.success[0]), float(refined.size[0])
+
+
+def _accused(detector: LabelMapCleanse, case: Case, refined: Inverted, row: dict[str, Any]) -> tuple[Finding, ...]:
+    """What is said of the one map in ``refined``, found as the ``row`` of the table says; nothing where it does not hold."""
+    evidence, success, size = case.evidence, float(refined.success[0]), float(refined.size[0])
     if not refined.reached[0] or success < detector.success or size >= detector.area:
-        return
-    shift = int(inverted.arms[places[0]]) + 1
+        return ()
+    shift = int(refined.arms[0]) + 1
     tested = torch.unique(evidence.check_labels).tolist()
-    yield Finding(
+    found = Finding(
         MAP.id,
         f"one patch moves every class i to i + {shift} on {success:.0%} of unseen images, covering {size:.3f} of the image",
         confidence=Confidence.HIGH if success >= 0.9 else Confidence.MEDIUM,
@@ -86,11 +104,12 @@ def scan_label_maps(detector: LabelMapCleanse, target: Target, context: ScanCont
             "source_classes": tested,
             "mask_l1": rounded(size * evidence.shape[1] * evidence.shape[2]),
             "mask_area_fraction": rounded(size),
-            "anomaly_index": rows[places[0]]["anomaly_index"],
-            "p_value": rows[places[0]]["p_value"],
+            "anomaly_index": row["anomaly_index"],
+            "p_value": row["p_value"],
             "attack_success": rounded(success),
             "clean_accuracy": evidence.accuracy,
         },
         attachments=exhibits(case, refined, 0),
         key=f"shift/{shift}",
     )
+    return (found,)

@@ -14,18 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from modelguard_triggers.ascent import Climbed, Questions, Round, climb
+from modelguard_triggers.ascent import Climbed, Questions, Round, climb, passes
 from modelguard_triggers.case import Case, margins, quantised
 from modelguard_triggers.evidence import Evidence
 from modelguard_triggers.outliers import Floats
+from modelguard_triggers.plan import Stage
 from modelguard_triggers.windows import Windows, places, search_windows, side_of
 from torch import Tensor
+
+from modelguard import DeadlineExceeded
 
 SMALLEST = 2
 """Smallest side in pixels. On images of 8 x 8 a window of 3 already turns many pairs of clean models."""
 ROUNDS = (Round(4, 4, 0.5, keep=6, starts=3), Round(8, 4, 0.5, keep=4), Round(16, 8, 0.25, keep=1))
 SHORTER = (Round(3, 3, 0.5, keep=4, starts=2), Round(8, 4, 0.5, keep=3), Round(16, 8, 0.25, keep=1))
 """Where the budget does not allow :data:`ROUNDS` for all pairs. It misses a trigger's place more often."""
+SCREEN = (Round(8, 4, 0.5, keep=2), Round(12, 8, 0.25, keep=1))
+PROMISING, PATTERNS, SHOWN = 6, 4, 2
+"""A screen begins each pair at so many places, found by random windows, so many at each place, on so many images of each class. 384
+passes a pair."""
 REFINE = (Round(8, 8, 0.25, keep=3), Round(24, 16, 0.1, keep=1))
 ASIDE = 2
 """Pixels that the window of a suspect is moved by: on images of 32 x 32 places were three apart."""
@@ -62,11 +69,7 @@ def _log_odds(share: Floats) -> Floats:
 
 def affordable(height: int, width: int, rounds: Sequence[Round] = SHORTER) -> int:
     """Pairs that :data:`BUDGET` allows on images of this size."""
-    arms, passes = len(places(height, width, side_of(height, width, SMALLEST))), 0
-    for item in rounds:
-        passes += arms * item.steps * item.images
-        arms = min(item.keep, arms) * item.starts
-    return BUDGET // passes
+    return BUDGET // passes(rounds, len(places(height, width, side_of(height, width, SMALLEST))))
 
 
 def schedule(evidence: Evidence, pairs: Tensor) -> tuple[str, tuple[Round, ...]]:
@@ -74,12 +77,54 @@ def schedule(evidence: Evidence, pairs: Tensor) -> tuple[str, tuple[Round, ...]]
     return ("full", ROUNDS) if len(pairs) <= affordable(*evidence.shape[1:], ROUNDS) else ("short", SHORTER)
 
 
-def search_pairs(case: Case, pairs: Tensor) -> PairWindows:
-    """The best window for each of ``pairs`` (P, 2), searched on images of its source and tried on the check images."""
-    rounds = schedule(case.evidence, pairs)[1]
+def search_pairs(case: Case, pairs: Tensor, stage: Stage) -> PairWindows:
+    """The best window for each of ``pairs`` (P, 2), searched on images of its source and tried on the check images.
+
+    Raises :class:`~modelguard.DeadlineExceeded` where there is no time for all of them: what is judged is the matrix.
+    """
+    rounds = SCREEN if stage is Stage.SCREEN else schedule(case.evidence, pairs)[1]
+    side = side_of(*case.evidence.shape[1:], SMALLEST)
+    arms = PROMISING if stage is Stage.SCREEN else len(places(*case.evidence.shape[1:], side))
+    if (count := len(case.affordable(lambda n: n * passes(rounds, arms), len(pairs), "pairs"))) < len(pairs):
+        raise DeadlineExceeded(f"there is time for {count} of {len(pairs)} pairs, and all are needed to compare")
     generator = case.generator(f"windows/{len(pairs)}")
-    found = search_windows(case, _questions(case, pairs), side_of(*case.evidence.shape[1:], SMALLEST), rounds, generator)
+    if stage is Stage.SCREEN:
+        begun = promising(case, pairs, side, generator)
+        return _tried(case, pairs, climb(case, _questions(case, pairs), begun, rounds, generator, "windows"))
+    found = search_windows(case, _questions(case, pairs), side, rounds, generator)
     return _tried(case, pairs, found)
+
+
+def promising(case: Case, pairs: Tensor, side: int, generator: torch.Generator) -> Climbed[Windows]:
+    """Windows to begin from: of random ones at every place, tried on a few images of every class, those that raise a pair's margin most.
+
+    One forward pass says what a window does to all targets at once, so that no pair has to try every place by itself.
+    """
+    evidence = case.evidence
+    labels, device = evidence.search_labels, evidence.search.device
+    corners = places(*evidence.shape[1:], side)
+    random = Windows(case.model.input, evidence.shape, side, corners.repeat_interleave(PATTERNS, 0), generator, device)
+    random.parameters[0].round_()  # as far apart as pixels can be
+    chosen = torch.zeros(len(pairs), PROMISING, dtype=torch.long)
+    for source in torch.unique(pairs[:, 0]).tolist():
+        shown = evidence.search[(labels == source).nonzero().flatten()[:SHOWN].to(device)]  # (B, C, H, W)
+        index = torch.arange(len(random.corners) * len(shown), device=device)
+        raised = []
+        with torch.inference_mode():
+            for part in torch.split(index, case.batch):
+                case.tick(source, evidence.classes, "windows at random")
+                x = random.stamp(part // len(shown), shown[part % len(shown)])
+                logits = case.model(x.contiguous(memory_format=torch.channels_last)).cpu()
+                top = logits.topk(2, 1).values
+                raised.append(logits - torch.where(logits == top[:, :1], top[:, 1:], top[:, :1]))  # (b, K)
+        margin = torch.cat(raised).view(len(corners), PATTERNS, len(shown), -1).mean(2)  # (places, patterns, K)
+        best, pattern = margin.max(1)  # (places, K)
+        for row in (pairs[:, 0] == source).nonzero().flatten().tolist():
+            wanted = int(pairs[row, 1])
+            at = best[:, wanted].topk(min(PROMISING, len(best))).indices
+            chosen[row] = (at * PATTERNS + pattern[at, wanted]).repeat(-(-PROMISING // len(at)))[:PROMISING]
+    question = torch.arange(len(pairs)).repeat_interleave(PROMISING)
+    return Climbed(random.only(chosen.flatten().to(device)), question)
 
 
 def refine_pairs(case: Case, pairs: Tensor, windows: Windows) -> PairWindows:
@@ -116,7 +161,7 @@ def _outcomes(case: Case, windows: Windows, wanted: Tensor) -> tuple[Tensor, Ten
     index = torch.arange(len(wanted) * count, device=images.device)
     becomes, margin = [], []
     with torch.inference_mode():
-        for part in torch.split(index, case.budget):
+        for part in torch.split(index, case.batch):
             case.tick(int(part[0]), len(index), "windows, checked")
             x = stamped(case, windows, part // count, images[part % count])
             logits = case.model(x.contiguous(memory_format=torch.channels_last)).cpu()

@@ -10,7 +10,6 @@ found by the same test as outliers among classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from modelguard_triggers.case import Case
 from modelguard_triggers.facts import class_name, mask_exhibits, rounded
+from modelguard_triggers.plan import SPENT, Look, Stage
 from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target
@@ -37,7 +37,7 @@ SUSPECTS = 4
 """Pairs that are looked at more closely, at most."""
 
 
-def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) -> Iterator[Finding]:
+def look_at_pairs(detector: SourceCleanse, target: Target, context: ScanContext, stage: Stage) -> Look:
     """Search a window for every pair, compare what they do, look at the outliers once more."""
     case = prepare(target, context, detector.samples, least=2)
     evidence = case.evidence
@@ -52,50 +52,50 @@ def scan_pairs(detector: SourceCleanse, target: Target, context: ScanContext) ->
             f"{len(sources)} of {evidence.classes} classes have at least {MIN_IMAGES} images to search on, half of them are needed: "
             "give more samples"
         )
-    found = target.memo(detector, context, lambda: search_pairs(case, pairs))
+    found = target.memo(detector, context, lambda: search_pairs(case, pairs, stage), stage)
     require_guided(found.guided, "pairs")
     statistic = asymmetric_residual(pairs.numpy(), -found.statistic, evidence.classes)
     p = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs)).p
     order = np.lexsort((statistic, p))
-    context.summary(
-        score=highest_score(p),
-        pairs=[
-            {
-                "source": int(pairs[i, 0]),
-                "target": int(pairs[i, 1]),
-                "turned": rounded(found.turned[i]),
-                "others_kept": rounded(found.kept[i]),
-                "statistic": rounded(statistic[i]),
-                "p_value": rounded(p[i]),
-            }
-            for i in order[:20]
-        ],
-        pairs_searched=len(pairs),
-        pairs_total=len(sources) * (evidence.classes - 1),
-        sources_searched=sources,
-        sources_not_searched=sorted(set(range(evidence.classes)) - set(sources)),
-        schedule=schedule(evidence, pairs)[0],
-        window=found.windows.side,
-        images={"search": len(evidence.search), "check": len(evidence.check)},
-        clean_accuracy=evidence.accuracy,
-        cleared=[],
+    findings, cleared, left = [], [], p.copy()
+    if chosen := [int(i) for i in order if p[i] < SPENT * detector.alpha][:SUSPECTS]:
+        suspects = pairs[chosen]
+        begun = found.windows.only(torch.tensor(chosen, device=found.windows.at.device))
+        refined = target.memo(detector, context, lambda: refine_pairs(case, suspects, begun), stage, *chosen)
+        for place, i in enumerate(chosen):
+            facts = _facts(case, target.reference, suspects, refined, place, float(p[i]))
+            if why := _cleared(detector, refined, place, facts):
+                cleared.append({**facts, "cleared_because": why})
+                left[i] = 1.0
+            else:
+                findings.append(_finding(detector, case, refined, place, facts))
+    return Look(
+        {
+            "score": highest_score(left),
+            "pairs": [
+                {
+                    "source": int(pairs[i, 0]),
+                    "target": int(pairs[i, 1]),
+                    "turned": rounded(found.turned[i]),
+                    "others_kept": rounded(found.kept[i]),
+                    "statistic": rounded(statistic[i]),
+                    "p_value": rounded(p[i]),
+                }
+                for i in order[:20]
+            ],
+            "pairs_searched": len(pairs),
+            "pairs_total": len(sources) * (evidence.classes - 1),
+            "sources_searched": sources,
+            "sources_not_searched": sorted(set(range(evidence.classes)) - set(sources)),
+            "schedule": schedule(evidence, pairs)[0],
+            "window": found.windows.side,
+            "images": {"search": len(evidence.search), "check": len(evidence.check)},
+            "clean_accuracy": evidence.accuracy,
+            "cleared": cleared,
+        },
+        tuple(findings),
+        p={int(wanted): float(left[(pairs[:, 1] == wanted).numpy()].min()) for wanted in torch.unique(pairs[:, 1])},
     )
-    chosen = [int(i) for i in order if p[i] < detector.alpha][:SUSPECTS]
-    if not chosen:
-        return
-    suspects = pairs[chosen]
-    begun = found.windows.only(torch.tensor(chosen, device=found.windows.at.device))
-    refined = target.memo(detector, context, lambda: refine_pairs(case, suspects, begun), *chosen)
-    cleared, left = [], p.copy()
-    for place, i in enumerate(chosen):
-        facts = _facts(case, target.reference, suspects, refined, place, float(p[i]))
-        why = _cleared(detector, refined, place, facts)
-        if why:
-            cleared.append({**facts, "cleared_because": why})
-            left[i] = 1.0
-        else:
-            yield _finding(detector, case, refined, place, facts)
-    context.summary(score=highest_score(left), cleared=cleared)
 
 
 def _facts(case: Case, reference: Target | None, pairs: Tensor, found: PairWindows, place: int, p: float) -> dict[str, Any]:

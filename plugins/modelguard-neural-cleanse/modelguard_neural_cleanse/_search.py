@@ -184,13 +184,13 @@ class Search:
         """Success (A,) and size (A,) on one fresh mini-batch, and the gradient of the objective for each parameter."""
         batch = self.schedule.batch
         drawn = torch.multinomial(self.sources.float(), batch, replacement=True, generator=self.generator)  # (A, B)
-        per_pass = max(1, self.case.budget // batch)
+        per_pass = max(1, self.case.batch // batch)
         hits, sizes = [], []
         gradients: list[list[Tensor]] = []
         for start in range(0, len(self.targets), per_pass):
             part = slice(start, start + per_pass)
             # In one piece, but for a single arm whose batch alone is more than a pass may hold.
-            pieces = [self._pass(part, piece) for piece in torch.split(drawn[part], self.case.budget, 1)]
+            pieces = [self._pass(part, piece) for piece in torch.split(drawn[part], self.case.batch, 1)]
             hits.append(torch.cat([won for won, _, _ in pieces], 1).mean(1).cpu())
             sizes.append(pieces[0][1])
             gradients.append([reduce(add, column) for column in zip(*(gradient for _, _, gradient in pieces), strict=True)])
@@ -248,7 +248,7 @@ def successes(case: Case, found: Found, transform: Transform, targets: Tensor, s
     with torch.inference_mode():
         for arm in range(len(targets)):
             own = sources[arm].nonzero().flatten()
-            for part in torch.split(own, case.budget):
+            for part in torch.split(own, case.batch):
                 case.tick(arm, len(targets), "check")
                 parameters = [value[arm : arm + 1] for value in found.parameters]
                 stamped = transform.apply(parameters, case.evidence.check[part][None])[0]

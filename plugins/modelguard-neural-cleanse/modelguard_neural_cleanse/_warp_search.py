@@ -23,6 +23,9 @@ ROUNDS = (Round(6, 4, 0.4, keep=3), Round(12, 8, 0.3, keep=2), Round(20, 8, 0.15
 Three times the starts, or twice the images in the last round, reach no more."""
 TRIAL_STARTS = 4
 TRIAL = (Round(6, 4, 0.4, keep=1),)
+SCREEN_STARTS = 6
+SCREEN = (Round(6, 4, 0.4, keep=2), Round(12, 8, 0.3, keep=1))
+"""336 image passes a class."""
 
 
 class Warps(Climbers):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from modelguard_triggers.outliers import MIN_CLASSES, UNREMARKABLE, Floats, class_p_values
-from modelguard_triggers.votes import Voter
+from modelguard_triggers.plan import Look, Search, Stage
 
-from modelguard import Capability, Detector, Finding, ScanContext, Target, option
-from modelguard_neural_cleanse._decision import USUAL_SIZES
+from modelguard import Capability, ScanContext, Target, option
 from modelguard_neural_cleanse._rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
+
+if TYPE_CHECKING:
+    from modelguard_neural_cleanse._transforms import Transform
 
 REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
 
 
 @dataclass(frozen=True)
-class SizeCleanse(Voter):
+class SizeCleanse(Search):
     """Of one family of transformations: for every class the smallest trigger that turns images of all others into it."""
 
     requires = REQUIRES
@@ -32,22 +31,14 @@ class SizeCleanse(Voter):
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
     schedule: Literal["batched", "paper"] = option("batched", "`paper`: the authors' own, one class after the other; many times slower")
 
-    def class_p_values(self, summary: Mapping[str, Any], classes: int) -> Floats:
-        """One class's trigger far smaller than the others' is remarkable.
+    def family(self) -> type[Transform]:
+        """The transformations that are searched."""
+        raise NotImplementedError
 
-        A class that no trigger reached counts as the largest size seen. A class whose trigger did not hold on unseen images is
-        unremarkable.
-        """
-        rows = [row for row in summary["classes"] if row["size"] > 0]
-        reached = [row["size"] for row in rows if row["reached"]]
-        p = np.full(classes, np.nan)
-        if len(rows) < MIN_CLASSES or not reached:
-            return p
-        size = np.array([row["size"] if row["reached"] else max(reached) for row in rows])
-        p[[row["class"] for row in rows]] = class_p_values(-np.log(size), USUAL_SIZES)
-        for row in summary.get("cleared", ()):
-            p[row["target_class"]] = max(UNREMARKABLE, p[row["target_class"]])
-        return p
+    def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
+        from modelguard_neural_cleanse._universal import look
+
+        return look(self, target, context, self.family(), stage)
 
 
 @dataclass(frozen=True)
@@ -56,15 +47,15 @@ class NeuralCleanse(SizeCleanse):
 
     id = "neural-cleanse"
     rules = (PATCH,)
+    cost = 1200
     when_quick = "shorter"
 
-    quick: bool = option(False, "half the steps")
+    quick: bool = option(False, "the screen alone: half the steps, and no full search of what it cannot clear")
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+    def family(self) -> type[Transform]:
         from modelguard_neural_cleanse._transforms import Patch
-        from modelguard_neural_cleanse._universal import scan
 
-        yield from scan(self, target, context, Patch, quick=self.quick)
+        return Patch
 
 
 @dataclass(frozen=True)
@@ -73,21 +64,22 @@ class BlendCleanse(NeuralCleanse):
 
     id = "neural-cleanse-blend"
     rules = (BLEND,)
+    cost = 1200
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+    def family(self) -> type[Transform]:
         from modelguard_neural_cleanse._transforms import Blend
-        from modelguard_neural_cleanse._universal import scan
 
-        yield from scan(self, target, context, Blend, quick=self.quick)
+        return Blend
 
 
 @dataclass(frozen=True)
-class WarpCleanse(Detector):
+class WarpCleanse(Search):
     """For every class the warp that turns most images into it; the one class that slight warps reach is accused (WaNet)."""
 
     id = "neural-cleanse-warp"
     requires = REQUIRES
     rules = (WARP,)
+    cost = 1344
     when_quick = "skipped"
 
     # Clean models of 8 x 8 images go down to .003 and warped ones of 28 x 28 and more stay below .0006, 8 x 8 between (README).
@@ -96,10 +88,10 @@ class WarpCleanse(Detector):
     success: float = option(0.75, "attack success on unseen images from which a class is accused", ge=0, le=1, judges=True)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse._warps import scan_warps
+    def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
+        from modelguard_neural_cleanse._warps import look_at_warps
 
-        yield from scan_warps(self, target, context)
+        return look_at_warps(self, target, context, stage)
 
 
 @dataclass(frozen=True)
@@ -108,41 +100,43 @@ class ColourCleanse(SizeCleanse):
 
     id = "neural-cleanse-colour"
     rules = (COLOUR,)
+    cost = 1200
     when_quick = "skipped"
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+    def family(self) -> type[Transform]:
         from modelguard_neural_cleanse._transforms import Colour
-        from modelguard_neural_cleanse._universal import scan
 
-        yield from scan(self, target, context, Colour)
+        return Colour
 
 
 @dataclass(frozen=True)
-class LabelMapCleanse(Detector):
+class LabelMapCleanse(Search):
     """A patch that moves every class to another one (all-to-all), searched for every cyclic shift of the classes."""
 
     id = "neural-cleanse-all-to-all"
     requires = REQUIRES
     rules = (MAP,)
+    cost = 1200
     when_quick = "skipped"
 
     area: float = option(0.25, "largest accused trigger, as a part of the image", gt=0, le=1, judges=True)
     success: float = option(0.6, "attack success on unseen images from which a label map is accused", ge=0, le=1, judges=True)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse._labelmaps import scan_label_maps
+    def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
+        from modelguard_neural_cleanse._labelmaps import look_at_label_maps
 
-        yield from scan_label_maps(self, target, context)
+        return look_at_label_maps(self, target, context, stage)
 
 
 @dataclass(frozen=True)
-class SourceCleanse(Detector):
+class SourceCleanse(Search):
     """For every pair of classes the window that best turns one into the other; one that leaves all other classes alone is accused."""
 
     id = "neural-cleanse-pairs"
     requires = REQUIRES
     rules = (SOURCE,)
+    cost = 3500
     when_quick = "skipped"
 
     alpha: float = option(0.05, "significance below which what a pair's window does is too much to be chance", gt=0, le=1, judges=True)
@@ -155,7 +149,7 @@ class SourceCleanse(Detector):
     )
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
-    def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_neural_cleanse._pairs import scan_pairs
+    def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
+        from modelguard_neural_cleanse._pairs import look_at_pairs
 
-        yield from scan_pairs(self, target, context)
+        return look_at_pairs(self, target, context, stage)

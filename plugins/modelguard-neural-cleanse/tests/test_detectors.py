@@ -351,7 +351,7 @@ def test_a_search_is_made_once_a_model_samples_seed_and_options(
     once = steps
     assert once > 0
     assert scan(cls, bad) == first
-    assert scan(cls, bad, success=0.99).status is Status.COMPLETED
+    assert scan(cls, bad, success=0.5).status is Status.COMPLETED
     assert steps == once, "gates judge what was found: they start no new search"
     scan(cls, bad, seed=1)
     assert steps > once, "another seed is another search"

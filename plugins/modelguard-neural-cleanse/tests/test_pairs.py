@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from modelguard_neural_cleanse._pair_windows import PairWindows, search_pairs
 from modelguard_neural_cleanse._pairs import asymmetric_residual
 from modelguard_neural_cleanse.detectors import SourceCleanse
 from modelguard_triggers.case import Case
+from modelguard_triggers.plan import Stage
 from torch import Tensor
 
-from modelguard import Samples, Target, configure
+from modelguard import Samples, ScanContext, Target, configure
 from modelguard.report import Outcome, Status
 from modelguard.testing.conformance import run_detector
 
@@ -37,6 +38,11 @@ def accused(outcome: Outcome) -> list[tuple[list[int], int]]:
 def planted(target: Make, seed: int, arch: str = "cnn") -> Target:
     source, klass, at = PLANTED[seed]
     return target("source-specific", seed=seed, arch=arch, target=klass, source=(source,), size=2, at=at)
+
+
+def in_full(target: Target) -> Mapping[str, Any]:
+    """The summary of the full search, whatever the screen says."""
+    return SourceCleanse().look(target, ScanContext(detector=SourceCleanse.id), Stage.FULL).summary
 
 
 def showing(original: Target, many: tuple[int, ...], single: tuple[int, ...] = ()) -> Target:
@@ -84,7 +90,7 @@ def test_clean_models_are_left_alone_and_still_scored(target: Make, arch: str, s
 
 def test_a_pair_that_resembles_another_is_cleared_because_its_window_disturbs_other_classes(target: Make) -> None:
     """A stroke that makes a 5 of every 9 is as easy as a trigger, and no trigger: other digits suffer from it."""
-    outcome = scan(target(seed=0))
+    outcome = scan(target(seed=0), alpha=1.0)
     (row,) = [item for item in outcome.summary["cleared"] if (item["source_classes"], item["target_class"]) == ([9], 5)]
     assert row["attack_success"] >= 0.9
     assert "disturbs" in row["cleared_because"]
@@ -93,21 +99,21 @@ def test_a_pair_that_resembles_another_is_cleared_because_its_window_disturbs_ot
 def test_a_known_miss_is_ranked_first_all_the_same(target: Make) -> None:
     """In a dense network many pairs have a window nearly as good, and the true one does not stand out."""
     source, klass, _ = PLANTED[3]
-    outcome = scan(planted(target, 3, "mlp"))
-    first = outcome.summary["pairs"][0]
+    suspect = planted(target, 3, "mlp")
+    first = in_full(suspect)["pairs"][0]
     assert (first["source"], first["target"]) == (source, klass)
-    assert outcome.findings == ()
+    assert scan(suspect).findings == ()
 
 
 @SLOW
 def test_a_pair_at_the_edge_of_the_level_is_ranked_first_whatever_the_machine_rounds(target: Make) -> None:
     """Trained on one machine the model comes to p < .05, on another to .055: accused or not, the pair is the first."""
     source, klass, _ = PLANTED[1]
-    outcome = scan(planted(target, 1))
-    first = outcome.summary["pairs"][0]
+    suspect = planted(target, 1)
+    first = in_full(suspect)["pairs"][0]
     assert (first["source"], first["target"]) == (source, klass)
     assert first["p_value"] < 0.1
-    assert accused(outcome) in ([], [([source], klass)])
+    assert accused(scan(suspect)) in ([], [([source], klass)])
 
 
 def test_a_trigger_with_one_target_for_all_sources_is_another_search_s(target: Make) -> None:
@@ -127,18 +133,19 @@ def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make
 def test_the_search_is_made_once_a_model_samples_and_seed(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     searches = []
 
-    def counted(case: Case, chosen: Tensor) -> PairWindows:
+    def counted(case: Case, chosen: Tensor, stage: Stage) -> PairWindows:
         searches.append(chosen)
-        return search_pairs(case, chosen)
+        return search_pairs(case, chosen, stage)
 
     monkeypatch.setattr(pairs, "search_pairs", counted)
     clean = replace(target(), _cache={})
     assert scan(clean) == scan(clean)
     scan(clean, success=0.99)
-    assert len(searches) == 1, "gates judge what was found: they start no new search"
+    once = len(searches)
+    assert once in (1, 2), "the screen, and the full search if that decides nothing; gates judge what was found: they start no new search"
     scan(clean, seed=1)
     scan(clean, samples=200)
-    assert len(searches) == 3
+    assert len(searches) >= once + 2
 
 
 def test_what_would_cost_too_much_is_searched_for_the_likeliest_targets_and_said(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from modelguard_neural_cleanse.detectors import WarpCleanse
 from modelguard_runtime.testing import runnable
 from modelguard_triggers.case import Case
 from modelguard_triggers.outliers import UNREMARKABLE
+from modelguard_triggers.plan import Stage
 from modelguard_zoo.testing import Expiring
 from torch import Tensor, nn
 
@@ -207,19 +208,20 @@ def test_a_search_is_made_once_a_model_samples_and_seed(target: Make, monkeypatc
     searches = []
     bisect = warps.bisect
 
-    def counted(case: Case, transform: Warp) -> warps.Bisected:
+    def counted(case: Case, transform: Warp, stage: Stage) -> warps.Bisected:
         searches.append(case)
-        return bisect(case, transform)
+        return bisect(case, transform, stage)
 
     monkeypatch.setattr(warps, "bisect", counted)
     good = replace(target(), _cache={})
     first = scan(good)
     assert scan(good) == first
     scan(good, success=0.99, alpha=0.5)
-    assert len(searches) == 1, "gates judge what was found: they start no new search"
+    once = len(searches)
+    assert once in (1, 2), "the screen, and the full search if that decides nothing; gates judge what was found: they start no new search"
     scan(good, seed=1)
     scan(good, samples=100)
-    assert len(searches) == 3
+    assert len(searches) >= once + 2
 
 
 def test_many_classes_end_with_a_verdict(target: Make) -> None:

@@ -28,8 +28,8 @@ def is_uneven_by_row(words: npt.NDArray[Any], shape: tuple[int, ...], first: int
     seen = False
     for start in range(first, last, SPAN):
         end = min(start + SPAN, last)
-        span = words[start:end]
-        found = structured_bits(span[(span << np.uint32(1)) != 0], LAYOUTS["F32"])
+        span = words[start:end] & np.uint32(0x7FFFFFFF)
+        (found,) = structured_bits(span[span != 0][None], LAYOUTS["F32"]) if span.any() else (None,)
         if found is None:
             continue
         seen = True

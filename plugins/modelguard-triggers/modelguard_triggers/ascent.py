@@ -37,6 +37,15 @@ class Round:
     starts: int = 1
 
 
+def passes(rounds: Sequence[Round], arms: int) -> int:
+    """Images that go through the model in ``rounds`` that begin with so many arms, forward and backward."""
+    total = 0
+    for item in rounds:
+        total += arms * item.steps * item.images
+        arms = min(item.keep, arms) * item.starts
+    return total
+
+
 @dataclass(frozen=True)
 class Questions:
     """Turn the images ``allowed`` (Q, S) of those to search on into the class ``wanted`` (Q,). Both on the CPU."""
@@ -102,7 +111,7 @@ def _round(
     (value,) = arms.parameters
     momentum = torch.zeros_like(value)
     reached, led = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
-    at_once = max(1, case.budget // item.images)
+    at_once = max(1, case.batch // item.images)
     for step in range(item.steps):
         drawn = torch.multinomial(questions.allowed, item.images, replacement=True, generator=generator).to(device)  # (A, B)
         size = arms.pace * item.rate * LAST_RATE ** (step / item.steps)
@@ -112,7 +121,7 @@ def _round(
             gradient = torch.zeros_like(value[part])
             gained = []
             # In one piece, but where a single arm's images are more than a pass may hold.
-            for piece in torch.split(drawn[part], case.budget, 1):
+            for piece in torch.split(drawn[part], case.batch, 1):
                 own = value[part].clone().requires_grad_(True)
                 stamped = arms.stamp_each(own, part, images[piece])  # (a*b, C, H, W)
                 logits = case.model(stamped.contiguous(memory_format=torch.channels_last))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from modelguard import DeadlineExceeded
+from modelguard_triggers.outliers import MIN_CLASSES
 
 if TYPE_CHECKING:
     from modelguard import InputSpec, RunnableModel, ScanContext
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 DEFAULT_MEMORY = 4 << 30
 """Bytes taken for the memory limit when there is none."""
 SMALLEST_MARGIN = 1e-3
+TRUSTED = 0.8
+"""The part of the time left that a search is planned into: what a pass takes is measured once, and checking takes passes too."""
 
 
 class Tick(Protocol):
@@ -29,26 +36,74 @@ class Tick(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """What one search is about: the ``model``, clean images of ``evidence``, the ``budget`` in images that go through the model in one
-    forward and backward pass, ``rng``, which gives a stream of random numbers by name, and ``tick``."""
+    """What one search is about: the ``model``, clean images of ``evidence``, ``batch``, the most images that go through the model in one
+    pass forward and backward, ``rng``, which gives a stream of random numbers by name, ``tick``, and ``left``, the seconds left."""
 
     model: RunnableModel
     evidence: Evidence
-    budget: int
+    batch: int
     rng: Callable[[str], np.random.Generator]
     tick: Tick
+    left: Callable[[], float] = lambda: inf
 
     def generator(self, stream: str) -> torch.Generator:
         """A torch generator seeded from the ``stream`` of that name."""
         return seeded(self.rng(stream))
+
+    def affordable(self, passes: Callable[[int], float], wanted: int, what: str = "classes") -> npt.NDArray[np.int64]:
+        """Which of ``wanted`` classes there is time for (:func:`affordable`)."""
+        return affordable(self.model, self.evidence.search[: self.batch], passes, wanted, self.left, self.rng("order"), self.tick, what)
 
     @cached_property
     def usual_margin(self) -> float:
         """How clearly the model classifies clean images: the mean margin of their class. The unit of margins."""
         images, labels = self.evidence.search, self.evidence.search_labels
         with torch.inference_mode():
-            logits = torch.cat([self.model(part) for part in torch.split(images, self.budget)])
+            logits = torch.cat([self.model(part) for part in torch.split(images, self.batch)])
             return float(margins(logits, labels.to(logits.device)).clamp_min(0).mean().clamp_min(SMALLEST_MARGIN))
+
+
+def affordable(
+    model: RunnableModel,
+    images: Tensor,
+    passes: Callable[[int], float],
+    wanted: int,
+    left: Callable[[], float],
+    rng: np.random.Generator,
+    tick: Tick,
+    what: str = "classes",
+) -> npt.NDArray[np.int64]:
+    """Which of ``wanted`` classes there is time for, in order, when ``passes(n)`` images go forward and backward through ``model`` for n.
+
+    All of them, or the first of one random order, so that more time never leaves one out. A pass of ``images`` (N, ...) is timed to know.
+    What there is no time for makes a search end as timed-out, so the clock decides nothing about a search that completes. Raises
+    :class:`~modelguard.DeadlineExceeded` for too few to compare.
+    """
+    tick(0, 1, "measuring")
+    if (available := left()) == inf:
+        return np.arange(wanted)
+    each = seconds_a_pass(model, images) / len(images)
+    tick(0, 1, f"{wanted} {what}: about {passes(wanted) * each:.0f} s of {available:.0f} s")
+    limit = TRUSTED * available / each
+    if passes(wanted) <= limit:
+        return np.arange(wanted)
+    count = max((n for n in range(wanted) if passes(n) <= limit), default=0)
+    if count < (least := min(MIN_CLASSES, wanted)):
+        raise DeadlineExceeded(f"there is time for {count} of {wanted} {what}, and {least} are needed to compare")
+    return np.sort(rng.permutation(wanted)[:count])
+
+
+def seconds_a_pass(model: RunnableModel, images: Tensor) -> float:
+    """What ``images`` (N, ...) take forward and backward through ``model``, the better of two."""
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        x = images.clone().requires_grad_(True)
+        logits = model(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)
+        if logits.requires_grad:  # a model may give no gradient at all
+            torch.autograd.grad(logits.sum(), x)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 def images_per_pass(model: RunnableModel, context: ScanContext, *, most: int, inputs: int = 4, copies: int = 4) -> int:

@@ -14,7 +14,7 @@ from modelguard_triggers.outliers import MIN_CLASSES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modelguard import RunnableModel, ScanContext, Target
+    from modelguard import RunnableModel, Samples, ScanContext, Target
 
 Integers = npt.NDArray[np.int64]
 
@@ -78,8 +78,7 @@ def clean_images(target: Target, context: ScanContext, what: str, least: int = M
         raise Skip(f"the model takes {model.input.kind} inputs; this search knows image triggers only")
     require_understanding(model, samples)
     context.check_deadline()
-    images = model.inputs(samples)
-    classes = model.predict(images.cpu().numpy()).argmax(1).astype(np.int64)
+    images, classes = target.once((__name__, "clean"), lambda: _classified(model, samples))
     labels = class_numbers(model, samples)
     if labels is None:
         return CleanImages(images, classes, np.arange(len(images)), None)
@@ -91,6 +90,12 @@ def clean_images(target: Target, context: ScanContext, what: str, least: int = M
             "(see --input), or not of its task"
         )
     return CleanImages(images, classes, usable, float((classes == labels).mean()))
+
+
+def _classified(model: RunnableModel, samples: Samples) -> tuple[Tensor, Integers]:
+    """The samples as the model takes them, and what it takes them for."""
+    images = model.inputs(samples)
+    return images, model.predict(images.cpu().numpy()).argmax(1).astype(np.int64)
 
 
 def turns(classes: Integers) -> Integers:

@@ -323,6 +323,7 @@ WEAKENING = [
     ("detectors.options", "detectors: {options: {neural-cleanse: {samples: 50}}}"),
     ("detectors.options", "detectors: {options: {neural-cleanse: {restarts: 0}}}"),
     ("detectors.timeouts", "detectors: {timeouts: {neural-cleanse: 1s}}"),
+    ("detectors.budget", "detectors: {budget: 1s}"),
     ("rules", 'rules: [{match: {rule: "MG3*"}, action: warn}]'),
     ("rules", 'rules: [{match: {rule: "MG3*"}, action: incomplete}]'),
     ("default", "default: allow"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from modelguard import Artifact, Capability, ModelOptions, Status
 from modelguard._scanner import run
 from modelguard._scanner.child import WorkerError, WorkerTimeout
-from modelguard._scanner.protocol import Answer, Building, Ended, Facts, Job, Limits, Started, Task
+from modelguard._scanner.protocol import Answer, Building, Ended, Facts, Job, Limits, Purse, Started, Task
 from modelguard._scanner.run import Scan, Silent
 from modelguard.detector import Detector, LookedAt
 
@@ -36,11 +37,13 @@ class Worker:
     before = 0.0
     clock: Clock
     started: list[str]
+    told: list[tuple[float | None, list[str]]]
 
     def __init__(self, job: Job) -> None:
         self.answers: Iterator[Answer] = iter([Facts()])
 
-    def start(self, tasks: Sequence[Task], looked_at: Iterable[LookedAt]) -> None:
+    def start(self, tasks: Sequence[Task], looked_at: Iterable[LookedAt], purse: Purse, lost: Iterable[str]) -> None:
+        self.told.append((purse.left, list(lost)))
         self.answers = self.script(tasks)
 
     def script(self, tasks: Sequence[Task]) -> Iterator[Answer]:
@@ -67,7 +70,7 @@ class Worker:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> type[Worker]:
     clock = Clock()
-    fresh = type("Fresh", (Worker,), {"clock": clock, "started": [], "fate": WorkerTimeout()})
+    fresh = type("Fresh", (Worker,), {"clock": clock, "started": [], "told": [], "fate": WorkerTimeout()})
     monkeypatch.setattr(run, "Child", fresh)
     monkeypatch.setattr(run, "time", clock)
     return fresh
@@ -110,3 +113,50 @@ def test_a_build_that_began_late_was_not_seen_to_hang(worker: type[Worker]) -> N
     worker.before = 800.0
     outcomes()
     assert worker.started == ["a", "b", "c", "d", "e"]
+
+
+def test_a_fresh_worker_is_told_who_was_lost_and_what_is_left_of_the_budget(worker: type[Worker]) -> None:
+    tasks = [Task(name, name, {}, 900.0, searches=name == "a") for name in ("b", "a", "e")]
+    with Scan(JOB, Silent()) as scan:
+        scan.describe(1.0)
+        found = scan.run(tasks, DETECTORS, 400.0)
+    assert [item.status for item in found] == [Status.COMPLETED, Status.TIMED_OUT, Status.COMPLETED]
+    assert found[1].reason.endswith("after its limit of 380 s, and was stopped; raise --budget"), "a part is kept for those that run last"
+    (first, second) = worker.told
+    assert first == (400.0, [])
+    assert second[1] == ["a"]
+
+
+def test_all_searches_share_the_budget_and_those_that_run_last_have_a_part_for_themselves() -> None:
+    purse = Purse.of(120.0)
+    first, other = Task("a", "a", {}, 100.0, searches=True), Task("b", "b", {}, 900.0)
+    last = Task("c", "c", {}, 900.0, searches=True, last=True)
+    assert purse.seconds(first) == 100, "its own limit"
+    purse.spend(first, 90)
+    assert purse.seconds(other) == 900, "what is no search has its own limit"
+    purse.spend(other, 50)
+    assert purse.seconds(first) == 24
+    purse.spend(first, 24)
+    assert purse.seconds(first) == 0
+    assert purse.seconds(last) == 6
+    assert Purse.of(None).seconds(first) == 100
+
+
+def test_more_budget_leaves_no_search_less_of_what_it_can_use() -> None:
+    """From the cheapest to the dearest, whether those before take all they need, what there is, or nothing because it is too little."""
+    rng = random.Random(0)
+    for _ in range(300):
+        needs = sorted((least, least * rng.uniform(1, 10)) for least in (rng.uniform(0, 50) for _ in range(6)))
+
+        def used(budget: float, needs: list[tuple[float, float]] = needs) -> list[float]:
+            purse, taken = Purse.of(budget), []
+            for number, (least, most) in enumerate(needs):
+                task = Task(str(number), "", {}, 1e9, searches=True)
+                given = purse.seconds(task)
+                taken.append(min(given, most) if given >= least else 0.0)
+                purse.spend(task, taken[-1])
+            return taken
+
+        budget = rng.uniform(1, 300)
+        more = budget * rng.uniform(1, 3)
+        assert all(then >= now - 1e-9 for now, then in zip(used(budget), used(more), strict=True))
