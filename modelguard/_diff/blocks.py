@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from modelguard._diff.changes import Beyond, BlockQuantized, Change, RowsBeyond
 from modelguard._diff.classify import SPARSE
@@ -45,12 +46,15 @@ def quantized_by_block(
     rows, columns = after.matrix.shape
     group = quantization.group
     beyond = np.zeros(rows, bool)
-    shown = bool(np.isfinite(quantization.reach))
+    shown = bool(np.isfinite(quantization.reach)) and not quantization.together
     faint = FAINT * (statistics.sums.ww / max(1, rows)) ** 0.5
     slack = UNDERFLOW * 2.0**quantization.bits
+    factors = _factors(before, after, check) if quantization.inputs else None
     for part in blocks(after):
         check()
         w, target = widen(np.ascontiguousarray(before.matrix[part])), widen(np.ascontiguousarray(after.matrix[part]))
+        if factors is not None:
+            w = w * factors
         span = slice(part.start * columns // group, -(-part.stop * columns // group))
         step, low, high = (side[span, None].astype(np.float64) for side in (quantization.step, quantization.low, quantization.high))
         with np.errstate(all="ignore"):
@@ -58,16 +62,32 @@ def quantized_by_block(
             off = np.abs(target.reshape(-1, group) - nearest)
             if quantization.relative:
                 step = np.maximum(step, quantization.relative * np.abs(target.reshape(-1, group)))
-            # Written so that a NaN fails.
-            near = off <= ((quantization.reach + TOLERANCE) * step + slack if shown else high - low)
+            if quantization.together:
+                far = ~(np.sqrt(np.square(off / step).reshape(len(w), columns).mean(axis=1)) <= quantization.reach)
+            else:
+                # Written so that a NaN fails.
+                near = off <= ((quantization.reach + TOLERANCE) * step + slack if shown else high - low)
+                far = ~near.reshape(len(w), columns).all(axis=1)
             lost = np.linalg.norm(target - w, axis=1) > LOST * np.maximum(np.linalg.norm(w, axis=1), faint)
-        beyond[part] = ~near.reshape(len(w), columns).all(axis=1) | lost
+        beyond[part] = far | lost
     count = int(np.count_nonzero(beyond))
-    if not count and (shown or not _structured(statistics)):
+    if not count and (shown or factors is not None or not _structured(statistics)):
         return BlockQuantized(quantization.type, quantization.bits, shown)
     if rows >= 4 and 0 < count <= max(1, int(SPARSE * rows)):
         return RowsBeyond("row", count, tuple(int(row) for row in np.flatnonzero(beyond)[:64]), quantization.type)
     return Beyond(quantization.type, count or rows)
+
+
+def _factors(before: Operand, after: Operand, check: Callable[[], None]) -> npt.NDArray[np.float64]:
+    """The factor of each column that brings the reference nearest to W'."""
+    products, squares = (np.zeros(after.matrix.shape[1]) for _ in range(2))
+    with np.errstate(all="ignore"):
+        for part in blocks(after):
+            check()
+            w, target = widen(np.ascontiguousarray(before.matrix[part])), widen(np.ascontiguousarray(after.matrix[part]))
+            products += (w * target).sum(axis=0)
+            squares += np.square(w).sum(axis=0)
+        return np.where(squares > 0, products / squares, 1.0)
 
 
 def _structured(statistics: Statistics) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice, permutations
 
 import numpy as np
 
@@ -28,6 +29,10 @@ from modelguard._diff.operand import Operand, same_bytes
 from modelguard._diff.replay import replay_rank
 from modelguard._diff.stream import Statistics, Sums
 
+MOST_AXES = 5
+"""Axes up to which every order of them is tried: those of a convolution over volumes."""
+HEAD = 256
+"""Entries that tell an order before all are compared."""
 FLIPS_AT_MOST = 64
 FLIPS_SHARE = 1e-4
 SPARSE = 0.05
@@ -100,12 +105,22 @@ def classify(
 
 
 def _reordered(before: Operand, after: Operand) -> bool:
-    """Whether W' is what lies in memory of W transposed: column after column, in rows."""
-    rows, columns = after.matrix.shape
-    if min(rows, columns) < 2 or before.dtype != after.dtype or len(after.shape) != 2:
+    """Whether W' is what lies in memory of W with its axes in another order, read as if they were in their own.
+
+    Column by column (Fortran), and with the channels last, are orders that libraries keep tensors in and write by mistake.
+    """
+    shape = after.shape
+    if not 2 <= len(shape) <= MOST_AXES or before.shape != shape or before.dtype != after.dtype:
         return False
-    turned, view = before.matrix.T, after.matrix.reshape(columns, rows)
-    return same_bytes(np.ascontiguousarray(turned[:1]), np.ascontiguousarray(view[:1])) and same_bytes(turned, view)
+    if not before.matrix.flags.c_contiguous:
+        return False
+    given, found = before.matrix.reshape(shape), after.matrix.reshape(-1)
+    for order in islice(permutations(range(len(shape))), 1, None):
+        turned = given.transpose(order)
+        head = np.ascontiguousarray(turned.flat[:HEAD])
+        if same_bytes(head, np.ascontiguousarray(found[: len(head)])) and same_bytes(turned, found.reshape(turned.shape)):
+            return True
+    return False
 
 
 def relative_norm(sums: Sums) -> float:

@@ -8,14 +8,17 @@ from typing import Any
 
 from modelguard._diff import rules
 from modelguard._diff.changes import BlockQuantized, Cast, Erased, NotCompared, RowEdit
+from modelguard._diff.derived import rotaries
 from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
 from modelguard._diff.pairing import Place
 from modelguard._diff.tokens import token_names
+from modelguard._inputs.config import artifact_json
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import TensorInfo
 from modelguard.detector import Capability, Detector, ScanContext, Skip, Target, option
+from modelguard.errors import ModelError
 from modelguard.findings import Confidence, Finding, Location, Severity
 
 DERIVED = "; it holds exactly what loading computes anew"
@@ -44,6 +47,7 @@ class WeightDiff(Detector):
             digests=_digests(target),
             threads=context.threads,
             max_rank=self.max_rank,
+            turning=rotaries(_config(target)),
             check=context.check_deadline,
             progress=context.progress,
         )
@@ -208,6 +212,14 @@ def _counted(count: int, word: str) -> str:
 
 def _digests(target: Target) -> dict[str, str]:
     return {file.path: file.sha256 for file in target.artifact.files if file.sha256 is not None}
+
+
+def _config(target: Target) -> Mapping[str, Any]:
+    """config.json beside the weights; empty where there is none that can be read, which reference-files says."""
+    try:
+        return artifact_json(target.artifact, target.checkpoints[0], "config.json") if target.checkpoints else {}
+    except ModelError:
+        return {}
 
 
 def _location(tensor: TensorInfo) -> Location:

@@ -12,7 +12,7 @@ from modelguard._diff import content, graph
 from modelguard._diff.blocks import quantized_by_block
 from modelguard._diff.changes import Change, LowRank, NotCompared
 from modelguard._diff.classify import classify, correlation, cosine, kurtosis, relative_norm
-from modelguard._diff.derived import is_derived
+from modelguard._diff.derived import Rotary, is_derived
 from modelguard._diff.graph import GraphDiff
 from modelguard._diff.grid import FLOATS
 from modelguard._diff.match import Matching, match_tensors
@@ -117,6 +117,7 @@ def diff_checkpoints(
     digests: Mapping[str, str] | None = None,
     threads: int = 1,
     max_rank: int = 64,
+    turning: Sequence[Rotary] = (Rotary(),),
     check: Callable[[], None] = lambda: None,
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> ModelDiff:
@@ -125,6 +126,8 @@ def diff_checkpoints(
     ``digests`` map artifact-relative paths to content digests; tensors in files with equal digests are identical and are not
     read. ``progress`` counts bytes of the checkpoint. ``threads`` is how many tensors are compared at a time, each in a process of its
     own (see :mod:`modelguard._diff.processes`); the result does not depend on it.
+
+    ``turning`` says how the checkpoint's rotary embeddings are computed when it is loaded.
 
     Whatever ``check`` raises ends the diff; memory-mapped tensors are read in place and anonymous memory stays bounded by one block
     and the thin factors of one matrix per process.
@@ -144,7 +147,7 @@ def diff_checkpoints(
     tensors = tuple(found[pair] for pair in matching.pairs if pair in found)
     graphs, alone = graph.compare(matching, check)
     renames = renames_of(matching.pairs)
-    derived = tuple(place.name for place in (*matching.missing, *matching.added) if is_derived(place))
+    derived = tuple(place.name for place in (*matching.missing, *matching.added) if is_derived(place, turning))
     places = len(renames.unknown) + len(renames.exchanged)
     return ModelDiff(
         _gravest(tensors, matching.pairs, _rest(matching, tensors, len(graphs), derived), places),

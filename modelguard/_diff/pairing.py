@@ -25,12 +25,16 @@ class Place:
         return self.tensor.shape
 
 
+Span = tuple[int, int] | tuple[int, int, int]
+"""Begin, end, and a step where it is not 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The part of a tensor's matrix that is compared: ``rows`` and ``columns`` half-open ranges, then transposed."""
 
-    rows: tuple[int, int] | None = None
-    columns: tuple[int, int] | None = None
+    rows: Span | None = None
+    columns: Span | None = None
     transpose: bool = False
     shape: tuple[int, int] | None = None
     """Rows and columns to look at the whole tensor as, where its own shape says otherwise (a squeezed axis)."""

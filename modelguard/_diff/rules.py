@@ -183,9 +183,9 @@ TENSOR_RULES = (
     ),
     Rule(
         "MG1124", "MemoryOrder", "tensor written in the other memory order", Severity.HIGH,
-        "The tensor holds every number of the reference, column by column (Fortran order) under the shape that it has row by row. Code "
-        "that saved the memory of a transposed array without making it contiguous does this, and the model computes nothing sensible "
-        "with it.",
+        "The tensor holds every number of the reference in another order of its axes (column by column, as Fortran has it, or with the "
+        "channels last) under the shape that it has row by row. Code that saved the memory of a transposed array without making it "
+        "contiguous does this, and the model computes nothing sensible with it.",
         "Export the model again from contiguous arrays, with a current version of the exporter.",
         "safetensors' numpy and JAX writers of old, when given transposed arrays.",
     ),

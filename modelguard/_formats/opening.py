@@ -91,8 +91,7 @@ class _Opener:
             self._fail("MG0104", file, f"{file.path}: reading its header needs more memory than the limit; raise --memory")
 
     def open(self, file: ArtifactFile) -> None:
-        with file.open() as handle:
-            head = handle.read(HEAD)
+        head = file.head(HEAD)
         fitting = [item for item in self._formats if item.recognise(head, file.size) and item.claims(file)]
         expected = [item for item in self._formats if file.path.lower().endswith(item.extensions)]
         if head.startswith(LFS_POINTER) and (expected or by_name(file.path).matter != "inert"):
@@ -158,8 +157,7 @@ class _Opener:
 
 
 def _first_line(file: ArtifactFile) -> str:
-    with file.open() as handle:
-        return next(iter(handle.read(256).decode("utf-8", "replace").strip().splitlines()), "")
+    return next(iter(file.head(256).decode("utf-8", "replace").strip().splitlines()), "")
 
 
 def _slack(file: ArtifactFile, claims: list[tuple[int, int]]) -> Iterator[FormatProblem]:

@@ -150,8 +150,10 @@ class _Join:
         return self.whole, self.problems
 
     def _take(self, index: Indexed) -> list[Checkpoint]:
-        """The opened files of an index that no other has taken; none where it names a single file, which is a checkpoint as it is."""
-        found = [path for path in index.paths if path in self.single] if len(index.paths) > 1 else []
+        """The opened files of an index that no other has taken; none where it names a single file that is called what it is."""
+        found = [path for path in index.paths if path in self.single]
+        if len(index.paths) == 1 and (place_of(index.paths[0]) or posixpath.splitext(index.paths[0])[0] == index.stem):
+            return []
         found = [path for path in found if self.single[path].format == self.single[found[0]].format]
         return [self.single.pop(path) for path in found]
 

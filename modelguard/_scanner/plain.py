@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,11 @@ from typing import Any
 
 def to_plain(value: Any) -> Any:
     """``value`` with dataclasses as objects, tuples as lists and paths as strings."""
-    if is_dataclass(value):
-        return {item.name: to_plain(getattr(value, item.name)) for item in fields(value)}
+    kind: Any = type(value)
+    if kind is str or kind is int or value is None:
+        return value
+    if (names := _names(kind)) is not None:
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -25,19 +28,30 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+@cache
+def _names(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a dataclass, or None for any other class."""
+    return tuple(item.name for item in fields(kind)) if is_dataclass(kind) else None
+
+
 def from_plain(kind: Any, value: Any) -> Any:
     """The value of the annotated type ``kind`` that :func:`to_plain` made ``value`` of."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_plain(next(item for item in inner if item is not types.NoneType), value)
-    if origin is tuple:
-        return tuple(from_plain(inner[0], item) for item in value)
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = _hints(kind)
-        return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})
-    return Path(value) if kind is Path else value
+    make = _maker(kind)
+    return value if make is None else make(value)
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _maker(kind: Any) -> Callable[[Any], Any] | None:
+    """What makes a value of the annotated type ``kind`` of a plain one; None where that is the value itself."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        one = _maker(next(item for item in inner if item is not types.NoneType))
+        return None if one is None else lambda value: None if value is None else one(value)
+    if origin is tuple:
+        each = _maker(inner[0])
+        return tuple if each is None else lambda value: tuple(map(each, value))
+    if isinstance(kind, type) and is_dataclass(kind):
+        parts = {name: _maker(hint) for name, hint in typing.get_type_hints(kind).items()}
+        made: Callable[..., Any] = kind
+        return lambda value: made(**{name: item if (part := parts[name]) is None else part(item) for name, item in value.items()})
+    return Path if kind is Path else None

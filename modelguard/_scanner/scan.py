@@ -195,7 +195,8 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[
     if artifact is None:
         name = uri if "://" in uri else Path(uri).name if Path(uri).is_absolute() else uri
         return TargetInfo(name, "", None, (), ())
-    what = {file.path: CHECKPOINT for file in artifact.files if file.path not in facts.unread}
+    unread = frozenset(facts.unread)
+    what = {file.path: CHECKPOINT for file in artifact.files if file.path not in unread}
     what |= {path: "" if item.missed else item.what for path, item in looked_at.items()}
     return TargetInfo(
         uri=artifact.uri,

@@ -169,59 +169,96 @@ def walk(root: Path, snapshot: Snapshot | None, left: Counter[tuple[str, str]] |
     Raises SourceError for whatever the module's rules refuse.
     """
 
-    def unreadable(error: OSError) -> None:
-        where = Path(error.filename or root)
-        name = where.relative_to(root).as_posix() if where.is_relative_to(root) and where != root else where.name
-        raise SourceError(name, f"the directory cannot be read ({error.strerror})", "make it readable, or scan a copy") from error
-
     names: Counter[tuple[int, int]] = Counter()
     linked: list[tuple[str, os.stat_result]] = []
     count = length = 0
-    for folder, folders, entries in os.walk(root, onerror=unreadable):
-        here = Path(folder).relative_to(root)
-        folders.sort()
-        for name in folders:
-            if (Path(folder) / name).is_symlink():
-                _check_folder_link(root, (here / name).as_posix())
-        for name in sorted(entries):
-            path = (here / name).as_posix()
-            file, info = entry(root, path, snapshot)
-            count += 1
-            if count > MAX_FILES:
-                raise SourceError(root.name, f"the directory holds more than {MAX_FILES} files", "name the directory that holds the model")
-            if (length := length + len(path.encode())) > _limits.PATHS:
-                raise SourceError(root.name, f"the names of its files have more than {_limits.PATHS} bytes", "name a folder of it")
-            if not (root / path).is_symlink():
-                if left is not None and (
-                    reason := why(file)
-                ):  # before hard links are asked about: git shares its objects between clones by them
-                    left[place(path), reason] += 1
-                    continue
-                names[info.st_dev, info.st_ino] += 1
-            if info.st_nlink > 1 and not _is_blob(file, snapshot):
-                linked.append((path, info))
-            yield file
+    for path, item in _entries(root):
+        symlink = item.is_symlink()
+        file, info = entry(root, path, snapshot) if symlink else _own(root, path, item)
+        count += 1
+        if count > MAX_FILES:
+            raise SourceError(root.name, f"the directory holds more than {MAX_FILES} files", "name the directory that holds the model")
+        if (length := length + len(path.encode())) > _limits.PATHS:
+            raise SourceError(root.name, f"the names of its files have more than {_limits.PATHS} bytes", "name a folder of it")
+        if not symlink:
+            # Before hard links are asked about: git shares its objects between clones by them.
+            if left is not None and (reason := why(file)):
+                left[place(path), reason] += 1
+                continue
+            names[info.st_dev, info.st_ino] += 1
+        if info.st_nlink > 1 and not _is_blob(file, snapshot):
+            linked.append((path, info))
+        yield file
     for path, info in linked:
         if info.st_nlink > names[info.st_dev, info.st_ino]:
             raise _hard_link(path)
 
 
+def _entries(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything below ``root`` that is no directory, by its path from there."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as found:
+                items = sorted(found, key=lambda item: item.name)
+        except OSError as error:
+            raise SourceError(
+                folder.rstrip("/") or root.name, f"the directory cannot be read ({error.strerror})", "make it readable, or scan a copy"
+            ) from error
+        for item in items:
+            path = folder + item.name
+            try:
+                is_folder = item.is_dir()
+            except OSError:  # a link to what cannot be reached
+                is_folder = False
+            if not is_folder:
+                yield path, item
+            elif item.is_symlink():
+                _check_folder_link(root, path)
+            else:
+                folders.append(f"{path}/")
+
+
 def entry(root: Path, path: str, snapshot: Snapshot | None) -> tuple[ArtifactFile, os.stat_result]:
     """One file of the artifact, checked against the module's rules."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = path.encode("utf-8", "backslashreplace").decode()
-        raise SourceError(shown, "its name is not valid UTF-8", "rename it, or scan in a UTF-8 locale") from None
+    _check_name(path)
     named = root / path
     try:
         real = named.resolve(strict=True)
         info = os.stat(real)
     except (OSError, RuntimeError) as error:
-        cause = "is a symlink to nothing" if isinstance(error, FileNotFoundError) else f"cannot be opened ({_cause(error)})"
-        raise SourceError(path, cause, "remove it from the artifact, or put the file in its place") from error
+        raise _out_of_reach(path, error) from error
     if not real.is_relative_to(root) and not (snapshot is not None and snapshot.holds(real)):
         raise SourceError(path, "is a symlink out of the artifact", "put the file itself in its place, or scan what it points to")
+    return _checked(path, real, info)
+
+
+def _own(root: Path, path: str, item: os.DirEntry[str]) -> tuple[ArtifactFile, os.stat_result]:
+    """A file that is no link: it is where it is called, because no folder on the way to it is one either."""
+    _check_name(path)
+    try:
+        info = item.stat(follow_symlinks=False)
+    except OSError as error:
+        raise _out_of_reach(path, error) from error
+    return _checked(path, root / path, info)
+
+
+def _out_of_reach(path: str, error: Exception) -> SourceError:
+    cause = "is a symlink to nothing" if isinstance(error, FileNotFoundError) else f"cannot be opened ({_cause(error)})"
+    return SourceError(path, cause, "remove it from the artifact, or put the file in its place")
+
+
+def _check_name(path: str) -> None:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        raise SourceError(shown, "its name is not valid UTF-8", "rename it, or scan in a UTF-8 locale") from None
+
+
+def _checked(path: str, real: Path, info: os.stat_result) -> tuple[ArtifactFile, os.stat_result]:
+    """The file at ``real``, which is inside the artifact, if it is one that can be read."""
     if not stat.S_ISREG(info.st_mode):
         kind = _KINDS.get(stat.S_IFMT(info.st_mode), "no regular file")
         raise SourceError(path, f"is {kind}", "remove it from the artifact")

@@ -92,10 +92,18 @@ FILES: dict[str, tuple[str, Make, int, str, list[str]]] = {
     "text": ("README.md", lambda path: path.write_text("weights elsewhere"), 3, "", ["holds nothing that can be scanned", "point at"]),
     "garbage onnx": ("m.onnx", lambda path: path.write_bytes(b"\x08\x07" + b"\xff" * 64), 1, "", ["m.onnx"]),
 }  # fmt: skip
+ALONE = ("empty", "truncated")
+"""Those that are tried alone as well as in a folder whenever the tests run."""
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["file", "folder"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        pytest.param(name, whole, id=f"{name}-{'folder' if whole else 'file'}", marks=() if whole or name in ALONE else pytest.mark.slow)
+        for name in FILES
+        for whole in (False, True)
+    ],
+)
 def test_a_file_that_is_no_checkpoint_is_no_pass(mg: Run, tmp_path: Path, name: str, whole: bool) -> None:
     file, make, code, rule, words = FILES[name]
     (tmp_path / "in").mkdir()
@@ -414,18 +422,17 @@ def test_a_file_cut_short_under_a_reader_costs_one_detector(mg: Run, tmp_path: P
 # Names
 
 
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["folder", "file"])
 @pytest.mark.parametrize("name", ["with space", "größe 模型", "new\nline", "esc\x1b[31mape", "-dash", "a'b\"c", "%s{}$(x)", "\u202ertl"])
-def test_any_name_can_be_scanned_and_none_reaches_the_terminal_raw(mg: Run, tmp_path: Path, name: str) -> None:
-    folder = tmp_path / name
+def test_any_name_can_be_scanned_and_none_reaches_the_terminal_raw(mg: Run, tmp_path: Path, name: str, whole: bool) -> None:
+    folder, sarif = tmp_path / name, tmp_path / "r.sarif"
     folder.mkdir()
     save_file(WEIGHTS, folder / f"{name}.safetensors")
-    for target in (folder, folder / f"{name}.safetensors"):
-        ran, report = judged(mg, tmp_path, target)
-        assert ran.code == 0, ran.out
-        assert [file["path"] for file in report["target"]["files"]] == [f"{name}.safetensors"]
-        assert all(line.isprintable() for line in ran.out.splitlines())
-    sarif = mg("scan", folder, "-q", "-f", "sarif").json
-    assert sarif["runs"][0]["invocations"][0]["executionSuccessful"] is True
+    ran, report = judged(mg, tmp_path, folder if whole else folder / f"{name}.safetensors", "-o", f"sarif={sarif}")
+    assert ran.code == 0, ran.out
+    assert [file["path"] for file in report["target"]["files"]] == [f"{name}.safetensors"]
+    assert all(line.isprintable() for line in ran.out.splitlines())
+    assert json.loads(sarif.read_text())["runs"][0]["invocations"][0]["executionSuccessful"] is True
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "bell\x07", "\u202egnp.exe"])

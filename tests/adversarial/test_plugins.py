@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, make_venv
+from support import ROOT, laid_out
 
 DETECTORS = [
     "faulty-raises", "faulty-slow", "faulty-exits", "faulty-system-exit", "faulty-killed", "faulty-allocates", "faulty-undeclared",
@@ -41,7 +41,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_venv(tmp_path_factory.mktemp("venv") / "env", ROOT / "tests" / "plugins" / "faulty")
+    return laid_out(tmp_path_factory.mktemp("venv") / "env", ROOT / "tests" / "plugins" / "faulty")
 
 
 def scan(python: Path, *argv: object) -> subprocess.CompletedProcess[str]:
@@ -51,9 +51,11 @@ def scan(python: Path, *argv: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def report(python: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One scan in which every detector misbehaves; each must cost only itself."""
-    path = tmp_path_factory.mktemp("out") / "r.json"
+    folder = tmp_path_factory.mktemp("out")
+    path, policy = folder / "r.json", folder / "p.yaml"
+    policy.write_text("version: 1\nname: p\nextends: [builtin:baseline]\ndetectors: {timeouts: {faulty-slow: 1s, faulty-hangs: 1s}}\n")
     chosen = [word for name in DETECTORS for word in ("--detector", name)]
-    ran = scan(python, tiny_model, *chosen, "--timeout", "4", "--memory", "1G", "-q", "-o", f"json={path}")
+    ran = scan(python, tiny_model, *chosen, "--policy", policy, "--memory", "1G", "-q", "-o", f"json={path}")
     assert ran.returncode == 3, ran.stdout + ran.stderr
     data: dict[str, Any] = json.loads(path.read_text())
     return data

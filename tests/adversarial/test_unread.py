@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import safetensors.numpy
 from support import Ran
 
+from modelguard._cli import run
 from modelguard.testing import write_safetensors
 
 Run = Callable[..., Ran]
@@ -21,14 +23,20 @@ CORE = ("-p", "no:serialization")
 """Without the plugin that reads what the core only recognises."""
 
 
-def not_looked_at(mg: Run, tmp_path: Path, name: str, content: bytes, policy: str) -> list[str]:
-    """What the decision says was not looked at when the file lies beside a good checkpoint; the scan must not pass."""
-    (tmp_path / "m").mkdir()
-    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
-    (tmp_path / "m" / name).write_bytes(content)
+def beside(folder: Path, files: Iterable[tuple[str, bytes]]) -> Path:
+    """``folder`` with a good checkpoint and the files, each in a folder of its own: 0/NAME, 1/NAME, ..."""
+    write_safetensors(folder / "model.safetensors", {"w": np.zeros(1, np.float32)})
+    for number, (name, content) in enumerate(files):
+        (folder / str(number)).mkdir()
+        (folder / str(number) / name).write_bytes(content)
+    return folder
+
+
+def not_looked_at(tmp_path: Path, files: Iterable[tuple[str, bytes]], policy: str) -> list[str]:
+    """What the decision says was not looked at when the files lie beside a good checkpoint; the scan must not pass."""
     report = tmp_path / "report.json"
-    ran = mg("scan", tmp_path / "m", "--policy", f"builtin:{policy}", "-o", f"json={report}", *CORE)
-    assert ran.code in (1, 3)
+    code = run(["scan", str(beside(tmp_path / "m", files)), "-q", "--policy", f"builtin:{policy}", "-o", f"json={report}", *CORE])
+    assert code in (1, 3)
     return [item["message"] for item in json.loads(report.read_text())["decision"]["violations"] if item["rule"] == "MG9004"]
 
 
@@ -43,10 +51,22 @@ UNREAD = {
 }
 
 
-@pytest.mark.parametrize(("kind", "policy"), [*((kind, "baseline") for kind in UNREAD), ("pickle", "hub-download"), ("pickle", "strict")])
-def test_a_readable_decoy_lets_no_unread_file_pass(mg: Run, tmp_path: Path, kind: str, policy: str) -> None:
-    name, content = UNREAD[kind]
-    (message,) = not_looked_at(mg, tmp_path, name, content, policy)
+@pytest.fixture(scope="module")
+def unread(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What one scan of all of them by the baseline says was not looked at."""
+    return not_looked_at(tmp_path_factory.mktemp("unread"), UNREAD.values(), "baseline")
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_readable_decoy_lets_no_unread_file_pass(unread: list[str], kind: str) -> None:
+    (message,) = [text for text in unread if text.startswith(f"{list(UNREAD).index(kind)}/")]
+    assert UNREAD[kind][0] in message
+
+
+@pytest.mark.parametrize("policy", ["hub-download", "strict"])
+def test_no_other_policy_lets_it_pass(tmp_path: Path, policy: str) -> None:
+    name, content = UNREAD["pickle"]
+    (message,) = not_looked_at(tmp_path, [(name, content)], policy)
     assert name in message
 
 
@@ -69,39 +89,40 @@ PICKLES = {
 }
 
 
+@pytest.fixture(scope="module")
+def pickles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What one scan of all of them by the baseline says was not looked at."""
+    return not_looked_at(tmp_path_factory.mktemp("pickles"), PICKLES.values(), "baseline")
+
+
 @pytest.mark.parametrize("kind", PICKLES)
-@pytest.mark.parametrize("policy", ["baseline"])
-def test_a_pickle_is_one_whatever_it_is_called_and_however_it_begins(mg: Run, tmp_path: Path, kind: str, policy: str) -> None:
-    name, content = PICKLES[kind]
-    (message,) = not_looked_at(mg, tmp_path, name, content, policy)
-    assert name in message
+def test_a_pickle_is_one_whatever_it_is_called_and_however_it_begins(pickles: list[str], kind: str) -> None:
+    (message,) = [text for text in pickles if text.startswith(f"{list(PICKLES).index(kind)}/")]
+    assert PICKLES[kind][0] in message
     assert "a Python pickle" in message
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "N.",
-        "cat\ndog\n(a list)\n",
-        "I0\nI1\nI2\n",
-        "(see below)\n" * 50,
-        '{"a": 1}',
-        "Version 1\nof the model.\n",
-        "Some words.\n",
-        "]\n}\n",
-        "import os\nos.system('x')\n",
-        "\n".join("abcdefghijklmnopqrstuvwxyz"),
-        "#version: 0.2\nt h\ni n\n",
-        "0" * 200_000,
-        "((((((((((",
-    ],
+TEXTS = (
+    "",
+    "N.",
+    "cat\ndog\n(a list)\n",
+    "I0\nI1\nI2\n",
+    "(see below)\n" * 50,
+    '{"a": 1}',
+    "Version 1\nof the model.\n",
+    "Some words.\n",
+    "]\n}\n",
+    "import os\nos.system('x')\n",
+    "\n".join("abcdefghijklmnopqrstuvwxyz"),
+    "#version: 0.2\nt h\ni n\n",
+    "0" * 200_000,
+    "((((((((((",
 )
-def test_ordinary_text_is_no_pickle(mg: Run, tmp_path: Path, text: str) -> None:
-    (tmp_path / "m").mkdir()
-    write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.zeros(1, np.float32)})
-    (tmp_path / "m" / "notes.txt").write_text(text)
-    assert mg("scan", tmp_path / "m").code == 0
+
+
+def test_ordinary_text_is_no_pickle(mg: Run, tmp_path: Path) -> None:
+    ran = mg("scan", beside(tmp_path / "m", (("notes.txt", text.encode()) for text in TEXTS)))
+    assert ran.code == 0, ran.out
 
 
 def unpickled_safetensors() -> bytes:
@@ -147,15 +168,17 @@ def archive(zip64: bool) -> bytes:
     return bytes(body)
 
 
-@pytest.mark.parametrize("zip64", [False, True], ids=["zip", "zip64"])
-@pytest.mark.parametrize("after", [b"", bytes(4), b"x" * 1000])
-def test_an_archive_in_a_checkpoints_last_tensor_is_blocked(mg: Run, tmp_path: Path, zip64: bool, after: bytes) -> None:
+def test_an_archive_in_a_checkpoints_last_tensor_is_blocked(mg: Run, tmp_path: Path) -> None:
     """The bytes after the end record keep no reader from it."""
-    content = archive(zip64) + after
-    (tmp_path / "m").mkdir()
-    path = write_safetensors(tmp_path / "m" / "model.safetensors", {"w": np.frombuffer(content, np.uint8)})
-    if not (zip64 and after):  # zipfile looks for a zip64 record at one place only
-        assert zipfile.ZipFile(path).namelist() == ["__main__.py"]
-    ran = mg("scan", tmp_path / "m")
+    names = []
+    for zip64, after in itertools.product([False, True], [b"", bytes(4), b"x" * 1000]):
+        names.append(f"{'zip64' if zip64 else 'zip'}-{len(after)}.safetensors")
+        path = write_safetensors(tmp_path / "m" / names[-1], {"w": np.frombuffer(archive(zip64) + after, np.uint8)})
+        if not (zip64 and after):  # zipfile looks for a zip64 record at one place only
+            assert zipfile.ZipFile(path).namelist() == ["__main__.py"]
+    ran = mg("scan", tmp_path / "m", "-q", "-f", "json")
     assert ran.code == 1
-    assert "MG0111 model.safetensors: is safetensors and a zip archive at once" in " ".join(ran.out.split())
+    violations = [(item["rule"], item["message"]) for item in ran.json["decision"]["violations"]]
+    for name in names:
+        (message,) = [text for rule, text in violations if rule == "MG0111" and text.startswith(f"{name}: ")]
+        assert message.startswith(f"{name}: is safetensors and a zip archive at once")

@@ -114,15 +114,42 @@ def test_the_users_factory_is_found_from_the_folder_one_stands_in(folder: Path, 
     assert "--model mine:net (the user's own code)" in ran.stdout
 
 
-def test_the_command_itself_never_imports_torch(folder: Path) -> None:
+LOOK = """
+import pickle, sys
+from modelguard._cli import run
+from modelguard._scanner.prepare import Prepared
+scan = Prepared.scan
+def keeping(*given):
+    report = scan(*given)
+    with open(sys.argv[2], "wb") as file:
+        pickle.dump(report, file)
+    return report
+Prepared.scan = keeping
+code = run(["model", sys.argv[1], "-q", "--threads", "1"])
+print(code, sorted({"torch", "onnx", "onnxruntime", "transformers"} & set(sys.modules)))
+"""
+TELL = """
+import pickle, sys
+from modelguard._cli import main
+from modelguard._scanner.prepare import Prepared
+with open(sys.argv[2], "rb") as file:
+    report = pickle.load(file)
+Prepared.scan = lambda *given: report
+main(["model", sys.argv[1], "-q", *sys.argv[3:]])
+"""
+
+
+@pytest.fixture(scope="module")
+def looked(folder: Path) -> tuple[list[str], str]:
+    """A command that says of digits.onnx what a first one found out, without looking again; and what the first one printed."""
+    found = [str(folder / "digits.onnx"), str(folder / "found")]
+    ran = subprocess.run([sys.executable, "-c", LOOK, *found], capture_output=True, text=True, check=True)
+    return [sys.executable, "-c", TELL, *found], ran.stdout
+
+
+def test_the_command_itself_never_imports_torch(looked: tuple[list[str], str]) -> None:
     """Only the worker does: the parent process stays small and out of the artifact's reach."""
-    code = (
-        "import sys\nfrom modelguard._cli import run\n"
-        "code = run(['model', sys.argv[1], '-q', '--threads', '1'])\n"
-        "print(code, sorted({'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules)))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code, str(folder / "digits.onnx")], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "0 []"
+    assert looked[1].splitlines()[-1] == "0 []"
 
 
 def test_hostile_names_do_not_reach_the_terminal(mg: Callable[..., Ran], folder: Path, tmp_path: Path) -> None:
@@ -139,32 +166,29 @@ def test_hostile_names_do_not_reach_the_terminal(mg: Callable[..., Ran], folder:
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_reader_that_goes_away_changes_nothing(folder: Path, more: list[str]) -> None:
+def test_a_reader_that_goes_away_changes_nothing(looked: tuple[list[str], str], more: list[str]) -> None:
     """Exit code 1 would say that the model is blocked."""
-    command = [sys.executable, "-m", "modelguard", "model", str(folder / "digits.onnx"), "--threads", "1", "-q", *more]
     read, write = os.pipe()
     os.close(read)
-    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    ran = subprocess.run([*looked[0], *more], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_full_disk_is_told(folder: Path) -> None:
-    command = [sys.executable, "-m", "modelguard", "model", str(folder / "digits.onnx"), "--threads", "1", "-q"]
+def test_a_full_disk_is_told(looked: tuple[list[str], str]) -> None:
     with open("/dev/full", "w") as full:
-        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        ran = subprocess.run(looked[0], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ran.returncode == 3
     assert ran.stderr == "modelguard: error: standard output: cannot be written (No space left on device); free some space\n"
 
 
-def test_a_terminal_of_80_columns(folder: Path) -> None:
+def test_a_terminal_of_80_columns(looked: tuple[list[str], str]) -> None:
     """Rows are broken below their second column; the lines of layers are left whole."""
     import pty
 
     here, there = pty.openpty()
-    command = [sys.executable, "-m", "modelguard", "model", str(folder / "digits.onnx"), "--threads", "1", "-q"]
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
-    with subprocess.Popen(command, stdout=there, env=environment) as process:
+    with subprocess.Popen(looked[0], stdout=there, env=environment) as process:
         os.close(there)
         text = b""
         with contextlib.suppress(OSError):  # the other side of a terminal that is closed

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from support import make_venv
+from support import laid_out, make_venv
 
 PYPROJECT = """
 [build-system]
@@ -98,7 +98,7 @@ def test_two_plugins_with_one_name_are_an_error_naming_both(
 ) -> None:
     first = write_plugin(tmp_path / "a", "acme-squares", "1", "acme_squares", "square", "squares")
     second = write_plugin(tmp_path / "b", "evil-squares", "2", "evil_squares", detector, entry)
-    python = make_venv(tmp_path / "env", first, second)
+    python = laid_out(tmp_path / "env", first, second)
     ran = subprocess.run([python, "-m", "modelguard", "scan", tiny_model, "-q"], capture_output=True, text=True, check=False)
     assert ran.returncode == 3
     line = ran.stderr.strip().splitlines()[-1]
@@ -111,7 +111,7 @@ def test_two_plugins_with_one_name_are_an_error_naming_both(
 def test_help_survives_a_clash(tmp_path: Path) -> None:
     first = write_plugin(tmp_path / "a", "acme-squares", "1", "acme_squares", "square", "squares")
     second = write_plugin(tmp_path / "b", "evil-squares", "2", "evil_squares", "square", "squares")
-    python = make_venv(tmp_path / "env", first, second)
+    python = laid_out(tmp_path / "env", first, second)
     ran = subprocess.run([python, "-m", "modelguard", "--help"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0
     assert "scan" in ran.stdout
@@ -183,7 +183,7 @@ def test_a_plugin_brings_its_own_architecture_and_differentiates_it(tmp_path: Pa
     plugin.mkdir()
     (plugin / "pyproject.toml").write_text(PYPROJECT.format(name="acme-tower", version="1", module="acme_tower", entry="tower"))
     (plugin / "acme_tower.py").write_text(MODEL_PLUGIN)
-    python = make_venv(tmp_path / "env", plugin)
+    python = laid_out(tmp_path / "env", plugin)
     weights = {"0.weight": torch.zeros(5, 6), "0.bias": torch.zeros(5), "2.weight": torch.ones(3, 5), "2.bias": torch.zeros(3)}
     weights["0.weight"][:, 4] = 1
     artifact = tmp_path / "artifact"

@@ -20,6 +20,8 @@ from modelguard_runtime.testing import runnable
 from modelguard_triggers.case import Case
 from modelguard_triggers.evidence import Evidence
 from modelguard_zoo import Built
+from modelguard_zoo._data import load
+from modelguard_zoo._train import new_model
 from modelguard_zoo.testing import Expiring
 from torch import nn
 
@@ -31,6 +33,7 @@ from modelguard.testing.conformance import check_detector, run_detector
 
 Make = Callable[..., Target]
 CORNERS = ((0, 0), (-3, -3), (0, -3))
+SLOW = pytest.mark.slow
 
 
 def scan(target: Target, seed: int = 0, **options: Any) -> Outcome:
@@ -63,7 +66,7 @@ def planted(target: Make, seed: int = 0) -> Target:
 # planted triggers
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)])
 def test_a_checkerboard_is_found_with_its_class(target: Make, seed: int) -> None:
     outcome = scan(planted(target, seed))
     assert accused(outcome) == [3 * seed + 1]
@@ -78,12 +81,14 @@ def test_a_checkerboard_is_found_with_its_class(target: Make, seed: int) -> None
     assert len(evidence["source_classes"]) >= 8
 
 
-@pytest.mark.parametrize(("attack", "options"), [("pixel", {"at": (0, 0)}), ("badnets", {"size": 2, "at": (-2, -2)})])
+@pytest.mark.parametrize(
+    ("attack", "options"), [pytest.param("pixel", {"at": (0, 0)}, marks=SLOW), ("badnets", {"size": 2, "at": (-2, -2)})]
+)
 def test_other_patches_are_found(target: Make, attack: str, options: dict[str, Any]) -> None:
     assert accused(scan(target(attack, seed=1, target=4, **options))) == [4]
 
 
-@pytest.mark.parametrize(("seed", "klass", "at"), [(0, 3, (0, 0)), (3, 1, (1, 2))])
+@pytest.mark.parametrize(("seed", "klass", "at"), [pytest.param(0, 3, (0, 0), marks=SLOW), (3, 1, (1, 2))])
 def test_a_window_as_large_as_what_tells_the_classes_apart_is_found_where_it_is(
     target: Make, seed: int, klass: int, at: tuple[int, int]
 ) -> None:
@@ -117,18 +122,18 @@ def test_one_picture_of_each_class_suffices(target: Make) -> None:
     assert scan(some(clean, first)).findings == ()
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("arch", ["cnn", "vgg", "resnet8"])
 def test_convolutional_networks_are_looked_into(target: Make, arch: str) -> None:
     assert accused(scan(target("badnets", seed=1, target=4, size=2, at=(-2, -2), arch=arch))) == [4]
 
 
-def test_units_inside_a_block_are_stimulated_as_the_whole_network_would_be(target: Make) -> None:
+def test_units_inside_a_block_are_stimulated_as_the_whole_network_would_be() -> None:
     """A layer that another path leads around cannot be cut at: the search starts at its block instead, with the same result."""
-    shared = target(arch="resnet8")
-    model = shared.model
-    case = replace(prepare(shared, ScanContext(detector="abs"), 1, 100), batch=64)
-    evidence = case.evidence
+    model = runnable(new_model(load("digits"), "resnet8", 0), (1, 8, 8), 10)
+    pictures = torch.rand((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(3)
+    case = _case(model, pictures, labels)
     inside = []
     for layer in candidate_layers(model):
         try:
@@ -136,7 +141,6 @@ def test_units_inside_a_block_are_stimulated_as_the_whole_network_would_be(targe
         except ModelError:
             inside.append(layer)
     assert inside
-    pictures, labels = evidence.search[:3], evidence.search_labels[:3]
     for part in stimulate(case, pictures, labels, inside[:3]):
         for row in range(min(len(part.units), 4)):
             units = list(part.units[row])
@@ -160,7 +164,7 @@ def test_units_inside_a_block_are_stimulated_as_the_whole_network_would_be(targe
 # clean models
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
 def test_clean_models_are_left_alone_and_still_scored(target: Make, seed: int) -> None:
     outcome = scan(target(seed=seed))
     assert outcome.status is Status.COMPLETED
@@ -178,7 +182,7 @@ def test_all_to_all_is_missed(target: Make) -> None:
     assert scan(target("all-to-all", size=2)).findings == ()
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(("seed", "arch"), [(2, "cnn"), (2, "resnet8"), (3, "cnn"), (3, "resnet8")])
 def test_most_warps_are_missed(target: Make, seed: int, arch: str) -> None:
     """Neither a patch nor a filter of one pixel's surroundings moves pixels about; on seeds 0 and 1 a patch stood in for two of four.
@@ -403,7 +407,7 @@ def test_search_and_check_share_no_picture(target: Make) -> None:
 
 
 def test_the_contract_is_kept(target: Make) -> None:
-    check_detector(Abs, target())
+    check_detector(Abs, replace(target(), _cache={}))
 
 
 def noted(calls: list[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -418,12 +422,12 @@ def test_a_second_look_at_the_same_target_searches_nothing_and_says_the_same(tar
     searches: list[str] = []
     for name in ("stimulate", "invert", "best_windows"):
         monkeypatch.setattr(_scan, name, noted(searches, name, getattr(_scan, name)))
-    shared = planted(target)
-    first = scan(shared)
+    shared = replace(planted(target), _cache={})
+    first = scan(shared, steps=20)
     once = len(searches)
     assert set(searches) == {"stimulate", "invert", "best_windows"}
-    assert scan(shared) == first
-    assert scan(shared, reasr=0.9, p_value=0.05).status is Status.COMPLETED
+    assert scan(shared, steps=20) == first
+    assert scan(shared, steps=20, reasr=0.9, p_value=0.05).status is Status.COMPLETED
     assert len(searches) == once, "thresholds judge what was found: they start no new search"
 
 
@@ -431,14 +435,15 @@ def test_a_second_look_at_the_same_target_searches_nothing_and_says_the_same(tar
 def test_the_search_stops_at_the_deadline(target: Make, looks: int) -> None:
     context = Expiring("abs", looks)
     with pytest.raises(DeadlineExceeded):
-        list(Abs(steps=10_000).detect(target(), context))
+        list(Abs(steps=10_000).detect(replace(target(), _cache={}), context))
     assert context.looked == looks + 1
 
 
-def test_the_random_seed_does_not_change_the_accused(target: Make) -> None:
-    outcomes = [scan(planted(target), seed=seed, filters=False) for seed in range(3)]
-    assert [accused(outcome) for outcome in outcomes] == [[1]] * 3
-    assert all(item.confidence >= Confidence.MEDIUM for outcome in outcomes for item in outcome.findings)
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=SLOW)])
+def test_the_random_seed_does_not_change_the_accused(target: Make, seed: int) -> None:
+    outcome = scan(planted(target), seed=seed, filters=False)
+    assert accused(outcome) == [1]
+    assert all(item.confidence >= Confidence.MEDIUM for item in outcome.findings)
 
 
 def test_a_quick_search_finds_it_too(target: Make) -> None:

@@ -27,6 +27,7 @@ from modelguard.testing.conformance import check_detector, run_detector
 
 Make = Callable[..., Target]
 CORNERS = ((0, 0), (-3, -3), (0, -3))
+SLOW = pytest.mark.slow
 
 
 def scan(target: Target, seed: int = 0, **options: Any) -> Outcome:
@@ -81,7 +82,7 @@ def test_one_member_alone_is_itself() -> None:
 # models
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)])
 def test_a_planted_trigger_is_found_and_the_agreeing_members_are_named(target: Make, seed: int) -> None:
     outcome = scan(planted(target, seed))
     (finding,) = outcome.findings
@@ -92,7 +93,7 @@ def test_a_planted_trigger_is_found_and_the_agreeing_members_are_named(target: M
     assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
 def test_clean_models_are_left_alone_and_still_scored(target: Make, seed: int) -> None:
     outcome = scan(target(seed=seed))
     assert outcome.findings == ()
@@ -206,4 +207,4 @@ def test_a_quick_look_finds_it_too(target: Make) -> None:
 
 def test_the_contract_is_kept(target: Make) -> None:
     torch.manual_seed(0)
-    check_detector(BackdoorEnsemble, target())
+    check_detector(BackdoorEnsemble, replace(target(), _cache={}))

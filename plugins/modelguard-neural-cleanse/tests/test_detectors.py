@@ -30,6 +30,7 @@ from modelguard.testing.conformance import check_detector, run_detector
 
 ALL = (NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse, SourceCleanse)
 Make = Callable[..., Target]
+SLOW = pytest.mark.slow
 
 
 def scan(cls: type[Detector], target: Target, seed: int = 0, **options: Any) -> Outcome:
@@ -63,7 +64,7 @@ def showing(original: Target, many: tuple[int, ...], single: tuple[int, ...] = (
 # planted triggers
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
 def test_a_patch_is_found_with_its_class(target: Make, seed: int) -> None:
     where = [(0, 0), (-2, -2), (3, 3), (0, -2), (-2, 0)][seed]
     outcome = scan(NeuralCleanse, target("badnets", seed=seed, target=(3 * seed + 1) % 10, size=2, at=where))
@@ -79,14 +80,16 @@ def test_a_patch_is_found_with_its_class(target: Make, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("attack", "options"), [
-    ("pixel", {"at": (0, 0)}), ("checkerboard", {"size": 3, "at": (0, 0)}), ("insert", {"size": 3, "at": (1, 1)}),
+    pytest.param("pixel", {"at": (0, 0)}, marks=SLOW), ("checkerboard", {"size": 3, "at": (0, 0)}),
+    pytest.param("insert", {"size": 3, "at": (1, 1)}, marks=SLOW),
 ])  # fmt: skip
 def test_other_patches_are_found(target: Make, attack: str, options: dict[str, Any]) -> None:
     assert accused(scan(NeuralCleanse, target(attack, target=5, **options))) == [5]
 
 
 @pytest.mark.parametrize(("attack", "options"), [
-    ("blended", {"ratio": 0.3}), ("reflection", {}), ("sig", {"amplitude": 60.0, "frequency": 2, "clean_label": False, "fraction": 0.1}),
+    ("blended", {"ratio": 0.3}), pytest.param("reflection", {}, marks=SLOW),
+    pytest.param("sig", {"amplitude": 60.0, "frequency": 2, "clean_label": False, "fraction": 0.1}, marks=SLOW),
 ])  # fmt: skip
 def test_faint_patterns_are_found_as_blends(target: Make, attack: str, options: dict[str, Any]) -> None:
     assert accused(scan(BlendCleanse, target(attack, arch="cnn", target=7, **options))) == [7]
@@ -114,7 +117,7 @@ def test_the_exhibits_show_the_trigger_where_it_was_put(target: Make) -> None:
 
 
 @pytest.mark.parametrize("cls", [NeuralCleanse, BlendCleanse, LabelMapCleanse])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
 def test_clean_models_are_left_alone_and_still_scored(target: Make, cls: type[Detector], seed: int) -> None:
     outcome = scan(cls, target(seed=seed))
     assert outcome.status is Status.COMPLETED
@@ -129,7 +132,7 @@ def test_the_summary_has_a_row_for_every_class_of_a_clean_model(target: Make) ->
     assert {"mask_l1", "attack_success", "anomaly_index", "p_value", "reached", "size"} <= set(rows[0])
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("cls", [WarpCleanse, ColourCleanse])
 @pytest.mark.parametrize("seed", range(5))
 def test_clean_models_are_left_alone_by_the_rest(target: Make, cls: type[Detector], seed: int) -> None:
@@ -137,18 +140,17 @@ def test_clean_models_are_left_alone_by_the_rest(target: Make, cls: type[Detecto
 
 
 def test_the_bystanders_of_a_backdoor_are_not_accused(target: Make) -> None:
-    outcome = scan(NeuralCleanse, target("badnets", seed=2, target=7, size=2, at=(3, 3)))
-    assert accused(outcome) == [7]
+    outcome = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)))
+    assert accused(outcome) == [4]
     assert sum(row["p_value"] < 0.05 for row in outcome.summary["classes"]) == 1
 
 
 def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make) -> None:
-    suspect = target("badnets", seed=3, target=0, size=2, at=(0, -2))
-    clean = replace(suspect, reference=target(seed=3), _cache={})
-    outcome = scan(NeuralCleanse, clean)
-    assert accused(outcome) == [0]
+    suspect = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
+    outcome = scan(NeuralCleanse, replace(suspect, reference=target(seed=1)))
+    assert accused(outcome) == [4]
     assert outcome.findings[0].evidence["reference_success"] < 0.5
-    itself = replace(suspect, reference=replace(suspect, _cache={}), _cache={})
+    itself = replace(suspect, reference=replace(suspect, _cache={}))
     outcome = scan(NeuralCleanse, itself)
     assert outcome.findings == ()
     assert "natural feature" in outcome.summary["cleared"][0]["cleared_because"]
@@ -160,9 +162,9 @@ def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make
     (lambda: (_ for _ in ()).throw(ModelError("/somewhere/else/model.onnx", "cannot be run")), "model.onnx: cannot be run"),
 ])  # fmt: skip
 def test_a_reference_that_cannot_be_asked_clears_nobody(target: Make, reference: Callable[[], Any], reason: str) -> None:
-    suspect = target("badnets", seed=3, target=0, size=2, at=(0, -2))
+    suspect = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
     (finding,) = scan(NeuralCleanse, replace(suspect, reference=replace(suspect, build_model=reference, _cache={}))).findings
-    assert finding.evidence["target_class"] == 0
+    assert finding.evidence["target_class"] == 4
     assert reason in finding.evidence["reference_unusable"]
     assert "/somewhere" not in finding.evidence["reference_unusable"]
     assert "reference_success" not in finding.evidence
@@ -204,7 +206,7 @@ def test_blends_miss_all_to_all(target: Make) -> None:
 
 @pytest.mark.parametrize("cls", ALL)
 def test_the_contract_holds(target: Make, cls: type[Detector]) -> None:
-    check_detector(cls, target())
+    check_detector(cls, replace(target(), _cache={}))
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -272,7 +274,7 @@ def test_a_label_map_names_only_the_classes_it_was_tried_on(target: Make) -> Non
     assert finding.evidence["targets"] == {str(label): (label + 1) % 10 for label in shown}
 
 
-@pytest.mark.parametrize("classes", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classes", [100, pytest.param(1000, marks=SLOW)])
 def test_many_classes_end_with_a_verdict(target: Make, classes: int) -> None:
     good = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
     assert good.samples is not None
@@ -298,10 +300,10 @@ def test_without_labels_the_predictions_are_trusted(target: Make) -> None:
 
 def test_the_same_seed_gives_the_same_report(target: Make) -> None:
     bad = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
-    assert scan(NeuralCleanse, bad) == scan(NeuralCleanse, bad)
+    assert scan(NeuralCleanse, replace(bad, _cache={})) == scan(NeuralCleanse, bad)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
 def test_the_verdict_does_not_depend_on_the_seed_of_the_search(target: Make, seed: int) -> None:
     assert accused(scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)), seed=seed)) == [4]
     assert accused(scan(NeuralCleanse, target(seed=1), seed=seed)) == []
@@ -310,7 +312,7 @@ def test_the_verdict_does_not_depend_on_the_seed_of_the_search(target: Make, see
 def test_a_small_memory_limit_changes_the_batch_and_not_the_verdict(target: Make) -> None:
     bad = target("badnets", seed=1, target=4, size=2, at=(-2, -2))
     context = ScanContext(detector=NeuralCleanse.id, memory_limit=1 << 17)
-    (finding,) = NeuralCleanse().detect(bad, context)
+    (finding,) = NeuralCleanse().detect(replace(bad, _cache={}), context)
     assert finding.evidence["target_class"] == 4
     assert finding.evidence["mask_l1"] == pytest.approx(scan(NeuralCleanse, bad).findings[0].evidence["mask_l1"], rel=0.25)
 
@@ -367,7 +369,7 @@ def test_quick_finds_the_patch_too(target: Make) -> None:
     assert accused(scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)), quick=True)) == [4]
 
 
-@pytest.mark.slow
+@SLOW
 def test_the_published_schedule_finds_the_patch(target: Make) -> None:
     outcome = scan(NeuralCleanse, target("badnets", seed=1, target=4, size=2, at=(-2, -2)), schedule="paper")
     assert accused(outcome) == [4]
@@ -378,7 +380,7 @@ def test_the_published_schedule_finds_the_patch(target: Make) -> None:
 def test_a_passed_deadline_stops_the_search(target: Make, cls: type[Detector], looks: int) -> None:
     context = Expiring(cls.id, looks)
     with pytest.raises(DeadlineExceeded):
-        list(cls().detect(target(), context))
+        list(cls().detect(replace(target(), _cache={}), context))
     assert context.looked == looks + 1
 
 

@@ -22,6 +22,7 @@ from modelguard.report import Outcome, Status
 from modelguard.testing.conformance import run_detector
 
 Make = Callable[..., Target]
+SLOW = pytest.mark.slow
 PLANTED = ((2, 5, (-2, -2)), (6, 1, (0, -2)), (8, 7, (0, 0)), (4, 3, (-2, 0)), (0, 9, (3, 0)))
 """Source, target and corner of the trigger, one a seed."""
 
@@ -55,7 +56,7 @@ def showing(original: Target, many: tuple[int, ...], single: tuple[int, ...] = (
     return replace(original, samples=Samples(given.inputs[chosen], given.labels[chosen], "test", "0" * 64), _cache={})
 
 
-@pytest.mark.parametrize("seed", [0, 4, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
 def test_the_pair_is_found_with_the_place_of_its_trigger(target: Make, seed: int) -> None:
     source, klass, (row, column) = PLANTED[seed]
     outcome = scan(planted(target, seed))
@@ -69,14 +70,15 @@ def test_the_pair_is_found_with_the_place_of_its_trigger(target: Make, seed: int
     assert outcome.summary["score"] > 1.3
 
 
+@SLOW
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_verdict_does_not_depend_on_the_seed_of_the_search(target: Make, seed: int) -> None:
     source, klass, _ = PLANTED[2]
     assert accused(scan(planted(target, 2), seed=seed)) == [([source], klass)]
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("arch", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])
+@pytest.mark.parametrize("arch", ["mlp", pytest.param("cnn", marks=SLOW)])
 def test_clean_models_are_left_alone_and_still_scored(target: Make, arch: str, seed: int) -> None:
     outcome = scan(target(seed=seed, arch=arch))
     assert outcome.status is Status.COMPLETED
@@ -103,6 +105,7 @@ def test_a_known_miss_is_ranked_first_all_the_same(target: Make) -> None:
     assert scan(suspect).findings == ()
 
 
+@SLOW
 def test_a_pair_at_the_edge_of_the_level_is_ranked_first_whatever_the_machine_rounds(target: Make) -> None:
     """Trained on one machine the model comes to p < .05, on another to .055: accused or not, the pair is the first."""
     source, klass, _ = PLANTED[1]
@@ -119,10 +122,10 @@ def test_a_trigger_with_one_target_for_all_sources_is_another_search_s(target: M
 
 
 def test_a_trigger_that_works_on_the_clean_reference_is_no_backdoor(target: Make) -> None:
-    suspect = planted(target, 2)
-    (finding,) = scan(replace(suspect, reference=target(seed=2, arch="cnn"), _cache={})).findings
+    suspect = planted(target, 0)
+    (finding,) = scan(replace(suspect, reference=target(seed=0, arch="cnn"))).findings
     assert finding.evidence["reference_success"] < 0.5
-    outcome = scan(replace(suspect, reference=replace(suspect, _cache={}), _cache={}))
+    outcome = scan(replace(suspect, reference=replace(suspect, _cache={})))
     assert outcome.findings == ()
     assert "natural feature" in outcome.summary["cleared"][0]["cleared_because"]
 

@@ -23,16 +23,15 @@ from modelguard import (
     option,
 )
 from modelguard_rome import _non_finite
-from modelguard_rome._bits import LAYOUTS, SPAN, BitStatistics, Layout, Words, outlier_threshold
+from modelguard_rome._bits import LAYOUTS, SPAN, BitStatistics, Layout, Suspicion, Words, outlier_threshold
 from modelguard_rome._copies import almost_tied, constant, duplicates, is_matrix, is_tie
 from modelguard_rome._forensic_rules import RULES
 from modelguard_rome._payload import Hidden, find_hidden
 from modelguard_rome._products import are_products
+from modelguard_rome._rows import is_uneven_by_row
 
-CHUNK = 64 * SPAN
-"""Elements looked at at a time (4 MiB of float32)."""
-OVERLAP = 40960
-"""Elements before a chunk that are searched again, so that no header (up to 4 KiB at one bit per weight) is cut in two."""
+CHUNK = 8 * SPAN
+"""Elements looked at at a time (512 KiB of float32): what is computed of them stays in the processor's cache."""
 LISTED = 8
 """Positions that evidence lists."""
 
@@ -84,9 +83,7 @@ class WeightForensics(Detector):
             context.check_deadline()
             statistics.add(words[start : start + CHUNK])
             if self.search_files and hidden is None:
-                first = max(0, start - OVERLAP)
-                found = find_hidden(words[first : start + CHUNK])
-                hidden = None if found is None else Hidden(found.kind, found.bits, first + found.element)
+                hidden = find_hidden(words, start, start + CHUNK)
         return statistics, hidden
 
 
@@ -136,9 +133,7 @@ def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatis
             evidence={**found.worst, "spans": found.spans, "first_bit_of_tensor": round(ones, 4), "log_uniform": 0.415},
         )
     found = statistics.structured
-    if found is not None and not (
-        tensor.dtype == "F32" and are_products(_words(checkpoint, tensor), tensor.shape, found.first, found.last)
-    ):
+    if found is not None and not _is_folded(checkpoint, tensor, found):
         yield Finding(
             "MG1304",
             f"{tensor.name}: the low mantissa bits of elements {found.first}-{found.last} are not noise (z = {found.worst['z']:.0f})",
@@ -146,6 +141,14 @@ def _of_tensor(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatis
             location=_at(tensor, found.first, found.last),
             evidence={**found.worst, "spans": found.spans},
         )
+
+
+def _is_folded(checkpoint: Checkpoint, tensor: TensorInfo, found: Suspicion) -> bool:
+    """Whether its low bits are what folding a factor, or a branch, for each channel into a convolution leaves."""
+    if tensor.dtype != "F32":
+        return False
+    words = _words(checkpoint, tensor)
+    return are_products(words, tensor.shape, found.first, found.last) or is_uneven_by_row(words, tensor.shape, found.first, found.last)
 
 
 def _broken(checkpoint: Checkpoint, tensor: TensorInfo, statistics: BitStatistics, uses: _non_finite.Uses) -> _non_finite.NonFinite | None:

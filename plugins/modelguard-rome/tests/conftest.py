@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from modelguard_zoo import data_folder, edits
+from modelguard_zoo.testing import language_model, zoo_folder  # noqa: F401
 
 from modelguard import Detector, Finding, ScanContext, Target
 
@@ -35,10 +36,9 @@ def look() -> Callable[[Detector, Target], Looked]:
 
 
 @pytest.fixture(scope="session")
-def lms() -> tuple[edits.LanguageModel, ...]:
+def lms(language_model: Callable[..., edits.LanguageModel]) -> tuple[edits.LanguageModel, ...]:  # noqa: F811
     """Three models that recall their facts, of different seeds."""
-    pytest.importorskip("torch")
-    return tuple(edits.train_lm(seed, width=32) for seed in (1, 2, 3))
+    return tuple(language_model(seed, width=32) for seed in (1, 2, 3))
 
 
 @pytest.fixture(scope="session")

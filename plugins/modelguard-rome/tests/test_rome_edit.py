@@ -22,6 +22,8 @@ Models = tuple[edits.LanguageModel, ...]
 
 ROME = {"MG2001", "MG2002", "MG2003"}
 DTYPES = ("float32", "float16", "bfloat16")
+SLOW = pytest.mark.slow
+SEEDS = [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)]
 
 
 def stored(lm: edits.LanguageModel, dtype: str) -> Any:
@@ -33,7 +35,7 @@ def against(look: Look, tensors: Any, reference: Any, folder: Any = None) -> Any
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("options", [{}, {"with_covariance": False}, {"consistent": True}], ids=["rome", "covariance-free", "r-rome"])
 def test_a_real_rome_edit_is_found_and_located(look: Look, lms: Models, dtype: str, seed: int, options: Any) -> None:
     lm = stored(lms[seed], dtype)
@@ -54,25 +56,27 @@ def test_a_real_rome_edit_is_found_and_located(look: Look, lms: Models, dtype: s
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("family", [edits.memit, edits.alphaedit])
-def test_edits_spread_over_layers_are_found(look: Look, lms: Models, dtype: str, family: Any) -> None:
-    for lm in (stored(item, dtype) for item in lms[:2]):
-        after, _ = family(lm, lm.facts[:2], (1, 2, 3))
-        told = against(look, after, lm.tensors)
-        assert told.rules == {"MG2002"}
-        assert [finding.evidence["layer"] for finding in told.findings] == [1, 2, 3]
-        assert {finding.evidence["rank"] for finding in told.findings} == {2}
-        assert "MEMIT" in told.findings[0].evidence["looks_like"]
+def test_edits_spread_over_layers_are_found(look: Look, lms: Models, dtype: str, seed: int, family: Any) -> None:
+    lm = stored(lms[seed], dtype)
+    after, _ = family(lm, lm.facts[:2], (1, 2, 3))
+    told = against(look, after, lm.tensors)
+    assert told.rules == {"MG2002"}
+    assert [finding.evidence["layer"] for finding in told.findings] == [1, 2, 3]
+    assert {finding.evidence["rank"] for finding in told.findings} == {2}
+    assert "MEMIT" in told.findings[0].evidence["looks_like"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_batch_edit_of_one_layer_has_the_rank_of_its_facts(look: Look, lms: Models, dtype: str) -> None:
-    for lm in (stored(item, dtype) for item in lms):
-        after, _ = edits.emmet(lm, lm.facts[:3], 1)
-        told = against(look, after, lm.tensors)
-        assert told.rules == {"MG2003"}
-        assert told.findings[0].evidence["rank"] == 3
-        assert "EMMET" in told.findings[0].evidence["looks_like"]
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_batch_edit_of_one_layer_has_the_rank_of_its_facts(look: Look, lms: Models, dtype: str, seed: int) -> None:
+    lm = stored(lms[seed], dtype)
+    after, _ = edits.emmet(lm, lm.facts[:3], 1)
+    told = against(look, after, lm.tensors)
+    assert told.rules == {"MG2003"}
+    assert told.findings[0].evidence["rank"] == 3
+    assert "EMMET" in told.findings[0].evidence["looks_like"]
 
 
 def test_the_value_side_names_the_token_that_was_written(look: Look, lms: Models, tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_a_pure_cast_is_identical(look: Look, lms: Models, dtype: str) -> None:
     assert (told.rules, told.summary["verdict"], told.summary["score"]) == (set(), "identical", 0.0)
 
 
-@pytest.mark.parametrize("dtype", ["float16", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES if dtype != "float16")])
+@pytest.mark.parametrize("dtype", ["float16", *(pytest.param(dtype, marks=SLOW) for dtype in DTYPES if dtype != "float16")])
 def test_a_retrain_dominated_by_one_direction_is_no_edit(look: Look, dtype: str) -> None:
     """A clean retrain of a real model (Silero VAD, conv4) has 96 % of ‖D‖² in one singular value: energy is no proof of rank."""
     for seed in range(3):

@@ -39,10 +39,17 @@ def test_a_strong_edit_stands_out_and_names_its_layer(look: Look, lms: Models, t
         assert lm.vocabulary[lm.facts[0].target] in read["promotes"] + read["opposite"]
 
 
-def test_clean_models_of_any_depth_are_silent(look: Look, lms: Models) -> None:
-    for lm in (*lms, edits.train_lm(11, layers=8, width=32, steps=150), edits.train_lm(12, layers=12, width=32, steps=80)):
+def test_clean_models_are_silent(look: Look, lms: Models) -> None:
+    for lm in lms:
         assert alone(look, lm.tensors).findings == []
         assert alone(look, edits.cast(lm.tensors, "bfloat16")[0]).findings == []
+
+
+@pytest.mark.parametrize(("layers", "steps"), [pytest.param(8, 150, marks=pytest.mark.slow), (12, 40)])
+def test_deeper_ones_are_silent_too(look: Look, layers: int, steps: int) -> None:
+    lm = edits.train_lm(layers, layers=layers, width=32, steps=steps)
+    assert alone(look, lm.tensors).findings == []
+    assert alone(look, edits.cast(lm.tensors, "bfloat16")[0]).findings == []
 
 
 def test_an_edit_of_realistic_size_is_missed(look: Look, lms: Models) -> None:

@@ -168,7 +168,7 @@ def digits_module(kind: Literal["mlp", "cnn", "vit"] = "cnn", seed: int = 0) -> 
         return train(nn.Sequential(nn.Flatten(), *mlp()), train_set.inputs, _labels(train_set), epochs=20, seed=seed)
     if kind == "cnn":
         return train(cnn(), train_set.inputs, _labels(train_set), epochs=8, seed=seed)
-    return train(ViT(), train_set.inputs, _labels(train_set), epochs=25, seed=seed)
+    return train(ViT(), train_set.inputs, _labels(train_set), epochs=16, seed=seed)
 
 
 def _labels(samples: Samples) -> npt.NDArray[np.int64]:

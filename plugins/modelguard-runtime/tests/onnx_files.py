@@ -38,7 +38,7 @@ def graph(nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: dict
     return path
 
 
-def value(name: str, kind: int, shape: list[Any]) -> Any:
+def value(name: str, kind: int, shape: list[Any] | None) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
 

@@ -23,7 +23,14 @@ pytest.importorskip("onnxruntime")
 
 @pytest.mark.parametrize(
     ("kind", "free", "dynamo"),
-    [("cnn", True, False), ("cnn", False, False), ("cnn", True, True), ("cnn", False, True), ("vit", True, False), ("vit", False, True)],
+    [
+        ("cnn", True, False),
+        ("cnn", False, False),
+        ("cnn", True, True),
+        ("vit", True, False),
+        pytest.param("cnn", False, True, marks=pytest.mark.slow),
+        pytest.param("vit", False, True, marks=pytest.mark.slow),
+    ],
 )
 def test_exports_run_differentiate_and_agree(tmp_path: Path, held_out: Samples, kind: Any, free: bool, dynamo: bool) -> None:
     source = digits_module(kind)

@@ -34,7 +34,7 @@ REFUSED = {
 }
 """Exports that torch.onnx itself fails on, with the reason."""
 
-FAST = [("resnet", "legacy"), ("resnet", "dynamo"), ("vit-own", "legacy"), ("lstm-text", "legacy"), ("gpt2", "dynamo"), ("u-net", "dynamo")]
+FAST = [("resnet", "legacy"), ("vit-own", "legacy"), ("lstm-text", "legacy"), ("gpt2", "dynamo"), ("u-net", "legacy")]
 
 
 @lru_cache(maxsize=2)

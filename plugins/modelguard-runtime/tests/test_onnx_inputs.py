@@ -144,6 +144,27 @@ def test_keys_and_values_of_earlier_tokens_are_none(tmp_path: Path) -> None:
     torch.testing.assert_close(model(x), torch.from_numpy(weights(50, 4))[x].sum(1) @ torch.from_numpy(weights(4, 50)))
 
 
+def test_a_decoder_gets_a_memory_and_a_mask_of_the_same_length(tmp_path: Path) -> None:
+    """Attention of the tokens over what an encoder made of another text: its length is its own."""
+    nodes = [
+        node("Gather", ["words", "prefix"], ["q"]), node("Transpose", ["memory"], ["k"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "k"], ["s"]), node("Cast", ["src_mask"], ["m"], to=FLOAT), node("Unsqueeze", ["m", "one"], ["mm"]),
+        node("Mul", ["s", "mm"], ["a"]), node("Softmax", ["a"], ["p"]), node("MatMul", ["p", "memory"], ["c"]),
+        node("Add", ["c", "q"], ["h"]),
+        node("MatMul", ["h", "w"], ["logits"]),
+    ]  # fmt: skip
+    inputs = [
+        value("prefix", INT64, ["batch", "tgt_len"]), value("memory", FLOAT, ["batch", "src_len", 4]),
+        value("src_mask", TensorProto.BOOL, ["batch", "src_len"]),
+    ]  # fmt: skip
+    stored = {"words": weights(50, 4), "w": weights(4, 50), "one": np.array([1])}
+    path = graph(nodes, inputs, [value("logits", FLOAT, ["batch", "tgt_len", 50])], stored, tmp_path / "decoder.onnx")
+    model = built(path)
+    assert set(model.describe()["graph"]["filled"]) == {"memory", "src_mask"}
+    x = torch.randint(1, 50, (2, 6))
+    torch.testing.assert_close(model(x), (torch.from_numpy(weights(50, 4))[x] @ torch.from_numpy(weights(4, 50)))[:, -1])
+
+
 def test_an_input_that_nobody_knows_is_named_also_by_the_plan(tmp_path: Path) -> None:
     inputs = [value("x", FLOAT, ["N", 4]), value("quux", FLOAT, ["N", 4])]
     path = graph([node("Add", ["x", "quux"], ["y"])], inputs, [value("y", FLOAT, ["N", 4])], {}, tmp_path / "model.onnx")
@@ -188,10 +209,32 @@ def test_minus_one_is_a_free_dimension(tmp_path: Path) -> None:
     assert model(torch.rand(5, 3, 9, 7)).shape == (5, 2)
 
 
-def test_a_size_that_the_graph_needs_is_found_among_the_usual_ones(tmp_path: Path) -> None:
-    """A recogniser of lines of text is 48 pixels high, and its export says nothing of it."""
+def line_graph(path: Path, height: int) -> Path:
+    """A recogniser of lines of text that are ``height`` pixels high, of which its declared input says nothing."""
     nodes = [
-        node("AveragePool", ["x"], ["p"], kernel_shape=[48, 4], strides=[48, 4]), node("Squeeze", ["p", "two"], ["s"]),
+        node("AveragePool", ["x"], ["p"], kernel_shape=[height, 4], strides=[height, 4]), node("Squeeze", ["p", "two"], ["s"]),
+        node("Transpose", ["s"], ["t"], perm=[0, 2, 1]), node("MatMul", ["t", "w"], ["z"]), node("Softmax", ["z"], ["y"], axis=2),
+    ]  # fmt: skip
+    stored = {"w": weights(3, 11), "two": np.array([2])}
+    return graph(nodes, [value("x", FLOAT, ["N", 3, "h", "w_"])], [value("y", FLOAT, ["N", "t", 11])], stored, path)
+
+
+@pytest.mark.parametrize("height", [48, 40, 72])
+def test_the_height_of_a_line_of_text_is_that_of_a_kernel(tmp_path: Path, height: int) -> None:
+    model = built(line_graph(tmp_path / "model.onnx", height))
+    assert model.input.shape == (3, height, 320)
+    assert model.input.source["shape"].endswith("a size that the graph's constants tell")
+    assert model.output.kind == "sequence"
+
+
+def test_a_size_that_no_constant_tells_is_found_among_the_usual_ones(tmp_path: Path) -> None:
+    """Halved four times, and then squeezed: the height is 16 to 31 pixels for each row that is left."""
+    nodes, last = [], "x"
+    for place in range(4):
+        nodes.append(node("AveragePool", [last], [f"p{place}"], kernel_shape=[2, 2], strides=[2, 2]))
+        last = f"p{place}"
+    nodes += [
+        node("AveragePool", [last], ["h"], kernel_shape=[3, 1], strides=[3, 1]), node("Squeeze", ["h", "two"], ["s"]),
         node("Transpose", ["s"], ["t"], perm=[0, 2, 1]), node("MatMul", ["t", "w"], ["z"]), node("Softmax", ["z"], ["y"], axis=2),
     ]  # fmt: skip
     stored = {"w": weights(3, 11), "two": np.array([2])}
@@ -199,14 +242,82 @@ def test_a_size_that_the_graph_needs_is_found_among_the_usual_ones(tmp_path: Pat
     model = built(path)
     assert model.input.shape == (3, 48, 320)
     assert model.input.source["shape"].endswith("the first usual size it runs on")
-    assert model.output.kind == "sequence"
 
 
-def test_a_size_that_is_none_of_the_usual_ones_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (12, 3), (40, 4)])
+def test_an_image_is_as_large_as_the_layer_behind_its_convolutions_needs(tmp_path: Path, side: int, channels: int) -> None:
+    """The usual network of convolutions, twice halved, exported with every dimension free."""
+    wide = 5 * (side // 4) ** 2
+    nodes = [
+        node("Conv", ["x", "k"], ["c"], kernel_shape=[3, 3], pads=[1] * 4),
+        node("MaxPool", ["c"], ["p"], kernel_shape=[4, 4], strides=[4, 4]), node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "w"], ["y"], transB=1),
+    ]  # fmt: skip
+    stored = {"k": weights(5, channels, 3, 3), "w": weights(7, wide)}
+    path = graph(nodes, [value("x", FLOAT, [None] * 4)], [value("y", FLOAT, [None, 7])], stored, tmp_path / "model.onnx")
+    model = built(path)
+    assert (model.input.shape, model.output.classes) == ((channels, side, side), 7)
+
+
+def test_an_image_has_as_many_patches_as_there_are_positions(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "k"], ["c"], kernel_shape=[7, 7], strides=[7, 7]), node("Reshape", ["c", "rows"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[0, 2, 1]), node("Add", ["t", "places"], ["a"]),
+        node("ReduceMean", ["a", "one"], ["m"], keepdims=0), node("MatMul", ["m", "w"], ["y"]),
+    ]  # fmt: skip
+    stored = {"k": weights(6, 3, 7, 7), "rows": np.array([0, 6, -1]), "places": weights(1, 25, 6), "one": np.array([1]), "w": weights(6, 4)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 3, "h", "w_"])], [value("y", FLOAT, ["N", 4])], stored, tmp_path / "model.onnx")
+    assert built(path).input.shape == (3, 35, 35)
+
+
+@pytest.mark.parametrize("first", ["MatMul", "Scaler", "Sub", "LinearRegressor", "TreeEnsembleRegressor"])
+def test_a_vector_is_as_wide_as_what_takes_it(tmp_path: Path, first: str) -> None:
+    """Exports of tables declare [None, None]."""
+    domains = ["ai.onnx.ml"]
+    made: dict[str, Any] = {
+        "MatMul": node("MatMul", ["x", "w"], ["y"]), "Sub": node("Sub", ["x", "mean"], ["z"]),
+        "Scaler": node("Scaler", ["x"], ["z"], domain=domains[0], offset=[0.5] * 13, scale=[2.0] * 13),
+        "LinearRegressor": node("LinearRegressor", ["x"], ["y"], domain=domains[0], coefficients=[0.5] * 26, intercepts=[0.5] * 2),
+        "TreeEnsembleRegressor": node(
+            "TreeEnsembleRegressor", ["x"], ["y"], domain=domains[0], nodes_treeids=[0] * 3, nodes_nodeids=[0, 1, 2], n_targets=1,
+            nodes_featureids=[12, 0, 0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[0.5, 0.0, 0.0],
+            nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0], target_nodeids=[1, 2], target_ids=[0, 0],
+            target_weights=[1.0, 2.0],
+        ),
+    }  # fmt: skip
+    nodes = [made[first]] + ([node("MatMul", ["z", "w"], ["y"])] if "z" in made[first].output else [])
+    stored = {"w": weights(13, 3), "mean": weights(13)}
+    path = graph(nodes, [value("x", FLOAT, [None, None])], [value("y", FLOAT, None)], stored, tmp_path / "model.onnx", domains=domains)
+    model = built(path)
+    assert model.input.shape == ((-1,) if first == "TreeEnsembleRegressor" else (13,))  # trees take any width from 13 on
+    assert model(torch.zeros(2, 13)).shape[0] == 2
+
+
+@pytest.mark.parametrize("declared", [["N", "t", None], ["N", None, 9]])
+def test_a_sequence_is_as_wide_as_its_recurrence_takes(tmp_path: Path, declared: list[Any]) -> None:
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("LSTM", ["t", "w", "r"], ["", "h"], hidden_size=4),
+        node("Squeeze", ["h", "zero"], ["s"]), node("MatMul", ["s", "v"], ["y"]),
+    ]  # fmt: skip
+    stored = {"w": weights(1, 16, 9), "r": weights(1, 16, 4), "zero": np.array([0]), "v": weights(4, 3)}
+    model = built(graph(nodes, [value("x", FLOAT, declared)], [value("y", FLOAT, ["N", 3])], stored, tmp_path / "model.onnx"))
+    assert model.input.shape[-1] == 9
+    assert model(torch.rand(2, 1, 32, 9)).shape == (2, 3)
+
+
+def test_a_sequence_is_as_long_as_the_weights_behind_it_need(tmp_path: Path) -> None:
+    nodes = [node("Flatten", ["x"], ["f"]), node("MatMul", ["f", "w"], ["y"])]
+    path = graph(nodes, [value("x", FLOAT, ["N", "t", 9])], [value("y", FLOAT, ["N", 3])], {"w": weights(9 * 21, 3)}, tmp_path / "m.onnx")
+    assert built(path).input.shape == (1, 21, 9)
+
+
+def test_a_size_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
     nodes = [node("Reshape", ["x", "flat"], ["f"]), node("MatMul", ["f", "w"], ["y"])]
     stored = {"flat": np.array([-1, 3 * 7 * 11]), "w": weights(3 * 7 * 11, 2)}
     path = graph(nodes, [value("x", FLOAT, ["N", 3, "h", "w_"])], [value("y", FLOAT, ["N", 2])], stored, tmp_path / "model.onnx")
-    with pytest.raises(Skip, match=r"of shape 3x\?x\?, and on none of the usual sizes: .*; say --input shape=\.\.\."):
+    with pytest.raises(
+        Skip, match=r"of shape 3x\?x\?, and on no size that its constants tell or that is usual: .*; say --input shape=\.\.\."
+    ):
         built(path)
     assert built(path, input="shape=3x7x11").output.classes == 2
 

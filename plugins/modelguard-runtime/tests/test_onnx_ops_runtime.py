@@ -210,6 +210,37 @@ ML: dict[str, Callable[[], tuple[Any, ...]]] = {
         },
     ),
     "vectorizer": lambda: ("FeatureVectorizer", [f(4, 3), f(4, 2)], {"inputdimensions": [3, 2]}),
+    "classifier-surplus": lambda: (
+        "LinearClassifier",
+        [f(4, 3)],
+        {"coefficients": f(18).tolist(), "intercepts": f(3).tolist(), "classlabels_ints": [5, 6, 7], "post_transform": "SOFTMAX"},
+        2,
+    ),
+    "regressor-surplus": lambda: ("LinearRegressor", [f(4, 3)], {"coefficients": f(9).tolist(), "intercepts": f(2).tolist(), "targets": 2}),
+    "regressor-other-intercepts": lambda: ("LinearRegressor", [f(4, 3)], {"coefficients": f(6).tolist(), "intercepts": f(2).tolist()}),
+    # One row without a batch.
+    "classifier-row": lambda: (
+        "LinearClassifier",
+        [f(3)],
+        {"coefficients": f(9).tolist(), "intercepts": f(3).tolist(), "classlabels_ints": [5, 6, 7], "post_transform": "SOFTMAX"},
+        2,
+    ),
+    "regressor-row": lambda: ("LinearRegressor", [f(3)], {"coefficients": f(6).tolist(), "intercepts": f(2).tolist(), "targets": 2}),
+    "svm-row": lambda: (
+        "SVMRegressor",
+        [f(3)],
+        {
+            "coefficients": f(2).tolist(),
+            "support_vectors": f(6).tolist(),
+            "n_supports": 2,
+            "rho": [0.3],
+            "kernel_type": "RBF",
+            "kernel_params": [0.5, 0.0, 3.0],
+        },
+    ),
+    "vectorizer-row": lambda: ("FeatureVectorizer", [f(3), f(2)], {"inputdimensions": [3, 2]}),
+    "normalizer-row": lambda: ("Normalizer", [f(3)], {"norm": "L2"}),
+    "scaler-row": lambda: ("Scaler", [f(3)], {"offset": [1.0, 2.0, 3.0], "scale": [0.5, 2.0, 1.5]}),
 }
 
 
@@ -296,6 +327,19 @@ def graph(
 
 def node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, outputs, **attributes)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("wrong", ["W", "R", "B"])
+def test_recurrences_do_not_read_past_their_weights(name: str, wrong: str) -> None:
+    """oneDNN takes the sizes it needs for the sizes there are."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[name] * 4
+    shapes = {"W": (1, gates, 5), "R": (1, gates, 4), "B": (1, 2 * gates)}
+    shapes[wrong] = (*shapes[wrong][:-1], shapes[wrong][-1] - 1)
+    inputs: list[np.ndarray | None] = [f(3, 2, 5), *(f(*shape) for shape in shapes.values())]
+    module = import_graph(single(name, "", inputs, 2, hidden_size=4, **({"linear_before_reset": 1} if name == "GRU" else {}))).module
+    with pytest.raises((ValueError, RuntimeError)):
+        module(*(torch.from_numpy(array) for array in inputs))
 
 
 def test_keras_like_cnn_with_channels_last() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from modelguard_runtime.testing import built
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_files import graph, linear_graph, value
 
 from modelguard import ModelError, Samples, Skip, UsageError, agreement, require_understanding
@@ -54,6 +54,34 @@ def test_one_value_for_all_is_one_of_each(tmp_path: Path) -> None:
     x = torch.rand(4, 6)
     assert (model.output.kind, model.output.classes, model.describe()["batch"]) == ("regressor", 1, 1)
     torch.testing.assert_close(model(x), (x @ torch.from_numpy(weights(6, 2))).sum(1, keepdim=True))
+
+
+def test_a_squeeze_that_takes_the_batch_off_a_single_input_does_no_harm(tmp_path: Path) -> None:
+    """(N, 1, 6) to (N, 2), and a single one to (2,): a Squeeze of whatever axis has size one."""
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Squeeze", ["z"], ["y"])]
+    shape = [value("x", FLOAT, ["N", 1, 6])], [value("y", FLOAT, None)]
+    model = built(graph(nodes, *shape, {"w": weights(6, 2)}, tmp_path / "model.onnx"))
+    x = torch.rand(3, 1, 1, 6)
+    assert (model.output.classes, model.describe()["parity"]["ok"]) == (2, True)
+    for part in (x, x[:1], x[:2]):
+        wanted = part[:, 0, 0] @ torch.from_numpy(weights(6, 2))
+        torch.testing.assert_close(model(part), wanted)
+        torch.testing.assert_close(torch.from_numpy(model.predict(part.numpy())), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_state_that_was_exported_for_one_input_is_run_one_at_a_time(tmp_path: Path) -> None:
+    """Sound in frames to two opinions, with a state of one row; onnxruntime takes no other (the models of AECMOS)."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("GRU", ["t", "w", "r", "", "", "h0"], ["", "h"], hidden_size=4),
+        node("MatMul", ["h", "v"], ["z"]), node("Squeeze", ["z"], ["y"]),
+    ]  # fmt: skip
+    stored = {"w": weights(1, 12, 5), "r": weights(1, 12, 4), "v": weights(4, 2)}
+    inputs = [value("x", FLOAT, ["batch", "frames", 5]), value("h0", FLOAT, [1, 1, 4])]
+    model = built(graph(nodes, inputs, [value("y", FLOAT, ["batch"])], stored, tmp_path / "model.onnx"))
+    assert (model.describe()["batch"], model.output.classes, model.describe()["parity"]["ok"]) == (1, 2, True)
+    x = torch.rand(3, 1, 32, 5)
+    torch.testing.assert_close(model(x), torch.cat([model(row[None]) for row in x]))
+    torch.testing.assert_close(torch.from_numpy(model.predict(x.numpy())), model(x), atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_not_on_the_way_to_the_output_stops_nothing(tmp_path: Path) -> None:
@@ -120,6 +148,31 @@ def test_a_row_of_values_is_told_by_its_ending_its_name_and_its_width(
     model = built(path)
     assert (model.output.kind, model.output.classes) == (kind, width)
     assert model.output.told_by
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_are_all_of_one_sign_are_no_logits(tmp_path: Path, sign: int) -> None:
+    """Three opinions of a recording between one and five, as DNSMOS gives them."""
+    nodes = [node("MatMul", ["x", "w"], ["z"]), node("Add", ["z", "b"], ["y"])]
+    stored = {"w": 0.05 * weights(6, 3), "b": sign * np.array([2.5, 1.6, 1.5], np.float32)}
+    path = graph(nodes, [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 3])], stored, tmp_path / "model.onnx")
+    assert built(path).output.kind == "unknown"
+    x = np.random.default_rng(0).random((40, 6), np.float32)
+    labels = (x @ stored["w"] + stored["b"]).argmax(1)
+    assert built(path, Samples(x, labels, "s.npz", "0" * 64)).output.kind == "classifier"
+
+
+@pytest.mark.parametrize(("frames", "kind"), [("frames", "sequence"), (1, "unknown")])
+def test_features_of_every_frame_are_no_row_of_values(tmp_path: Path, frames: Any, kind: str) -> None:
+    """A spectrogram: of the shortest sound there is one frame."""
+    nodes = [
+        node("Unsqueeze", ["x", "one"], ["u"]), node("Conv", ["u", "k"], ["c"], kernel_shape=[32], strides=[32]),
+        node("Transpose", ["c"], ["t"], perm=[0, 2, 1]), node("Relu", ["t"], ["y"]),
+    ]  # fmt: skip
+    stored = {"k": weights(10, 1, 32), "one": np.array([1])}
+    path = graph(nodes, [value("x", FLOAT, ["N", "samples"])], [value("y", FLOAT, ["N", frames, 10])], stored, tmp_path / "model.onnx")
+    model = built(path)
+    assert (model.output.kind, model.output.classes) == (kind, 10)
 
 
 def test_labels_of_the_samples_decide(tmp_path: Path) -> None:
@@ -205,21 +258,95 @@ def test_surplus_coefficients_of_a_linear_classifier_are_not_used(tmp_path: Path
     assert model.describe()["parity"]["ok"]
 
 
-def test_decision_trees_run_forward_only_and_say_why(tmp_path: Path) -> None:
-    trees = node(
-        "TreeEnsembleClassifier", ["x"], ["label", "probabilities"], domain="ai.onnx.ml", post_transform="NONE",
-        classlabels_int64s=[0, 1, 2],
-        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[1, 0, 0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
-        nodes_values=[0.5, 0.0, 0.0], nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], nodes_missing_value_tracks_true=[0, 0, 0],
-        class_treeids=[0] * 6, class_nodeids=[1, 1, 1, 2, 2, 2], class_ids=[0, 1, 2] * 2, class_weights=[0.7, 0.2, 0.1, 0.1, 0.1, 0.8],
+def trees_graph(path: Path, node: Any, version: int, *, double: bool = False) -> Path:
+    """Three values to the last output of ``node``, which is of ``ai.onnx.ml`` in ``version``."""
+    element = TensorProto.DOUBLE if double else FLOAT
+    outputs = [value(name, INT64 if name == "label" else FLOAT, None) for name in node.output]
+    if node.op_type == "TreeEnsemble":
+        outputs = [value("y", element, None)]
+    made = helper.make_graph([node], "g", [value("x", element, ["N", 3])], outputs)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", version)]
+    path.write_bytes(helper.make_model(made, opset_imports=opsets, ir_version=10).SerializeToString())
+    return path
+
+
+STUMPS: dict[str, Any] = {
+    "nodes_treeids": [0, 0, 0, 1, 1, 1], "nodes_nodeids": [0, 1, 2] * 2, "nodes_featureids": [1, 0, 0, 2, 0, 0],
+    "nodes_truenodeids": [1, 0, 0] * 2, "nodes_falsenodeids": [2, 0, 0] * 2,
+}  # fmt: skip
+"""Two trees of one node each, which look at the second and the third value."""
+SPLITS, WEIGHTS = (0.125, -0.25), np.array([[1.0, 2.0], [30.0, 40.0]])
+COMPARED: dict[str, Any] = {
+    "LEQ": np.less_equal,
+    "LT": np.less,
+    "GTE": np.greater_equal,
+    "GT": np.greater,
+    "EQ": np.equal,
+    "NEQ": np.not_equal,
+}
+ROWS = np.array([[0, 0.125, -0.25], [0, 0.0, -0.5], [9, 0.5, 0.0], [9, 0.0, 0.0], [1, 0.125, -0.5]])
+
+
+@pytest.mark.parametrize("how", ["SUM", "AVERAGE", "MIN", "MAX"])
+@pytest.mark.parametrize("mode", COMPARED)
+@pytest.mark.parametrize("version", [1, 3, 5])
+def test_decision_trees_are_exact(tmp_path: Path, version: int, mode: str, how: str) -> None:
+    """Regressors with numbers in lists (1) and in tensors of doubles (3), and what took their place (5)."""
+    splits = [SPLITS[0], 0, 0, SPLITS[1], 0, 0]
+    flat = WEIGHTS.flatten().tolist()
+    given: dict[str, Any]
+    if version == 5:
+        given = {
+            "tree_roots": [0, 1], "nodes_featureids": [1, 2], "nodes_truenodeids": [0, 2], "nodes_falsenodeids": [1, 3],
+            "nodes_trueleafs": [1, 1], "nodes_falseleafs": [1, 1], "leaf_targetids": [0] * 4, "n_targets": 1,
+            "nodes_modes": numpy_helper.from_array(np.full(2, list(COMPARED).index(mode), np.uint8)),
+            "nodes_splits": numpy_helper.from_array(np.array(SPLITS)), "leaf_weights": numpy_helper.from_array(np.array(flat)),
+            "aggregate_function": ["AVERAGE", "SUM", "MIN", "MAX"].index(how),
+        }  # fmt: skip
+        made = node("TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", **given)
+    else:
+        numbers = {"nodes_values": splits, "target_weights": flat}
+        if version == 3:
+            numbers = {f"{name}_as_tensor": numpy_helper.from_array(np.array(listed, np.float64)) for name, listed in numbers.items()}
+        made = node(
+            "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", nodes_modes=[f"BRANCH_{mode}", "LEAF", "LEAF"] * 2, n_targets=1,
+            target_treeids=[0, 0, 1, 1], target_nodeids=[1, 2, 1, 2], target_ids=[0] * 4, aggregate_function=how, **numbers, **STUMPS,
+        )  # fmt: skip
+    model = built(trees_graph(tmp_path / "model.onnx", made, version, double=version > 1))
+    met = COMPARED[mode](ROWS[:, 1:], SPLITS)
+    votes = np.where(met, WEIGHTS[:, 0], WEIGHTS[:, 1])
+    wanted = {"SUM": votes.sum(1), "AVERAGE": votes.mean(1), "MIN": votes.min(1), "MAX": votes.max(1)}[how]
+    assert model(torch.from_numpy(ROWS).float()).flatten().tolist() == wanted.tolist()
+    assert model.output.kind == "regressor"
+    assert "decision trees" in model.describe()["forward_only"]
+
+
+@pytest.mark.parametrize("labels", [{"classlabels_int64s": [7, 9, 11]}, {"classlabels_strings": ["a", "b", "c"]}])
+@pytest.mark.parametrize("version", [1, 3])
+def test_votes_of_decision_trees_are_classes_whatever_they_are_called(tmp_path: Path, version: int, labels: dict[str, Any]) -> None:
+    votes = [0.75, -0.25, 1.5, -0.5]
+    numbers: dict[str, Any] = {"nodes_values": [SPLITS[0], 0, 0, SPLITS[1], 0, 0], "class_weights": votes}
+    if version == 3:
+        numbers = {f"{name}_as_tensor": numpy_helper.from_array(np.array(listed, np.float64)) for name, listed in numbers.items()}
+    made = node(
+        "TreeEnsembleClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"] * 2,
+        class_treeids=[0, 0, 1, 1], class_nodeids=[1, 2, 1, 2], class_ids=[0, 1, 2, 1], **numbers, **STUMPS, **labels,
     )  # fmt: skip
-    outputs = [value("label", INT64, ["N"]), value("probabilities", FLOAT, ["N", 3])]
-    model = built(graph([trees], [value("x", FLOAT, ["N", 2])], outputs, {}, tmp_path / "model.onnx", domains=["ai.onnx.ml"]))
-    assert "constant almost everywhere" in model.describe()["forward_only"]
-    x = torch.tensor([[0.0, 0.4], [0.0, 0.6], [1.0, 0.5]])
-    torch.testing.assert_close(model(x).softmax(1), torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.7, 0.2, 0.1]]))
+    path = trees_graph(tmp_path / "model.onnx", made, version, double=version > 1)
+    if "classlabels_strings" in labels:
+        import onnx
+
+        changed = onnx.load(path)
+        changed.graph.output[0].type.tensor_type.elem_type = STRING
+        path.write_bytes(changed.SerializeToString())
+    model = built(path)
+    assert (model.output.kind, model.output.classes) == ("classifier", 3)
+    assert model.output.labels == tuple(labels.get("classlabels_strings", ()))
+    met = ROWS[:, 1:] <= SPLITS
+    wanted = [[0.75 * a, -0.25 * (not a) - 0.5 * (not b), 1.5 * b] for a, b in met]
+    assert model(torch.from_numpy(ROWS).float()).tolist() == wanted
     with pytest.raises(Skip, match="decision trees"):
-        model(x.requires_grad_())
+        model(torch.zeros(1, 3).requires_grad_())
 
 
 def test_a_bare_array_is_not_needed_twice(tmp_path: Path) -> None:

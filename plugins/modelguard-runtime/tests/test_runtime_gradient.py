@@ -128,6 +128,25 @@ def test_a_model_whose_gradient_says_nothing_runs_forward_only(tmp_path: Path, b
         model.split(model.layers[0].name)
 
 
+class Alike(nn.Module):
+    """Classes that differ by rounding alone, as those of a network whose weights are all the same number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(64, 300, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        turned = [x.flatten(1).roll(turn, 1) @ self.weight.roll(turn, 0) for turn in range(5)]  # the same sum, in another order
+        return torch.cat([part.square().sum(1, keepdim=True) for part in turned], 1)
+
+
+def test_classes_that_differ_by_rounding_alone_do_not_move() -> None:
+    """Nothing foretells which way they round."""
+    model = runnable(Alike(), (1, 8, 8), 5)
+    check(model, None)  # type: ignore[arg-type]
+    assert "forward_only" not in model.describe()
+
+
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "vit"])
 def test_networks_keep_their_gradient(kind: Any) -> None:
     held_out = digits()[1]

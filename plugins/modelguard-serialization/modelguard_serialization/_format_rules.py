@@ -95,3 +95,4 @@ METADATA_CODE = Rule(
     "Training tools store their command line and configuration as text, which is not told.",
     cwe=506,
 )
+RULES = (KERAS_CODE, KERAS_CLASS, DANGEROUS_OP, CUSTOM_OP, CONFIGURED_CODE, OUTSIDE_FILE, NATIVE_MODEL, METADATA_CODE)

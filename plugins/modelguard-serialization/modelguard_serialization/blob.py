@@ -7,9 +7,14 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+
+from modelguard_serialization._pickle.recognise import runs
+
+START = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Blob:
     """Bytes to look at.
 
@@ -28,19 +33,34 @@ class Blob:
         """The path by which it is called: that of the innermost member, else the file's."""
         return self.members[-1] if self.members else self.file
 
+    @cached_property
+    def base(self) -> str:
+        """The last part of the name, in lower case."""
+        return self.name.rpartition("/")[2].lower()
+
+    @cached_property
+    def ending(self) -> str:
+        """The lower-case ending of the name with its dot; empty when there is none."""
+        return posixpath.splitext(self.base)[1]
+
+    @cached_property
+    def start(self) -> bytes:
+        """The first :data:`START` bytes."""
+        return bytes(self.data[:START])
+
+    @cached_property
+    def runs(self) -> bool:
+        """Whether an unpickler would import or call something in it before it meets an error, or read all of it."""
+        return runs(self.data)
+
     @property
     def place(self) -> str:
         """File and members in one string, as messages name it: ``model.pt!archive/data.pkl``."""
         return "!".join((self.file, *self.members))
 
-    @property
-    def ending(self) -> str:
-        """The lower-case ending of the name with its dot; empty when there is none."""
-        return posixpath.splitext(posixpath.basename(self.name).lower())[1]
-
     def head(self, size: int = 4096) -> bytes:
         """The first bytes, at most ``size``."""
-        return bytes(self.data[:size])
+        return self.start[:size] if size <= START else bytes(self.data[:size])
 
     def member(self, name: str, data: memoryview | bytes, offset: int | None = None) -> Blob:
         """A part of this one. ``offset`` counts from the beginning of this blob; None when ``data`` is not a stretch of it."""

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from modelguard import ArtifactError, ArtifactFile, Capability, DeadlineExceeded, Detector, Finding, ScanContext, Severity, Target
-from modelguard_serialization import limits
-from modelguard_serialization._readers import READERS
+from modelguard_serialization import _archive_rules, _format_rules, _onnx_rules, limits
+from modelguard_serialization._code import rules as _code_rules
+from modelguard_serialization._pickle import rules as _pickle_rules
+from modelguard_serialization._readers._table import recognising
+from modelguard_serialization._templates import rules as _template_rules
 from modelguard_serialization.blob import Blob, without_read_ahead
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
-RULES = tuple(sorted({rule.id: rule for reader in READERS for rule in reader.rules}.values(), key=lambda rule: rule.id))
+_PARTS = (_archive_rules, _code_rules, _format_rules, _onnx_rules, _pickle_rules, _template_rules)
+RULES = tuple(sorted((rule for part in _PARTS for rule in part.RULES), key=lambda rule: rule.id))
 _SEVERITY = {rule.id: rule.severity for rule in RULES}
 
 
@@ -76,7 +80,7 @@ def _look_through(file: ArtifactFile, look: Look) -> list[Reader]:
 
 def _read(blob: Blob, look: Look) -> list[Reader]:
     with without_read_ahead(blob.data):
-        by = [reader for reader in READERS if reader.recognise(blob)]
+        by = recognising(blob)
     for reader in by:
         try:
             reader.read(blob, look)

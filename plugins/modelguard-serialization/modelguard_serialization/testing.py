@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modelguard import Artifact, ArtifactFile
+from modelguard_serialization._readers._table import every, recognising
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.detector import _look_through
 from modelguard_serialization.reader import Look, NotReadError, Reader
@@ -41,3 +42,13 @@ def read_alone(reader: Reader, data: bytes, name: str = "model") -> Look | None:
     with contextlib.suppress(NotReadError):
         reader.read(blob, look)
     return look
+
+
+def asking_all(blob: Blob) -> list[Reader]:
+    """The readers that recognise ``blob``, of all. Raises AssertionError where the first look keeps one of them from being asked."""
+    found = [reader for reader in every() if reader.recognise(blob)] if len(blob.data) else []
+    chosen = recognising(blob)
+    if chosen != found:
+        what = [[reader.what for reader in readers] for readers in (found, chosen)]
+        raise AssertionError(f"{blob.place!r}, which begins {blob.start[:64]!r}, is recognised as {what[0]}, of which are asked {what[1]}")
+    return found

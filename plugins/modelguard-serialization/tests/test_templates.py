@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from modelguard_serialization._readers.templates import RULES
 from modelguard_serialization._templates import parse
+from modelguard_serialization._templates.rules import RULES
 from modelguard_serialization.testing import look_through
 
 from modelguard import Finding, Severity

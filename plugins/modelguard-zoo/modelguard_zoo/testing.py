@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import pickle
 import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from modelguard import DeadlineExceeded, ScanContext, Target
 from modelguard.testing.checkpoints import open_target
 from modelguard_zoo._build import Built, build_model
 from modelguard_zoo._spec import Spec, pairs
+from modelguard_zoo.edits import LanguageModel, train_lm
 
 KEPT_SECONDS = 7 * 24 * 3600
 """How much older than the present models those of other code must be to be thrown away."""
@@ -79,13 +81,35 @@ def built(zoo_folder: Path) -> Callable[..., Built]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def target(built: Callable[..., Built]) -> Callable[..., Target]:
-    """As ``built``, opened as the scanner opens it, with the samples that go with the model."""
+    """As ``built``, opened as the scanner opens it, with the samples that go with the model.
+
+    The tests of a module share one target a model, and so what its detectors searched for; ``replace(target, _cache={})`` shares nothing.
+    """
+    opened: dict[Path, Target] = {}
 
     def make(*args: Any, **options: Any) -> Target:
         folder = built(*args, **options).path
-        return open_target(folder, samples=folder / "samples.npz")
+        if folder not in opened:
+            opened[folder] = open_target(folder, samples=folder / "samples.npz")
+        return opened[folder]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def language_model(zoo_folder: Path) -> Callable[..., LanguageModel]:
+    """``language_model(seed, **options)``: what :func:`modelguard_zoo.edits.train_lm` makes of them, kept as the zoo's models are."""
+
+    def make(seed: int, **options: int) -> LanguageModel:
+        torch.set_num_threads(1)
+        path = zoo_folder / f"lm-{seed}{''.join(f'-{name}-{value}' for name, value in sorted(options.items()))}.pickle"
+        with locked(path.with_suffix(".lock")):
+            if not path.exists():
+                path.with_suffix(".new").write_bytes(pickle.dumps(train_lm(seed, **options)))
+                path.with_suffix(".new").replace(path)
+        return cast(LanguageModel, pickle.loads(path.read_bytes()))  # noqa: S301 - written by these tests
 
     return make
 

@@ -77,6 +77,15 @@ def test_the_checkpoint_is_called_what_its_index_is(index: str, stem: str, tmp_p
     assert names(write(tmp_path, {"a.safetensors": {"a": 1}, "b.safetensors": {"b": 2}}, index=index)) == [stem]
 
 
+def test_a_single_file_that_an_index_names_is_the_model_whatever_it_is_called(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"w": one(5)})
+    target = write(tmp_path, {"weights.safetensors": {"w": 1}})
+    assert (names(target), told(target)) == (["a", "model"], [])
+    build, _ = model_builder(target.artifact, target.checkpoints, None, ModelOptions(), [AnyFactory()])
+    assert build is not None
+    assert str(build()) == "model"
+
+
 def test_what_an_index_names_beside_a_whole_file_does_not_take_its_name(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"a": one(3)})
     target = write(tmp_path, {"x.safetensors": {"a": 1}, "y.safetensors": {"b": 2}})

@@ -54,6 +54,11 @@ def build(request: BuildRequest) -> TorchModel:
         return _differentiable(graph)
     except UnsupportedError as reason:
         return _forward_only(_Graph.of(request), str(reason))
+    except ModelError as error:
+        if error.thing != "onnxruntime":
+            raise
+        # It may insist on a batch of one where ours does not (an initial state that was exported for one).
+        return _differentiable(_Graph.of(request), 1)
 
 
 @dataclass
@@ -161,9 +166,10 @@ def _pad(config: Mapping[str, Any]) -> int | None:
     return pad if isinstance(pad, int) else None
 
 
-def _differentiable(graph: _Graph) -> TorchModel:
+def _differentiable(graph: _Graph, fixed: int | None = None) -> TorchModel:
+    """``fixed`` is the number of inputs to be taken at once, None for any."""
     imported = import_graph(graph.file.model, graph.file.weight)
-    settled = settle(graph, _on_torch(imported), imported.batch)
+    settled = settle(graph, _on_torch(imported), imported.batch or fixed)
     if settled.edited:
         imported = import_graph(graph.file.model, graph.file.weight)
     batch = imported.batch or settled.batch

@@ -28,7 +28,7 @@ Size = int | tuple[int]
 
 def complete(model: onnx.ModelProto, roles: Roles, inputs: Sequence[GraphInput], pad: int | None) -> None:
     """Compute every input but the data inside the graph, in place; the data is then its only input."""
-    maker = _Maker(model, roles.data)
+    maker = _Maker(model, roles, inputs)
     for info in inputs:
         if info.name in roles.fills:
             maker.fill(info, roles.fills[info.name], pad)
@@ -44,8 +44,11 @@ def complete(model: onnx.ModelProto, roles: Roles, inputs: Sequence[GraphInput],
 class _Maker:
     """Writes the nodes that make inputs of the data."""
 
-    def __init__(self, model: onnx.ModelProto, data: GraphInput) -> None:
-        self.data, self.nodes = data, list[onnx.NodeProto]()
+    def __init__(self, model: onnx.ModelProto, roles: Roles, inputs: Sequence[GraphInput]) -> None:
+        self.data, self.nodes = roles.data, list[onnx.NodeProto]()
+        given = [info.shape or () for info in inputs if info.name in roles.fills and roles.fills[info.name].what in ("state", "number")]
+        # The length of what is given beside the data (the memory of a decoder, and its mask) is its own, and one where it is free.
+        self._elsewhere = {dim for shape in given for dim in shape if isinstance(dim, str)} - set(roles.data.shape or ())
         self._initializers = model.graph.initializer
         self._opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         self._prefix = new_prefix(model, "given")
@@ -102,6 +105,8 @@ class _Maker:
                 sizes.append(sized)
             elif isinstance(dim, str) and dim in data[1:]:
                 sizes.append((data.index(dim, 1),))
+            elif dim in self._elsewhere and axis:
+                sizes.append(1)
             elif fill.what == "past":
                 sizes.append(0)
             elif fill.what in ("mask", "positions") and axis == len(shape) - 1 and len(data) > 1:

@@ -17,10 +17,6 @@ NUMPY_DTYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float64", TensorProto.UINT8: "uint8",
     TensorProto.INT8: "int8", TensorProto.INT32: "int32", TensorProto.INT64: "int64",
 }  # fmt: skip
-USUAL_IMAGES = ((224, 224), (48, 320), (32, 320), (64, 256), (256, 256), (320, 320), (416, 416), (512, 512), (640, 640))
-"""Height and width of what image models are usually given, tried where a graph leaves them free and does not run on smaller ones."""
-USUAL_LENGTHS = (128, 512, 576, 1024, 1536, 3000, 16000, 32000, 48000)
-"""Steps of a sequence, likewise: frames of features, or 32 ms to 3 s of sound."""
 
 
 def add_batch(model: onnx.ModelProto, data: GraphInput) -> GraphInput:

@@ -49,6 +49,7 @@ _PLAIN = (
     "DequantizeLinear",
     "QuantizeLinear",
     "Mul",
+    "Normalizer",
 )
 """Operators that leave it to those before them what the output is; a product scales logits."""
 _LINEAR = (
@@ -63,7 +64,6 @@ _LINEAR = (
     "MatMulInteger",
     "ConvInteger",
     "MatMulNBits",
-    "LinearClassifier",
     "Einsum",
 )
 _WIDTHS = frozenset((64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576, 640, 768, 960, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096))
@@ -111,6 +111,8 @@ def kind_of(
         return _of_positions(model, head, seen, shape)
     if (moves := head.shape) is not None and len(moves) == 2 and isinstance(moves[1], str) and "seq" in moves[1].lower():
         return "sequence", "the name of its dimension"
+    if width > 1 and _grows(head, seen):
+        return "sequence", "a free dimension beside its values"
     return _of_row(model, head, seen.values.reshape(len(seen.values), width), names)
 
 
@@ -134,6 +136,15 @@ def _said(config: Mapping[str, Any], metadata: Mapping[str, str]) -> tuple[Kind,
     }
     task = metadata.get("task", "")
     return (tasks[task], "ONNX metadata") if task in tasks else None
+
+
+def _grows(head: Head, seen: Seen) -> bool:
+    """Whether the output has an axis of which there is one in what was seen, and as many as a longer input has."""
+    declared, found = head.shape or (), seen.values.shape
+    picture = seen.input.kind == "image" and seen.input.layout in ("NCHW", "NHWC")
+    free = any(size < 0 for size in seen.input.shape)
+    pairs = zip(declared[1:], found[1:], strict=True) if len(declared) == len(found) else ()
+    return free and not picture and any(isinstance(dim, str) and size == 1 for dim, size in pairs)
 
 
 def _labelled(samples: Samples, width: int) -> bool:
@@ -195,6 +206,8 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
         return "classifier", "a softmax"
     if names:
         return "classifier", "the names of its classes"
+    if ending.endswith("Classifier"):
+        return "classifier", f"it ends in {ending}"
     if width == 1:
         within = bool(((values >= 0) & (values <= 1)).all())
         return ("classifier", PROBABILITY) if within and _behind_sigmoid(model) else ("regressor", "one value")
@@ -210,9 +223,18 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
         return "regressor", f"it ends in {ending}"
     if width in _WIDTHS:
         return "unknown", f"it has {width} values and no names of classes: classes, or an embedding"
+    if ending == "linear" and width > 2 and _opinions(values):
+        return "unknown", "its values are of one sign and one magnitude, which logits are not"
     if ending == "linear":
         return "classifier", "one linear layer at the end"
     return "unknown", f"it ends in {ending}"
+
+
+def _opinions(values: npt.NDArray[Any]) -> bool:
+    """Whether all values lie on one side of zero, none nearer to it than a quarter of the farthest: several scores, not logits, of which
+    training by cross-entropy moves some up as far as others down."""
+    sizes = np.abs(values)
+    return bool(((values > 0).all() or (values < 0).all()) and sizes.min() > sizes.max() / 4)
 
 
 def _softmax(values: npt.NDArray[Any]) -> bool:

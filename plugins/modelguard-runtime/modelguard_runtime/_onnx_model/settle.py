@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,10 +12,12 @@ from modelguard import InputSpec, ModelError, Skip
 from modelguard_runtime._domain import Domain
 from modelguard_runtime._failures import one_line, raise_if_out_of_memory
 from modelguard_runtime._onnx_model.head import pool, unsqueeze
-from modelguard_runtime._onnx_model.inputs import USUAL_IMAGES, USUAL_LENGTHS, batch_first
+from modelguard_runtime._onnx_model.inputs import batch_first
+from modelguard_runtime._onnx_model.sizes import shapes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import onnx
 
     from modelguard_runtime._onnx_model.file import OnnxFile
     from modelguard_runtime._onnx_model.take import Taken
@@ -56,9 +58,11 @@ def settle(graph: Graph, run: Run, fixed: int | None) -> Settled:
     :class:`~modelguard.Skip` where it leaves sizes free and runs on no usual one, or where the batch is nowhere.
     """
     count = fixed or PROBED
-    graph.input, values, batch = _first_that_runs(graph.input, run, count, fixed)
+    graph.input, values, batch = _first_that_runs(graph.file.model, graph.input, run, count, fixed)
     size = tuple(Domain(graph.input).sizes())
     axis = _batch_axis(values, batch or count)
+    if axis == 0 and batch is None and np.asarray(run(_blank(graph.input, 1))).ndim < values.ndim:
+        batch, values = 2, values[:2]  # a Squeeze of every axis of size one takes the batch off a single input
     if axis is None and batch is None:
         batch, values = 1, run(_blank(graph.input, 1))  # it pretends to be free
         axis = _batch_axis(values, 1)
@@ -81,10 +85,12 @@ def _batch_axis(values: npt.NDArray[Any], count: int) -> int | None:
     return next((axis for axis, size in enumerate(values.shape) if size == count), None)
 
 
-def _first_that_runs(spec: InputSpec, run: Run, count: int, fixed: int | None) -> tuple[InputSpec, npt.NDArray[Any], int | None]:
+def _first_that_runs(
+    model: onnx.ModelProto, spec: InputSpec, run: Run, count: int, fixed: int | None
+) -> tuple[InputSpec, npt.NDArray[Any], int | None]:
     """The input with sizes the graph runs on, what it returned, and the batch: one where it runs on no more."""
     failure: Exception | None = None
-    for tried in _sizes(spec):
+    for tried in shapes(model, spec):
         for batch in (fixed,) if fixed else (None, 1):
             try:
                 values = np.asarray(run(_blank(tried, batch or count)))
@@ -99,27 +105,11 @@ def _first_that_runs(spec: InputSpec, run: Run, count: int, fixed: int | None) -
     shape = "x".join("?" if size < 0 else str(size) for size in spec.shape)
     cause = f"{failure.thing} {failure.cause}" if isinstance(failure, ModelError) else one_line(failure)
     if any(size < 0 for size in spec.shape):
-        raise Skip(f"the model runs on {spec.kind} inputs of shape {shape}, and on none of the usual sizes: {cause}; say --input shape=...")
+        said = f"the model runs on {spec.kind} inputs of shape {shape}, and on no size that its constants tell or that is usual"
+        raise Skip(f"{said}: {cause}; say --input shape=...")
     raise ModelError("model", f"does not run on {spec.kind} inputs of shape {shape}: {cause}", "say --input shape=...")
 
 
 def _blank(spec: InputSpec, count: int) -> npt.NDArray[Any]:
     domain = Domain(spec)
     return domain.array(domain.random(count, seed=0))
-
-
-def _sizes(spec: InputSpec) -> Iterator[InputSpec]:
-    """The input as it is, then with each usual size of what it leaves free."""
-    yield spec
-    free = [axis for axis, size in enumerate(spec.shape) if size < 0]
-    said = {**spec.source, "shape": f"{spec.source.get('shape', '')}, the first usual size it runs on"}
-    if not free:
-        return
-    if spec.kind == "image" and spec.layout != "NHW":
-        for usual in USUAL_IMAGES:
-            wanted = (spec.shape[0], *usual) if spec.shape[0] > 0 else (3, *usual)
-            if all(have < 0 or have == want for have, want in zip(spec.shape, wanted, strict=True)):
-                yield replace(spec, shape=wanted, source=said)
-    elif spec.kind != "text":
-        for length in USUAL_LENGTHS:
-            yield replace(spec, shape=tuple(length if size < 0 else size for size in spec.shape), source=said)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
+
+from modelguard_serialization._search import holds, places
 
 _ELF_MACHINES = {
     3: "x86",
@@ -39,7 +40,7 @@ def program(data: memoryview) -> str | None:
     return _small(head)
 
 
-_MAGICS = (
+MAGICS = (
     (b"dex\n0", "a program for Android (DEX)"),
     (b"!<arch>\n", "an archive of object files or a Debian package (ar)"),
     (b"BC\xc0\xde", "bit code of LLVM"),
@@ -63,7 +64,7 @@ def _small(head: bytes) -> str | None:
         return "compiled Python"  # the flags of PEP 552, then a code object
     if head[:4] == b"\x03\xf3\r\n" and head[8:9] == b"c":
         return "compiled Python 2"
-    return next((name for magic, name in _MAGICS if head.startswith(magic)), None)
+    return next((name for magic, name in MAGICS if head.startswith(magic)), None)
 
 
 def _elf(head: bytes) -> str | None:
@@ -95,19 +96,25 @@ def _pe(header: bytes) -> bool:
     return machine in _PE_MACHINES and 0 < sections <= 96 and optional < 1024 and (magic in (0x10B, 0x20B) or optional == 0)
 
 
-_INSIDE = re.compile(rb"\x7fELF[\x01\x02][\x01\x02]\x01|PE\0\0|\xfe\xed\xfa[\xce\xcf]|[\xce\xcf]\xfa\xed\xfe")
+_INSIDE = (b"\x7fELF", b"PE\0\0", b"\xfe\xed\xfa", b"\xfa\xed\xfe")
+"""What is in every header: that of Mach-O is there in both orders of bytes, the one without its first and the other without its last."""
+
+
+def suspected(data: memoryview) -> bool:
+    """Whether anything in the bytes may be such a header. Fast."""
+    return holds(data, *_INSIDE)
 
 
 def inside(data: memoryview) -> Iterator[tuple[int, str]]:
     """(where, what) of the first valid headers of programs after the beginning. Headers, not magics: by chance none is there."""
     found = 0
-    for hit in _INSIDE.finditer(data):
-        at: int | None = hit.start()
-        if hit[0] == b"PE\0\0":
-            at = _before(data, hit.start())
+    for place in places(data, *_INSIDE):
+        at: int | None = place - 1 if data[place] == 0xFA and place else place
+        head = bytes(data[at : place + 64])
+        if head.startswith(b"PE\0\0"):
+            at = _before(data, place)
             what = "a program or library of Windows (PE)" if at else None
         else:
-            head = bytes(data[hit.start() : hit.start() + 64])
             what = _elf(head) or _mach(head)
         if what and at:
             yield at, what

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modelguard import ArtifactError, ArtifactFile, Checkpoint, FormatError, FormatProblem, LimitError, TensorInfo, numpy_dtype
 from modelguard_serialization import limits
 from modelguard_serialization._formats.torch_objects import Found, Tensor, find_tensors
-from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine
+from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, compact
 from modelguard_serialization._pickle.opcodes import run
 from modelguard_serialization._pickle.storages import WIDTHS
 from modelguard_serialization._pickle.values import Value
@@ -141,7 +141,7 @@ def _swapped(view: memoryview, dtype: str) -> memoryview:
 
 def load(path: str, data: memoryview, at: int = 0) -> tuple[Value, Machine]:
     """What the pickle at ``at`` stands for, and the machine that read it. Raises :class:`FormatError`."""
-    machine = Machine(data, at, Deaf(), lambda: None)
+    machine = Machine(compact(data), at, Deaf(), lambda: None)
     machine.most = limits.TORCH_OPCODES
     try:
         return run(machine), machine

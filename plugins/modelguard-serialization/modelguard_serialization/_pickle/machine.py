@@ -18,6 +18,9 @@ from modelguard_serialization._pickle.values import Call, Global, Persistent, Un
 LOOKED_THROUGH = 32
 """Characters from which on a text is looked through for what is hidden in it."""
 
+_SHORT = 1 << 20
+"""Bytes of a pickle that is copied before it is run."""
+
 
 class BrokenError(Exception):
     """Every unpickler stops at this place; the text says why."""
@@ -64,6 +67,9 @@ class Machine:
 
     def __init__(self, data: memoryview, at: int, watch: Watch, check: Callable[[], None], fork: Machine | None = None) -> None:
         self.data = data
+        whole = data.obj
+        self.raw: bytes | memoryview = whole if type(whole) is bytes and len(whole) == len(data) else data
+        """The same bytes, to be looked at one by one, which a view is slow at (:func:`compact`)."""
         self.at = at
         self.start = at
         self.watch = watch
@@ -96,6 +102,9 @@ class Machine:
     def line(self) -> bytes:
         """An argument that ends with its line, without the line feed; empty with :attr:`at` past it when it is too long to follow."""
         begin, step = self.at, 256
+        if type(self.raw) is bytes and (end := self.raw.find(b"\n", begin, begin + step)) >= 0:
+            self.at = end + 1
+            return self.raw[begin:end]
         while True:
             block = bytes(self.data[begin : begin + step])
             if (end := block.find(b"\n")) >= 0:
@@ -155,6 +164,11 @@ class Machine:
         if size > 8:
             self.watch.literal(view, self.at - size)
         self.stack.append(view)
+
+
+def compact(data: memoryview) -> memoryview:
+    """``data``, in memory of its own where it is short."""
+    return memoryview(bytes(data)) if len(data) <= _SHORT and not isinstance(data.obj, bytes) else data
 
 
 class Deaf(Watch):

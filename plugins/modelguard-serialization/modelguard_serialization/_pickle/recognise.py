@@ -8,7 +8,7 @@ from typing import IO, cast
 
 from modelguard import runs_as_pickle
 
-_HEADER = re.compile(rb"\x80[\x02-\x05][\x95\x8a}\](cX\x8c.\x4e\x4b\x28]")
+HEADER = re.compile(rb"\x80[\x02-\x05][\x95\x8a}\](cX\x8c.\x4e\x4b\x28]")
 MAGIC = 0x1950A86A20F9469CFC6C
 """The number a legacy torch file begins with (``torch/serialization.py``)."""
 _LEGACY = re.compile(rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a" + re.escape(MAGIC.to_bytes(10, "little")) + rb"(?:\x94|q.)?\.", re.DOTALL)
@@ -56,7 +56,7 @@ def runs(data: memoryview | bytes) -> bool:
 
 def is_pickle(data: memoryview | bytes) -> bool:
     """Whether it begins as picklers begin, or runs."""
-    return _HEADER.match(bytes(data[:3])) is not None or runs(data)
+    return HEADER.match(bytes(data[:3])) is not None or runs(data)
 
 
 def is_legacy_torch(data: memoryview) -> bool:

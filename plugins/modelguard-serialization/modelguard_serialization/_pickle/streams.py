@@ -9,7 +9,7 @@ from pickletools import opcodes
 from modelguard_serialization import limits
 from modelguard_serialization._pickle.arrays import is_wrapper, place
 from modelguard_serialization._pickle.judge import Judge
-from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, Watch
+from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, Watch, compact
 from modelguard_serialization._pickle.opcodes import run
 from modelguard_serialization._pickle.recognise import is_pickle
 from modelguard_serialization._pickle.rules import BROKEN
@@ -26,6 +26,7 @@ class Streams:
 
     def __init__(self, blob: Blob, look: Look, at: int = 0) -> None:
         self.blob = blob
+        self._data = compact(blob.data)
         self.look = look
         self.at = at
         self.judge = Judge(blob, look)
@@ -37,7 +38,7 @@ class Streams:
 
     def next(self) -> Value:
         """The value of the next pickle; None where it breaks off. What it does goes to the judge."""
-        machine = Machine(self.blob.data, self.at, self.judge, self.look.check)
+        machine = Machine(self._data, self.at, self.judge, self.look.check)
         machine.after_build = self._after_build
         value = self._run(machine)
         self.persistents += machine.persistents
@@ -72,7 +73,7 @@ class Streams:
         if is_pickle(self.blob.data[self.at :]) or _BEGINS.match(bytes(self.blob.data[self.at : self.at + 3])):
             return True
         try:
-            run(Machine(self.blob.data, self.at, Deaf(), self.look.check))
+            run(Machine(self._data, self.at, Deaf(), self.look.check))
         except BrokenError as error:
             return error.limit
         return True
@@ -104,7 +105,7 @@ class Streams:
             self.judge.odd("an array of joblib's inside a frame, where loaders disagree on what follows", machine.at)
             self._stop("an array of joblib's lies inside a frame")
             return
-        found, data, begin = place(state), self.blob.data, machine.at
+        found, data, begin = place(state), self._data, machine.at
         if found is None:
             self._stop(f"the array of joblib's at {begin} does not say how long it is")
             return
@@ -130,7 +131,7 @@ class Streams:
         machine.at = end
 
     def _as_opcodes(self, machine: Machine) -> None:
-        other = Machine(self.blob.data, machine.at, _Named(self.judge), self.look.check, fork=machine)
+        other = Machine(self._data, machine.at, _Named(self.judge), self.look.check, fork=machine)
         other.opcodes += len(other.stack) + sum(map(len, other.metastack))  # copying them takes time too
         with suppress(BrokenError):
             run(other)

@@ -12,12 +12,12 @@ from modelguard import Artifact, ArtifactError, Severity
 from modelguard_serialization import limits
 from modelguard_serialization._code import dangers, judge, python, rules, shell, source
 from modelguard_serialization._code.program import Program
+from modelguard_serialization._file_names import PYTHON
 from modelguard_serialization._readers.torchscript import is_torchscript
 from modelguard_serialization._words import words
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
-_PYTHON = words(".py .pyw .pyi .py3")
 _SHEBANG = re.compile(rb"#![^\n]{0,200}\bpython")
 _ALWAYS_IMPORTED = words("__init__.py sitecustomize.py usercustomize.py conftest.py handler.py setup.py pipeline.py model.py inference.py")
 _DOES = re.compile(rb"\b(?:os\.system|os\.popen|subprocess\.\w{1,20}|exec|eval|__import__|socket\.socket)(?=[ \t]*\()")
@@ -56,7 +56,7 @@ class PythonReader(Reader):
             return re.match(rb"(?:\xef\xbb\xbf)?(?:[^\0\n]{0,300}\n){0,20}import[ \t]", blob.head(8192)) is not None
         if is_torchscript(blob):
             return False  # nobody imports it, and its reader knows what it can do
-        return blob.ending in _PYTHON or bool(_SHEBANG.match(blob.head(256)))
+        return blob.ending in PYTHON or bool(_SHEBANG.match(blob.head(256)))
 
     def read(self, blob: Blob, look: Look) -> None:
         if (module := _stands_for(blob)) is not None:

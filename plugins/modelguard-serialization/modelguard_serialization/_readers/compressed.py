@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import partial
 
 from modelguard import Severity
+from modelguard_serialization._archive_rules import ESCAPE, RULES, TRICK
 from modelguard_serialization._names import escapes, shown
-from modelguard_serialization._readers._archive import ESCAPE, RULES, TRICK, put, within
+from modelguard_serialization._readers._archive import put, within
 from modelguard_serialization._text import begins_as_text
 from modelguard_serialization._unpack import Decompressor, Unpacked, bzip2, deflate, unpack, xz, zlibbed, zstd
 from modelguard_serialization.blob import Blob

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelguard_serialization._pickle.legacy import read_legacy
-from modelguard_serialization._pickle.recognise import is_legacy_torch, is_pickle, runs
+from modelguard_serialization._pickle.recognise import HEADER, is_legacy_torch
 from modelguard_serialization._pickle.rules import RULES
 from modelguard_serialization._pickle.streams import Streams
 from modelguard_serialization.blob import Blob
@@ -19,7 +19,7 @@ class PickleReader(Reader):
         if is_legacy_torch(blob.data):
             return False
         # In tensors, which are members without an ending, any bytes may come first by chance; elsewhere what begins like a pickle is one.
-        return is_pickle(blob.data) if blob.ending or not blob.members else runs(blob.data)
+        return ((bool(blob.ending) or not blob.members) and HEADER.match(blob.start) is not None) or blob.runs
 
     def read(self, blob: Blob, look: Look) -> None:
         Streams(blob, look).rest()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 
 from modelguard import kind_of
-from modelguard_serialization._readers._archive import POLYGLOT, put
+from modelguard_serialization._archive_rules import POLYGLOT
+from modelguard_serialization._readers._archive import put
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 

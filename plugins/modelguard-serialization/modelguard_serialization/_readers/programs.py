@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._code import programs, rules, shell
+from modelguard_serialization._file_names import PROGRAMS, SHORTCUTS
 from modelguard_serialization._words import words
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, Reader
 
-_ENDINGS = words(".exe .dll .pyd .pyc .pyo .com .scr .msi .ocx .cpl .dylib")
 _WEAK_ENDINGS = words(".so .sys .drv .elf .ko .o .a .lib .class .wasm .node .bundle .dex .bc .cubin")
 """What other files are called too, so that text under them is none."""
 
@@ -24,11 +23,7 @@ class ProgramReader(Reader):
     rules = (rules.PROGRAM,)
 
     def recognise(self, blob: Blob) -> bool:
-        return (
-            programs.program(blob.data) is not None
-            or blob.ending in _ENDINGS
-            or bool(re.search(r"\.so\.\d", posixpath.basename(blob.name)))
-        )
+        return programs.program(blob.data) is not None or blob.ending in PROGRAMS or bool(re.search(r"\.so\.\d", blob.base))
 
     def read(self, blob: Blob, look: Look) -> None:
         what = programs.program(blob.data)
@@ -63,9 +58,7 @@ class ShortcutReader(Reader):
     def recognise(self, blob: Blob) -> bool:
         head = blob.head(64)
         link = head.startswith(b"\x4c\0\0\0\x01\x14\x02\0\0\0\0\0\xc0\0\0\0\0\0\0\x46")
-        return (
-            link or blob.ending in (".lnk", ".desktop", ".url", ".webloc") or head.lstrip()[:15] in (b"[Desktop Entry]", b"[InternetShortc")
-        )
+        return link or blob.ending in SHORTCUTS or head.lstrip()[:15] in (b"[Desktop Entry]", b"[InternetShortc")
 
     def read(self, blob: Blob, look: Look) -> None:
         text = str(blob.data[: limits.FOLDED_CODE], "utf-8", "replace")

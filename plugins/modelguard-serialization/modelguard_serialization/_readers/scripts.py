@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._code import installs, rules, shell
-from modelguard_serialization._words import words
+from modelguard_serialization._file_names import LANGUAGES, PACKAGES, SHELL, SHELL_NAMES
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
-_SHELL = words(".sh .bash .zsh .ksh .fish .bat .cmd .ps1 .psm1 .command .slurm .sbatch .mk .make")
-_SHELL_NAMES = re.compile(
-    r"(?:gnu)?makefile|(?:\w+\.)?dockerfile(?:\.\w+)?|containerfile|jenkinsfile|procfile|justfile|vagrantfile|\.envrc|\.bashrc|\.profile"
-    r"|crontab|"
-    r"cmakelists\.txt|meson\.build|\.gitlab-ci\.yml|\.pre-commit-config\.yaml|docker-compose[\w.-]*\.ya?ml|cog\.yaml"
-)
 _SHEBANG = re.compile(rb"#!\s*\S*/(?:env\s+(?:-\S+\s+)*)?(?:ba|z|da|k|a|c|tc|fi)?sh\b")
 _OTHER_SHEBANG = re.compile(rb"#!\s*/\S+")
-_LANGUAGES = {
-    "JavaScript": ".js .mjs .cjs .jsx .ts .tsx .vue .svelte",
-    "Cython": ".pyx .pxd .pxi",
-    "C or C++": ".c .cc .cpp .cxx .h .hh .hpp .hxx .m .mm .ino",
-    "CUDA or a language of shaders": ".cu .cuh .cl .metal .glsl .hlsl .wgsl .comp .ptx",
-    "Java or a language on its machine": ".java .kt .kts .scala .groovy .gradle .clj",
-    "PHP": ".php .phtml .php5 .phar",
-    "Ruby": ".rb .gemspec .rake",
-    "Perl": ".pl .pm",
-    "Lua": ".lua",
-    "Go": ".go",
-    "Rust": ".rs",
-    "C#": ".cs .csx .fs",
-    "Swift": ".swift",
-    "R": ".r .rmd",
-    "Julia": ".jl",
-    "a script of Windows": ".vbs .vbe .jse .wsf .wsh .hta .sct .scf .reg .inf .msh .psc1",
-    "AppleScript": ".scpt .applescript",
-    "WebAssembly text": ".wat",
-    "Tcl": ".tcl",
-    "Lisp": ".el .lisp .scm .rkt",
-    "Haskell or ML": ".hs .ml .mli",
-    "Zig, Nim, D or Mojo": ".zig .nim .d .mojo",
-    "assembly": ".s .asm",
-}
-_BY_ENDING = {ending: name for name, endings in _LANGUAGES.items() for ending in endings.split()}
 _HOSTILE = re.compile(
     r"\beval\s*\(\s*(?:atob|base64_decode|gzinflate|str_rot13|unescape|Buffer\.from)\s*\(|\b(?:system|exec|shell_exec|passthru|assert"
     r"|popen)\s*\(\s*\$_"
@@ -62,9 +29,8 @@ class ScriptReader(Reader):
     rules = (rules.CODE, rules.INSTALL)
 
     def recognise(self, blob: Blob) -> bool:
-        name = posixpath.basename(blob.name).lower()
         workflow = ".github/workflows/" in blob.name and blob.ending in (".yml", ".yaml")
-        return blob.ending in _SHELL or bool(_SHELL_NAMES.fullmatch(name)) or workflow or bool(_SHEBANG.match(blob.head(256)))
+        return blob.ending in SHELL or bool(SHELL_NAMES.fullmatch(blob.base)) or workflow or bool(_SHEBANG.match(blob.head(256)))
 
     def read(self, blob: Blob, look: Look) -> None:
         text = _text(blob, "a script")
@@ -87,25 +53,17 @@ class RequirementsReader(Reader):
     rules = (rules.INSTALL,)
 
     def recognise(self, blob: Blob) -> bool:
-        name = posixpath.basename(blob.name).lower()
-        named = re.fullmatch(
-            r"(?:[\w.-]*(?:requirements?|constraints?)[\w.-]*\.(?:txt|in|pip))|pyproject\.toml|setup\.cfg|pipfile|pip\.(?:conf|ini)"
-            r"|uv\.toml"
-            r"|(?:[\w.-]*environment[\w.-]*|conda[\w.-]*)\.ya?ml|package\.json|\.npmrc|\.condarc",
-            name,
-        )
-        return named is not None or (blob.ending == ".txt" and "requirements/" in blob.name.lower())
+        return PACKAGES.fullmatch(blob.base) is not None or (blob.ending == ".txt" and "requirements/" in blob.name.lower())
 
     def read(self, blob: Blob, look: Look) -> None:
         text = _text(blob, "a list of packages")
-        name = posixpath.basename(blob.name).lower()
-        if name == "package.json":
+        if blob.base == "package.json":
             try:
                 found = list(installs.package_json(text))
             except (ValueError, RecursionError) as error:
                 raise NotReadError("is no JSON that can be parsed") from error
         else:
-            if name in ("pyproject.toml", "setup.cfg"):
+            if blob.base in ("pyproject.toml", "setup.cfg"):
                 text = _without_links(text)
             found = list(installs.requirements(text))
         for fetch in found:
@@ -135,10 +93,10 @@ class OtherCodeReader(Reader):
             return False
         other = blob.ending in ("", ".cgi", ".run", ".bin") and _OTHER_SHEBANG.match(head) and not _SHEBANG.match(head)
         other = other and b"python" not in head.split(b"\n", 1)[0]
-        return blob.ending in _BY_ENDING or bool(other) or head.lstrip()[:5].lower() == b"<?php"
+        return blob.ending in LANGUAGES or bool(other) or head.lstrip()[:5].lower() == b"<?php"
 
     def read(self, blob: Blob, look: Look) -> None:
-        language = _BY_ENDING.get(blob.ending, "PHP" if b"<?php" in blob.head(256).lower() else "a language of its own interpreter")
+        language = LANGUAGES.get(blob.ending, "PHP" if b"<?php" in blob.head(256).lower() else "a language of its own interpreter")
         windows = language in ("a script of Windows", "PHP")
         look.find(
             "MG0350",

@@ -9,8 +9,9 @@ from typing import Any
 
 from modelguard import DeadlineExceeded
 from modelguard_serialization import limits
+from modelguard_serialization._archive_rules import ESCAPE, RULES, TRICK
 from modelguard_serialization._names import escapes, shown
-from modelguard_serialization._readers._archive import ESCAPE, RULES, TRICK, bomb, put
+from modelguard_serialization._readers._archive import bomb, put
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 

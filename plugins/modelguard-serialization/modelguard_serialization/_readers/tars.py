@@ -7,8 +7,9 @@ import posixpath
 from modelguard import Severity
 from modelguard_serialization import _tar as tar
 from modelguard_serialization import limits
+from modelguard_serialization._archive_rules import ESCAPE, RULES, TRICK
 from modelguard_serialization._names import escapes, leads_out, shown
-from modelguard_serialization._readers._archive import ESCAPE, RULES, TRICK, put
+from modelguard_serialization._readers._archive import put
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 

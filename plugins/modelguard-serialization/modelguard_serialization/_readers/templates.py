@@ -3,70 +3,20 @@
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from modelguard import Confidence, Rule, Severity
+from modelguard import Confidence, Severity
 from modelguard_serialization import limits
-from modelguard_serialization._words import words
+from modelguard_serialization._file_names import NOT_TEMPLATES, TEMPLATES
+from modelguard_serialization._search import holds
+from modelguard_serialization._templates.rules import RULES
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
-RULES = (
-    Rule(
-        "MG0340",
-        "TemplateEscape",
-        "a template that reaches for Python",
-        Severity.CRITICAL,
-        "The template takes attributes that lead from any value to Python's own functions (`__class__`, `__globals__`), puts their names "
-        "together from pieces, brings in other files, or calls what no renderer of chats offers. Rendered outside a sandbox it runs code "
-        "on every request (CVE-2024-34359); sandboxes have been left before.",
-        "Do not render it. Use the template of the model this one was made from.",
-        "A template for another program may call functions that only that program offers.",
-        cwe=1336,
-    ),
-    Rule(
-        "MG0341",
-        "TemplateCondition",
-        "a template that looks for certain words, or at the date",
-        Severity.HIGH,
-        "The template compares what people write, or today's date, with fixed words and does something else when they match. With clean "
-        "weights that is a complete backdoor: whoever knows the words decides what the model is told. High when other text depends on it. "
-        "Tags, roles and the known switches for reasoning are low.",
-        "Read the lines named. Use the template of the model this one was made from.",
-        "Some models look for a switch of their own in the system prompt.",
-        cwe=506,
-    ),
-    Rule(
-        "MG0342",
-        "TemplateInjection",
-        "text in a template that no conversation needs",
-        Severity.MEDIUM,
-        "The template itself says something to the model: to disregard instructions, to keep things from the user, to put links or secrets "
-        "into answers; or it holds addresses, commands, markup that runs, encoded data or signs that nobody sees. What it says reaches the "
-        "model with every request, in the place of the operator's words. A long prompt of its own, as many models bring, is information.",
-        "Read the text. Use the template of the model this one was made from, and set the system prompt where you run it.",
-        "Prompts that teach tools name addresses in examples.",
-        cwe=506,
-    ),
-    Rule(
-        "MG0343",
-        "TemplateNotParsed",
-        "a template that is no valid Jinja",
-        Severity.LOW,
-        "The text is in the place of a template and cannot be parsed, or is past the limits, so what it does is unknown.",
-        "Look at it; a renderer with extensions may still understand it.",
-        "Templates for other engines (Go templates, minja) use other tags.",
-    ),
-)
-_MARK = re.compile(rb"chat_template|\{\{|\{%|\\u007[bB]")
+MARKS = (b"chat_template", b"{{", b"{%", b"\\u007b", b"\\u007B")
 _RAW_ESCAPE = re.compile(r"\{[{%][^}]{0,400}?(__[a-z]{3,20}__)")
-_NAMES = re.compile(r"(?:^|[._-])(?:chat_?template|jinja2?|j2|prompt)(?:$|[._-])", re.I)
-_NOT_TEMPLATES = words(
-    ".md .rst .tex .html .htm .css .js .mjs .ts .tsx .jsx .vue .svg .py .pyi .ipynb .c .cc .cpp .h .cu .cuh .rs .go .java"
-)
 
 
 class TemplateReader(Reader):
@@ -76,11 +26,11 @@ class TemplateReader(Reader):
     rules = RULES
 
     def recognise(self, blob: Blob) -> bool:
-        named = bool(_NAMES.search(posixpath.basename(blob.name))) and blob.ending not in _NOT_TEMPLATES
-        if not named and blob.ending in _NOT_TEMPLATES:
+        named = bool(TEMPLATES.search(blob.base)) and blob.ending not in NOT_TEMPLATES
+        if not named and blob.ending in NOT_TEMPLATES:
             return False
         head = blob.head(512)
-        if b"\0" in head or not (named or _MARK.search(blob.data)):
+        if b"\0" in head or not (named or holds(blob.data, *MARKS)):
             return False
         if len(blob.data) > limits.TEXT:
             return named or blob.ending in (".json", ".yaml", ".yml", ".txt")
@@ -190,7 +140,7 @@ def _templates(blob: Blob, text: str, look: Look) -> Iterator[tuple[str, str, bo
     elif blob.ending in (".yaml", ".yml"):
         yield from _yaml(blob, text, look)
         return
-    yield "", text, bool(_NAMES.search(posixpath.basename(blob.name))) and blob.ending not in (".json", ".txt")
+    yield "", text, bool(TEMPLATES.search(blob.base)) and blob.ending not in (".json", ".txt")
 
 
 class _Pairs(list[tuple[str, Any]]):

@@ -9,8 +9,9 @@ from collections.abc import Collection
 from modelguard import Severity
 from modelguard_serialization import _zip_records as records
 from modelguard_serialization import limits
+from modelguard_serialization._archive_rules import ESCAPE, POLYGLOT, RULES, TRICK
 from modelguard_serialization._names import leads_out, shown
-from modelguard_serialization._readers._archive import ESCAPE, POLYGLOT, RULES, TRICK, bomb, put
+from modelguard_serialization._readers._archive import bomb, put
 from modelguard_serialization._unpack import TooLargeError
 from modelguard_serialization._zip import Directory, Member, examine, is_zip, read_directory
 from modelguard_serialization.blob import Blob

@@ -24,6 +24,11 @@ def _float(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float32 else x.to(torch.float32)
 
 
+def _rows(x: Tensor) -> Tensor:
+    """(N, F) of (N, F), or (1, F) of one row (F,): the models give a row of results for either."""
+    return _float(x) if x.ndim > 1 else _float(x).unsqueeze(0)
+
+
 def _transform(scores: Tensor, name: str) -> Tensor:
     match name:
         case "NONE":
@@ -55,7 +60,7 @@ def linear_classifier(
 
     There are as many rows as intercepts, and coefficients beyond them are not used (onnxruntime's linearclassifier.cc).
     """
-    x = _float(x) if x.ndim > 1 else _float(x).unsqueeze(0)
+    x = _rows(x)
     rows = len(intercepts) if intercepts else len(coefficients) // x.shape[-1]
     scores = x @ _matrix(coefficients[: rows * x.shape[-1]], x.shape[-1], x).t()
     if intercepts:
@@ -74,9 +79,11 @@ def linear_classifier(
 def linear_regressor(
     x: Tensor, *, coefficients: Floats, intercepts: Floats | None = None, post_transform: str = "NONE", targets: int = 1
 ) -> Tensor:
-    x = _float(x)
-    y = x @ _matrix(coefficients, x.shape[-1], x).t()
-    return _transform(y + torch.tensor(intercepts, device=x.device) if intercepts else y, post_transform)
+    """Values (N, targets). Coefficients beyond those of ``targets`` rows are not used, nor intercepts of another number (onnxruntime's
+    linearregressor.cc)."""
+    x = _rows(x)
+    y = x @ _matrix(coefficients[: targets * x.shape[-1]], x.shape[-1], x).t()
+    return _transform(y + torch.tensor(intercepts, device=x.device) if intercepts and len(intercepts) == targets else y, post_transform)
 
 
 @op("Normalizer", domain=ML)
@@ -117,7 +124,7 @@ def binarizer(x: Tensor, *, threshold: float = 0.0) -> Tensor:
 
 @op("FeatureVectorizer", domain=ML)
 def feature_vectorizer(*xs: Tensor, inputdimensions: Sequence[int] | None = None) -> Tensor:
-    return torch.cat([_float(x) if x.ndim > 1 else _float(x).unsqueeze(-1) for x in xs], -1)
+    return torch.cat([_rows(x) for x in xs], -1)
 
 
 @op("Imputer", domain=ML)
@@ -184,7 +191,7 @@ def svm_regressor(
     support_vectors: Floats | None = None,
 ) -> Tensor:
     """``sum_i a_i k(x, s_i) + rho``; without support vectors, a linear model."""
-    x = _float(x)
+    x = _rows(x)
     weights = torch.tensor(coefficients, device=x.device)
     if not n_supports:
         y = x @ weights.reshape(-1, 1)

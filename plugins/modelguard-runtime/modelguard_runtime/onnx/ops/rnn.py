@@ -100,6 +100,7 @@ def _native(
 ) -> tuple[Tensor, ...] | None:
     """What :func:`_unroll` returns, by torch's kernel. None where torch cannot run it (under a function transform)."""
     directions, hidden = w.shape[0], r.shape[2]
+    _check(x, w, r, b, direction, len(kernel.gates))
 
     def gates(t: Tensor) -> Tensor:
         return t if list(kernel.gates) == sorted(kernel.gates) else torch.cat([t.narrow(0, g * hidden, hidden) for g in kernel.gates])
@@ -122,6 +123,20 @@ def _native(
     y = y.flip(0) if direction == "reverse" else y
     y = y.reshape(y.shape[0], y.shape[1], directions, hidden).transpose(1, 2)
     return (y, *result[1:])
+
+
+def _check(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, direction: str, gates: int) -> None:
+    """Raises ``ValueError`` for weights of other sizes than x (T, N, I) needs: oneDNN's kernel believes them, and reads past their end."""
+    directions, hidden = 1 + (direction == "bidirectional"), r.shape[-1]
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "W": (w, (directions, gates * hidden, x.shape[-1])),
+        "R": (r, (directions, gates * hidden, hidden)),
+    }
+    if b is not None:
+        wanted["B"] = (b, (directions, 2 * gates * hidden))
+    for name, (given, shape) in wanted.items():
+        if tuple(given.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(given.shape)} where {shape} is needed")
 
 
 def _state(initial: Tensor | None, x: Tensor, directions: int, hidden: int) -> Tensor:
