@@ -138,9 +138,15 @@ class Scan:
         return [outcomes[task.detector] for task in tasks]
 
     def _spared(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], outcomes: dict[str, Outcome]) -> list[Task]:
-        """The tasks worth starting; the others get the outcome of the one whose worker ended while it built the model."""
+        """The tasks worth starting; a search gets no worker of its own once the budget is used up, and what would only build a model again
+        that its worker did not survive gets that outcome."""
         left = []
         for task in tasks:
+            if self._purse.seconds(task) <= 0:
+                running = _Running(task, time.monotonic())
+                reason = "not started: the budget was used up before; raise --budget"
+                outcomes[task.detector] = self._ended(running, running.outcome(Status.TIMED_OUT, reason))
+                continue
             if self._unbuilt is None or not self._unbuilt.repeats(task, detectors[task.detector]):
                 left.append(task)
                 continue

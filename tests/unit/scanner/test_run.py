@@ -127,6 +127,16 @@ def test_a_fresh_worker_is_told_who_was_lost_and_what_is_left_of_the_budget(work
     assert second[1] == ["a"]
 
 
+def test_a_search_is_given_no_worker_once_the_budget_is_used_up(worker: type[Worker]) -> None:
+    tasks = [Task(name, name, {}, 900.0, searches=name in ("a", "d")) for name in ("a", "b", "d")]
+    with Scan(JOB, Silent()) as scan:
+        scan.describe(1.0)
+        found = scan.run(tasks, DETECTORS, 1.0)
+    assert [item.status for item in found] == [Status.TIMED_OUT, Status.COMPLETED, Status.TIMED_OUT]
+    assert found[2].reason == "not started: the budget was used up before; raise --budget"
+    assert worker.started == ["a", "b"]
+
+
 def test_all_searches_share_the_budget_and_those_that_run_last_have_a_part_for_themselves() -> None:
     purse = Purse.of(120.0)
     first, other = Task("a", "a", {}, 100.0, searches=True), Task("b", "b", {}, 900.0)
