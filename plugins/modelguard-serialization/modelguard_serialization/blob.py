@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from modelguard import Kind, kind_of
 from modelguard_serialization._pickle.recognise import runs
 
 START = 4096
@@ -47,6 +48,11 @@ class Blob:
     def start(self) -> bytes:
         """The first :data:`START` bytes."""
         return bytes(self.data[:START])
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What it is where no loader of models is asked (:func:`modelguard.kind_of`)."""
+        return kind_of(self.name, self.data)
 
     @cached_property
     def runs(self) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 
-from modelguard import kind_of
 from modelguard_serialization._archive_rules import POLYGLOT
 from modelguard_serialization._readers._archive import put
 from modelguard_serialization.blob import Blob
@@ -25,11 +24,11 @@ class Plain(Reader):
     rules = (POLYGLOT,)
 
     def recognise(self, blob: Blob) -> bool:
-        kind = kind_of(blob.name, blob.data)
+        kind = blob.kind
         return kind.matter == "inert" or kind.end > 0
 
     def read(self, blob: Blob, look: Look) -> None:
-        kind = kind_of(blob.name, blob.data)
+        kind = blob.kind
         if not kind.end:
             return
         look.find(POLYGLOT.id, blob, f"is {kind.what}; do not load it", at=kind.end, key="behind")
@@ -43,7 +42,7 @@ class TextModels(Reader):
     format = "text-model"
 
     def recognise(self, blob: Blob) -> bool:
-        return blob.head(1) in (b"{", b"t", b"<", b"\n", b"\xef") and kind_of(blob.name, blob.data).what in _TEXT_MODELS
+        return blob.head(1) in (b"{", b"t", b"<", b"\n", b"\xef") and blob.kind.what in _TEXT_MODELS
 
     def read(self, blob: Blob, look: Look) -> None:
         return None
