@@ -232,9 +232,10 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
 
 def _opinions(values: npt.NDArray[Any]) -> bool:
     """Whether all values lie on one side of zero, none nearer to it than a quarter of the farthest: several scores, not logits, of which
-    training by cross-entropy moves some up as far as others down."""
+    training by cross-entropy moves some up as far as others down. Columns that do not differ at all are of an untrained network."""
     sizes = np.abs(values)
-    return bool(((values > 0).all() or (values < 0).all()) and sizes.min() > sizes.max() / 4)
+    differ = np.ptp(values, axis=1).max() > sizes.max() / 100
+    return bool(((values > 0).all() or (values < 0).all()) and sizes.min() > sizes.max() / 4 and differ)
 
 
 def _softmax(values: npt.NDArray[Any]) -> bool:
