@@ -170,14 +170,15 @@ def test_a_network_whose_weights_are_all_the_same_says_nothing_by_its_signs(tmp_
     assert built(path).output.kind == "classifier"
 
 
+@pytest.mark.parametrize("window", [32, 512])
 @pytest.mark.parametrize(("frames", "kind"), [("frames", "sequence"), (1, "unknown")])
-def test_features_of_every_frame_are_no_row_of_values(tmp_path: Path, frames: Any, kind: str) -> None:
+def test_features_of_every_frame_are_no_row_of_values(tmp_path: Path, frames: Any, kind: str, window: int) -> None:
     """A spectrogram: of the shortest sound there is one frame."""
     nodes = [
-        node("Unsqueeze", ["x", "one"], ["u"]), node("Conv", ["u", "k"], ["c"], kernel_shape=[32], strides=[32]),
+        node("Unsqueeze", ["x", "one"], ["u"]), node("Conv", ["u", "k"], ["c"], kernel_shape=[window], strides=[window]),
         node("Transpose", ["c"], ["t"], perm=[0, 2, 1]), node("Relu", ["t"], ["y"]),
     ]  # fmt: skip
-    stored = {"k": weights(10, 1, 32), "one": np.array([1])}
+    stored = {"k": weights(10, 1, window), "one": np.array([1])}
     path = graph(nodes, [value("x", FLOAT, ["N", "samples"])], [value("y", FLOAT, ["N", frames, 10])], stored, tmp_path / "model.onnx")
     model = built(path)
     assert (model.output.kind, model.output.classes) == (kind, 10)
