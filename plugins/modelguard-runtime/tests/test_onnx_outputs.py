@@ -162,14 +162,23 @@ def test_scores_that_are_all_of_one_sign_are_no_logits(tmp_path: Path, sign: int
     assert built(path, Samples(x, labels, "s.npz", "0" * 64)).output.kind == "classifier"
 
 
+def test_a_network_whose_weights_are_all_the_same_says_nothing_by_its_signs(tmp_path: Path) -> None:
+    path = graph(
+        [node("MatMul", ["x", "w"], ["y"])], [value("x", FLOAT, ["N", 6])], [value("y", FLOAT, ["N", 10])],
+        {"w": np.full((6, 10), 0.02, np.float32)}, tmp_path / "model.onnx",
+    )  # fmt: skip
+    assert built(path).output.kind == "classifier"
+
+
+@pytest.mark.parametrize("window", [32, 512])
 @pytest.mark.parametrize(("frames", "kind"), [("frames", "sequence"), (1, "unknown")])
-def test_features_of_every_frame_are_no_row_of_values(tmp_path: Path, frames: Any, kind: str) -> None:
+def test_features_of_every_frame_are_no_row_of_values(tmp_path: Path, frames: Any, kind: str, window: int) -> None:
     """A spectrogram: of the shortest sound there is one frame."""
     nodes = [
-        node("Unsqueeze", ["x", "one"], ["u"]), node("Conv", ["u", "k"], ["c"], kernel_shape=[32], strides=[32]),
+        node("Unsqueeze", ["x", "one"], ["u"]), node("Conv", ["u", "k"], ["c"], kernel_shape=[window], strides=[window]),
         node("Transpose", ["c"], ["t"], perm=[0, 2, 1]), node("Relu", ["t"], ["y"]),
     ]  # fmt: skip
-    stored = {"k": weights(10, 1, 32), "one": np.array([1])}
+    stored = {"k": weights(10, 1, window), "one": np.array([1])}
     path = graph(nodes, [value("x", FLOAT, ["N", "samples"])], [value("y", FLOAT, ["N", frames, 10])], stored, tmp_path / "model.onnx")
     model = built(path)
     assert (model.output.kind, model.output.classes) == (kind, 10)

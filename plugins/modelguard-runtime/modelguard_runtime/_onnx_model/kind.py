@@ -111,7 +111,7 @@ def kind_of(
         return _of_positions(model, head, seen, shape)
     if (moves := head.shape) is not None and len(moves) == 2 and isinstance(moves[1], str) and "seq" in moves[1].lower():
         return "sequence", "the name of its dimension"
-    if width > 1 and _grows(head, seen):
+    if width > 1 and _grows(model, head, seen):
         return "sequence", "a free dimension beside its values"
     return _of_row(model, head, seen.values.reshape(len(seen.values), width), names)
 
@@ -138,11 +138,11 @@ def _said(config: Mapping[str, Any], metadata: Mapping[str, str]) -> tuple[Kind,
     return (tasks[task], "ONNX metadata") if task in tasks else None
 
 
-def _grows(head: Head, seen: Seen) -> bool:
+def _grows(model: onnx.ModelProto, head: Head, seen: Seen) -> bool:
     """Whether the output has an axis of which there is one in what was seen, and as many as a longer input has."""
     declared, found = head.shape or (), seen.values.shape
     picture = seen.input.kind == "image" and seen.input.layout in ("NCHW", "NHWC")
-    free = any(size < 0 for size in seen.input.shape)
+    free = any(not dim.HasField("dim_value") for dim in model.graph.input[0].type.tensor_type.shape.dim[1:])
     pairs = zip(declared[1:], found[1:], strict=True) if len(declared) == len(found) else ()
     return free and not picture and any(isinstance(dim, str) and size == 1 for dim, size in pairs)
 
@@ -232,9 +232,10 @@ def _of_row(model: onnx.ModelProto, head: Head, values: npt.NDArray[Any], names:
 
 def _opinions(values: npt.NDArray[Any]) -> bool:
     """Whether all values lie on one side of zero, none nearer to it than a quarter of the farthest: several scores, not logits, of which
-    training by cross-entropy moves some up as far as others down."""
+    training by cross-entropy moves some up as far as others down. Columns that do not differ at all are of an untrained network."""
     sizes = np.abs(values)
-    return bool(((values > 0).all() or (values < 0).all()) and sizes.min() > sizes.max() / 4)
+    differ = np.ptp(values, axis=1).max() > sizes.max() / 100
+    return bool(((values > 0).all() or (values < 0).all()) and sizes.min() > sizes.max() / 4 and differ)
 
 
 def _softmax(values: npt.NDArray[Any]) -> bool:
