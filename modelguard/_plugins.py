@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from modelguard._policies.catalogue import first_party, stand_ins
+from modelguard._policies.catalogue import first_party, hooks, stand_ins
 from modelguard.errors import PluginError, without_paths
 from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix
 from modelguard.hookspecs import GROUP
@@ -95,13 +95,14 @@ def load(
     infos: list[PluginInfo] = []
     failures: list[PluginFailure] = []
 
-    def taken(plugin: object, dist: str, version: str) -> dict[str, list[Any]]:
+    def taken(plugin: Callable[[], object], dist: str, version: str) -> dict[str, list[Any]]:
         known = stand_ins(dist) if declared and version == modelguard.__version__ else None
         if known is None:
-            return _collect(plugin)
-        return {**_collect(plugin, [kind for kind in _HOOKS if kind not in known]), **known}
+            return _collect(plugin())
+        asked = [kind for kind in hooks(dist) if kind not in known]
+        return {**(_collect(plugin(), asked) if asked else {}), **known}
 
-    _claim(tables, owners, CORE, taken(_builtin, CORE, modelguard.__version__))
+    _claim(tables, owners, CORE, taken(lambda: _builtin, CORE, modelguard.__version__))
     infos.append(PluginInfo(CORE, modelguard.__version__, tuple(sorted(tables["detectors"]))))
 
     for entry in _entry_points():
@@ -113,7 +114,7 @@ def load(
             continue
         try:
             with _time_limit(LOAD_SECONDS):
-                registered = taken(entry.load(), dist, version)
+                registered = taken(entry.load, dist, version)
             for detector in registered["detectors"]:
                 check_rule_ids(detector)
         except KeyboardInterrupt:

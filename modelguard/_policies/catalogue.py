@@ -111,6 +111,11 @@ def _stand_in(base: type, name: str, ref: str, **declared: Any) -> type:
     return type(qualname, (base,), {"id": name, "__module__": module, "__qualname__": qualname, **declared})
 
 
+def hooks(distribution: str) -> tuple[str, ...]:
+    """The kinds of things that a distribution of ours registers."""
+    return next((item.hooks for item in first_party() if item.name == distribution), ())
+
+
 def provider(detector: str) -> str | None:
     """The first-party distribution that brings ``detector``, or None."""
     return next((item.name for item in first_party() if detector in item.detectors), None)

@@ -14,8 +14,6 @@ import zlib
 from collections.abc import Callable
 
 from modelguard import _limits
-from modelguard._formats.readings import trailing_zip
-from modelguard._formats.sniff import classify
 from modelguard.artifact import HASH_BLOCK, ArtifactFile
 from modelguard.errors import ArtifactError
 
@@ -31,10 +29,9 @@ _HEX = "(?:[0-9a-f]{40}|[0-9a-f]{64})"
 
 def _lines(pattern: str) -> Callable[[ArtifactFile], bool]:
     """A check for text of which every line matches ``pattern``."""
-    line = re.compile(pattern)
 
     def check(file: ArtifactFile) -> bool:
-        text = _text(file)
+        line, text = re.compile(pattern), _text(file)
         return text is not None and all(line.fullmatch(item) for item in text.removesuffix("\n").split("\n"))
 
     return check
@@ -52,17 +49,18 @@ def _text(file: ArtifactFile) -> str | None:
 
 
 def _exactly(pattern: str) -> Callable[[ArtifactFile], bool]:
-    whole = re.compile(pattern, re.DOTALL)
 
     def check(file: ArtifactFile) -> bool:
         text = _text(file)
-        return text is not None and whole.fullmatch(text) is not None
+        return text is not None and re.fullmatch(pattern, text, re.DOTALL) is not None
 
     return check
 
 
 def _plain(file: ArtifactFile) -> bool:
     """Whether the file is text that nothing runs or unpickles."""
+    from modelguard._formats.sniff import classify
+
     return _text(file) is not None and classify(file).matter == "inert"
 
 
@@ -100,6 +98,8 @@ def _sealed(magic: bytes) -> Callable[[ArtifactFile], bool]:
     """A check for a file that begins with ``magic``, ends in the digest of all before, and is no zip archive behind that."""
 
     def check(file: ArtifactFile) -> bool:
+        from modelguard._formats.readings import trailing_zip
+
         with file.open() as handle:
             if handle.read(len(magic)) != magic:
                 return False
@@ -117,19 +117,18 @@ def _sealed(magic: bytes) -> Callable[[ArtifactFile], bool]:
 
 
 _URL = r"(?:(?:https?|ssh|git|file)://[^\s\"'`$;|&<>]+|[\w.-]+@[\w.-]+:[^\s\"'`$;|&<>:]+|(?:\.\.?)?/[\w./ -]*)"
-_SETTINGS = re.compile(
+_SETTINGS = (
     r"core\.(?:repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|precomposeunicode|symlinks|autocrlf|eol|safecrlf|compression"
     r"|sparsecheckout|sparsecheckoutcone|quotepath)=[\w-]*"
     rf"|remote\..*\.(?:url|pushurl)={_URL}|remote\..*\.(?:fetch|tagopt|promisor|partialclonefilter)=[\w+:/*.=-]*"
     rf"|branch\..*\.(?:remote|merge|rebase)=[\w/.-]*|user\.(?:name|email)=.*|init\.defaultbranch=[\w/.-]*|submodule\..*\.url={_URL}"
     r"|submodule\..*\.active=\w*|submodule\.active=.*|extensions\.(?:worktreeconfig|partialclone|objectformat|refstorage)=[\w-]*"
     r"|(?:gc|advice|pull|fetch|push)\.\w+=[\w.-]*|lfs\.repositoryformatversion=\d+|lfs\..*\.(?:access|locksverify)=\w*"
-    r"|http\..*\.extraheader=.*",
-    re.IGNORECASE,
+    r"|http\..*\.extraheader=.*"
 )
 """What a configuration may set and still be git's own record: nothing of it names a program, a file to include or a filter."""
-_SECTION = re.compile(r'\[\s*([\w.-]+)(?:\s+"([^"\\]*)")?\s*\]')
-_SETTING = re.compile(r"([A-Za-z][A-Za-z0-9-]*)\s*(?:=\s*([^\\]*))?")
+_SECTION = r'\[\s*([\w.-]+)(?:\s+"([^"\\]*)")?\s*\]'
+_SETTING = r"([A-Za-z][A-Za-z0-9-]*)\s*(?:=\s*([^\\]*))?"
 
 
 def _harmless(file: ArtifactFile) -> bool:
@@ -140,15 +139,17 @@ def _harmless(file: ArtifactFile) -> bool:
         line = line.strip()
         if not line or line[0] in "#;":
             continue
-        if found := _SECTION.fullmatch(line):
+        if found := re.fullmatch(_SECTION, line):
             section = found[1] + (f".{found[2]}" if found[2] is not None else "")
-        elif not ((found := _SETTING.fullmatch(line)) and _SETTINGS.fullmatch(f"{section}.{found[1]}={(found[2] or '').strip()}")):
+            continue
+        found = re.fullmatch(_SETTING, line)
+        if not (found and re.fullmatch(_SETTINGS, f"{section}.{found[1]}={(found[2] or '').strip()}", re.IGNORECASE)):
             return False
     return text is not None
 
 
 _LOG = rf"{_HEX} {_HEX} [^\t]*(?:\t.*)?"
-_RULES: tuple[tuple[str, str, Callable[[ArtifactFile], bool]], ...] = (
+_GIT_RULES: tuple[tuple[str, str, Callable[[ArtifactFile], bool]], ...] = (
     (r"(?:.*/)?(?:\w*HEAD|AUTO_MERGE|refs/.+)", GIT, _exactly(rf"(?:ref: refs/[^\n]*|{_HEX})\n")),
     (r"(?:.*/)?FETCH_HEAD", GIT, _lines(rf"(?:{_HEX}\t(?:not-for-merge)?\t.*)?")),
     (r"(?:.*/)?packed-refs", GIT, _lines(rf"# pack-refs with:[ \w-]*|\^?{_HEX}(?: refs/[^ ]*)?")),
@@ -183,17 +184,14 @@ _RULES: tuple[tuple[str, str, Callable[[ArtifactFile], bool]], ...] = (
         ),
     ),
 )  # fmt: skip
-_GIT_RULES = tuple((re.compile(place, re.DOTALL), reason, check) for place, reason, check in _RULES)
-_DOWNLOADS = tuple(
-    (re.compile(place, re.DOTALL), reason, check)
-    for place, reason, check in (
-        (r"\.gitignore", DOWNLOADS, _exactly(r"\*\n?")),
-        (r"CACHEDIR\.TAG", DOWNLOADS, _lines(r"Signature: 8a477f597d28d172789f06886806bc55|#.*|")),
-        (r"download/.+\.metadata", DOWNLOADS, _exactly(r"[0-9a-f]{40}\n[\"\w/-]{1,200}\n[0-9]{1,12}\.[0-9]{1,20}\n?")),
-        (r"(?:download|upload)/.+\.lock", DOWNLOADS, _empty),
-    )
+_DOWNLOADS = (
+    (r"\.gitignore", DOWNLOADS, _exactly(r"\*\n?")),
+    (r"CACHEDIR\.TAG", DOWNLOADS, _lines(r"Signature: 8a477f597d28d172789f06886806bc55|#.*|")),
+    (r"download/.+\.metadata", DOWNLOADS, _exactly(r"[0-9a-f]{40}\n[\"\w/-]{1,200}\n[0-9]{1,12}\.[0-9]{1,20}\n?")),
+    (r"(?:download|upload)/.+\.lock", DOWNLOADS, _empty),
 )
-_LFS = re.compile(r"(?:.*/)?lfs/objects/[0-9a-f]{2}/[0-9a-f]{2}/([0-9a-f]{64})")
+"""Patterns are compiled when a file lies where they are asked: most models have none, and compiling takes longer than listing them."""
+_LFS = r"(?:.*/)?lfs/objects/[0-9a-f]{2}/[0-9a-f]{2}/([0-9a-f]{64})"
 
 
 def place(path: str) -> str:
@@ -216,12 +214,12 @@ def why(file: ArtifactFile) -> str:
     inside = file.path[len(folder) + 1 :]
     try:
         rules = _DOWNLOADS if folder == ".cache/huggingface" else _GIT_RULES
-        return next((reason for pattern, reason, check in rules if pattern.fullmatch(inside) and check(file)), "")
+        return next((reason for pattern, reason, check in rules if re.fullmatch(pattern, inside, re.DOTALL) and check(file)), "")
     except ArtifactError:
         return ""
 
 
 def lfs_object(path: str) -> str:
     """The sha256 that an object of Git LFS is named by, or '' for any other path."""
-    found = _LFS.fullmatch(path) if place(path) else None
+    found = re.fullmatch(_LFS, path) if place(path) else None
     return found[1] if found else ""
