@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,109 +75,174 @@ class BitStatistics:
 
     def add(self, words: Words) -> None:
         """Take the next elements of the tensor, a whole number of spans except for the last call."""
-        for start in range(0, len(words), SPAN):
-            self._span(words[start : start + SPAN])
-
-    def _span(self, words: Words) -> None:
-        at, self.size = self.size, self.size + len(words)
         magnitude = words & words.dtype.type((1 << (self.layout.mantissa + self.layout.exponent)) - 1)
-        alive = magnitude[magnitude != 0]
-        self.zeros += len(words) - len(alive)
+        self.zeros += len(words) - int(np.count_nonzero(magnitude))
+        spans = magnitude[: len(words) // SPAN * SPAN].reshape(-1, SPAN)
+        if np.all(spans):
+            # As long as each other, and looked at together.
+            self._spans(spans, range(self.size, self.size + spans.size, SPAN), SPAN)
+        else:
+            for at, span in enumerate(spans):
+                self._spans(span[span != 0][None], [self.size + at * SPAN], SPAN)
+        rest = magnitude[spans.size :]
+        self._spans(rest[rest != 0][None], [self.size + spans.size], len(rest))
+        self.size += len(words)
+
+    def _spans(self, alive: Words, begins: Sequence[int], length: int) -> None:
+        """Take spans of ``length`` elements, and where each begins; ``alive`` (spans, n) are the magnitudes of those that are not zero."""
+        if not alive.size:
+            return
         counts = _binades(alive, self.layout)
-        self.exponents += counts.sum(axis=1)
-        self.first_bit_ones += int(counts[:, 1].sum())
+        self.exponents += counts.sum(axis=(0, 2))
+        self.first_bit_ones += int(counts[:, :, 1].sum())
         if self.layout.mantissa == 23:
             self.full_low += int(np.count_nonzero(alive & alive.dtype.type(0xFFFF)))
-        if len(alive) < SPAN // 4:
+        if alive.shape[1] < SPAN // 4:
             return
-        found = overwritten_mantissa(counts)
-        structure = None if found else structured_bits(alive, self.layout)
-        # Counting distinct values sorts the span; it is asked only where something else already looked wrong.
-        if found or structure:
-            single = _without_repeats(_full(alive, self.layout))
-            if len(single) < SPAN // 4 or _coarse(single, self.layout):
-                return
-            distinct = _distinct(single)
-            fine = distinct >= (0.9 if self.layout.mantissa >= 10 else 0.7)
-            found = (
-                overwritten_mantissa(_binades(single, self.layout)) if found and (distinct >= 0.6 or self.layout.mantissa < 10) else None
-            )
-            structure = structured_bits(single, self.layout) if structure and fine else None
-        if found:
-            self.mantissa = _extend(self.mantissa, at, len(words), found)
-        if structure:
-            self.structured = _extend(self.structured, at, len(words), structure)
+        mantissas, structures = overwritten_mantissa(counts), structured_bits(alive, self.layout)
+        for row, begin, found, structure in zip(alive, begins, mantissas, structures, strict=True):
+            if found or structure:
+                self._suspect(row, begin, length, found, None if found else structure)
+
+    def _suspect(self, alive: Words, at: int, length: int, found: dict[str, float] | None, structure: dict[str, float] | None) -> None:
+        """Look again at a span for which something looked wrong, without what honest weights are known to hold."""
+        single, values = _without_repeats(_full(alive, self.layout))
+        if len(single) < SPAN // 4 or _coarse(single, values, self.layout):
+            return
+        distinct = _distinct(single)
+        fine = distinct >= (0.9 if self.layout.mantissa >= 10 else 0.7)
+        if found and (distinct >= 0.6 or self.layout.mantissa < 10):
+            (found,) = overwritten_mantissa(_binades(single[None], self.layout))
+            if found:
+                self.mantissa = _extend(self.mantissa, at, length, found)
+        if structure and fine:
+            (structure,) = structured_bits(single[None], self.layout)
+            if structure:
+                self.structured = _extend(self.structured, at, length, structure)
 
 
 def _binades(alive: Words, layout: Layout) -> Counts:
-    """Counts (2^exponent, 2) by exponent field and first mantissa bit."""
+    """Counts (spans, 2^exponent, 2) by exponent field and first mantissa bit of magnitudes (spans, n)."""
+    bins = 2 << layout.exponent
     top = (alive >> alive.dtype.type(layout.mantissa - 1)).astype(np.int64)
-    counts: Counts = np.bincount(top, minlength=2 << layout.exponent).reshape(-1, 2)
+    top += bins * np.arange(len(alive))[:, None]
+    counts: Counts = np.bincount(top.reshape(-1), minlength=bins * len(alive)).reshape(len(alive), -1, 2)
     return counts
 
 
-def overwritten_mantissa(counts: Counts) -> dict[str, float] | None:
-    """Whether first mantissa bits (counts as of :func:`_binades`) fail to follow the slope the exponents show.
+def overwritten_mantissa(counts: Counts) -> list[dict[str, float] | None]:
+    """For each span, how first mantissa bits (counts as of :func:`_binades`) fail to follow the slope the exponents show, if they do.
 
     Where a binade's density is at most half its lower neighbour's, a density that keeps falling has the bit set at most 41.5 % of
     the time: random mantissas give 50 %. Where neighbouring binades are equally dense the bit is fair: program code gives 24-36 %.
     Exponents that are all odd or all even show a payload of 24 bits of text, whose top bit is never set.
     """
-    totals = counts[1:-1].sum(axis=1).astype(np.float64)
-    parity = sorted((float(totals[0::2].sum()), float(totals[1::2].sum())))
-    if parity[0] < 0.02 * parity[1] and np.count_nonzero(totals >= 64) >= 4:
-        share = float(counts[1:-1, 1].sum() / totals.sum())
-        return {"first_bit": round(share, 4), "exponents_of_one_parity": round(parity[1] / sum(parity), 4), "z": round(parity[1] ** 0.5, 1)}
-    below = np.concatenate([[0.0], totals[:-1]])
+    totals = counts[:, 1:-1].sum(axis=2)
+    ones = counts[:, 1:-1, 1]
+    sizes = totals.sum(axis=1)
+    even = totals[:, 0::2].sum(axis=1)
+    larger = np.maximum(even, sizes - even)
+    parity = (sizes - larger < 0.02 * larger) & (np.count_nonzero(totals >= 64, axis=1) >= 4)
+    below = np.concatenate([np.zeros((len(totals), 1)), totals[:, :-1]], axis=1)
     ratio = np.where(below > 0, totals / np.maximum(2 * below, 1), np.inf)
-    seen: dict[str, float] = {}
     # Pruning cuts a binade off at its lower end: the middle counts as flat where two steps in a row are.
     level = (ratio >= FLAT) & (ratio <= 1 / FLAT)
-    level[1:] &= level[:-1]
-    for name, binades, wrong in (("steep", ratio <= STEEP, 1), ("flat", level, -1)):
+    level[:, 1:] &= level[:, :-1]
+    seen: list[dict[str, float] | None] = [None] * len(totals)
+    for binades, expected, wrong in ((ratio <= STEEP, LOG_UNIFORM, 1), (level, 0.47, -1)):
         binades &= totals >= 64
-        n, ones = float(totals[binades].sum()), float(counts[1:-1, 1][binades].sum())
-        expected = LOG_UNIFORM if name == "steep" else 0.47
-        z = wrong * (ones - expected * n) / np.sqrt(max(n, 1) * expected * (1 - expected))
-        if z > MANTISSA_Z and wrong * (ones / n - expected) > MANTISSA_BIAS:
-            seen = {
-                "first_bit": round(ones / n, 4),
+        n, set_bits = (totals * binades).sum(axis=1), (ones * binades).sum(axis=1)
+        z = wrong * (set_bits - expected * n) / np.sqrt(np.maximum(n, 1) * expected * (1 - expected))
+        bias = wrong * (set_bits / np.maximum(n, 1) - expected)
+        for i in np.flatnonzero((z > MANTISSA_Z) & (bias > MANTISSA_BIAS)).tolist():
+            seen[i] = {
+                "first_bit": round(float(set_bits[i] / n[i]), 4),
                 "expected_at_most" if wrong > 0 else "expected_at_least": expected,
-                "z": round(float(z), 1),
+                "z": round(float(z[i]), 1),
             }
-    return seen or None
+    for i in np.flatnonzero(parity).tolist():
+        seen[i] = {
+            "first_bit": round(float(ones[i].sum() / sizes[i]), 4),
+            "exponents_of_one_parity": round(float(larger[i] / sizes[i]), 4),
+            "z": round(float(larger[i]) ** 0.5, 1),
+        }
+    return seen
 
 
-def structured_bits(alive: Words, layout: Layout) -> dict[str, float] | None:
-    """Agreement at the distance of a byte, or bursts, in the lowest planes; or an uneven histogram of the low byte.
+def structured_bits(alive: Words, layout: Layout) -> list[dict[str, float] | None]:
+    """For each span of magnitudes (spans, n), agreement at the distance of a byte, or bursts, in the lowest planes, or an uneven
+    histogram of the low byte; None where there is none of these.
 
     Only the larger half of the weights is asked: sums that cancel, and generators that draw from a fixed grid, leave zeros in
     the low bits of small weights; arithmetic on coarser numbers may bias a plane, but evenly and without a period.
     """
-    magnitude = alive & alive.dtype.type((1 << (layout.mantissa + layout.exponent)) - 1)
-    large = magnitude >= np.partition(magnitude, len(magnitude) // 2)[len(magnitude) // 2]
-    n, pairs = int(np.count_nonzero(large)), large[8:] & large[:-8]
-    count = max(1, int(np.count_nonzero(pairs)))
-    for plane in range(layout.noisy):
-        bit = ((alive >> alive.dtype.type(plane)) & alive.dtype.type(1)).astype(np.float32)
-        share = float(bit[large].mean())
-        if share * (1 - share) * WINDOW < 1:
-            continue
-        excess = float(np.count_nonzero((bit[8:] == bit[:-8]) & pairs)) / count - share**2 - (1 - share) ** 2
-        if excess > EXCESS and (z := 2 * excess * float(np.sqrt(count))) > Z:
-            return {"plane": plane, "ones": round(share, 4), "excess_agreement_at_8": round(excess, 4), "z": round(z, 1)}
-        windows = bit[large][: n - n % WINDOW].reshape(-1, WINDOW).mean(axis=1)
-        bursts = float(windows.var()) * WINDOW / (share * (1 - share))
-        if bursts > BURSTS and (z := (bursts - 1) * float(np.sqrt(len(windows) / 2))) > Z:
-            return {"plane": plane, "ones": round(share, 4), "bursts": round(bursts, 2), "z": round(z, 1)}
+    seen: list[dict[str, float] | None] = [None] * len(alive)
+    if not layout.noisy:
+        return seen
+    middle = alive.shape[1] // 2
+    large = alive >= np.partition(alive, middle, axis=1)[:, middle, None]
+    low = alive.astype(np.uint8)
+    sizes = np.count_nonzero(large, axis=1)
+    pairs = large[:, 8:] & large[:, :-8]
+    counts = np.maximum(1, np.count_nonzero(pairs, axis=1))
+    apart, chosen = _only(low[:, 8:] ^ low[:, :-8], pairs), _only(low, large)
+    # The low bytes of the larger half, one span after another, and where each span's begin.
+    packed, begins = low.reshape(-1)[np.flatnonzero(large)], np.concatenate([[0], np.cumsum(sizes)])
     if layout.mantissa == 23:
-        low = alive[large] & alive.dtype.type(0xFF)
-        if np.count_nonzero(low & alive.dtype.type(1)) == 0:
-            return None
-        chi = float(np.sum((np.bincount(low.astype(np.int64), minlength=256) - n / 256) ** 2) / (n / 256))
-        if chi / n > UNEVEN:
-            return {"low_byte_chi2_per_weight": round(chi / n, 2), "z": round((chi - 255) / 22.6, 1)}
-    return None
+        for i, chi in enumerate(_uneven(packed, sizes).tolist()):
+            if chi / sizes[i] > UNEVEN:
+                seen[i] = {"low_byte_chi2_per_weight": round(chi / int(sizes[i]), 2), "z": round((chi - 255) / 22.6, 1)}
+    windows = sizes // WINDOW
+    bytes_of_windows = np.concatenate([packed[begin : begin + WINDOW * n] for begin, n in zip(begins[:-1], windows, strict=True)])
+    # The lowest plane with something to say has the word.
+    for plane in range(layout.noisy - 1, -1, -1):
+        share = _ones(chosen, plane) / sizes
+        even = share * (1 - share)
+        excess = 1 - _ones(apart, plane) / counts - share**2 - (1 - share) ** 2
+        bursts = _variances(bytes_of_windows, plane, windows) / WINDOW / np.maximum(even, 1e-9)
+        agreement_z, bursts_z = 2 * excess * np.sqrt(counts), (bursts - 1) * np.sqrt(windows / 2)
+        asked = even * WINDOW >= 1
+        agrees = (excess > EXCESS) & (agreement_z > Z)
+        for i in np.flatnonzero(asked & (agrees | ((bursts > BURSTS) & (bursts_z > Z)))).tolist():
+            told = {"plane": plane, "ones": round(float(share[i]), 4)}
+            if agrees[i]:
+                seen[i] = {**told, "excess_agreement_at_8": round(float(excess[i]), 4), "z": round(float(agreement_z[i]), 1)}
+            else:
+                seen[i] = {**told, "bursts": round(float(bursts[i]), 2), "z": round(float(bursts_z[i]), 1)}
+    return seen
+
+
+def _only(values: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """``values`` (rows, n) where ``chosen``, else 0; as many columns as make whole words of eight."""
+    rows, n = values.shape
+    out = np.zeros((rows, -(-n // 8) * 8), np.uint8)
+    np.bitwise_and(values, np.negative(chosen.view(np.uint8)), out=out[:, :n])
+    return out
+
+
+def _ones(values: NDArray[np.uint8], plane: int) -> Counts:
+    """How many bytes of each row (rows, a multiple of 8) have bit ``plane`` set."""
+    bits: Counts = np.bitwise_count(values.view(np.uint64) & np.uint64(0x0101010101010101 << plane)).sum(axis=1, dtype=np.int64)
+    return bits
+
+
+def _variances(values: NDArray[np.uint8], plane: int, windows: Counts) -> NDArray[np.float64]:
+    """For each span, of ``windows`` windows each, the variance of how many of a window's bytes have bit ``plane`` set."""
+    eights = np.bitwise_count(values.view(np.uint64) & np.uint64(0x0101010101010101 << plane))
+    ones = eights.reshape(-1, WINDOW // 8).sum(axis=1, dtype=np.int64)
+    begins = np.concatenate([[0], np.cumsum(windows)[:-1]])
+    mean, square = (np.add.reduceat(of, begins) / windows for of in (ones, ones**2))
+    variances: NDArray[np.float64] = square - mean**2
+    return variances
+
+
+def _uneven(low: NDArray[np.uint8], sizes: Counts) -> NDArray[np.float64]:
+    """χ² of the low bytes, one span's ``sizes`` after another's, against an even histogram; 0 where none of them is odd."""
+    spans = np.repeat(256 * np.arange(len(sizes)), sizes)
+    counts = np.bincount(spans + low, minlength=256 * len(sizes)).reshape(-1, 256)
+    expected = (sizes / 256)[:, None]
+    chi: NDArray[np.float64] = np.sum((counts - expected) ** 2 / expected, axis=1)
+    return np.where(counts[:, 1::2].any(axis=1), chi, 0.0)
 
 
 def _full(alive: Words, layout: Layout) -> Words:
@@ -190,25 +256,29 @@ def _full(alive: Words, layout: Layout) -> Words:
     return kept
 
 
-def _without_repeats(alive: Words) -> Words:
-    """The elements, in order, whose value is not one of the few that fill much of the span."""
-    if not len(alive):
-        return alive
-    values, inverse, counts = np.unique(alive, return_inverse=True, return_counts=True)
+def _without_repeats(alive: Words) -> tuple[Words, int]:
+    """The elements, in order, whose value is not one of the few that fill much of the span, and how many values they have."""
+    ordered = np.sort(alive)
+    begins = np.flatnonzero(np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]]))
+    counts = np.diff(begins, append=len(ordered))
+    if not len(counts):
+        return alive, 0
     # Few values are common in a 16-bit dtype: there a value must also be far more frequent than the typical one.
     frequent = counts > max(REPEATED * len(alive), 16 * float(np.median(counts)))
-    kept: Words = alive[~frequent[inverse]]
-    return kept if len(values) else alive
+    if not frequent.any():
+        return alive, len(counts)
+    kept: Words = alive[~np.isin(alive, ordered[begins[frequent]])]
+    return kept, int(np.count_nonzero(~frequent))
 
 
-def _coarse(alive: Words, layout: Layout) -> bool:
-    """Whether the values come from a coarser grid: few distinct ones, or low bits that are mostly zero."""
+def _coarse(alive: Words, values: int, layout: Layout) -> bool:
+    """Whether elements with so many distinct ``values`` come from a coarser grid: few values, or low bits that are mostly zero."""
     low = alive & alive.dtype.type(0xFF if layout.mantissa >= 16 else 0x3)
     if np.count_nonzero(low == 0) > (0.5 if layout.mantissa >= 16 else 0.6) * len(alive):
         return True
     # A 16-bit dtype has few values to begin with; a grid of at most 256 levels per tensor or row has far fewer.
     enough = 0.5 * len(alive) if layout.mantissa >= 16 else 600
-    return len(np.unique(alive)) < enough
+    return values < enough
 
 
 def _distinct(alive: Words) -> float:

@@ -29,10 +29,8 @@ from modelguard_rome._forensic_rules import RULES
 from modelguard_rome._payload import Hidden, find_hidden
 from modelguard_rome._products import are_products
 
-CHUNK = 64 * SPAN
-"""Elements looked at at a time (4 MiB of float32)."""
-OVERLAP = 40960
-"""Elements before a chunk that are searched again, so that no header (up to 4 KiB at one bit per weight) is cut in two."""
+CHUNK = 8 * SPAN
+"""Elements looked at at a time (512 KiB of float32): what is computed of them stays in the processor's cache."""
 LISTED = 8
 """Positions that evidence lists."""
 
@@ -84,9 +82,7 @@ class WeightForensics(Detector):
             context.check_deadline()
             statistics.add(words[start : start + CHUNK])
             if self.search_files and hidden is None:
-                first = max(0, start - OVERLAP)
-                found = find_hidden(words[first : start + CHUNK])
-                hidden = None if found is None else Hidden(found.kind, found.bits, first + found.element)
+                hidden = find_hidden(words, start, start + CHUNK)
         return statistics, hidden
 
 

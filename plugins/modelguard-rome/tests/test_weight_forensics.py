@@ -77,6 +77,35 @@ def test_a_hidden_file_is_named_and_located(look: Look, kind: str, bits: int) ->
     assert found[0].location.byte_offset == 8 + 4 * start
 
 
+LONG = 1 << 18
+"""Elements, more than are looked at at a time."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(("element", "byte"), [(0, 0), (0, 1), (5, 0), (LONG // 2 - 1, 0), (LONG // 2 - 1, 1), (LONG // 2, 0)])
+def test_a_hidden_file_may_begin_at_any_byte(look: Look, dtype: str, backwards: bool, element: int, byte: int) -> None:
+    """Over all bytes of each weight, in either order, and on either side of the places where the search begins anew."""
+    values = weights(1, dtype, (LONG,))["layers.0.weight"]
+    width = values.dtype.itemsize
+    offset = element * width + byte
+    stream = values.view(np.uint8).reshape(-1, width)[:, :: -1 if backwards else 1].reshape(-1).copy()
+    stream[offset : offset + len(program())] = np.frombuffer(program(), np.uint8)
+    after = np.ascontiguousarray(stream.reshape(-1, width)[:, :: -1 if backwards else 1]).reshape(-1).view(values.dtype)
+    found = [finding.evidence for finding in inspect(look, {"w": after}).findings if finding.rule == "MG1303"]
+    assert found == [{"kind": "Windows executable", "bits_per_weight": 8 * width, "element": element}]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 24])
+@pytest.mark.parametrize("start", [0, LONG // 2 - 5, LONG // 2 - 2, LONG // 2, LONG - 800])
+def test_a_hidden_file_may_begin_at_any_weight(look: Look, bits: int, start: int) -> None:
+    payload = program() if start <= LONG // 2 else (b"#!/bin/sh\n" + text(3000))[: 790 * bits // 8]
+    after, _ = edits.embed_payload(weights(2, "float32", (LONG,)), "layers.0.weight", payload, bits, start)
+    found = [finding.evidence for finding in inspect(look, after).findings if finding.rule == "MG1303"]
+    whole = start <= LONG // 2 or len(payload) >= 96
+    assert [(item["bits_per_weight"], item["element"]) for item in found] == ([(bits, start)] if whole else [])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("bits", [1, 2])
 def test_text_in_the_lowest_bits_is_no_noise(look: Look, dtype: str, bits: int) -> None:
