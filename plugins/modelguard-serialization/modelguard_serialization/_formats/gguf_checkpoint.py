@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from modelguard import (
 from modelguard_serialization._formats.gguf_header import Entry, Header, read_header, shown
 from modelguard_serialization._formats.gguf_names import heads, translate
 from modelguard_serialization._formats.gguf_quants import dequantise, ranges
+from modelguard_serialization._formats.held import HeldFile
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -67,8 +68,7 @@ class GgufCheckpoint(Checkpoint):
     def __init__(self, file: ArtifactFile, size: int, header: Header, leader: Header) -> None:
         self.name = file.path[:-5] if file.path.lower().endswith(".gguf") else posixpath.splitext(file.path)[0]
         self.files = (file.path,)
-        self._file, self._size, self._order = file, size, header.order
-        self._map: Callable[[], Any] = lambda: None
+        self._file, self._order = HeldFile(file, size), header.order
         self._made: weakref.WeakValueDictionary[str, npt.NDArray[Any]] = weakref.WeakValueDictionary()
         architecture = leader.text("general.architecture")
         names = translate(architecture, (entry.name for entry in header.tensors))
@@ -86,7 +86,7 @@ class GgufCheckpoint(Checkpoint):
     def _info(self, name: str, place: _Place) -> TensorInfo:
         entry = place.entry
         length = entry.length if entry.kind.blocks is None else _size(entry) * 4
-        return TensorInfo(name, entry.kind.dtype, entry.shape, self._file.path, None if self._changed(place) else entry.offset, length)
+        return TensorInfo(name, entry.kind.dtype, entry.shape, self.files[0], None if self._changed(place) else entry.offset, length)
 
     def _changed(self, place: _Place) -> bool:
         """Whether the values are not given as they lie in the file."""
@@ -140,15 +140,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _stored(self, place: _Place) -> memoryview:
         """The tensor's bytes as they lie in the file."""
-        held = self._map()
-        if held is None:
-            view = self._file.map()
-            if len(view) != self._size:
-                raise ArtifactError(self._file.path, "changed while it was being scanned", "scan a copy that nothing writes to")
-            # Whoever holds a view of the map keeps it; a model in hundreds of parts would run out of file descriptors otherwise.
-            self._map = weakref.ref(view.obj)
-        else:
-            view = memoryview(held)
+        view = self._file.view()
         return view[place.entry.offset : place.entry.offset + place.entry.length]
 
 

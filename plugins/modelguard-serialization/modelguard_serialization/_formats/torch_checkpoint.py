@@ -10,8 +10,9 @@ from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from modelguard import ArtifactError, ArtifactFile, Checkpoint, FormatError, FormatProblem, LimitError, TensorInfo, numpy_dtype
+from modelguard import ArtifactFile, Checkpoint, FormatError, FormatProblem, LimitError, TensorInfo, numpy_dtype
 from modelguard_serialization import limits
+from modelguard_serialization._formats.held import HeldFile
 from modelguard_serialization._formats.torch_objects import Found, Tensor, find_tensors
 from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, compact
 from modelguard_serialization._pickle.opcodes import run
@@ -57,9 +58,8 @@ class TorchCheckpoint(Checkpoint):
         self.name = file.path[: len(file.path) - len(ending)]
         self.format = kind
         self.files = (file.path,)
-        self._file, self._size, self._big, self._places = file, size, big, places
+        self._file, self._big, self._places = HeldFile(file, size), big, places
         self._found = found.tensors
-        self._map: Callable[[], Any] = lambda: None
         self._loaded: weakref.WeakValueDictionary[str, memoryview] = weakref.WeakValueDictionary()
         self._tensors = MappingProxyType({name: self._info(name, tensor) for name, tensor in sorted(found.tensors.items())})
         self._metadata = MappingProxyType({"wrapper": found.wrapper} if found.wrapper else {})
@@ -103,31 +103,19 @@ class TorchCheckpoint(Checkpoint):
         here = at is not None and tensor.contiguous and not self._big
         base = tensor.storage.offset * WIDTHS[tensor.storage.dtype]
         offset = at + base + tensor.offset * tensor.width if here and at is not None else None
-        return TensorInfo(name, tensor.dtype, tensor.shape, self._file.path, offset, prod(tensor.shape) * tensor.width)
+        return TensorInfo(name, tensor.dtype, tensor.shape, self.files[0], offset, prod(tensor.shape) * tensor.width)
 
     def _storage(self, tensor: Tensor) -> memoryview:
         place = self._places[tensor.storage.key]
         if place.at is not None:
-            whole = self._view()[place.at : place.at + place.size]
+            whole = self._file.view()[place.at : place.at + place.size]
         else:
             assert place.load is not None
             kept = self._loaded.get(tensor.storage.key)
-            whole = kept if kept is not None else place.load(self._view())
+            whole = kept if kept is not None else place.load(self._file.view())
             self._loaded[tensor.storage.key] = whole
         width = WIDTHS[tensor.storage.dtype]
         return whole[tensor.storage.offset * width : (tensor.storage.offset + tensor.storage.count) * width]
-
-    def _view(self) -> memoryview:
-        """The whole file. Whoever holds a part of it keeps the map open; the checkpoint does not, for one may have hundreds of files."""
-        held = self._map()
-        if held is not None:
-            return memoryview(held)
-        view = self._file.map()
-        if len(view) != self._size:
-            raise ArtifactError(self._file.path, "changed while it was being scanned", "scan a copy that nothing writes to")
-        if self._size:
-            self._map = weakref.ref(view.obj)
-        return view
 
 
 def _swapped(view: memoryview, dtype: str) -> memoryview:
