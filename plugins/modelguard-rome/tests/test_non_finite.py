@@ -106,6 +106,16 @@ def test_an_infinity_that_the_graph_computes_with(look: Look, tmp_path: Path, st
     assert told(look, graph(tmp_path, values, *steps)) == [("MG1301", None)]
 
 
+@pytest.mark.parametrize(("step", "severity"), [("Where", Severity.INFO), ("Add", Severity.HIGH), ("Mul", Severity.HIGH)])
+def test_a_nan_that_the_graph_puts_where_something_is_missing(look: Look, tmp_path: Path, step: str, severity: Severity) -> None:
+    """The pitch of frames without a voice (swift-f0)."""
+    assert told(look, graph(tmp_path, np.asarray(np.nan, np.float32), step)) == [("MG1301", severity)]
+
+
+def test_weights_that_are_nan_are_no_marks_though_a_condition_chooses_them(look: Look, tmp_path: Path) -> None:
+    assert told(look, graph(tmp_path, np.full((4, 16), np.nan, np.float32), "Where")) == [("MG1301", Severity.HIGH)]
+
+
 def test_thresholds_of_trees(look: Look) -> None:
     values = np.asarray([0.5, np.inf, -np.inf, 0.25] * 8, np.float32)
     assert told(look, as_target({"TreeEnsembleClassifier.0/nodes_values": values})) == [("MG1301", Severity.INFO)]
