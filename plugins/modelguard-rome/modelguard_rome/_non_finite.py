@@ -31,11 +31,13 @@ _ENDS = frozenset(
 """Operators for which an infinity is a limit, a choice or a mask, and nothing that spreads."""
 _KEEPS = frozenset(
     {
-        "Add", "Cast", "CastLike", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Neg", "Pad",
-        "Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze",
+        "Add", "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Neg", "Pad",
+        "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze",
     }
 )  # fmt: skip
 """Operators that hand it on."""
+_CHOICES = frozenset({"Equal", "IsNaN", "Pad", "Where"})
+"""Operators that put a NaN where something is missing, or look for it there."""
 _STEPS = 4096
 """Values that are followed from one tensor."""
 
@@ -104,6 +106,12 @@ class Uses:
                 left.extend(node.outputs)
         return True
 
+    def marks(self, name: str) -> bool:
+        """Whether the graph reads the tensor, and only to put it in a place or to look for it."""
+        values, nodes = self._readers
+        readers = [node for value in values.get(name, ()) for node in nodes.get(value, ())]
+        return bool(readers) and all(node.op in _CHOICES for node in readers)
+
 
 def look(tensor: TensorInfo, words: Any, count: int, elements: list[int], uses: Uses) -> NonFinite | None:
     """What the ``count`` non-finite values of a tensor are; ``words`` are its values as integers. None for an ordinary mask."""
@@ -115,6 +123,8 @@ def look(tensor: TensorInfo, words: Any, count: int, elements: list[int], uses: 
     if not nan and negative == count and len(np.unique(words)) == 2:
         return None
     if not nan and _meant(tensor, values, uses, positive, negative):
+        return NonFinite(tensor, count, elements, "meant")
+    if nan == tensor.size == 1 and uses.marks(tensor.name):
         return NonFinite(tensor, count, elements, "meant")
     return NonFinite(tensor, count, elements, "dead" if count >= DEAD * tensor.size else "some")
 
@@ -138,7 +148,7 @@ def _meant(tensor: TensorInfo, values: Any, uses: Uses, positive: int, negative:
 _KINDS = {
     "dead": (Severity.HIGH, "no longer weights: most or all of their values are NaN or infinite"),
     "some": (None, "values that are NaN or infinite"),
-    "meant": (Severity.INFO, "infinities that are limits, thresholds or masks"),
+    "meant": (Severity.INFO, "infinities and NaN that are limits, thresholds, masks or marks of what is missing"),
 }
 
 
@@ -150,7 +160,7 @@ def findings(broken: Sequence[NonFinite], at: Callable[[TensorInfo, int, int], L
             continue
         first, count = found[0], sum(item.count for item in found)
         if len(found) == 1:
-            what = "" if kind != "meant" else ", and used as limits, thresholds or masks are"
+            what = "" if kind != "meant" else ", and are used as limits, thresholds, masks or marks of what is missing"
             message = f"{first.tensor.name}: {count} of {first.tensor.size} values are NaN or infinite{what}"
             evidence: dict[str, Any] = {"count": count, "elements": first.elements}
         else:

@@ -76,10 +76,13 @@ def graph(folder: Path, value: npt.NDArray[np.float32], *steps: str) -> Any:
     nodes: list[Any] = []
     last = "x"
     for at, step in enumerate(steps):
-        inputs = {"Where": ["c", last, "k"], "Softmax": [last], "Relu": [last]}.get(step, [last, "k"] if at == 0 else [last, "w"])
+        inputs = {"Where": ["c", last, "k"], "Softmax": [last], "Relu": [last], "GatherElements": [last, "i"]}.get(
+            step, [last, "k"] if at == 0 else [last, "w"]
+        )
         nodes.append(helper.make_node(step, inputs, [f"v{at}"]))
         last = f"v{at}"
     weights = [numpy_helper.from_array(value, "k"), numpy_helper.from_array(normal().T.copy(), "w")]
+    weights.append(numpy_helper.from_array(np.zeros((4, 16), np.int64), "i"))
     sides: list[Any] = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16]),
         helper.make_tensor_value_info("c", TensorProto.BOOL, [4, 16]),
@@ -92,7 +95,17 @@ def graph(folder: Path, value: npt.NDArray[np.float32], *steps: str) -> Any:
 INFINITY = np.asarray(-np.inf, np.float32)
 
 
-@pytest.mark.parametrize("steps", [("Where", "Softmax"), ("Max", "MatMul"), ("Add", "Softmax"), ("Min",), ("Where", "Softmax", "MatMul")])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ("Where", "Softmax"),
+        ("Max", "MatMul"),
+        ("Add", "Softmax"),
+        ("Min",),
+        ("Where", "Softmax", "MatMul"),
+        ("Add", "GatherElements", "Softmax"),
+    ],
+)
 def test_an_infinity_that_the_graph_uses_as_a_mask_or_limit(look: Look, tmp_path: Path, steps: tuple[str, ...]) -> None:
     assert told(look, graph(tmp_path, INFINITY, *steps)) == [("MG1301", Severity.INFO)]
 
@@ -104,6 +117,16 @@ def test_an_infinity_that_the_graph_computes_with(look: Look, tmp_path: Path, st
     if steps[0] != "MatMul":
         values[0, 0] = 1
     assert told(look, graph(tmp_path, values, *steps)) == [("MG1301", None)]
+
+
+@pytest.mark.parametrize(("step", "severity"), [("Where", Severity.INFO), ("Add", Severity.HIGH), ("Mul", Severity.HIGH)])
+def test_a_nan_that_the_graph_puts_where_something_is_missing(look: Look, tmp_path: Path, step: str, severity: Severity) -> None:
+    """The pitch of frames without a voice (swift-f0)."""
+    assert told(look, graph(tmp_path, np.asarray(np.nan, np.float32), step)) == [("MG1301", severity)]
+
+
+def test_weights_that_are_nan_are_no_marks_though_a_condition_chooses_them(look: Look, tmp_path: Path) -> None:
+    assert told(look, graph(tmp_path, np.full((4, 16), np.nan, np.float32), "Where")) == [("MG1301", Severity.HIGH)]
 
 
 def test_thresholds_of_trees(look: Look) -> None:
