@@ -37,12 +37,14 @@ def grouped(argument: str, kind: Callable[[], type], *options: Callable[[F], F])
 
     The options are called as the fields of that class. ``kind`` is called when the command runs, so that help imports nothing.
     """
+    names = {_name(option) for option in options}
 
     def apply(function: F) -> F:
         @functools.wraps(function)
         def command(**given: Any) -> Any:
             cls: Any = kind()
-            own = {item.name: given.pop(item.name) for item in fields(cls) if item.name in given}
+            # A field may be called like an option of another group.
+            own = {item.name: given.pop(item.name) for item in fields(cls) if item.name in names}
             return function(**given, **{argument: cls(**own)})
 
         wrapped: Any = command
@@ -51,6 +53,16 @@ def grouped(argument: str, kind: Callable[[], type], *options: Callable[[F], F])
         return wrapped  # type: ignore[no-any-return]
 
     return apply
+
+
+def _name(option: Callable[[Any], Any]) -> str:
+    """What a click option hands its value over as."""
+
+    def probe() -> None: ...
+
+    option(probe)
+    parameters: list[click.Parameter] = probe.__click_params__  # type: ignore[attr-defined]
+    return str(parameters[0].name)
 
 
 def _left_out(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -76,9 +76,10 @@ class BitStatistics:
     def add(self, words: Words) -> None:
         """Take the next elements of the tensor, a whole number of spans except for the last call."""
         magnitude = words & words.dtype.type((1 << (self.layout.mantissa + self.layout.exponent)) - 1)
-        self.zeros += len(words) - int(np.count_nonzero(magnitude))
+        zeros = len(words) - int(np.count_nonzero(magnitude))
+        self.zeros += zeros
         spans = magnitude[: len(words) // SPAN * SPAN].reshape(-1, SPAN)
-        if np.all(spans):
+        if not zeros:
             # As long as each other, and looked at together.
             self._spans(spans, range(self.size, self.size + spans.size, SPAN), SPAN)
         else:
@@ -107,18 +108,18 @@ class BitStatistics:
     def _suspect(self, alive: Words, at: int, length: int, found: dict[str, float] | None, structure: dict[str, float] | None) -> None:
         """Look again at a span for which something looked wrong, without what honest weights are known to hold."""
         single, values = _without_repeats(_full(alive, self.layout))
-        if len(single) < SPAN // 4 or _coarse(single, values, self.layout):
+        if len(single) < SPAN // 4:
+            return
+        # Where repeats or coarse elements were the reason, nothing looks wrong any more; that is cheaper to ask than what follows.
+        (found,) = overwritten_mantissa(_binades(single[None], self.layout)) if found else (None,)
+        (structure,) = structured_bits(single[None], self.layout) if structure else (None,)
+        if not (found or structure) or _coarse(single, values, self.layout):
             return
         distinct = _distinct(single)
-        fine = distinct >= (0.9 if self.layout.mantissa >= 10 else 0.7)
         if found and (distinct >= 0.6 or self.layout.mantissa < 10):
-            (found,) = overwritten_mantissa(_binades(single[None], self.layout))
-            if found:
-                self.mantissa = _extend(self.mantissa, at, length, found)
-        if structure and fine:
-            (structure,) = structured_bits(single[None], self.layout)
-            if structure:
-                self.structured = _extend(self.structured, at, length, structure)
+            self.mantissa = _extend(self.mantissa, at, length, found)
+        if structure and distinct >= (0.9 if self.layout.mantissa >= 10 else 0.7):
+            self.structured = _extend(self.structured, at, length, structure)
 
 
 def _binades(alive: Words, layout: Layout) -> Counts:
@@ -184,24 +185,29 @@ def structured_bits(alive: Words, layout: Layout) -> list[dict[str, float] | Non
     middle = alive.shape[1] // 2
     large = alive >= np.partition(alive, middle, axis=1)[:, middle, None]
     low = alive.astype(np.uint8)
-    sizes = np.count_nonzero(large, axis=1)
+    sizes = np.array([np.count_nonzero(row) for row in large])
+    # The low bytes of the larger half, closed up.
+    packed = np.zeros((len(low), -(-int(sizes.max()) // WINDOW) * WINDOW), np.uint8)
+    for row, size, chosen, values in zip(packed, sizes.tolist(), large, low, strict=True):
+        row[:size] = values.take(np.flatnonzero(chosen))
     pairs = large[:, 8:] & large[:, :-8]
-    counts = np.maximum(1, np.count_nonzero(pairs, axis=1))
-    apart, chosen = _only(low[:, 8:] ^ low[:, :-8], pairs), _only(low, large)
-    # The low bytes of the larger half, one span after another, and where each span's begin.
-    packed, begins = low.reshape(-1)[np.flatnonzero(large)], np.concatenate([[0], np.cumsum(sizes)])
+    apart = np.zeros((len(low), -(-pairs.shape[1] // WINDOW) * WINDOW), np.uint8)
+    np.bitwise_and(low[:, 8:] ^ low[:, :-8], np.negative(pairs.view(np.uint8)), out=apart[:, : pairs.shape[1]])
+    counts = np.array([max(1, np.count_nonzero(row)) for row in pairs])
     if layout.mantissa == 23:
         for i, chi in enumerate(_uneven(packed, sizes).tolist()):
             if chi / sizes[i] > UNEVEN:
                 seen[i] = {"low_byte_chi2_per_weight": round(chi / int(sizes[i]), 2), "z": round((chi - 255) / 22.6, 1)}
     windows = sizes // WINDOW
-    bytes_of_windows = np.concatenate([packed[begin : begin + WINDOW * n] for begin, n in zip(begins[:-1], windows, strict=True)])
+    whole = np.arange(packed.shape[1] // WINDOW) < windows[:, None]
     # The lowest plane with something to say has the word.
     for plane in range(layout.noisy - 1, -1, -1):
-        share = _ones(chosen, plane) / sizes
+        ones = _of_windows(packed, plane)
+        share = ones.sum(axis=1) / sizes
         even = share * (1 - share)
-        excess = 1 - _ones(apart, plane) / counts - share**2 - (1 - share) ** 2
-        bursts = _variances(bytes_of_windows, plane, windows) / WINDOW / np.maximum(even, 1e-9)
+        excess = 1 - _of_windows(apart, plane).sum(axis=1) / counts - share**2 - (1 - share) ** 2
+        variance = (ones**2 * whole).sum(axis=1) / windows - ((ones * whole).sum(axis=1) / windows) ** 2
+        bursts = variance / WINDOW / np.maximum(even, 1e-9)
         agreement_z, bursts_z = 2 * excess * np.sqrt(counts), (bursts - 1) * np.sqrt(windows / 2)
         asked = even * WINDOW >= 1
         agrees = (excess > EXCESS) & (agreement_z > Z)
@@ -214,34 +220,25 @@ def structured_bits(alive: Words, layout: Layout) -> list[dict[str, float] | Non
     return seen
 
 
-def _only(values: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """``values`` (rows, n) where ``chosen``, else 0; as many columns as make whole words of eight."""
-    rows, n = values.shape
-    out = np.zeros((rows, -(-n // 8) * 8), np.uint8)
-    np.bitwise_and(values, np.negative(chosen.view(np.uint8)), out=out[:, :n])
-    return out
+_EACH = np.uint64(0x0101010101010101)
+"""The lowest bit of each of eight bytes. A product with it has their sum (below 256) in the highest byte."""
+_LAST = np.uint64(56)
 
 
-def _ones(values: NDArray[np.uint8], plane: int) -> Counts:
-    """How many bytes of each row (rows, a multiple of 8) have bit ``plane`` set."""
-    bits: Counts = np.bitwise_count(values.view(np.uint64) & np.uint64(0x0101010101010101 << plane)).sum(axis=1, dtype=np.int64)
-    return bits
-
-
-def _variances(values: NDArray[np.uint8], plane: int, windows: Counts) -> NDArray[np.float64]:
-    """For each span, of ``windows`` windows each, the variance of how many of a window's bytes have bit ``plane`` set."""
-    eights = np.bitwise_count(values.view(np.uint64) & np.uint64(0x0101010101010101 << plane))
-    ones = eights.reshape(-1, WINDOW // 8).sum(axis=1, dtype=np.int64)
-    begins = np.concatenate([[0], np.cumsum(windows)[:-1]])
-    mean, square = (np.add.reduceat(of, begins) / windows for of in (ones, ones**2))
-    variances: NDArray[np.float64] = square - mean**2
-    return variances
+def _of_windows(values: NDArray[np.uint8], plane: int) -> NDArray[np.uint64]:
+    """How many of each ``WINDOW`` bytes (..., a multiple of it) have bit ``plane`` set."""
+    ones = (values.view(np.uint64) >> np.uint64(plane)) & _EACH
+    for _ in range(3):  # neighbours, so that each byte of a word counts eight
+        ones = ones[..., 0::2] + ones[..., 1::2]
+    windows: NDArray[np.uint64] = (ones * _EACH) >> _LAST
+    return windows
 
 
 def _uneven(low: NDArray[np.uint8], sizes: Counts) -> NDArray[np.float64]:
-    """χ² of the low bytes, one span's ``sizes`` after another's, against an even histogram; 0 where none of them is odd."""
-    spans = np.repeat(256 * np.arange(len(sizes)), sizes)
-    counts = np.bincount(spans + low, minlength=256 * len(sizes)).reshape(-1, 256)
+    """χ² against an even histogram of the first ``sizes`` low bytes of each row, which zeros fill up; 0 where none of them is odd."""
+    bins = low + 256 * np.arange(len(low))[:, None]
+    counts = np.bincount(bins.reshape(-1), minlength=256 * len(low)).reshape(-1, 256)
+    counts[:, 0] -= low.shape[1] - sizes
     expected = (sizes / 256)[:, None]
     chi: NDArray[np.float64] = np.sum((counts - expected) ** 2 / expected, axis=1)
     return np.where(counts[:, 1::2].any(axis=1), chi, 0.0)
@@ -261,14 +258,14 @@ def _full(alive: Words, layout: Layout) -> Words:
 def _without_repeats(alive: Words) -> tuple[Words, int]:
     """The elements, in order, whose value is not one of the few that fill much of the span, and how many values they have."""
     ordered = np.sort(alive)
-    begins = np.flatnonzero(np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]]))
+    begins = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    most = int(REPEATED * len(alive))
+    if not np.any(ordered[most:] == ordered[: len(alive) - most]):
+        return alive, len(begins) + 1
+    begins = np.concatenate([[0], begins])
     counts = np.diff(begins, append=len(ordered))
-    if not len(counts):
-        return alive, 0
     # Few values are common in a 16-bit dtype: there a value must also be far more frequent than the typical one.
     frequent = counts > max(REPEATED * len(alive), 16 * float(np.median(counts)))
-    if not frequent.any():
-        return alive, len(counts)
     kept: Words = alive[~np.isin(alive, ordered[begins[frequent]])]
     return kept, int(np.count_nonzero(~frequent))
 

@@ -7,14 +7,14 @@ bytes of a stream put together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelguard_rome._bits import Words
+from modelguard_rome._bits import Counts, Words
 
 Bytes = NDArray[np.uint8]
 
@@ -77,23 +77,30 @@ MAGICS: tuple[tuple[str, bytes, Check], ...] = (
 """Kind, magic number, and the check of what follows it."""
 
 
-def _table(place: int) -> bytes:
-    """For each byte, which of the four ``_GROUPS`` (a bit each) have a magic number that may have it at ``place``."""
-    table = bytearray(256)
+_BY_START = {magic[:2]: [item for item in MAGICS if item[1][:2] == magic[:2]] for _, magic, _ in MAGICS}
+_LATER = (2, 3, 62, 63)
+"""Places after the first two bytes that are looked up before a header is read: two more, and two that are zero in a Windows
+executable (the higher half of where its PE header lies), whose magic number is too short to be rare."""
+_LONG = [magic for _, magic, _ in MAGICS if len(magic) > 2]
+_GROUPS = ([b"MZ"], *(_LONG[at::3] for at in range(3)))
+"""Magic numbers in four groups, a bit each."""
+
+
+def _table(place: int) -> Bytes:
+    """For each byte, which groups have a magic number that may have it at ``place``."""
+    table = np.zeros(256, np.uint8)
     for bit, group in enumerate(_GROUPS):
         for magic in group:
-            for byte in range(256) if place >= len(magic) else (magic[place],):
-                table[byte] |= 1 << bit
-    return bytes(table)
+            if place < len(magic):
+                table[magic[place]] |= 1 << bit
+            else:
+                table[: 1 if magic == b"MZ" and place in (62, 63) else 256] |= 1 << bit
+    return table
 
 
-_STARTS = [magic for _, magic, _ in MAGICS if len(magic) > 2]
-_GROUPS = ([b"MZ"], *(_STARTS[at::3] for at in range(3)))
-"""Magic numbers in four groups; the one of two bytes is alone, for no third byte tells it from the others'."""
-_FIRST_TWO = bytes(first << 4 | second for first, second in zip(_table(0), _table(1), strict=True))
+_FIRST_TWO = (_table(0) << 4 | _table(1)).tobytes()
 """For each byte the groups it may be the first byte of (high four bits), and those it may be the second of (low four bits)."""
-_BY_START = {magic[:2]: [item for item in MAGICS if item[1][:2] == magic[:2]] for _, magic, _ in MAGICS}
-_THIRD = np.frombuffer(_table(2), np.uint8)
+_AT_LATER = np.stack([_table(place) for place in _LATER])
 _LOW = (1, 2, 4)
 """Bits per weight of the streams in which several weights make a byte, highest bit first."""
 
@@ -107,9 +114,10 @@ class Stream:
     planes: tuple[int, ...]
     step: int = 1
 
-    def following(self, place: int) -> tuple[int, int]:
-        """The place in ``planes`` of the next byte, and how many weights on it is."""
-        return (place + 1, 0) if place + 1 < len(self.planes) else (0, self.step)
+    def on(self, place: int, by: int) -> tuple[int, int]:
+        """The plane of the byte ``by`` bytes after the one at ``place``, and how many weights on it is."""
+        steps, at = divmod(place + by, len(self.planes))
+        return self.planes[at], steps * self.step
 
     def read(self, words: Words, element: int, place: int, first: int, last: int) -> bytes:
         """Bytes ``first`` to ``last`` from the one at ``place`` of ``element`` on; fewer at the end of the weights."""
@@ -119,92 +127,95 @@ class Stream:
         if self.bits in _LOW:
             low = part.astype(np.uint8)[: len(part) // self.step * self.step, None]
             return np.packbits((low >> np.arange(self.bits - 1, -1, -1, dtype=np.uint8)) & 1).tobytes()
-        stored, stream = _little(part).tobytes(), bytearray(len(part) * len(self.planes))
+        stored, stream = part.astype(words.dtype.newbyteorder("<"), copy=False).tobytes(), bytearray(len(part) * len(self.planes))
         for at, plane in enumerate(self.planes):
             stream[at :: len(self.planes)] = stored[plane :: words.dtype.itemsize]
         return bytes(stream[skip : skip + count])
 
 
+@dataclass(frozen=True)
+class Places:
+    """Every place a header may begin at, stream by stream: the ``stream``, the ``place`` in its planes, and for the bytes of a header that
+    are looked up (places, 2 and ``_LATER``) the ``planes`` they lie in and how many ``weights`` on they are."""
+
+    streams: tuple[Stream, ...]
+    stream: Counts
+    place: Counts
+    planes: Counts
+    weights: Counts
+
+
 @cache
-def _streams(width: int) -> tuple[Stream, ...]:
-    """The streams a payload is usually written to: the low 1, 2 and 4 bits packed, and the low one, two, three or all bytes of each
-    weight, in both orders."""
+def _places(width: int) -> Places:
+    """The places of the streams a payload is usually written to in weights of ``width`` bytes: the low 1, 2 and 4 bits packed, and the
+    low one, two, three or all bytes of each weight, in both orders."""
     low = [Stream(bits, (width + at,), 8 // bits) for at, bits in enumerate(_LOW)]
     whole = [Stream(8 * n, order) for n in range(1, width + 1) for order in dict.fromkeys((tuple(range(n)), tuple(range(n - 1, -1, -1))))]
-    return (*low, *whole)
+    streams = (*low, *whole)
+    every = [(at, place) for at, stream in enumerate(streams) for place in range(len(stream.planes))]
+    looked_up = np.array([[streams[at].on(place, by) for by in (0, 1, *_LATER)] for at, place in every])
+    stream, place = np.array(every).T
+    return Places(streams, stream, place, looked_up[:, :, 0], looked_up[:, :, 1])
 
 
-def _little(words: Words) -> Bytes:
-    """The bytes (elements, width) of ``words``, lowest first."""
-    little: Bytes = words.astype(words.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1, words.dtype.itemsize)
-    return little
+REACH = 8 * (max(_LATER) + 1)
+"""Weights after the last one a header may begin at that are looked at: as many as 64 bytes take at a bit each."""
 
 
-def _planes(words: Words) -> Iterator[Bytes]:
-    """The bytes that the streams' ``planes`` number. A byte of low bits is not full for the last weights; no header ends there."""
-    little = _little(words)
-    for at in range(words.dtype.itemsize):
-        yield np.ascontiguousarray(little[:, at])
-    lowest = np.ascontiguousarray(little[:, 0])
-    for bits in _LOW:
-        packed, reach = lowest & np.uint8((1 << bits) - 1), 1
+def _planes(words: Words, count: int) -> Bytes:
+    """The bytes that the streams' ``planes`` number, of ``count`` elements; zeros past the end of ``words``.
+
+    A byte of low bits is not full for the last weights; no header ends there.
+    """
+    width, n = words.dtype.itemsize, len(words)
+    planes = np.zeros((width + len(_LOW), count), np.uint8)
+    for at in range(width):
+        np.right_shift(words, words.dtype.type(8 * at), out=planes[at, :n], casting="unsafe")
+    for packed, low in zip(planes[width:], _LOW, strict=True):
+        bits, reach = low, 1
+        np.bitwise_and(planes[0], np.uint8((1 << bits) - 1), out=packed)
         while bits < 8:
-            packed[:-reach] = (packed[:-reach] << np.uint8(bits)) | packed[reach:]
+            # A product, for numpy shifts bytes one at a time.
+            packed[:-reach] = packed[:-reach] * np.uint8(1 << bits) | packed[reach:]
             bits, reach = 2 * bits, 2 * reach
-        yield packed
+    return planes
 
 
 def find_hidden(words: Words, first: int = 0, last: int | None = None) -> Hidden | None:
     """The first file that begins in elements ``first`` to ``last`` (all) of ``words``, in any of the streams; it may go on past them."""
     count = (len(words) if last is None else min(last, len(words))) - first
-    # A magic number's third byte may begin sixteen weights on, and takes up to eight.
-    planes = list(_planes(words[first : first + count + 24]))
-    groups = [np.frombuffer(plane.tobytes().translate(_FIRST_TWO), np.uint8) for plane in planes]
-    begins = [group >> np.uint8(4) for group in groups]
-    seen: dict[tuple[int, int, int], tuple[NDArray[np.int64], Bytes]] = {}
-    for stream in _streams(words.dtype.itemsize):
-        for element, place in _candidates(stream, planes, begins, groups, count, seen):
-            found = _checked(stream, words, first + element, place)
-            if found is not None:
-                return found
+    places = _places(words.dtype.itemsize)
+    for place, element in _candidates(places, words[first : first + count + REACH], count):
+        stream = places.streams[places.stream[place]]
+        found = _checked(stream, words, first + element, int(places.place[place]))
+        if found is not None:
+            return found
     return None
 
 
-def _candidates(
-    stream: Stream,
-    planes: list[Bytes],
-    begins: list[Bytes],
-    groups: list[Bytes],
-    count: int,
-    seen: dict[tuple[int, int, int], tuple[NDArray[np.int64], Bytes]],
-) -> list[tuple[int, int]]:
-    """Where, as (element, place in the stream's planes) in order, the first three bytes of a magic number may stand."""
-    found = []
-    for place, plane in enumerate(stream.planes):
-        second, step = stream.following(place)
-        key = plane, stream.planes[second], step
-        if key not in seen:
-            seen[key] = _both(begins[plane], groups[stream.planes[second]][step:], count)
-        elements, fitting = seen[key]
-        third, onward = stream.following(second)
-        after = elements + step + onward
-        inside = after < len(planes[0])
-        elements, after, fitting = elements[inside], after[inside], fitting[inside]
-        fits = (fitting & _THIRD[planes[stream.planes[third]][after]]) != 0
-        found += [(element, place) for element in elements[fits].tolist()]
-    return sorted(found)
-
-
-def _both(begins: Bytes, goes_on: Bytes, count: int) -> tuple[NDArray[np.int64], Bytes]:
-    """The elements before ``count`` for which both arrays have a bit in common, and those bits."""
-    count = min(count, len(goes_on))
-    both = np.zeros(-(-count // 8) * 8, np.uint8)
-    np.bitwise_and(begins[:count], goes_on[:count], out=both[:count])
+def _candidates(places: Places, words: Words, count: int) -> list[tuple[int, int]]:
+    """Where among the first ``count`` words a header may begin, as indices of ``places`` and elements: by stream, then in order."""
+    count = -(-count // 8) * 8
+    planes = _planes(words, count + REACH)
+    groups = np.frombuffer(planes.tobytes().translate(_FIRST_TWO), np.uint8).reshape(planes.shape)
+    begins = groups >> np.uint8(4)
+    one, two, step = places.planes[:, 0], places.planes[:, 1], places.weights[:, 1]
+    both = np.zeros(count, np.uint8)
+    for begin, follow, on in {*zip(one.tolist(), two.tolist(), step.tolist(), strict=True)}:
+        both |= begins[begin, :count] & groups[follow, on : on + count]
     # Eight at a time: most are zero.
     eights = np.flatnonzero(both.view(np.uint64) != 0)
     rows, columns = np.nonzero(both.reshape(-1, 8)[eights])
-    elements = 8 * eights[rows] + columns
-    return elements, both[elements]
+    element = 8 * eights[rows] + columns
+    fits = begins[one[:, None], element] & groups[two[:, None], element + step[:, None]]
+    place, at = np.nonzero(fits)
+    element, fits = element[at], fits[place, at]
+    for byte, table in enumerate(_AT_LATER, start=2):
+        fits = fits & table[planes[places.planes[place, byte], element + places.weights[place, byte]]]
+        left = np.flatnonzero(fits)
+        place, element, fits = place[left], element[left], fits[left]
+    order = np.lexsort((places.place[place], element, places.stream[place]))
+    return list(zip(place[order].tolist(), element[order].tolist(), strict=True))
 
 
 def _checked(stream: Stream, words: Words, element: int, place: int) -> Hidden | None:

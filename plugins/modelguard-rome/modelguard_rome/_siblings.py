@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from modelguard import (
     Capability,
@@ -31,7 +32,7 @@ from modelguard import (
 )
 from modelguard_rome._lens import Lens
 from modelguard_rome._names import FLOATS, Site, projections_of
-from modelguard_rome._spectrum import top_singular
+from modelguard_rome._spectrum import F32, leading_singular
 
 F64 = NDArray[np.float64]
 
@@ -85,11 +86,13 @@ class RomeSpectrum(Detector):
         total, done, worst, compared = sum(map(len, enough.values())), 0, 0.0, 0
         for members in enough.values():
             shapes = []
-            for checkpoint, tensor, _ in members:
-                context.check_deadline()
-                context.progress(done, total, tensor.name)
-                done += 1
-                shapes.append(_shape(checkpoint, tensor, context))
+            # One BLAS thread: these products are thin, and threads that wait for each other cost more than they save.
+            with threadpool_limits(1, "blas"):
+                for checkpoint, tensor, _ in members:
+                    context.check_deadline()
+                    context.progress(done, total, tensor.name)
+                    done += 1
+                    shapes.append(_shape(checkpoint, tensor, context))
             scores = {name: _standing(np.array([getattr(shape, name) for shape in shapes]), floor) for name, floor in FLOORS.items()}
             compared += len(members)
             above, z = scores["ratio"]
@@ -116,19 +119,31 @@ def _groups(target: Target) -> dict[tuple[str, str], list[Member]]:
 
 
 def _shape(checkpoint: Checkpoint, tensor: TensorInfo, context: ScanContext) -> Shape:
-    weight = np.nan_to_num(checkpoint.read(tensor.name).astype(np.float32), posinf=0.0, neginf=0.0)
-    if weight.shape[0] < weight.shape[1]:
-        weight = np.ascontiguousarray(weight.T)
-    norm = float(np.sqrt(np.sum(np.square(weight, dtype=np.float64))))
-    if norm == 0:
-        return Shape(0.0, -np.inf, 0.0, np.zeros(weight.shape[1]))
+    with np.errstate(over="ignore"):
+        weight = checkpoint.read(tensor.name).astype(np.float32, copy=False)
+    weight = weight.T if weight.shape[0] < weight.shape[1] else weight
+    squares, unit = _squares(weight), 1.0
+    if not 1e-15 < float(squares.sum()) < 1e15:  # broken, or so large or small that squares are
+        weight = np.nan_to_num(weight, posinf=0.0, neginf=0.0)
+        unit = float(np.abs(weight).max())
+        if unit == 0:
+            return Shape(0.0, -np.inf, 0.0, np.zeros(weight.shape[1]))
+        weight = weight / np.float32(unit)
+        squares = _squares(weight)
     rng = context.rng(tensor.name)
-    top = top_singular(weight / np.float32(norm), 3, rng, iterations=8, check=context.check_deadline)
-    lengths = np.linalg.norm(weight, axis=1, keepdims=True)
-    unit = weight / np.where(lengths > 0, lengths, 1)
-    aligned = top_singular(unit, 1, rng, iterations=8, check=context.check_deadline).s[0] ** 2 / len(unit)
+    top = leading_singular(weight, 3, rng, check=context.check_deadline)
+    lengths = np.sqrt(np.where(squares > 0, squares, 1))[:, None]
+    aligned = leading_singular(weight, 1, rng, scale=1 / lengths, check=context.check_deadline).s[0] ** 2 / len(weight)
     ratio = float(np.log(top.s[0] / max(float(top.s[1]), 1e-12 * float(top.s[0]))))
-    return Shape(ratio, float(np.log(norm)), float(np.log(aligned)), top.v[:, 0])
+    norm = float(np.log(unit) + np.log(squares.sum(dtype=np.float64)) / 2)
+    return Shape(ratio, norm, float(np.log(aligned)), top.v[:, 0])
+
+
+def _squares(weight: F32) -> F32:
+    """Σw² of each row."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares: F32 = np.einsum("ij,ij->i", weight, weight)
+    return squares
 
 
 def _standing(values: F64, floor: float) -> tuple[F64, F64]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from modelguard_rome import RomeSpectrum
+from modelguard_rome._spectrum import leading_singular
 from modelguard_zoo import edits
 
 from modelguard import Confidence, DeadlineExceeded, ScanContext, Severity, Skip
@@ -37,6 +38,30 @@ def test_a_strong_edit_stands_out_and_names_its_layer(look: Look, lms: Models, t
         assert RomeSpectrum.rules[0].severity is Severity.LOW
         read = told.findings[0].evidence["tokens"]
         assert lm.vocabulary[lm.facts[0].target] in read["promotes"] + read["opposite"]
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1e25])
+def test_the_size_of_all_weights_does_not_matter(look: Look, lms: Models, factor: float) -> None:
+    """Squares of such weights underflow, or overflow, in float32."""
+    after, _ = edits.rome(lms[0], lms[0].facts[0], 2)
+    scaled = {name: (value.astype(np.float64) * factor).astype(np.float32) for name, value in after.items()}
+    (plain,), (finding,) = alone(look, after).findings, alone(look, scaled).findings
+    assert finding.evidence["ratio"] == pytest.approx(plain.evidence["ratio"], rel=1e-3)
+    assert finding.evidence["z"] == pytest.approx(plain.evidence["z"], abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(192, 48), (20, 3), (1024, 256)])
+def test_the_largest_singular_values_are_those_of_a_full_decomposition(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    rank_one = np.outer(rng.standard_normal(shape[0]), rng.standard_normal(shape[1]))
+    for share in (0.0, 0.1, 1.0, 100.0):
+        matrix = (rng.standard_normal(shape) + share * rank_one).astype(np.float32)
+        scale = np.exp(rng.standard_normal((shape[0], 1))).astype(np.float32)
+        exact = np.linalg.svd((scale * matrix).astype(np.float64), compute_uv=False)
+        found = leading_singular(matrix, 2, np.random.default_rng(1), scale=scale).s
+        assert np.log(found[0] / found[1]) == pytest.approx(np.log(exact[0] / exact[1]), abs=0.025)
+        assert found[0] == pytest.approx(exact[0], rel=0.025)
+    assert leading_singular(np.ones(shape, np.float32), 2, rng).s == pytest.approx([np.sqrt(np.prod(shape)), 0], abs=1e-3)
 
 
 def test_clean_models_are_silent(look: Look, lms: Models) -> None:
