@@ -31,8 +31,10 @@ _ENDS = frozenset(
 """Operators for which an infinity is a limit, a choice or a mask, and nothing that spreads."""
 _KEEPS = frozenset(
     {
-        "Add", "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Neg", "Pad",
-        "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze",
+        "Add", "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
+        "Identity", "Neg", "Pad",
+        "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu",
+        "Unsqueeze",
     }
 )  # fmt: skip
 """Operators that hand it on."""
