@@ -138,8 +138,10 @@ def overwritten_mantissa(counts: Counts) -> list[dict[str, float] | None]:
     the time: random mantissas give 50 %. Where neighbouring binades are equally dense the bit is fair: program code gives 24-36 %.
     Exponents that are all odd or all even show a payload of 24 bits of text, whose top bit is never set.
     """
-    totals = counts[:, 1:-1].sum(axis=2)
-    ones = counts[:, 1:-1, 1]
+    counts = counts[:, 1:-1]
+    if len(used := np.flatnonzero(counts.any(axis=(0, 2)))):
+        counts = counts[:, used[0] : used[-1] + 1]
+    totals, ones = counts.sum(axis=2), counts[:, :, 1]
     sizes = totals.sum(axis=1)
     even = totals[:, 0::2].sum(axis=1)
     larger = np.maximum(even, sizes - even)

@@ -81,9 +81,11 @@ _BY_START = {magic[:2]: [item for item in MAGICS if item[1][:2] == magic[:2]] fo
 _LATER = (2, 3, 62, 63)
 """Places after the first two bytes that are looked up before a header is read: two more, and two that are zero in a Windows
 executable (the higher half of where its PE header lies), whose magic number is too short to be rare."""
-_LONG = [magic for _, magic, _ in MAGICS if len(magic) > 2]
-_GROUPS = ([b"MZ"], *(_LONG[at::3] for at in range(3)))
-"""Magic numbers in four groups, a bit each."""
+_ALONE = (b"MZ", b"<?php")
+_OTHERS = [magic for _, magic, _ in MAGICS if magic not in _ALONE]
+_GROUPS = (*([magic] for magic in _ALONE), _OTHERS[: len(_OTHERS) // 2], _OTHERS[len(_OTHERS) // 2 :])
+"""Magic numbers in four groups, a bit each. Alone are the shortest, and the one that begins as the highest byte of many weights does:
+0x3c is the first of float32 numbers around 0.015."""
 
 
 def _table(place: int) -> Bytes:
@@ -162,13 +164,14 @@ REACH = 8 * (max(_LATER) + 1)
 """Weights after the last one a header may begin at that are looked at: as many as 64 bytes take at a bit each."""
 
 
-def _planes(words: Words, count: int) -> Bytes:
-    """The bytes that the streams' ``planes`` number, of ``count`` elements; zeros past the end of ``words``.
+def _planes(words: Words, count: int) -> bytearray:
+    """The bytes that the streams' ``planes`` number, one plane of ``count`` elements after another; zeros past the end of ``words``.
 
     A byte of low bits is not full for the last weights; no header ends there.
     """
     width, n = words.dtype.itemsize, len(words)
-    planes = np.zeros((width + len(_LOW), count), np.uint8)
+    written = bytearray((width + len(_LOW)) * count)
+    planes = np.frombuffer(written, np.uint8).reshape(-1, count)
     for at in range(width):
         np.right_shift(words, words.dtype.type(8 * at), out=planes[at, :n], casting="unsafe")
     for packed, low in zip(planes[width:], _LOW, strict=True):
@@ -178,7 +181,7 @@ def _planes(words: Words, count: int) -> Bytes:
             # A product, for numpy shifts bytes one at a time.
             packed[:-reach] = packed[:-reach] * np.uint8(1 << bits) | packed[reach:]
             bits, reach = 2 * bits, 2 * reach
-    return planes
+    return written
 
 
 def find_hidden(words: Words, first: int = 0, last: int | None = None) -> Hidden | None:
@@ -196,22 +199,23 @@ def find_hidden(words: Words, first: int = 0, last: int | None = None) -> Hidden
 def _candidates(places: Places, words: Words, count: int) -> list[tuple[int, int]]:
     """Where among the first ``count`` words a header may begin, as indices of ``places`` and elements: by stream, then in order."""
     count = -(-count // 8) * 8
-    planes = _planes(words, count + REACH)
-    groups = np.frombuffer(planes.tobytes().translate(_FIRST_TWO), np.uint8).reshape(planes.shape)
+    length = count + REACH
+    written = _planes(words, length)
+    planes, groups = np.frombuffer(written, np.uint8), np.frombuffer(written.translate(_FIRST_TWO), np.uint8)
     begins = groups >> np.uint8(4)
-    one, two, step = places.planes[:, 0], places.planes[:, 1], places.weights[:, 1]
+    offsets = length * places.planes + places.weights
     both = np.zeros(count, np.uint8)
-    for begin, follow, on in {*zip(one.tolist(), two.tolist(), step.tolist(), strict=True)}:
-        both |= begins[begin, :count] & groups[follow, on : on + count]
+    for one, two in {*zip(offsets[:, 0].tolist(), offsets[:, 1].tolist(), strict=True)}:
+        both |= begins[one : one + count] & groups[two : two + count]
     # Eight at a time: most are zero.
     eights = np.flatnonzero(both.view(np.uint64) != 0)
     rows, columns = np.nonzero(both.reshape(-1, 8)[eights])
     element = 8 * eights[rows] + columns
-    fits = begins[one[:, None], element] & groups[two[:, None], element + step[:, None]]
+    fits = begins.take(element + offsets[:, :1]) & groups.take(element + offsets[:, 1:2])
     place, at = np.nonzero(fits)
     element, fits = element[at], fits[place, at]
     for byte, table in enumerate(_AT_LATER, start=2):
-        fits = fits & table[planes[places.planes[place, byte], element + places.weights[place, byte]]]
+        fits = fits & table[planes.take(offsets[place, byte] + element)]
         left = np.flatnonzero(fits)
         place, element, fits = place[left], element[left], fits[left]
     order = np.lexsort((places.place[place], element, places.stream[place]))
