@@ -7,17 +7,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from modelguard.testing import write_safetensors
 
-MODULES = ("click", "contextlib", "dataclasses", "enum", "importlib", "json", "numpy", "pluggy", "pydantic", "rich", "signal", "typing")
+MODULES = ("click", "dataclasses", "enum", "json", "numpy", "pluggy", "pydantic", "rich", "signal", "typing")
+FIRST = ("contextlib", "importlib", "runpy")
+"""What Python itself imports to find the module that -m names, before any code of ours runs."""
 
 
-def test_modules_beside_the_weights_are_not_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "modules"), [((), MODULES), (("-P",), (*MODULES, *FIRST))], ids=["as-it-is", "safe-path"])
+def test_modules_beside_the_weights_are_not_imported(tmp_path: Path, options: tuple[str, ...], modules: tuple[str, ...]) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"w": np.zeros(4, np.float32)})
-    for name in MODULES:
+    for name in modules:
         (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w')\nraise SystemExit(0)\n")
-    ran = subprocess.run([sys.executable, "-m", "modelguard", "scan", "."], cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, *options, "-m", "modelguard", "scan", "."], cwd=tmp_path, capture_output=True, text=True)
     assert list(tmp_path.glob("ran-*")) == []
     assert ran.returncode == 1, ran.stderr
     assert "click.py: stands in the place of Python's module click" in " ".join(ran.stdout.split())
