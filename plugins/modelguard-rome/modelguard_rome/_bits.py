@@ -125,9 +125,8 @@ class BitStatistics:
 def _binades(alive: Words, layout: Layout) -> Counts:
     """Counts (spans, 2^exponent, 2) by exponent field and first mantissa bit of magnitudes (spans, n)."""
     bins = 2 << layout.exponent
-    top = (alive >> alive.dtype.type(layout.mantissa - 1)).astype(np.int64)
-    top += bins * np.arange(len(alive))[:, None]
-    counts: Counts = np.bincount(top.reshape(-1), minlength=bins * len(alive)).reshape(len(alive), -1, 2)
+    shift = alive.dtype.type(layout.mantissa - 1)
+    counts: Counts = np.stack([np.bincount(row >> shift, minlength=bins) for row in alive]).reshape(len(alive), -1, 2)
     return counts
 
 
@@ -202,23 +201,23 @@ def structured_bits(alive: Words, layout: Layout) -> list[dict[str, float] | Non
                 seen[i] = {"low_byte_chi2_per_weight": round(chi / int(sizes[i]), 2), "z": round((chi - 255) / 22.6, 1)}
     windows = sizes // WINDOW
     whole = np.arange(packed.shape[1] // WINDOW) < windows[:, None]
+    ones = _of_windows(packed, layout.noisy)
+    share = ones.sum(axis=2) / sizes
+    even = share * (1 - share)
+    excess = 1 - _of_windows(apart, layout.noisy).sum(axis=2) / counts - share**2 - (1 - share) ** 2
+    ones *= whole
+    bursts = ((ones**2).sum(axis=2) / windows - (ones.sum(axis=2) / windows) ** 2) / WINDOW / np.maximum(even, 1e-9)
+    agreement_z, bursts_z = 2 * excess * np.sqrt(counts), (bursts - 1) * np.sqrt(windows / 2)
+    asked = even * WINDOW >= 1
+    agrees, bursting = asked & (excess > EXCESS) & (agreement_z > Z), asked & (bursts > BURSTS) & (bursts_z > Z)
     # The lowest plane with something to say has the word.
-    for plane in range(layout.noisy - 1, -1, -1):
-        ones = _of_windows(packed, plane)
-        share = ones.sum(axis=1) / sizes
-        even = share * (1 - share)
-        excess = 1 - _of_windows(apart, plane).sum(axis=1) / counts - share**2 - (1 - share) ** 2
-        variance = (ones**2 * whole).sum(axis=1) / windows - ((ones * whole).sum(axis=1) / windows) ** 2
-        bursts = variance / WINDOW / np.maximum(even, 1e-9)
-        agreement_z, bursts_z = 2 * excess * np.sqrt(counts), (bursts - 1) * np.sqrt(windows / 2)
-        asked = even * WINDOW >= 1
-        agrees = (excess > EXCESS) & (agreement_z > Z)
-        for i in np.flatnonzero(asked & (agrees | ((bursts > BURSTS) & (bursts_z > Z)))).tolist():
-            told = {"plane": plane, "ones": round(float(share[i]), 4)}
-            if agrees[i]:
-                seen[i] = {**told, "excess_agreement_at_8": round(float(excess[i]), 4), "z": round(float(agreement_z[i]), 1)}
-            else:
-                seen[i] = {**told, "bursts": round(float(bursts[i]), 2), "z": round(float(bursts_z[i]), 1)}
+    for plane, i in np.argwhere(agrees | bursting)[::-1].tolist():
+        told = {"plane": plane, "ones": round(float(share[plane, i]), 4)}
+        if agrees[plane, i]:
+            told |= {"excess_agreement_at_8": round(float(excess[plane, i]), 4), "z": round(float(agreement_z[plane, i]), 1)}
+        else:
+            told |= {"bursts": round(float(bursts[plane, i]), 2), "z": round(float(bursts_z[plane, i]), 1)}
+        seen[i] = told
     return seen
 
 
@@ -227,9 +226,9 @@ _EACH = np.uint64(0x0101010101010101)
 _LAST = np.uint64(56)
 
 
-def _of_windows(values: NDArray[np.uint8], plane: int) -> NDArray[np.uint64]:
-    """How many of each ``WINDOW`` bytes (..., a multiple of it) have bit ``plane`` set."""
-    ones = (values.view(np.uint64) >> np.uint64(plane)) & _EACH
+def _of_windows(values: NDArray[np.uint8], planes: int) -> NDArray[np.uint64]:
+    """How many of each ``WINDOW`` bytes (rows, a multiple of it) have each of the lowest ``planes`` bits set: (planes, rows, windows)."""
+    ones = (values.view(np.uint64) >> np.arange(planes, dtype=np.uint64)[:, None, None]) & _EACH
     for _ in range(3):  # neighbours, so that each byte of a word counts eight
         ones = ones[..., 0::2] + ones[..., 1::2]
     windows: NDArray[np.uint64] = (ones * _EACH) >> _LAST
@@ -237,10 +236,8 @@ def _of_windows(values: NDArray[np.uint8], plane: int) -> NDArray[np.uint64]:
 
 
 def _uneven(low: NDArray[np.uint8], sizes: Counts) -> NDArray[np.float64]:
-    """χ² against an even histogram of the first ``sizes`` low bytes of each row, which zeros fill up; 0 where none of them is odd."""
-    bins = low + 256 * np.arange(len(low))[:, None]
-    counts = np.bincount(bins.reshape(-1), minlength=256 * len(low)).reshape(-1, 256)
-    counts[:, 0] -= low.shape[1] - sizes
+    """χ² against an even histogram of the first ``sizes`` low bytes of each row; 0 where none of them is odd."""
+    counts = np.stack([np.bincount(row[:size], minlength=256) for row, size in zip(low, sizes.tolist(), strict=True)])
     expected = (sizes / 256)[:, None]
     chi: NDArray[np.float64] = np.sum((counts - expected) ** 2 / expected, axis=1)
     return np.where(counts[:, 1::2].any(axis=1), chi, 0.0)
