@@ -81,7 +81,7 @@ class WeightForensics(Detector):
         words = _words(checkpoint, tensor)
         for start in range(0, len(words), CHUNK):
             context.check_deadline()
-            statistics.add(words[start : start + CHUNK])
+            statistics.add(np.require(words[start : start + CHUNK], requirements="A"))
             if self.search_files and hidden is None:
                 hidden = find_hidden(words, start, start + CHUNK)
         return statistics, hidden

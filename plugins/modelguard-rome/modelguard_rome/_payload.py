@@ -188,7 +188,8 @@ def find_hidden(words: Words, first: int = 0, last: int | None = None) -> Hidden
     """The first file that begins in elements ``first`` to ``last`` (all) of ``words``, in any of the streams; it may go on past them."""
     count = (len(words) if last is None else min(last, len(words))) - first
     places = _places(words.dtype.itemsize)
-    for place, element in _candidates(places, words[first : first + count + REACH], count):
+    near = np.require(words[first : first + count + REACH], requirements="A")
+    for place, element in _candidates(places, near, count):
         stream = places.streams[places.stream[place]]
         found = _checked(stream, words, first + element, int(places.place[place]))
         if found is not None:

@@ -120,7 +120,8 @@ def _groups(target: Target) -> dict[tuple[str, str], list[Member]]:
 
 def _shape(checkpoint: Checkpoint, tensor: TensorInfo, context: ScanContext) -> Shape:
     with np.errstate(over="ignore"):
-        weight = checkpoint.read(tensor.name).astype(np.float32, copy=False)
+        # Aligned, for many products are made of it, and each would copy what a file stores at an odd place.
+        weight = np.require(checkpoint.read(tensor.name), np.float32, "A")
     weight = weight.T if weight.shape[0] < weight.shape[1] else weight
     squares, unit = _squares(weight), 1.0
     if not 1e-15 < float(squares.sum()) < 1e15:  # broken, or so large or small that squares are
