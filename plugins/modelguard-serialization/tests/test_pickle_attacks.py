@@ -268,6 +268,7 @@ def test_a_name_that_is_computed() -> None:
 def test_memo_entries_that_are_not_there_or_are_overwritten() -> None:
     assert rules(P4 + stacked("collections", "deque") + b"0h\x63.") == {"MG0314"}
     assert "MG0315" in rules(P2 + name("collections", "deque") + b"q\x000" + name("builtins", "dict") + b"q\x000N.")
+    assert "MG0315" in rules(P4 + name("collections", "deque") + b"q\x010" + name("builtins", "dict") + b"\x940N.")
     assert "MG0315" in rules(P2 + b"Nr\xff\xff\xff\xff.", "a.pkl")
 
 

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine
-from modelguard_serialization._pickle.opcodes import run
+from modelguard_serialization._pickle.run import run
 from modelguard_serialization._pickle.values import Global
 from modelguard_serialization._readers.pickles import LegacyTorchReader, PickleReader
 from modelguard_serialization.blob import Blob

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelguard_serialization._pickle.machine import BrokenError, Machine, Watch
-from modelguard_serialization._pickle.opcodes import _HANDLERS, run
+from modelguard_serialization._pickle.opcodes import HANDLERS
+from modelguard_serialization._pickle.run import run
 from modelguard_serialization._pickle.values import Call, Dict, Global, Persistent, SetOf, Unknown, Value
 
 VALUE = {
@@ -86,7 +87,7 @@ def by_handlers(m: Machine) -> Value:
             m.at = begin + 1
             if code in plain:
                 plain[code]()
-            elif (handler := _HANDLERS[code]) is not None:
+            elif (handler := HANDLERS[code]) is not None:
                 handler(m)
             else:
                 raise BrokenError("no opcode")

@@ -15,7 +15,7 @@ from modelguard_serialization import limits
 from modelguard_serialization._formats.held import HeldFile
 from modelguard_serialization._formats.torch_objects import Found, Tensor, find_tensors
 from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, compact
-from modelguard_serialization._pickle.opcodes import run
+from modelguard_serialization._pickle.run import run
 from modelguard_serialization._pickle.storages import WIDTHS
 from modelguard_serialization._pickle.values import Value
 

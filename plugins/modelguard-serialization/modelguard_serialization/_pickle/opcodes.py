@@ -1,4 +1,4 @@
-"""What each opcode does to a machine, and the loop that runs them."""
+"""What each opcode does to a machine. The loop that runs them is in ``run.py``."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from struct import Struct
 from typing import Any, cast
 
 from modelguard_serialization import limits
-from modelguard_serialization._pickle.machine import LOOKED_THROUGH, BrokenError, Machine
+from modelguard_serialization._pickle.machine import BrokenError, Machine
 from modelguard_serialization._pickle.values import Call, Dict, Global, Persistent, SetOf, Unknown, Value
 
-_I4, _U2, _U4, _U8, _F8 = (Struct(code) for code in ("<i", "<H", "<I", "<Q", ">d"))
+I4, _U2, U4, _U8, F8 = (Struct(code) for code in ("<i", "<H", "<I", "<Q", ">d"))
 
 Handler = Callable[[Machine], None]
-_HANDLERS: list[Handler | None] = [None] * 256
+HANDLERS: list[Handler | None] = [None] * 256
 
 
 def _on(code: bytes) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
-        _HANDLERS[code[0]] = handler
+        HANDLERS[code[0]] = handler
         return handler
 
     return register
 
 
 def _constant(code: bytes, value: Value) -> None:
-    _HANDLERS[code[0]] = lambda m: m.stack.append(value)
+    HANDLERS[code[0]] = lambda m: m.stack.append(value)
 
 
 _constant(b"N", None)
 _constant(b"\x88", True)
 _constant(b"\x89", False)
 _constant(b")", ())
-_HANDLERS[ord("]")] = lambda m: m.stack.append([])
-_HANDLERS[ord("}")] = lambda m: m.stack.append(Dict([]))
-_HANDLERS[0x8F] = lambda m: m.stack.append(SetOf([]))
+HANDLERS[ord("]")] = lambda m: m.stack.append([])
+HANDLERS[ord("}")] = lambda m: m.stack.append(Dict([]))
+HANDLERS[0x8F] = lambda m: m.stack.append(SetOf([]))
 
 
 def _packed(code: bytes, struct: Struct) -> None:
     def push(m: Machine) -> None:
         m.stack.append(struct.unpack(m.take(struct.size))[0])
 
-    _HANDLERS[code[0]] = push
+    HANDLERS[code[0]] = push
 
 
-_packed(b"J", _I4)
+_packed(b"J", I4)
 _packed(b"M", _U2)
-_packed(b"G", _F8)
+_packed(b"G", F8)
 
 
 def _sized(code: bytes, width: int, push: Callable[[Machine, int], None]) -> None:
     """An opcode whose argument begins with its length in ``width`` bytes. A length that unpicklers take for negative is past any end."""
-    _HANDLERS[code[0]] = lambda m: push(m, int.from_bytes(m.take(width), "little"))
+    HANDLERS[code[0]] = lambda m: push(m, int.from_bytes(m.take(width), "little"))
 
 
 def _utf8(m: Machine, size: int) -> None:
@@ -195,9 +195,10 @@ def _put(m: Machine, index: int) -> None:
     m.memo[index] = value
 
 
-_HANDLERS[ord("j")] = lambda m: _get(m, _U4.unpack(m.take(4))[0])
-_HANDLERS[ord("q")] = lambda m: _put(m, m.take(1)[0])
-_HANDLERS[ord("r")] = lambda m: _put(m, _U4.unpack(m.take(4))[0])
+HANDLERS[ord("j")] = lambda m: _get(m, U4.unpack(m.take(4))[0])
+HANDLERS[ord("q")] = lambda m: _put(m, m.take(1)[0])
+HANDLERS[ord("r")] = lambda m: _put(m, U4.unpack(m.take(4))[0])
+HANDLERS[0x94] = lambda m: _put(m, len(m.memo))
 
 
 @_on(b"g")
@@ -296,9 +297,9 @@ def _setitem(m: Machine) -> None:
     _add(m, [key, value], "setitem")
 
 
-_HANDLERS[ord("e")] = lambda m: _add(m, m.pop_mark(), "append")
-_HANDLERS[ord("u")] = lambda m: _add(m, m.pop_mark(), "setitem")
-_HANDLERS[0x90] = lambda m: _add(m, m.pop_mark(), "add")
+HANDLERS[ord("e")] = lambda m: _add(m, m.pop_mark(), "append")
+HANDLERS[ord("u")] = lambda m: _add(m, m.pop_mark(), "setitem")
+HANDLERS[0x90] = lambda m: _add(m, m.pop_mark(), "add")
 
 
 def _names(m: Machine) -> tuple[str, str]:
@@ -374,9 +375,9 @@ def _extension(m: Machine, width: int) -> None:
     m.stack.append(Unknown("an extension code"))
 
 
-_HANDLERS[0x82] = lambda m: _extension(m, 1)
-_HANDLERS[0x83] = lambda m: _extension(m, 2)
-_HANDLERS[0x84] = lambda m: _extension(m, 4)
+HANDLERS[0x82] = lambda m: _extension(m, 1)
+HANDLERS[0x83] = lambda m: _extension(m, 2)
+HANDLERS[0x84] = lambda m: _extension(m, 4)
 
 
 @_on(b"P")
@@ -411,168 +412,3 @@ def _next_buffer(m: Machine) -> None:
 @_on(b"\x98")
 def _readonly_buffer(m: Machine) -> None:
     m.stack[-1]  # underflow is an error here too
-
-
-_PAUSE = 4096
-"""Opcodes between two looks at the clock and the limits."""
-
-
-def run(m: Machine) -> Value:
-    """What the pickle stands for; ``m.at`` is then the byte after its STOP. Raises :class:`BrokenError`, with ``m.at`` where it is."""
-    # Opcodes that are nine of ten in the files of torch, sklearn and joblib are run here, on local variables, and cost half of what a
-    # handler does. What is odd about one of them is left to its handler.
-    data, size, memo, stack, metastack, at = m.raw, len(m.raw), m.memo, m.stack, m.metastack, m.at
-    called = m.watch.called
-    last = m.opcodes + m.most
-    opcodes, step = m.opcodes, 0
-    try:
-        while True:
-            for step in range(_PAUSE):
-                code = data[at]
-                if code >= 0x80:
-                    if code == 0x94:  # MEMOIZE
-                        memo[len(memo)] = stack[-1]
-                        at += 1
-                        continue
-                    if code == 0x8C:  # SHORT_BINUNICODE
-                        begin = at + 2
-                        end = begin + data[at + 1]
-                        if end - begin < LOOKED_THROUGH and end <= size:
-                            try:
-                                stack.append(str(data[begin:end], "utf-8"))
-                                at = end
-                                continue
-                            except ValueError:
-                                pass
-                    elif code == 0x86:  # TUPLE2
-                        second = stack.pop()
-                        stack[-1] = (stack[-1], second)
-                        at += 1
-                        continue
-                    elif code == 0x85:  # TUPLE1
-                        stack[-1] = (stack[-1],)
-                        at += 1
-                        continue
-                    elif code == 0x81:  # NEWOBJ
-                        args = stack.pop()
-                        stack[-1] = call = Call("NEWOBJ", stack[-1], args, None, at)
-                        at += 1
-                        called(call)
-                        continue
-                    elif code == 0x88 or code == 0x89:  # NEWTRUE, NEWFALSE
-                        stack.append(code == 0x88)
-                        at += 1
-                        continue
-                elif code >= 0x60:
-                    if code == 0x68:  # BINGET
-                        stack.append(memo[data[at + 1]])
-                        at += 2
-                        continue
-                    if code == 0x71:  # BINPUT
-                        if (index := data[at + 1]) not in memo:
-                            memo[index] = stack[-1]
-                            at += 2
-                            continue
-                    elif code == 0x72:  # LONG_BINPUT
-                        if at + 5 <= size and len(memo) == (index := _U4.unpack_from(data, at + 1)[0]) and index not in memo:
-                            memo[index] = stack[-1]
-                            at += 5
-                            continue
-                    elif code == 0x7D:  # EMPTY_DICT
-                        stack.append(Dict([]))
-                        at += 1
-                        continue
-                    elif code == 0x75:  # SETITEMS
-                        if metastack and type(target := metastack[-1][-1]) is Dict:
-                            target.pairs.extend(stack)
-                            m.kept += len(stack)
-                            m.stack = stack = metastack.pop()
-                            at += 1
-                            continue
-                    elif code == 0x65:  # APPENDS
-                        if metastack and type(target := metastack[-1][-1]) is list:
-                            target.extend(stack)
-                            m.kept += len(stack)
-                            m.stack = stack = metastack.pop()
-                            at += 1
-                            continue
-                    elif code == 0x61:  # APPEND
-                        if type(stack[-2]) is list:
-                            value = stack.pop()
-                            stack[-1].append(value)
-                            m.kept += 1
-                            at += 1
-                            continue
-                    elif code == 0x74 and metastack:  # TUPLE
-                        value = tuple(stack)
-                        m.kept += len(value)
-                        m.stack = stack = metastack.pop()
-                        stack.append(value)
-                        at += 1
-                        continue
-                elif code == 0x4B:  # BININT1
-                    stack.append(data[at + 1])
-                    at += 2
-                    continue
-                elif code == 0x28:  # MARK
-                    metastack.append(stack)
-                    m.stack = stack = []
-                    if len(metastack) > limits.PICKLE_MARKS:
-                        raise BrokenError("it is past the limit on marks", limit=True)
-                    at += 1
-                    continue
-                elif code == 0x4E:  # NONE
-                    stack.append(None)
-                    at += 1
-                    continue
-                elif code == 0x52:  # REDUCE
-                    args = stack.pop()
-                    stack[-1] = call = Call("REDUCE", stack[-1], args, None, at)
-                    at += 1
-                    called(call)
-                    continue
-                elif code == 0x58:  # BINUNICODE
-                    begin = at + 5
-                    if begin <= size and (end := begin + _U4.unpack_from(data, at + 1)[0]) - begin < LOOKED_THROUGH and end <= size:
-                        try:
-                            stack.append(str(data[begin:end], "utf-8"))
-                            at = end
-                            continue
-                        except ValueError:
-                            pass
-                elif code == 0x29:  # EMPTY_TUPLE
-                    stack.append(())
-                    at += 1
-                    continue
-                elif code == 0x4A:  # BININT
-                    if at + 5 <= size:
-                        stack.append(_I4.unpack_from(data, at + 1)[0])
-                        at += 5
-                        continue
-                elif code == 0x47:  # BINFLOAT
-                    if at + 9 <= size:
-                        stack.append(_F8.unpack_from(data, at + 1)[0])
-                        at += 9
-                        continue
-                elif code == 0x2E:  # STOP
-                    m.at = at + 1
-                    m.opcodes = max(opcodes + step + 1, m.opcodes)
-                    return stack.pop()
-                if (handler := _HANDLERS[code]) is None:
-                    m.at = at
-                    raise BrokenError(f"byte {code:#04x} is no opcode")
-                m.at = at + 1
-                handler(m)
-                at, stack = m.at, m.stack
-            m.opcodes = opcodes = max(opcodes + _PAUSE, m.opcodes)  # a handler may have counted what other machines did
-            m.check()
-            if opcodes > last or len(memo) + m.kept > limits.PICKLE_VALUES:
-                m.at = at
-                raise BrokenError("it is past the limits on opcodes and values", limit=True)
-    except IndexError:
-        m.at = at
-        why = "it ends without a STOP" if at >= size else "it takes more from its stack than there is, or ends inside an argument"
-        raise BrokenError(why) from None
-    except KeyError:
-        m.at = at
-        raise BrokenError("it takes from its memo what was not put there") from None

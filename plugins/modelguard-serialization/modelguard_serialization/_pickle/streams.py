@@ -10,9 +10,9 @@ from modelguard_serialization import limits
 from modelguard_serialization._pickle.arrays import is_wrapper, place
 from modelguard_serialization._pickle.judge import Judge
 from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, Watch, compact
-from modelguard_serialization._pickle.opcodes import run
 from modelguard_serialization._pickle.recognise import is_pickle
 from modelguard_serialization._pickle.rules import BROKEN
+from modelguard_serialization._pickle.run import run
 from modelguard_serialization._pickle.values import Call, Global, Persistent, Unknown, Value
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look
