@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from modelguard._cli import _complete
 from modelguard._cli._streams import complain, let_go
 from modelguard._reporters.escape import shorten
 from modelguard.errors import UsageError
@@ -94,6 +95,14 @@ plugin_option = click.option(
     help="Do not load plugin NAME (entry point or distribution). Repeatable.",
 )
 
+policy_option = click.option(
+    "--policy", metavar="F", shell_complete=_complete.policies, help="Policy file, or builtin:NAME [builtin:baseline]."
+)
+
+samples_option = click.option(
+    "--samples", metavar="F", shell_complete=_complete.files, help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images."
+)
+
 identity_option = click.option(
     "--identity",
     metavar="NAME",
@@ -109,9 +118,18 @@ output_options = grouped(
         "outputs",
         multiple=True,
         metavar="FORMAT=PATH",
+        shell_complete=_complete.formats,
         help="Write a report to a file, whatever the verdict. Repeatable.",
     ),
-    click.option("-f", "--format", "stdout_format", default="console", metavar="FORMAT", help="What goes to standard output [console]."),
+    click.option(
+        "-f",
+        "--format",
+        "stdout_format",
+        default="console",
+        metavar="FORMAT",
+        shell_complete=_complete.formats,
+        help="What goes to standard output [console].",
+    ),
 )
 
 run_options = grouped(

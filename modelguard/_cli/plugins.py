@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
 from modelguard._cli._options import plugin_option, print_answer
 
 
-@click.group("plugins", short_help="List installed plugins and what they register.")
-def command() -> None:
-    """Inspect installed plugins. A plugin is code you trust: it runs with the worker's rights."""
+@click.group("plugins", short_help="List installed plugins and what they register.", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> Any:
+    """Inspect installed plugins; alone, list them. A plugin is code you trust: it runs with the worker's rights."""
+    return context.invoke(list_plugins) if context.invoked_subcommand is None else None
 
 
 @command.command("list", short_help="List plugins with version and detectors.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import plugin_option, print_answer
+from modelguard._cli import _complete
+from modelguard._cli._options import plugin_option, policy_option, print_answer
 from modelguard._cli._stored import judge_again, today_option
 from modelguard._cli._streams import complain
 
@@ -22,7 +23,7 @@ def command() -> None:
 
 
 @command.command("validate")
-@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...", shell_complete=_complete.policies)
 @plugin_option
 def validate(policies: tuple[str, ...], without: tuple[str, ...]) -> int:
     """Check policy files, their parents, every name they use and every detector option they set; exit 2 when one is wrong."""
@@ -46,7 +47,7 @@ def validate(policies: tuple[str, ...], without: tuple[str, ...]) -> int:
 
 
 @command.command("show")
-@click.argument("policy", default="builtin:baseline")
+@click.argument("policy", default="builtin:baseline", shell_complete=_complete.policies)
 @click.option("--resolved", is_flag=True, help="Merge the parents in, and say where each part comes from.")
 def show(policy: str, resolved: bool) -> int:
     """Print POLICY as written, or as it is applied once its parents are merged."""
@@ -59,8 +60,8 @@ def show(policy: str, resolved: bool) -> int:
 
 
 @command.command("eval")
-@click.argument("report", metavar="REPORT.json")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.argument("report", metavar="REPORT.json", shell_complete=_complete.files)
+@policy_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @today_option
 @plugin_option

@@ -6,14 +6,20 @@ import datetime
 
 import click
 
+from modelguard._cli import _complete
 from modelguard._cli._options import OutputOptions, deliver, output_options, parse_outputs, plugin_option
 from modelguard._cli._stored import judge_again, today_option
 from modelguard.errors import UsageError
 
 
 @click.command("report", short_help="Render or re-judge a stored JSON report.")
-@click.argument("report", metavar="REPORT.json")
-@click.option("--policy", metavar="F", help="Judge again by this policy file or builtin:NAME [keep the stored decision].")
+@click.argument("report", metavar="REPORT.json", shell_complete=_complete.files)
+@click.option(
+    "--policy",
+    metavar="F",
+    shell_complete=_complete.policies,
+    help="Judge again by this policy file or builtin:NAME [keep the stored decision].",
+)
 @today_option
 @output_options
 @plugin_option

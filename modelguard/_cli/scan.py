@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelguard._cli import _complete
 from modelguard._cli._options import (
     OutputOptions,
     deliver,
@@ -17,8 +18,10 @@ from modelguard._cli._options import (
     parse_detector_options,
     parse_outputs,
     plugin_option,
+    policy_option,
     print_answer,
     run_options,
+    samples_option,
 )
 from modelguard.errors import UsageError
 
@@ -28,12 +31,24 @@ if TYPE_CHECKING:
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
-@click.argument("target")
-@click.option("--reference", metavar="R", help="A trusted artifact to compare with: path or hf://org/name@revision.")
-@click.option("--samples", metavar="F", help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images.")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.argument("target", required=False, metavar="TARGET", shell_complete=_complete.files)
+@click.option(
+    "--reference",
+    metavar="R",
+    shell_complete=_complete.files,
+    help="A trusted artifact to compare with: path or hf://org/name@revision.",
+)
+@samples_option
+@policy_option
 @identity_option
-@click.option("--detector", "detectors", multiple=True, metavar="ID", help="Run only this detector, and require it. Repeatable.")
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    metavar="ID",
+    shell_complete=_complete.detectors,
+    help="Run only this detector, and require it. Repeatable.",
+)
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
 @click.option(
     "--quick",
@@ -51,7 +66,7 @@ if TYPE_CHECKING:
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
-    target: str,
+    target: str | None,
     reference: str | None,
     samples: str | None,
     policy: str | None,
@@ -74,6 +89,8 @@ def command(
     """
     from modelguard._scanner.prepare import ScanArguments, prepare
 
+    if target is None:
+        raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
     if plan and (output.outputs or output.stdout_format not in ("console", "json")):
         raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
     prepared = prepare(

@@ -17,6 +17,7 @@ from modelguard._policies.model import seconds as duration
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
 from modelguard._scanner.scan import DEFAULT_TIMEOUT, Described, Request, describe, scan
+from modelguard._sources import refuse_missing
 from modelguard.artifact import SourceContext
 from modelguard.detector import Detector
 from modelguard.errors import UsageError
@@ -126,6 +127,8 @@ def prepare(asked: ScanArguments) -> Prepared:
         identity=_identity(asked.identity),
         by_range=asked.by_range,
     )
+    for place in filter(None, (request.target, request.reference)):
+        refuse_missing(place)
     return Prepared(request, registry, policy, alone)
 
 
