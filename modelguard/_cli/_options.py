@@ -99,6 +99,13 @@ policy_option = click.option(
     "--policy", metavar="F", shell_complete=_complete.policies, help="Policy file, or builtin:NAME [builtin:baseline]."
 )
 
+baseline_option = click.option(
+    "--baseline",
+    metavar="REPORT.json",
+    shell_complete=_complete.files,
+    help="An earlier report of the same artifact: findings that it has are known and do not block. The policy must allow it.",
+)
+
 samples_option = click.option(
     "--samples", metavar="F", shell_complete=_complete.files, help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images."
 )

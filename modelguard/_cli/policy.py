@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelguard._cli import _complete
-from modelguard._cli._options import plugin_option, policy_option, print_answer
+from modelguard._cli._options import baseline_option, plugin_option, policy_option, print_answer
 from modelguard._cli._stored import judge_again, today_option
 from modelguard._cli._streams import complain
 
@@ -62,10 +62,13 @@ def show(policy: str, resolved: bool) -> int:
 @command.command("eval")
 @click.argument("report", metavar="REPORT.json", shell_complete=_complete.files)
 @policy_option
+@baseline_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @today_option
 @plugin_option
-def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.datetime | None, without: tuple[str, ...]) -> int:
+def evaluate(
+    report: str, policy: str | None, baseline: str | None, as_json: bool, today: datetime.datetime | None, without: tuple[str, ...]
+) -> int:
     """Judge a stored report: print the decision, every line with its reason, and exit with its code."""
     from modelguard._plugins import load
     from modelguard._reporters.json import dump, report_document
@@ -73,7 +76,7 @@ def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.dat
     from modelguard.errors import OutputError
 
     stored, _ = load_report(report)
-    judged, decision = judge_again(stored, policy, load(disabled=without), today)
+    judged, decision = judge_again(stored, policy, load(disabled=without), today, baseline)
     if as_json:
         document = report_document(judged, decision)
         answer = dump({"policy": document["policy"], "decision": document["decision"]})
@@ -97,6 +100,8 @@ def _lines(judged: Report, decision: Decision) -> Iterator[str]:
     messages = {finding.fingerprint: finding for _, finding in judged.findings()}
     for name in decision.warnings:
         yield f"  warns  {messages[name].rule}  {visible(messages[name].message)}"
+    for name in decision.known:
+        yield f"  known  {messages[name].rule}  {visible(messages[name].message)}"
     for waiver in decision.waived:
         yield f"  waived  {waiver.rule}  {visible(waiver.reason)} ({visible(waiver.owner)}, until {waiver.expires})"
     for note in decision.notes:

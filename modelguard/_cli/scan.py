@@ -11,6 +11,7 @@ import click
 from modelguard._cli import _complete
 from modelguard._cli._options import (
     OutputOptions,
+    baseline_option,
     deliver,
     identity_option,
     model_options,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 )
 @samples_option
 @policy_option
+@baseline_option
 @identity_option
 @click.option(
     "--detector",
@@ -70,6 +72,7 @@ def command(
     reference: str | None,
     samples: str | None,
     policy: str | None,
+    baseline: str | None,
     identity: str | None,
     detectors: tuple[str, ...],
     options: tuple[str, ...],
@@ -93,6 +96,13 @@ def command(
         raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
     if plan and (output.outputs or output.stdout_format not in ("console", "json")):
         raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
+    if plan and baseline is not None:
+        raise UsageError("--baseline", "has no effect on a plan", "leave it out")
+    earlier = None
+    if baseline is not None:
+        from modelguard.api import load_report
+
+        earlier, _ = load_report(baseline)
     prepared = prepare(
         ScanArguments(
             target=target,
@@ -107,11 +117,12 @@ def command(
             run=run,
             without=without,
             identity=identity,
+            baseline=earlier,
         )
     )
     if plan:
         return _show_plan(prepared, output.stdout_format)
-    return perform(prepared, output, (target, reference, samples, policy), quiet)
+    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet)
 
 
 def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool) -> int:
@@ -124,7 +135,8 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     files = parse_outputs(output, prepared.registry, inputs)
     with ProgressDisplay(quiet) as display:
         report = prepared.scan(display)
-    decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
+    today = datetime.datetime.now(datetime.UTC).date()
+    decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
     return deliver(report, decision, prepared.registry, files, output.stdout_format)
 
 

@@ -56,7 +56,8 @@ class ScanArguments:
 
     ``detectors`` are ids or classes, None for every one installed; ``options`` are by detector id and name; ``without`` names plugins
     that are not loaded. ``budget`` is in seconds, or a duration such as ``5m``; the policy's where it is None. ``identity``, ``by_range``
-    and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them.
+    and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them. ``baseline`` is an earlier
+    report that the scan will be judged against.
     """
 
     target: StrPath
@@ -71,6 +72,7 @@ class ScanArguments:
     run: RunOptions = field(default_factory=RunOptions)
     without: tuple[str, ...] = ()
     identity: str | None = None
+    baseline: Report | None = None
     by_range: bool = False
     digest: bool = True
 
@@ -99,6 +101,8 @@ class Prepared:
 def prepare(asked: ScanArguments) -> Prepared:
     """Check everything that was asked. Raises :class:`UsageError` or :class:`~modelguard.errors.PluginError`, naming what is wrong."""
     policy = asked.policy if isinstance(asked.policy, Policy) else load_policy(asked.policy)
+    if asked.baseline is not None:
+        policy.check_baseline(asked.baseline)
     registry = load(disabled=asked.without, allows=policy.allows_plugin, declared=True)
     policy.check(registry.rules(), registry.detectors)
     chosen = _chosen(asked.detectors, registry)
@@ -125,6 +129,7 @@ def prepare(asked: ScanArguments) -> Prepared:
         sys_path=tuple(sorted({folder for detector in chosen if (folder := _folder(detector, registry))})),
         quick=asked.quick,
         identity=_identity(asked.identity),
+        baseline=asked.baseline,
         by_range=asked.by_range,
     )
     for place in filter(None, (request.target, request.reference)):
