@@ -27,7 +27,7 @@ COMMANDS = {
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
     "report": "Render or re-judge a stored JSON report.",
-    "policy": "Validate, show and evaluate policy files.",
+    "policy": "Write, validate, show and evaluate policy files.",
     "rules": "List the rules detectors may report.",
     "explain": "Say what a rule or a finding means, and what to do.",
     "plugins": "List installed plugins and what they register.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,31 @@ if TYPE_CHECKING:
     from modelguard.report import Decision, Report
 
 
-@click.group("policy", short_help="Validate, show and evaluate policy files.")
+@click.group("policy", short_help="Write, validate, show and evaluate policy files.")
 def command() -> None:
     """Policy files say what is acceptable. POLICY is a path or builtin:NAME."""
+
+
+@command.command("init")
+@click.argument("path", default="modelguard-policy.yaml", metavar="[FILE]", shell_complete=_complete.files)
+def init(path: str) -> int:
+    """Write a commented policy to FILE [modelguard-policy.yaml], to be edited. A file that is there already is left alone."""
+    from importlib import resources
+
+    from modelguard._reporters.escape import visible
+    from modelguard.errors import UsageError
+
+    body = (resources.files("modelguard._cli") / "policy_init.yaml").read_text(encoding="utf-8")
+    body = body.replace("THIS_FILE", visible(os.path.basename(path)))
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(body)
+    except FileExistsError:
+        raise UsageError(path, "is there already", "name another file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(path, f"cannot be written ({getattr(error, 'strerror', None) or error})", "name another file") from error
+    print_answer(f"wrote {visible(path)}: edit it, then `modelguard scan MODEL --policy {visible(path)}`")
+    return 0
 
 
 @command.command("validate")
