@@ -30,7 +30,7 @@ COMMANDS = {
     "policy": "Write, validate, show and evaluate policy files.",
     "rules": "List the rules detectors may report.",
     "explain": "Say what a rule or a finding means, and what to do.",
-    "plugins": "List installed plugins and what they register.",
+    "plugins": "List installed plugins, write one, or check one.",
     "doctor": "Say what can run on this machine, and what is missing.",
     "completion": "Print the script that completes commands in your shell.",
     "schema": "Print the JSON Schema of a report or policy file.",
