@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
-from support import ROOT
+from support import ROOT, tool
 
 ACTION: dict[str, Any] = YAML(typ="safe").load(ROOT / "action.yml")
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
@@ -266,10 +266,10 @@ def test_without_wheels_it_is_built_from_the_commit_that_is_used(work: Path, ext
     assert plugins == found or extras == "all"
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(tool("shellcheck") is None, reason="shellcheck is not installed")
 def test_its_scripts_are_clean_shell(tmp_path: Path) -> None:
     for number, step in enumerate((KEY, INSTALL, SCAN)):
         path = tmp_path / f"{number}.sh"
         path.write_text(f"#!/usr/bin/env bash\n{step['run']}")
-        ran = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
+        ran = subprocess.run([str(tool("shellcheck")), str(path)], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout

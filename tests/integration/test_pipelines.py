@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save, save_file
-from support import ROOT, Ran
+from support import ROOT, Ran, tool
 
 from modelguard.testing import write_onnx_cnn
 from modelguard.testing.hub import LoopbackHub
@@ -272,9 +271,9 @@ def test_what_the_image_is_built_from_is_there_and_not_ignored() -> None:
     assert all((ROOT / path).exists() for path in sources)
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed")
 def test_the_dockerfile_is_clean() -> None:
-    ran = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    ran = subprocess.run([str(tool("hadolint")), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
 
 
