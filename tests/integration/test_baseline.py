@@ -66,6 +66,11 @@ def test_two_reports_are_compared(mg: Run, model: Path) -> None:
     document = mg("report", "new.json", "--compare", "old.json", "-f", "json").json
     assert {item["location"]["tensor"] for item in document["new"]} >= {"layers.2.weight"}
     assert document["not_looked_at"]["both"]
+    mg("scan", "model", "-q", "-o", "json=alone.json")
+    alone = mg("report", "alone.json", "--compare", "new.json").out
+    assert "scanned against original, by modelguard" in alone
+    assert "Gone" not in alone, "nobody looked for it"
+    assert "layers.2.weight" in alone.split("Not looked for now, and so not known to be gone")[1]
     same = mg("report", "old.json", "--compare", "old.json")
     assert "0 new findings, 0 gone, 0 changed" in same.out
     assert "every file has the bytes that it had" in same.out
