@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -269,6 +270,30 @@ def test_what_the_image_is_built_from_is_there_and_not_ignored() -> None:
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(sources) == allowed
     assert all((ROOT / path).exists() for path in sources)
+
+
+@pytest.mark.slow
+def test_the_wheels_of_the_image_are_built_from_what_it_copies(tmp_path: Path) -> None:
+    """The instructions of the stage that builds them, with this machine's folder in the place of the image's."""
+    source, wheels = tmp_path / "src", tmp_path / "wheels"
+    source.mkdir()
+    for word, rest in stages()["wheels"][1]:
+        if word == "COPY":
+            *names, _ = rest.split()
+            for name in names:
+                ignored = shutil.ignore_patterns("__pycache__", "tests", "build", "*.egg-info")
+                if (ROOT / name).is_dir():
+                    shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+                else:
+                    shutil.copy(ROOT / name, source / name)
+        elif word == "RUN":
+            command = rest.replace("/wheels", str(wheels)).replace(
+                "pip wheel", f"{sys.executable} -m pip wheel -q --no-build-isolation --no-index"
+            )
+            ran = subprocess.run(["sh", "-e", "-c", command], cwd=source, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+    built = {path.name.split("-")[0].replace("_", "-") for path in wheels.glob("*.whl")}
+    assert built == {"modelguard-core", *(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))}
 
 
 @pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed")
