@@ -61,8 +61,10 @@ def test_sums_of_a_tall_matrix_are_exact_though_the_sketches_spare_most_of_it() 
     for value, expected in ((found.sums.ww, (w * w).sum()), (found.sums.dd, (d * d).sum()), (found.sums.wd, (w * d).sum())):
         assert value == pytest.approx(float(expected), rel=1e-5)
     assert found.sums.d_sum == pytest.approx(float(d.sum()), abs=1e-4)
-    assert found.rows is not None and found.columns is not None
-    assert found.rows.all() and found.columns.all()
+    assert found.rows is not None
+    assert found.columns is not None
+    assert found.rows.all()
+    assert found.columns.all()
     assert found.row_energy is not None
     seen = found.row_energy > 0
     assert np.count_nonzero(seen) == found.sketched
