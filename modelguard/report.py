@@ -241,6 +241,10 @@ class Reporter(ABC):
         """The reporter that suits ``stream``; one that looks the same everywhere need not override this."""
         return cls()
 
+    def in_full(self) -> Self:
+        """The reporter that shows what this one leaves out (``-v``); one that leaves nothing out need not override this."""
+        return self
+
     @abstractmethod
     def render(self, report: Report, decision: Decision) -> str:
         """The whole document, ending in a newline."""

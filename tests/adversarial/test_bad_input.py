@@ -762,7 +762,7 @@ def test_an_onnx_model_that_no_runtime_takes_costs_only_what_needs_to_run_it(mg:
     assert ran.code == 0, ran.out
     assert statuses["format-integrity"] == "completed"
     assert "completed" not in {status for name, status in statuses.items() if name in ("final-layer", "mm-bd")}
-    assert "final-layer" in ran.out.split("Not looked at")[1]
+    assert "not looked at:" in ran.out
 
 
 def test_progress_is_a_line_a_detector_and_skipped_ones_are_left_to_the_report(capsys: pytest.CaptureFixture[str]) -> None:
