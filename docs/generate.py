@@ -126,9 +126,11 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
 
     from modelguard._options import options_of
     from modelguard._scanner.protocol import reference_to
+    from modelguard._schemas.display import write_shown
 
     entries: dict[str, Any] = {}
     rules: dict[str, Any] = {}
+    shown: dict[Any, int] = {}  # detectors share most of it
     for (kind, name), owner in sorted(registry.owners.items()):
         if owner not in ours:
             continue
@@ -149,11 +151,13 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
                 "requires": sorted(item.value for item in detector.requires),
                 "rules": [rule.id for rule in detector.rules],
                 "runs_last": detector.runs_last,
+                "shows": [shown.setdefault(item, len(shown)) for item in detector.shows],
                 "cost": detector.cost,
                 "when_quick": detector.when_quick,
             }
             rules |= {rule.id: {**asdict(rule), "severity": rule.severity.label} for rule in detector.rules}
-    return json.dumps({"distributions": entries, "rules": [rules[name] for name in sorted(rules)]}, indent=1, sort_keys=True) + "\n"
+    document = {"distributions": entries, "rules": [rules[name] for name in sorted(rules)], "shows": list(map(write_shown, shown))}
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 def attacks() -> str:

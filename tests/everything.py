@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from modelguard import (
     Attachment,
+    Chart,
     Confidence,
     Decision,
     FileInfo,
     Finding,
     LeftOut,
     Location,
+    Measure,
     Outcome,
     PluginFailure,
     PluginInfo,
@@ -199,6 +201,19 @@ OUTCOMES = (
     ),
 )
 
+SHOWS = {
+    "max-margin": (
+        Measure("p_value", "p-value", "How often a class of a clean model stands out as far by chance.", "p"),
+        Chart("bars", "per_class", "Margin of each class"),
+    ),
+    "neural-cleanse": (Measure("attack_success", "attack success", "The share of unseen images that the trigger turns.", "share"),),
+    "weight-diff": (
+        Measure("relative_norm", "relative change", "The size of the change as a part of the size of the tensor."),
+        Chart("map", "tensors", "Where the model changed", "name", "relative_norm"),
+        Chart("words", "tokens", "Tokens that the edit promotes"),
+    ),
+}
+
 TARGET = TargetInfo(
     uri="models/tampered",
     identity=IDENTITY,
@@ -273,6 +288,7 @@ def everything() -> tuple[Report, Decision]:
         seed=0,
         outcomes=OUTCOMES,
         rules=RULES,
+        shows=SHOWS,
         options={"neural-cleanse": {"quick": True}},
         model={"parity": {"max_abs": 1e-06, "ok": True}},
         timings={"detectors": {"format-integrity": 0.02, "neural-cleanse": 900.0, "weight-diff": 1.25}, "total": 901.5},
