@@ -5,9 +5,9 @@ A detector declares both in ``shows``; they travel in the report, so that a repo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Unit = Literal["", "share", "bytes", "p"]
 """How a number is written: as it is; 0..1 in percent; as a size; as a p-value, of which the smaller is drawn the taller."""
@@ -48,6 +48,17 @@ class Chart:
     unit: Unit = ""
     line: str = ""
     marked: str = ""
+
+
+def keys(*values: Any) -> set[str]:
+    """The keys of all mappings in ``values``, at any depth."""
+    found: set[str] = set()
+    for item in values:
+        if isinstance(item, Mapping):
+            found |= set(item) | keys(*item.values())
+        elif isinstance(item, list | tuple):
+            found |= keys(*item)
+    return found
 
 
 def measures(shows: Iterable[Measure | Chart]) -> dict[str, Measure]:

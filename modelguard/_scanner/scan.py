@@ -17,7 +17,7 @@ from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
 from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.detector import Detector, LookedAt
-from modelguard.display import Chart, Measure
+from modelguard.display import Chart, Measure, keys
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
 from modelguard.findings import Rule
 from modelguard.model import ModelOptions
@@ -194,9 +194,10 @@ def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
 
 
 def _shows(detectors: Iterable[type[Detector]], outcomes: Iterable[Outcome]) -> dict[str, tuple[Measure | Chart, ...]]:
-    """How what was measured is shown, of the detectors that ran."""
-    ran = {outcome.detector for outcome in outcomes if outcome.status is not Status.SKIPPED}
-    return {cls.id: cls.shows for cls in sorted(detectors, key=lambda item: item.id) if cls.shows and cls.id in ran}
+    """How what was measured is shown, as far as something was."""
+    given = {outcome.detector: keys(outcome.summary, *(finding.evidence for finding in outcome.findings)) for outcome in outcomes}
+    shown = {cls.id: tuple(item for item in cls.shows if item.key in given.get(cls.id, ())) for cls in detectors}
+    return {detector: items for detector, items in sorted(shown.items()) if items}
 
 
 def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[str, LookedAt], identity: str | None = None) -> TargetInfo:

@@ -68,7 +68,7 @@ def hostile(value: Any, text: str) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(hostile(item, text) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        kept = {"rule", "fingerprint", "id", "kind", "sha256", "media_type", "timings", "warnings", "expires"}
+        kept = {"rule", "fingerprint", "id", "kind", "unit", "sha256", "media_type", "timings", "warnings", "expires"}
         return replace(value, **{f.name: hostile(getattr(value, f.name), text) for f in fields(value) if f.name not in kept})
     return value
 
