@@ -15,7 +15,8 @@ Unit = Literal["", "share", "bytes", "p"]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What stands under ``key``, anywhere in a detector's evidence or summary: the ``name`` people use and one sentence of ``meaning``."""
+    """What stands under ``key``, anywhere in a detector's evidence or summary, or the attachment of that name: the ``name`` people use and
+    one sentence of ``meaning``."""
 
     key: str
     name: str

@@ -29,6 +29,7 @@ SHOWS = (
     Measure("matched", "matched", "How many tensors have a counterpart in the reference, or how one was found."),
     Measure("identical", "identical", "How many tensors are bit for bit the reference's."),
     Measure("identical_by_digest", "identical by digest", "How many of them lie in files whose digests are equal, and were not read."),
+    Measure("ranks", "ranks", "The number of independent directions of each matrix that changed."),
     Measure("modules", "modules", "The parts of the model that the change lies in."),
     Measure("matrices", "matrices", "How many matrices were compared."),
     Measure("matrices_changed", "matrices changed", "How many of them changed."),

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelguard._reporters.view import fates, reasons
+from modelguard._reporters.escape import visible
+from modelguard._reporters.view import count, fates, judged, reasons
 from modelguard.findings import Finding, Severity
-from modelguard.report import Decision, Report, Violation
+from modelguard.report import Decision, Report, Status, Violation
 
 _RANK = {"blocks": 0, "no verdict": 1, "warns": 2}
 MEASURED = 3
 """So many numbers with a fraction that agree to six digits are no accident: the tensors are copies, whatever they are called."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thing:
     """A finding, and the ``copies`` that say the same of another file that holds the same tensor."""
 
@@ -67,6 +68,17 @@ def why_not(report: Report, decision: Decision, found: list[Thing]) -> list[Reas
         if not about:
             given.append(Reason(violation))
     return given
+
+
+def why(report: Report, decision: Decision, given: list[Reason]) -> str:
+    """The verdict's reason in one sentence. ``given`` is what :func:`why_not` gave."""
+    if not given:
+        done = sum(outcome.status is Status.COMPLETED for outcome in report.outcomes)
+        return f"{count(done, 'detector')} of {len(report.outcomes)} looked, and found nothing that {judged(report)} blocks."
+    first = given[0]
+    message = first.thing.finding.message if first.thing is not None and first.violation.kind == "finding" else first.violation.message
+    more = f" And {count(len(given) - 1, 'more reason')}." if len(given) > 1 else ""
+    return f"{visible(message).rstrip('.')}.{more}"
 
 
 def _said(finding: Finding) -> tuple[str, str]:

@@ -113,7 +113,12 @@ def gaps(report: Report) -> list[str]:
         f"{together(names)} {status}" + (f": {visible(reason)}" if reason else "")
         for (status, reason), names in sorted(held.items(), key=lambda item: item[1])
     ]
-    lines += [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
+    return lines + other_gaps(report)
+
+
+def other_gaps(report: Report) -> list[str]:
+    """What was not looked at, or not vouched for, besides detectors that did not look."""
+    lines = [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
     for artifact in (report.target, report.reference):
         if artifact is not None:
             lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
@@ -206,6 +211,11 @@ def _rounded(item: Any) -> Any:
     return {key: _rounded(part) for key, part in item.items()} if isinstance(item, Mapping) else item
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, several: str = "") -> str:
     """``1 file``, ``2 files``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def capital(text: str) -> str:
+    """With a capital first letter."""
+    return text[:1].upper() + text[1:]

@@ -195,7 +195,11 @@ def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
 
 def _shows(detectors: Iterable[type[Detector]], outcomes: Iterable[Outcome]) -> dict[str, tuple[Measure | Chart, ...]]:
     """How what was measured is shown, as far as something was."""
-    given = {outcome.detector: keys(outcome.summary, *(finding.evidence for finding in outcome.findings)) for outcome in outcomes}
+    given = {
+        outcome.detector: keys(outcome.summary, *(finding.evidence for finding in outcome.findings))
+        | {item.name for finding in outcome.findings for item in finding.attachments}
+        for outcome in outcomes
+    }
     shown = {cls.id: tuple(item for item in cls.shows if item.key in given.get(cls.id, ())) for cls in detectors}
     return {detector: items for detector, items in sorted(shown.items()) if items}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from modelguard.display import Chart, Measure, charts, measures
@@ -16,8 +16,9 @@ def write_shows(shows: Iterable[Measure | Chart]) -> dict[str, Any]:
 
 
 def write_shown(item: Measure | Chart) -> dict[str, Any]:
-    """One of them, without what is empty."""
-    return {key: value for key, value in asdict(item).items() if value}
+    """One of them, without what is left at its default."""
+    defaults = {field.name: field.default for field in fields(item)}
+    return {key: value for key, value in asdict(item).items() if value != defaults[key]}
 
 
 def read_shown(data: Mapping[str, Any]) -> Measure | Chart:

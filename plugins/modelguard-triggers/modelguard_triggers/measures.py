@@ -48,6 +48,8 @@ SEARCHES = (
     Measure("images", "images", "How many clean images were used."),
     Measure("classes_total", "classes", "How many classes the model has."),
     Measure("transformation", "kind of trigger", "What the trigger does to an image."),
+    Measure("trigger", "trigger", "What the search recovered: what is put on an image, or the change it makes, grey where there is none."),
+    Measure("mask", "mask", "Where the trigger replaces the image: white fully, black not at all."),
     Measure("row", "row", "The topmost row of pixels of the trigger."),
     Measure("column", "column", "The leftmost column of pixels of the trigger."),
 )
