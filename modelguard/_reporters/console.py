@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -127,8 +128,7 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     """Why, what was looked at, what was not."""
     found = things(report, decision)
     given = why_not(report, decision, found)
-    for reason in given[:MAX_LINES]:
-        _reason(console, report, reason)
+    _reasons(console, report, given[:MAX_LINES])
     more = [f"{count(len(given) - MAX_LINES, 'more reason')}"] if len(given) > MAX_LINES else []
     if decision.verdict is Verdict.PASS:
         _item(console, "✓ ", clear(report), "", "green")
@@ -140,28 +140,37 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     _item(console, "", _held_up(report), "dim")
 
 
-def _reason(console: Console, report: Report, reason: Reason) -> None:
-    """One line: what blocks or holds up the verdict, how bad it would be, its rule, and the message as far as there is room."""
+def _reasons(console: Console, report: Report, given: list[Reason]) -> None:
+    """A line each: what blocks or holds up the verdict, how bad it would be, its rule, and the message as far as there is room."""
+    # Less than half a line of words says nothing: a narrow terminal gets two lines.
+    room = console.width if console.width >= NARROW else 2 * console.width - 6
+    cut = [_line(report, reason, room) for reason in given]
+    seen = Counter(line.plain for line in cut)
+    for reason, line in zip(given, cut, strict=True):
+        # Where lines differ only in what was cut off, both ends of each are shown.
+        body = line if seen[line.plain] == 1 else _line(report, reason, room, middle=True)
+        if console.width >= NARROW:
+            console.print(body, no_wrap=True, crop=False)
+        else:
+            _row(console, body[:4], 4, body[4:])
+
+
+def _line(report: Report, reason: Reason, room: int, middle: bool = False) -> Text:
+    """One reason in ``room`` columns, cut at its end or in the ``middle``."""
     violation, thing = reason.violation, reason.thing
     mark, style = ("✗ ", "red") if violation.blocks else ("? ", "yellow")
-    head = _text("  ", (mark, style))
+    line = _text("  ", (mark, style))
     if thing is not None:
-        head.append(f"{thing.severity.label} ", _STYLE[thing.severity])
-    head.append(f"{violation.rule} ")
+        line.append(f"{thing.severity.label} ", _STYLE[thing.severity])
+    line.append(f"{violation.rule} ")
     message = visible(violation.message if thing is None or violation.kind == "waiver" else thing.finding.message)
     files = len({item.location.file for item in (thing.finding, *thing.copies)}) if thing is not None else 1
     tail = f" (in {files} files)" if files > 1 else ""
-    # Less than half a line of words says nothing: a narrow terminal gets two lines.
-    room = console.width if console.width >= NARROW else 2 * console.width - 6
-    if len(head) + len(message) + len(tail) > room:  # then rather what happened than in which file
+    if len(line) + len(message) + len(tail) > room:  # then rather what happened than in which file
         message = next((message.removeprefix(start) for start in _starts(report) if message.startswith(start)), message)
-    head.append(message)
-    head.truncate(room - len(tail), overflow="ellipsis")
-    body = head.append(tail)
-    if console.width >= NARROW:
-        console.print(body, no_wrap=True, crop=False)
-    else:
-        _row(console, _text("  ", (mark, style)), 4, body[4:])
+    line.append(shorten(message, room - len(line) - len(tail)) if middle else message)
+    line.truncate(room - len(tail), overflow="ellipsis")
+    return line.append(tail)
 
 
 def _starts(report: Report) -> list[str]:

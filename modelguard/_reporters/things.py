@@ -74,7 +74,7 @@ def why(report: Report, decision: Decision, given: list[Reason]) -> str:
     """The verdict's reason in one sentence. ``given`` is what :func:`why_not` gave."""
     if not given:
         done = sum(outcome.status is Status.COMPLETED for outcome in report.outcomes)
-        return f"{count(done, 'detector')} of {len(report.outcomes)} looked, and found nothing that {judged(report)} blocks."
+        return f"{done} of {count(len(report.outcomes), 'detector')} looked, and found nothing that {judged(report)} blocks."
     first = given[0]
     message = first.thing.finding.message if first.thing is not None and first.violation.kind == "finding" else first.violation.message
     more = f" And {count(len(given) - 1, 'more reason')}." if len(given) > 1 else ""

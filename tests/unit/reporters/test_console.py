@@ -106,6 +106,15 @@ def test_a_long_reason_is_cut_where_the_terminal_ends_and_given_whole_in_full() 
     assert "x" * 300 in "".join(ConsoleReporter(80).in_full().render(report, decision).split())
 
 
+def test_reasons_that_differ_only_at_their_end_show_it() -> None:
+    one, two = (copy(replace(LOW_RANK, evidence={}), "m", name, name) for name in "12")
+    report, decision = blocked_by(replace(one, message=f"{'x' * 200} first"), replace(two, message=f"{'x' * 200} second"))
+    text = ConsoleReporter(80).render(report, decision)
+    assert "first" in text
+    assert "second" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_very_many_reasons_are_counted() -> None:
     many = tuple(copy(replace(LOW_RANK, evidence={}), "m", f"t{n}", f"{n:02d}"[-1]) for n in range(10)) * 5
     many = tuple(
