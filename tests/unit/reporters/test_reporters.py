@@ -35,7 +35,20 @@ from modelguard.report import Decision, FileInfo, Outcome, PolicyInfo, Report, R
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 EVERYTHING = JsonReporter().render(*everything())
 SARIF = jsonschema.Draft4Validator(json.loads((GOLDEN / "sarif-schema-2.1.0.json").read_text(encoding="utf-8")))
-SUFFIX = {"json": "json", "sarif": "sarif", "html": "html", "console": "txt", "diff": "diff.txt", "diff-all": "diff-all.txt"}
+SUFFIX = {
+    "json": "json",
+    "sarif": "sarif",
+    "html": "html",
+    "console": "txt",
+    "diff": "diff.txt",
+    "diff-all": "diff-all.txt",
+    "markdown": "md",
+    "github": "github.txt",
+    "gitlab-codequality": "codequality.json",
+    "gitlab-sast": "gl-sast.json",
+    "junit": "junit.xml",
+    "csv": "csv",
+}
 
 # Golden files
 
