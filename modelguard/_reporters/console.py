@@ -141,15 +141,17 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
 
 
 def _reasons(console: Console, report: Report, given: list[Reason]) -> None:
-    """A line each: what blocks or holds up the verdict, how bad it would be, its rule, and the message as far as there is room."""
+    """A line each as far as there is room, and a single one in full: what blocks, how bad it would be, its rule, the message."""
     # Less than half a line of words says nothing: a narrow terminal gets two lines.
     room = console.width if console.width >= NARROW else 2 * console.width - 6
+    if len(given) == 1:  # often the one thing that has to be put right, and how
+        room = 10_000
     cut = [_line(report, reason, room) for reason in given]
     seen = Counter(line.plain for line in cut)
     for reason, line in zip(given, cut, strict=True):
         # Where lines differ only in what was cut off, both ends of each are shown.
         body = line if seen[line.plain] == 1 else _line(report, reason, room, middle=True)
-        if console.width >= NARROW:
+        if console.width >= NARROW and len(given) > 1:
             console.print(body, no_wrap=True, crop=False)
         else:
             _row(console, body[:4], 4, body[4:])

@@ -310,7 +310,7 @@ def test_samples_that_are_none_are_no_verdict(mg: Run, tiny_model: Path, tmp_pat
     ran, report = judged(mg, tmp_path, tiny_model, "--samples", tmp_path / name)
     assert ran.code == 3
     assert report["failure"].startswith(cause)
-    assert ran.out.splitlines()[1] == "  not opened, 1 file, policy baseline"
+    assert cause.split("(")[0].split(";")[0] in " ".join(ran.out.split())
 
 
 def test_samples_that_no_reader_expects_are_blamed_and_not_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -621,7 +621,7 @@ def test_colour_is_left_out_where_it_is_not_wanted(stored: Path, variable: str, 
 def test_a_locale_that_knows_only_ascii_loses_nothing(stored: Path, form: str) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ran = subprocess.run(
-        [sys.executable, "-m", "modelguard", "report", stored, "-f", form], capture_output=True, env=environment, check=False
+        [sys.executable, "-m", "modelguard", "report", stored, "-f", form, "-v"], capture_output=True, env=environment, check=False
     )
     assert ran.returncode == 1, ran.stderr
     text = ran.stdout.decode("ascii" if form == "console" else "utf-8")

@@ -97,13 +97,20 @@ def test_findings_about_files_are_never_put_together() -> None:
     assert ConsoleReporter().render(*blocked_by(*two)).count("✗") == 2
 
 
-def test_a_long_reason_is_cut_where_the_terminal_ends_and_given_whole_in_full() -> None:
-    long = replace(LOW_RANK, message="x" * 300)
-    report, decision = blocked_by(long)
+def test_of_several_reasons_a_long_one_is_cut_where_the_terminal_ends_and_given_whole_in_full() -> None:
+    long, other = replace(LOW_RANK, message="x" * 300), copy(LOW_RANK, "model.onnx", "w", "1")
+    report, decision = blocked_by(long, other)
     short = ConsoleReporter(80).render(report, decision)
     assert max(map(len, short.splitlines())) == 80
     assert "…" in short
     assert "x" * 300 in "".join(ConsoleReporter(80).in_full().render(report, decision).split())
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_single_reason_is_given_whole(width: int) -> None:
+    shown = ConsoleReporter(width).render(*blocked_by(replace(LOW_RANK, message=f"{'word ' * 40}the remedy")))
+    assert "the remedy" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= width
 
 
 def test_reasons_that_differ_only_at_their_end_show_it() -> None:
