@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from everything import HOSTILE, everything, hostile
+from support import ROOT
 
+from modelguard import load_report
 from modelguard._reporters.html import HtmlReporter
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,6 +70,15 @@ def test_the_page_is_accessible_and_silent(browser: Any, tmp_path: Path, said: l
     page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert said == []
+
+
+@pytest.mark.parametrize("name", ["clean", "tampered", "backdoored", "hostile"])
+def test_the_examples_are_accessible(browser: Any, tmp_path: Path, said: list[str], name: str) -> None:
+    text = HtmlReporter().render(*load_report(ROOT / "docs" / "examples" / f"{name}.json"))
+    page = opened(browser, tmp_path, text, said, bypass_csp=True)
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    assert violations(page) == []
     assert said == []
 
 

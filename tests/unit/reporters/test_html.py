@@ -13,6 +13,7 @@ import pytest
 from everything import HOSTILE, LOW_RANK, SHOWS, everything, hostile
 from support import ROOT
 
+from modelguard import load_report
 from modelguard._reporters.escape import visible
 from modelguard._reporters.html import HtmlReporter
 from modelguard._reporters.page import MAX_CARDS
@@ -208,8 +209,11 @@ def test_ten_thousand_findings_are_a_page() -> None:
     assert "h.9999.w changed" in page.text
 
 
-def test_an_ordinary_page_is_small() -> None:
-    assert len(HtmlReporter().render(*everything()).encode()) < 300_000
+@pytest.mark.parametrize("name", ["clean", "tampered", "backdoored", "hostile"])
+def test_an_ordinary_page_is_small(name: str) -> None:
+    page = HtmlReporter().render(*load_report(ROOT / "docs" / "examples" / f"{name}.json"))
+    assert len(page.encode()) < 300_000
+    check_page(page)
 
 
 def test_a_chart_of_a_thousand_classes_stays_small() -> None:
