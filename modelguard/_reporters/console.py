@@ -22,10 +22,12 @@ from modelguard._reporters.view import (
     clear,
     compared,
     count,
+    doubts,
     facts,
     fates,
     gaps,
     looked,
+    options,
     place,
     ran,
     reasons,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 MAX_REASONS = 5
 MAX_LINES = 20
+WHOLE = 100_000
 NARROW = 60
 """Columns below which a reason gets two lines."""
 MAX_FINDINGS = 40
@@ -133,7 +136,10 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     if decision.verdict is Verdict.PASS:
         _item(console, "✓ ", clear(report), "", "green")
     if report.outcomes:
-        _item(console, "", f"looked: {looked(report)}{compared(report)}{assumed(report)}", "dim")
+        done = f"looked: {looked(report)}{compared(report)}{assumed(report)}"
+        _item(console, "", ", ".join([done, *options(report)]), "dim")
+    for doubt in doubts(report):
+        _item(console, "! ", doubt, "", "yellow")
     more += _besides(decision, found)
     if more:
         _item(console, "! ", f"{', '.join(more)} (-v)", "", "yellow")
@@ -141,20 +147,22 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
 
 
 def _reasons(console: Console, report: Report, given: list[Reason]) -> None:
-    """A line each as far as there is room, and a single one in full: what blocks, how bad it would be, its rule, the message."""
+    """A line each as far as there is room: what blocks, how bad it would be, its rule, the message.
+
+    A single one is given whole, and so is what is no finding, for it ends in its remedy and is nowhere else.
+    """
     # Less than half a line of words says nothing: a narrow terminal gets two lines.
     room = console.width if console.width >= NARROW else 2 * console.width - 6
-    if len(given) == 1:  # often the one thing that has to be put right, and how
-        room = 10_000
-    cut = [_line(report, reason, room) for reason in given]
-    seen = Counter(line.plain for line in cut)
-    for reason, line in zip(given, cut, strict=True):
+    whole = [len(given) == 1 or reason.thing is None for reason in given]
+    lines = [_line(report, reason, WHOLE if all_of_it else room) for reason, all_of_it in zip(given, whole, strict=True)]
+    seen = Counter(line.plain for line in lines)
+    for reason, line, all_of_it in zip(given, lines, whole, strict=True):
         # Where lines differ only in what was cut off, both ends of each are shown.
-        body = line if seen[line.plain] == 1 else _line(report, reason, room, middle=True)
-        if console.width >= NARROW and len(given) > 1:
-            console.print(body, no_wrap=True, crop=False)
-        else:
+        body = line if seen[line.plain] == 1 or all_of_it else _line(report, reason, room, middle=True)
+        if all_of_it or console.width < NARROW:
             _row(console, body[:4], 4, body[4:])
+        else:
+            console.print(body, no_wrap=True, crop=False)
 
 
 def _line(report: Report, reason: Reason, room: int, middle: bool = False) -> Text:

@@ -82,12 +82,23 @@ def facts(report: Report) -> list[str]:
         words.append(f"at {visible(target.revision)}")
     if report.model is not None and isinstance(report.model.get("input"), Mapping):
         words.append(run_as(report.model["input"]))
+    return words + options(report)
+
+
+def options(report: Report) -> list[str]:
+    """The detector options that were set: ``quick=true for 6 detectors``."""
     shared: dict[str, list[str]] = {}
     for detector in sorted(report.options):
         for setting in settings(report, detector):
             shared.setdefault(setting, []).append(visible(detector))
-    words += [f"{setting} for {names[0] if len(names) == 1 else count(len(names), 'detector')}" for setting, names in shared.items()]
-    return words
+    return [f"{setting} for {names[0] if len(names) == 1 else count(len(names), 'detector')}" for setting, names in shared.items()]
+
+
+def doubts(report: Report) -> list[str]:
+    """What could not be verified about where the files came from."""
+    return [
+        f"{visible(item.uri)}: {visible(note)}" for item in (report.target, report.reference) if item is not None for note in item.notes
+    ]
 
 
 def run_as(spec: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def test_a_pass_is_told_in_six_lines(width: int) -> None:
 
 def test_reasons_come_a_line_each_the_most_severe_first_and_the_policy_before_findings() -> None:
     lines = ConsoleReporter().render(*everything()).splitlines()
-    starts = [" ".join(line.split()[:3]) for line in lines[1:8]]
+    starts = [" ".join(line.split()[:3]) for line in lines if line[2:3] in ("✗", "?")]
     assert starts == [
         "✗ MG0291 models/tampered",
         "✗ MG0292 plugin",
@@ -131,6 +131,22 @@ def test_very_many_reasons_are_counted() -> None:
     text = ConsoleReporter().render(*blocked_by(*many))
     assert text.count("✗") == MAX_LINES
     assert f"{50 - MAX_LINES} more reasons" in text
+
+
+def test_what_is_no_finding_is_given_whole_and_what_could_not_be_verified_is_said() -> None:
+    report, decision = everything()
+    note = "main was resolved from the cache and may be out of date"
+    long = Violation("source", "x", f"hf://a/b does not name a commit {'x ' * 80}; name 0123abcd", True, "MG0291")
+    report = replace(report, target=replace(report.target, notes=(note,)))
+    text = ConsoleReporter().render(report, replace(decision, violations=(long, *decision.violations)))
+    assert "name 0123abcd" in " ".join(text.split())
+    assert f"! models/tampered: {note}" in " ".join(text.split())
+
+
+def test_a_quick_look_is_said_to_be_one() -> None:
+    report, decision = passed()
+    text = ConsoleReporter().render(replace(report, options={"abs": {"quick": True}, "ulp": {"quick": True}}), decision)
+    assert "quick=true for 2 detectors" in " ".join(text.split())
 
 
 def test_a_model_run_on_a_guessed_range_is_said_even_in_short() -> None:
