@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from modelguard._options import check_options, options_of
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
+from modelguard.display import Chart, Measure
 from modelguard.findings import Finding, Rule
 
 if TYPE_CHECKING:
@@ -253,6 +254,8 @@ class Detector(ABC):
     """What ``--quick`` does with it: nothing; a shorter look, by its option ``quick`` (bool, off by default); or it is left out."""
     fetches: ClassVar[tuple[str, ...]] = ()
     """Lower-case endings of files, beyond those that formats read, that a remote source is to bring for it, whatever their size."""
+    shows: ClassVar[tuple[Measure | Chart, ...]] = ()
+    """What the numbers of its evidence and summary are called and mean, and which are drawn."""
     runs_last: ClassVar[bool] = False
     """Whether it judges what the others have looked at, and so has to wait for them."""
 

@@ -32,4 +32,4 @@ def command(report: str, policy: str | None, today: datetime.datetime | None, ou
     stored, decision = load_report(report)
     if policy is not None:
         stored, decision = judge_again(stored, policy, registry, today)
-    return deliver(stored, decision, registry, files, output.stdout_format)
+    return deliver(stored, decision, registry, files, output)

@@ -108,7 +108,7 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     with ProgressDisplay(quiet) as display:
         report = prepared.scan(display)
     decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
-    return deliver(report, decision, prepared.registry, files, output.stdout_format)
+    return deliver(report, decision, prepared.registry, files, output)
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

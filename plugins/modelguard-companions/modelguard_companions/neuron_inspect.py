@@ -10,6 +10,7 @@ from modelguard_triggers.outliers import class_p_values, largest
 
 from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
 from modelguard_companions._classifier import searchable
+from modelguard_companions._measures import SALIENCY
 from modelguard_companions._rules import SALIENCY_OUTLIER
 
 MIN_IMAGES = 2
@@ -28,6 +29,7 @@ class NeuronInspect(Detector):
     id = "neuron-inspect"
     requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
     rules = (SALIENCY_OUTLIER,)
+    shows = SALIENCY
     cost = 50
     when_quick = "shorter"
 

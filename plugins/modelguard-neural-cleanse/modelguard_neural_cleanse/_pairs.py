@@ -153,12 +153,12 @@ def _finding(detector: SourceCleanse, case: Case, found: PairWindows, place: int
 
 
 def _exhibits(case: Case, found: PairWindows, place: int, source: int) -> tuple[Attachment, ...]:
-    """``trigger``, ``mask`` and ``stamped``: the window alone, where it goes, and a check image of the source that carries it."""
+    """The window alone, where it goes, and a check image of the source that carries it."""
     windows = found.windows
     example = case.evidence.check[case.evidence.check_labels == source][:1]
     image = stamped(case, windows, _arms(place, example), example)[0].cpu().numpy()
     bounds = case.model.input.low, case.model.input.high
-    return mask_exhibits(windows.image(place), windows.mask(place), image, bounds, trigger_bounds=(0, 1))
+    return mask_exhibits(windows.image(place), windows.mask(place), [(source, image)], bounds, trigger_bounds=(0, 1))
 
 
 def _arms(place: int, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from modelguard import ArtifactError, ArtifactFile, Capability, DeadlineExceeded, Detector, Finding, ScanContext, Severity, Target
 from modelguard_serialization import _archive_rules, _format_rules, _onnx_rules, limits
 from modelguard_serialization._code import rules as _code_rules
+from modelguard_serialization._measures import SHOWS
 from modelguard_serialization._pickle import rules as _pickle_rules
 from modelguard_serialization._readers._table import recognising
 from modelguard_serialization._templates import rules as _template_rules
@@ -30,6 +31,7 @@ class ExecutableContent(Detector):
     id = "executable-content"
     requires = frozenset({Capability.FILES})
     rules = RULES
+    shows = SHOWS
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         worst = Severity.INFO
