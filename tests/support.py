@@ -104,12 +104,17 @@ def fresh_venv(folder: Path, wheels: Iterable[Path], *more: str) -> Path:
         for line in path.read_text().splitlines()
         if line.startswith("Requires-Dist: ")
     ]
-    for name in _closure([*needed, *more]):
+    link_packages(site, [*needed, *more])
+    return python
+
+
+def link_packages(site: Path, requirements: Iterable[str]) -> None:
+    """Link what ``requirements`` lead to, ours left out, from this environment into the folder ``site``."""
+    for name in _closure(requirements):
         for top in {file.parts[0] for file in distribution(name).files or () if file.parts[0] not in ("..", "__pycache__")}:
             there = Path(str(distribution(name).locate_file(top)))
             if not (site / top).exists():
                 (site / top).symlink_to(there)
-    return python
 
 
 def _closure(needed: Iterable[str]) -> set[str]:

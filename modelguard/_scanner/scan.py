@@ -11,6 +11,7 @@ from typing import Any
 
 import modelguard
 from modelguard._plugins import Registry
+from modelguard._policies.compare import check_same
 from modelguard._scanner.budget import clipped
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
@@ -49,6 +50,8 @@ class Request:
     """Leave out the detectors whose ``when_quick`` is ``skipped``."""
     identity: str | None = None
     """What the model is called in fingerprints, instead of what its source calls it."""
+    baseline: Report | None = None
+    """An earlier report, which must be about the same artifact."""
     by_range: bool = False
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
 
@@ -82,6 +85,8 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             brought(request, registry, progress) as (artifact, reference),
             Scan(_job(request, registry, artifact, reference), progress) as running,
         ):
+            if request.baseline is not None:
+                check_same(request.baseline, request.identity or artifact.identity)
             # What is only compared is vouched for by nothing, so a comparison with itself says what it seems to say.
             itself = _same_place(artifact, reference) if reference is not None and not request.by_range else ""
             facts = running.describe(request.timeout)
