@@ -20,7 +20,7 @@ from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.detector import Detector, LookedAt
 from modelguard.display import Chart, Measure, keys
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
-from modelguard.findings import Rule
+from modelguard.findings import Rule, Severity
 from modelguard.model import ModelOptions
 from modelguard.report import CHECKPOINT, FileInfo, Outcome, PolicyInfo, Report, Status, TargetInfo
 
@@ -188,6 +188,7 @@ def _tasks(request: Request, detectors: Iterable[type[Detector]]) -> list[Task]:
             dict(request.options.get(cls.id, {})),
             request.timeouts.get(cls.id, request.timeout),
             searches=cls.cost > 0,
+            hints=all(rule.severity <= Severity.LOW for rule in cls.rules),
             last=cls.runs_last,
         )
         for cls in sorted(detectors, key=lambda item: (item.runs_last, item.cost, item.id))
