@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelguard._reporters.drawn import Drawing, draw
-from modelguard._reporters.json import dump
 from modelguard._reporters.numbers import written
 from modelguard._reporters.things import Thing, things
 from modelguard._reporters.view import place
@@ -170,7 +170,7 @@ def _card(report: Report, glossary: Glossary, rules: Mapping[str, Rule], id: str
         [item for item in finding.attachments if png(item) is None],
         _numbers(glossary, thing.detector, finding.evidence, shown, [finding.evidence]),
         of_detector,
-        _uri(dump({**write_finding(finding), "attachments": [item.name for item in finding.attachments], "detector": thing.detector})),
+        _uri(_json({**write_finding(finding), "attachments": [item.name for item in finding.attachments], "detector": thing.detector})),
     )
 
 
@@ -259,7 +259,7 @@ def png(attachment: Attachment) -> str | None:
 
 def _everything(report: Report) -> str:
     """All evidence as a data URI of JSON; empty where it is too much for a page."""
-    text = dump(
+    text = _json(
         {
             outcome.detector: {
                 "summary": dict(outcome.summary),
@@ -270,6 +270,10 @@ def _everything(report: Report) -> str:
         }
     )
     return _uri(text) if len(text) <= MAX_DOWNLOAD else ""
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, indent=1) + "\n"
 
 
 def _uri(text: str) -> str:
