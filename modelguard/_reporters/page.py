@@ -42,6 +42,7 @@ class Glossary:
     known: Mapping[str, Mapping[str, Measure]]
     files: tuple[str, ...] = ()
     entries: dict[tuple[str, str], int] = field(default_factory=dict)
+    users: dict[int, set[str]] = field(default_factory=dict)
 
     def term(self, detector: str, key: str, plain: bool = False) -> Term:
         """What ``key`` is called; where nobody says, itself, as code unless ``plain``."""
@@ -49,7 +50,16 @@ class Glossary:
         if measure is None:
             return Term(key, plain=plain)
         number = self.entries.setdefault((measure.name, measure.meaning), len(self.entries) + 1)
+        self.users.setdefault(number, set()).add(detector)
         return Term(measure.name, measure.meaning, number)
+
+    def listed(self) -> list[tuple[str, str, int, str]]:
+        """Name, meaning and number of every entry, by name; and the detectors that mean it, where others mean something else by it."""
+        names = [name for name, _ in self.entries]
+        return sorted(
+            (name, meaning, number, ", ".join(sorted(self.users[number])) if names.count(name) > 1 else "")
+            for (name, meaning), number in self.entries.items()
+        )
 
     def unit(self, detector: str, key: str) -> Any:
         measure = self.known.get(detector, {}).get(key)
@@ -105,7 +115,7 @@ class Section:
     score: float | None
     seconds: float | None
     numbers: Numbers
-    cards: list[str]
+    cards: list[Card]
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ def _section(report: Report, glossary: Glossary, outcome: Outcome, seconds: Any,
         float(score) if isinstance(score, int | float) else None,
         seconds if isinstance(seconds, int | float) else None,
         _numbers(glossary, outcome.detector, outcome.summary, shown, [finding.evidence for finding in outcome.findings]),
-        [card.id for card in cards if card.thing.detector == outcome.detector],
+        [card for card in cards if card.thing.detector == outcome.detector],
     )
 
 
