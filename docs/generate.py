@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from ruamel.yaml import YAML
 
-from modelguard import Detector
+from modelguard import Detector, Measure
 
 if TYPE_CHECKING:
     from modelguard._plugins import Registry
@@ -232,6 +232,10 @@ def _detector(detector: type[Detector], owner: str) -> str:
     if fields:
         lines += ["\n## Options\n", "| option | default | meaning |", "|---|---|---|"]
         lines += [f"| `{detector.id}.{item.name}` | `{item.default}` | {item.metadata.get('help', '')} |" for item in fields]
+    numbers = [item for item in detector.shows if isinstance(item, Measure)]
+    if numbers:
+        lines += ["\n## Numbers\n", "What its evidence and summary say.\n", "| key | called | meaning |", "|---|---|---|"]
+        lines += [f"| `{item.key}` | {item.name} | {item.meaning} |" for item in numbers]
     return "\n".join(lines) + "\n"
 
 

@@ -161,8 +161,8 @@ def layer_map(title: str, items: Mapping[str, float], write: Write, files: Itera
     parts = [
         Markup('<rect class="grid" x="230" y="18" width="{:.1f}" height="{:.1f}"/>').format(side * (layers - first), tall * len(modules))
     ]
-    for row, module in enumerate(modules):
-        parts.append(_text(224, 18 + row * tall + tall * 0.75, visible(module), "end", limit=34))
+    for row, shown in enumerate(_short(modules)):
+        parts.append(_text(224, 18 + row * tall + tall * 0.75, visible(shown), "end", limit=34))
     for (module, layer), (value, name) in sorted(cells.items()):
         share = 0.25 + 0.75 * (math.log10(value) - low) / span if span else 1.0
         x, y = 230 + (layer - first) * side, 18 + modules.index(module) * tall
@@ -177,6 +177,13 @@ def layer_map(title: str, items: Mapping[str, float], write: Write, files: Itera
     key = f"faint {write(10**low)}, full {write(10 ** max(logs))}" if span else write(10**low)
     parts.append(_text(230, height - 6, f"across: layer; shade: {key}"))
     return _svg(title, height, parts, WIDE)
+
+
+def _short(modules: Sequence[str]) -> Sequence[str]:
+    """The part of each name behind the layer, without what all end in; the whole names where that would make two the same."""
+    tails = [module.rpartition("*")[2].lstrip("./_") for module in modules]
+    tails = [tail.removesuffix(".weight") for tail in tails] if all(tail.endswith(".weight") for tail in tails) else tails
+    return tails if len(set(tails)) == len(modules) else modules
 
 
 def _place(name: str) -> tuple[str, int]:

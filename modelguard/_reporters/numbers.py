@@ -23,7 +23,7 @@ def written(item: Any, unit: Unit = "") -> str:
     if isinstance(item, list | tuple) and not any(isinstance(part, Mapping | list | tuple) for part in item):
         more = f" and {len(item) - MAX_LISTED} more" if len(item) > MAX_LISTED else ""
         return (", ".join(written(part, unit) for part in item[:MAX_LISTED]) or "none") + more
-    if isinstance(item, Mapping) and all(isinstance(part, str | int | float | None) for part in item.values()):
+    if isinstance(item, Mapping) and not any(isinstance(part, Mapping) for part in item.values()):
         return ", ".join(f"{visible(str(key))}: {written(part, unit)}" for key, part in item.items()) or "none"
     return value(item)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelguard._reporters.drawn import Drawing, draw
-from modelguard._reporters.json import dump
 from modelguard._reporters.numbers import written
 from modelguard._reporters.things import Thing, things
 from modelguard._reporters.view import place
@@ -42,6 +42,7 @@ class Glossary:
     known: Mapping[str, Mapping[str, Measure]]
     files: tuple[str, ...] = ()
     entries: dict[tuple[str, str], int] = field(default_factory=dict)
+    users: dict[int, set[str]] = field(default_factory=dict)
 
     def term(self, detector: str, key: str, plain: bool = False) -> Term:
         """What ``key`` is called; where nobody says, itself, as code unless ``plain``."""
@@ -49,7 +50,16 @@ class Glossary:
         if measure is None:
             return Term(key, plain=plain)
         number = self.entries.setdefault((measure.name, measure.meaning), len(self.entries) + 1)
+        self.users.setdefault(number, set()).add(detector)
         return Term(measure.name, measure.meaning, number)
+
+    def listed(self) -> list[tuple[str, str, int, str]]:
+        """Name, meaning and number of every entry, by name; and the detectors that mean it, where others mean something else by it."""
+        names = [name for name, _ in self.entries]
+        return sorted(
+            (name, meaning, number, ", ".join(sorted(self.users[number])) if names.count(name) > 1 else "")
+            for (name, meaning), number in self.entries.items()
+        )
 
     def unit(self, detector: str, key: str) -> Any:
         measure = self.known.get(detector, {}).get(key)
@@ -105,7 +115,7 @@ class Section:
     score: float | None
     seconds: float | None
     numbers: Numbers
-    cards: list[str]
+    cards: list[Card]
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ def _card(report: Report, glossary: Glossary, rules: Mapping[str, Rule], id: str
         [item for item in finding.attachments if png(item) is None],
         _numbers(glossary, thing.detector, finding.evidence, shown, [finding.evidence]),
         of_detector,
-        _uri(dump({**write_finding(finding), "attachments": [item.name for item in finding.attachments], "detector": thing.detector})),
+        _uri(_json({**write_finding(finding), "attachments": [item.name for item in finding.attachments], "detector": thing.detector})),
     )
 
 
@@ -182,7 +192,7 @@ def _section(report: Report, glossary: Glossary, outcome: Outcome, seconds: Any,
         float(score) if isinstance(score, int | float) else None,
         seconds if isinstance(seconds, int | float) else None,
         _numbers(glossary, outcome.detector, outcome.summary, shown, [finding.evidence for finding in outcome.findings]),
-        [card.id for card in cards if card.thing.detector == outcome.detector],
+        [card for card in cards if card.thing.detector == outcome.detector],
     )
 
 
@@ -259,7 +269,7 @@ def png(attachment: Attachment) -> str | None:
 
 def _everything(report: Report) -> str:
     """All evidence as a data URI of JSON; empty where it is too much for a page."""
-    text = dump(
+    text = _json(
         {
             outcome.detector: {
                 "summary": dict(outcome.summary),
@@ -270,6 +280,10 @@ def _everything(report: Report) -> str:
         }
     )
     return _uri(text) if len(text) <= MAX_DOWNLOAD else ""
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, indent=1) + "\n"
 
 
 def _uri(text: str) -> str:

@@ -1,5 +1,6 @@
 // Sorts tables, closes explanations with Escape, opens everything for print. The page says all it has to say without it.
 "use strict";
+const words = new Intl.Collator("en", { numeric: true });
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -14,7 +15,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const numeric = keyed.every(([cell]) => cell.dataset.v !== undefined || cell.textContent === "–");
       const compare = numeric
         ? (a, b) => (a[0].dataset.v ?? Infinity) - (b[0].dataset.v ?? Infinity)
-        : (a, b) => a[0].textContent.localeCompare(b[0].textContent, "en", { numeric: true });
+        : (a, b) => words.compare(a[0].textContent, b[0].textContent);
       keyed.sort(compare);
       if (down) keyed.reverse();
       body.append(...keyed.map(([, row]) => row));

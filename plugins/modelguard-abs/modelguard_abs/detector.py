@@ -43,6 +43,10 @@ class Abs(Search):
         Measure("patch", "patch", "What the search for patches of any form says: p-value, and success at each size."),
         Measure("window", "window", "What the search for square windows says: p-value, and success at each size."),
         Measure("filter", "filter", "What the search for filters says: p-value, and success at each strength."),
+        Measure("layers", "by layer", "What stimulating each layer showed."),
+        Measure("sets", "sets", "How many neurons and groups of neurons were held up."),
+        Measure("largest_gap", "largest gap", "The largest elevation gap of the layer."),
+        Measure("label", "class", "The class that it raises."),
         Measure("success", "success", "The share of unseen images turned, at each size that was searched.", "share"),
         Measure("pictures", "images", "How many clean images were used."),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelguard_triggers.measures import CLASS, P_BY_CLASS, P_VALUE, SEARCHES, TARGET, by_class
+from modelguard_triggers.measures import CLASS, CLASSES, P_BY_CLASS, P_VALUE, SEARCHES, TARGET, by_class
 
 from modelguard import Chart, Measure
 
@@ -32,6 +32,7 @@ SALIENCY: tuple[Measure | Chart, ...] = (
     _SCORE,
     TARGET,
     CLASS,
+    CLASSES,
     P_VALUE,
     _DEVIATE,
     P_BY_CLASS,

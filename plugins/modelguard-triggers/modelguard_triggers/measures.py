@@ -17,6 +17,7 @@ P_VALUE = Measure(
 SCORE = Measure("score", "score", "How suspicious the whole is: the larger, the more. 2 stands for a p-value of 0.01, 3 for 0.001.")
 TARGET = Measure("target_class", "accused class", "The class that the trigger turns inputs into.")
 CLASS = Measure("class", "class", "The class that the row is about, by its number in the model's output.")
+CLASSES = Measure("classes", "by class", "What was found for each class.")
 SUCCESS = Measure(
     "attack_success", "attack success", "The share of unseen images of other classes that the trigger turns into the class.", "share"
 )
@@ -24,6 +25,7 @@ SEARCHES = (
     SCORE,
     TARGET,
     CLASS,
+    CLASSES,
     P_VALUE,
     SUCCESS,
     Measure("attack_success_usual", "usual attack success", "The same, of triggers as large for the other classes.", "share"),
@@ -46,7 +48,7 @@ SEARCHES = (
     Measure("not_looked_at", "not looked at", "The classes there was no time for."),
     Measure("cleared", "cleared", "Classes that stood out and were cleared, each with the reason."),
     Measure("images", "images", "How many clean images were used."),
-    Measure("classes_total", "classes", "How many classes the model has."),
+    Measure("classes_total", "classes in all", "How many classes the model has."),
     Measure("transformation", "kind of trigger", "What the trigger does to an image."),
     Measure("trigger", "trigger", "What the search recovered: what is put on an image, or the change it makes, grey where there is none."),
     Measure("mask", "mask", "Where the trigger replaces the image: white fully, black not at all."),
