@@ -121,7 +121,8 @@ def test_a_fresh_worker_is_told_who_was_lost_and_what_is_left_of_the_budget(work
         scan.describe(1.0)
         found = scan.run(tasks, DETECTORS, 400.0)
     assert [item.status for item in found] == [Status.COMPLETED, Status.TIMED_OUT, Status.COMPLETED]
-    assert found[1].reason.endswith("after its limit of 360 s, and was stopped; raise --budget"), "a part is kept for those that run last, and one for hints"
+    kept = "a part is kept for those that run last, and one for hints"
+    assert found[1].reason.endswith("after its limit of 360 s, and was stopped; raise --budget"), kept
     (first, second) = worker.told
     assert first == (380.0, [])
     assert second[1] == ["a"]
