@@ -17,7 +17,7 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt $(PLUGINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e ".[all,test,lint]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
+	$(BIN)/pip install -q -c constraints.txt -e ".[all,test,lint,browser]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
 	touch $@
 
 demo: setup

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         option,
         option_fields,
     )
+    from modelguard.display import Chart, Measure
     from modelguard.errors import (
         ArtifactError,
         DigestMismatchError,
@@ -106,6 +107,7 @@ _HOME = {
     "detector": (
         "Capability", "DeadlineExceeded", "Detector", "LookedAt", "ScanContext", "Skip", "Target", "configure", "option", "option_fields",
     ),
+    "display": ("Chart", "Measure"),
     "errors": (
         "ArtifactError", "DigestMismatchError", "FormatError", "LimitError", "ModelError", "ModelguardError", "OutputError",
         "PluginError", "PolicyError", "SamplesError", "SourceError", "UsageError",
@@ -130,6 +132,7 @@ __all__ = [
     "Attachment",
     "BuildRequest",
     "Capability",
+    "Chart",
     "Checkpoint",
     "Confidence",
     "DTYPE_BITS",
@@ -152,6 +155,7 @@ __all__ = [
     "Location",
     "LookedAt",
     "Matching",
+    "Measure",
     "ModelDiff",
     "ModelError",
     "ModelFactory",

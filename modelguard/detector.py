@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from modelguard._options import check_options, options_of
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, FormatProblem, TensorInfo
+from modelguard.display import Chart, Measure
 from modelguard.findings import Finding, Rule
 
 if TYPE_CHECKING:
@@ -253,12 +254,15 @@ class Detector(ABC):
     """What ``--quick`` does with it: nothing; a shorter look, by its option ``quick`` (bool, off by default); or it is left out."""
     fetches: ClassVar[tuple[str, ...]] = ()
     """Lower-case endings of files, beyond those that formats read, that a remote source is to bring for it, whatever their size."""
+    shows: ClassVar[tuple[Measure | Chart, ...]] = ()
+    """What the numbers of its evidence and summary are called and mean, and which are drawn."""
     runs_last: ClassVar[bool] = False
     """Whether it judges what the others have looked at, and so has to wait for them."""
 
     cost: ClassVar[int] = 0
     """What a first look takes for each class, in inputs that go forward and backward through the model; 0 for a detector that runs no
-    search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``."""
+    search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``, of which those
+    whose rules are all of low severity share a twentieth."""
 
     @abstractmethod
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

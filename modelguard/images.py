@@ -11,11 +11,29 @@ import numpy.typing as npt
 
 from modelguard.findings import Attachment
 
+LARGEST = 128
+"""Pixels of the longest side of an exhibit: what a page and a JSON report carry a dozen of."""
+
 
 def exhibit(name: str, pixels: npt.NDArray[Any], low: float, high: float) -> Attachment:
-    """``pixels`` (C, H, W) in ``low``..``high`` as a PNG attachment; channels beyond the third are left out."""
-    unit = (np.asarray(pixels, np.float64) - low) / (high - low)
+    """``pixels`` (C, H, W) in ``low``..``high`` as a PNG attachment; channels beyond the third are left out.
+
+    It is for looking at: a side beyond :data:`LARGEST` is shrunk to it, by means of blocks.
+    """
+    unit = _shrunk((np.asarray(pixels, np.float64)[:3] - low) / (high - low))
     return Attachment(name, "image/png", png(np.clip(np.round(unit * 255), 0, 255).astype(np.uint8)))
+
+
+def _shrunk(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(C, H, W) with means of square blocks in place of pixels, where a side is too long; the last block of a side may be cut."""
+    block = -(-max(pixels.shape[1:]) // LARGEST)
+    if block <= 1:
+        return pixels
+    for axis in (1, 2):
+        starts = np.arange(0, pixels.shape[axis], block)
+        lengths = np.diff(np.append(starts, pixels.shape[axis]))
+        pixels = np.add.reduceat(pixels, starts, axis) / lengths.reshape([-1 if part == axis else 1 for part in range(3)])
+    return pixels
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:

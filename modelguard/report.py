@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, Self, TextIO
 
 from modelguard.artifact import LeftOut
+from modelguard.display import Chart, Measure
 from modelguard.findings import Finding, Rule, Severity, settled
 
 SCHEMA = "modelguard-report/1"
@@ -110,6 +111,7 @@ class Report:
     are sorted, and every finding has a severity (its own, else its rule's, else the worst).
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
     ``self_reference`` says, completing "the reference is the target itself: ...", why a comparison with it says nothing; usually empty.
+    ``shows`` says how what each detector that ran measured is shown to people, by detector id.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``confinement`` is what kept the worker that opened the artifact apart, in one word each: it depends on the machine.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed on one machine.
@@ -126,6 +128,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
     rules: tuple[Rule, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shows: Mapping[str, tuple[Measure | Chart, ...]] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
     failure: str = ""
     self_reference: str = ""
@@ -242,6 +245,10 @@ class Reporter(ABC):
     def for_stream(cls, stream: TextIO) -> Self:
         """The reporter that suits ``stream``; one that looks the same everywhere need not override this."""
         return cls()
+
+    def in_full(self) -> Self:
+        """The reporter that shows what this one leaves out (``-v``); one that leaves nothing out need not override this."""
+        return self
 
     @abstractmethod
     def render(self, report: Report, decision: Decision) -> str:

@@ -1,18 +1,23 @@
-"""One report that has everything a report can have, with its decision: what the golden files of the reporters show."""
+"""One report that has everything a report can have, with its decision: what the golden files of the reporters show; and the same with
+hostile text everywhere."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
 
 from modelguard import (
     Attachment,
+    Chart,
     Confidence,
     Decision,
     FileInfo,
     Finding,
     LeftOut,
     Location,
+    Measure,
     Outcome,
     PluginFailure,
     PluginInfo,
@@ -199,6 +204,19 @@ OUTCOMES = (
     ),
 )
 
+SHOWS = {
+    "max-margin": (
+        Measure("p_value", "p-value", "How often a class of a clean model stands out as far by chance.", "p"),
+        Chart("bars", "per_class", "Margin of each class"),
+    ),
+    "neural-cleanse": (Measure("attack_success", "attack success", "The share of unseen images that the trigger turns.", "share"),),
+    "weight-diff": (
+        Measure("relative_norm", "relative change", "The size of the change as a part of the size of the tensor."),
+        Chart("map", "tensors", "Where the model changed", "name", "relative_norm"),
+        Chart("words", "tokens", "Tokens that the edit promotes"),
+    ),
+}
+
 TARGET = TargetInfo(
     uri="models/tampered",
     identity=IDENTITY,
@@ -273,8 +291,42 @@ def everything() -> tuple[Report, Decision]:
         seed=0,
         outcomes=OUTCOMES,
         rules=RULES,
+        shows=SHOWS,
         options={"neural-cleanse": {"quick": True}},
         model={"parity": {"max_abs": 1e-06, "ok": True}},
         timings={"detectors": {"format-integrity": 0.02, "neural-cleanse": 900.0, "weight-diff": 1.25}, "total": 901.5},
     )
     return report, DECISION
+
+
+HOSTILE = [
+    "\x1b[31mred\x1b[0m\x1b]8;;http://evil\x07link",
+    "\x9b31m\x85\x00\x07\x08\r\n\t",
+    "safe\u202egnp.exe\u2066\u200b\ufeff\u00ad\U000e0041",
+    "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'`--><!--",
+    "[click](http://evil) [a](1) {0} {1} ![x](data:y) \\](z)",
+    "{{ 7*7 }}{% raw %}[bold red]x[/]:smile:",
+    "../../../etc/passwd",
+    "http://evil/%00?q#f",
+    "C:\\windows\\..\\x",
+    "a\udc80b\ud800c",
+    "x" * 5000,
+    "名前 ö é 🎉",
+    "",
+]
+
+
+def hostile(value: Any, text: str) -> Any:
+    """``value`` with every free string in it replaced by ``text``; ids, digests and enums stay what they are."""
+    if isinstance(value, Enum):
+        return value
+    if isinstance(value, str):
+        return text
+    if isinstance(value, dict):
+        return {text + str(n): hostile(item, text) for n, item in enumerate(value.values())}
+    if isinstance(value, list | tuple):
+        return type(value)(hostile(item, text) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {"rule", "fingerprint", "id", "kind", "unit", "sha256", "media_type", "timings", "warnings", "expires"}
+        return replace(value, **{f.name: hostile(getattr(value, f.name), text) for f in fields(value) if f.name not in kept})
+    return value

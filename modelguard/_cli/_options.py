@@ -27,10 +27,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Where reports go: ``FORMAT=PATH`` files, and one format for standard output."""
+    """Where reports go: ``FORMAT=PATH`` files, and one format for standard output, with all it has to say where ``verbose``."""
 
     outputs: tuple[str, ...]
     stdout_format: str
+    verbose: bool = False
 
 
 def grouped(argument: str, kind: Callable[[], type], *options: Callable[[F], F]) -> Callable[[F], F]:
@@ -137,6 +138,7 @@ output_options = grouped(
         shell_complete=_complete.formats,
         help="What goes to standard output [console].",
     ),
+    click.option("-v", "--verbose", is_flag=True, help="Show evidence, places and every detector on the console."),
 )
 
 run_options = grouped(
@@ -238,7 +240,7 @@ def print_answer(text: str, *, nl: bool = True) -> None:
         raise OutputError("standard output", f"cannot be written ({error.strerror})", "free some space") from error
 
 
-def deliver(report: Report, decision: Decision, registry: Registry, files: Iterable[tuple[str, Path]], stdout_format: str) -> int:
+def deliver(report: Report, decision: Decision, registry: Registry, files: Iterable[tuple[str, Path]], output: OutputOptions) -> int:
     """Write every file, print one report, and return the exit code: the decision's, or 3 when something could not be written."""
     from modelguard._reporters.output import write_atomically
     from modelguard.errors import OutputError
@@ -252,9 +254,10 @@ def deliver(report: Report, decision: Decision, registry: Registry, files: Itera
             complain(error)
     code = decision.exit_code
     try:
-        if stdout_format != "console" and isinstance(sys.stdout, io.TextIOWrapper):
+        if output.stdout_format != "console" and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # documents are UTF-8 whatever the locale; a terminal gets what it can show
-        sys.stdout.write(registry.reporters[stdout_format].for_stream(sys.stdout).render(report, decision))
+        reporter = registry.reporters[output.stdout_format].for_stream(sys.stdout)
+        sys.stdout.write((reporter.in_full() if output.verbose else reporter).render(report, decision))
         sys.stdout.flush()
     except BrokenPipeError:
         let_go()  # the reader has seen enough; the verdict stands

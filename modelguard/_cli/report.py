@@ -70,4 +70,4 @@ def command(
 
         print_answer(compared(*load_report(earlier), stored, decision, as_json=output.stdout_format == "json"), nl=False)
         return decision.exit_code
-    return deliver(stored, decision, registry, files, output.stdout_format)
+    return deliver(stored, decision, registry, files, output)

@@ -137,7 +137,7 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
         report = prepared.scan(display)
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
-    return deliver(report, decision, prepared.registry, files, output.stdout_format)
+    return deliver(report, decision, prepared.registry, files, output)
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

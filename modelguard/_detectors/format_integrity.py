@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from modelguard._detectors.format_rules import NOT_LOOKED_AT, RULES
+from modelguard._detectors.shows import INTEGRITY
 from modelguard._formats.named import Kind, by_name
 from modelguard._formats.names import deceptive, shown
 from modelguard._formats.sniff import classify
@@ -36,6 +37,7 @@ class FormatIntegrity(Detector):
     id = "format-integrity"
     requires = frozenset({Capability.FILES})
     rules = RULES
+    shows = INTEGRITY
     runs_last = True
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._detectors.reference_rules import RULES
+from modelguard._detectors.shows import FILES
 from modelguard._diff.declared import Declaration, diff_declarations
 from modelguard._diff.documents import Compared
 from modelguard._diff.files import FileChange, diff_files
@@ -29,6 +30,7 @@ class ReferenceFiles(Detector):
     id = "reference-files"
     requires = frozenset({Capability.FILES, Capability.REFERENCE})
     rules = RULES
+    shows = FILES
 
     max_findings: int = option(100, "findings of one rule that stand alone; the others share one", ge=1)
 

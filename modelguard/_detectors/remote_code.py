@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelguard._detectors.shows import REMOTE
 from modelguard.artifact import ArtifactFile, sha256_file
 from modelguard.detector import Capability, Detector, ScanContext, Target, option
 from modelguard.errors import ArtifactError
@@ -50,6 +51,7 @@ class RemoteCode(Detector):
     id = "remote-code"
     requires = frozenset({Capability.FILES})
     rules = (REMOTE_CODE, UNREAD)
+    shows = REMOTE
 
     max_bytes: int = option(64 << 20, "the largest JSON file that is parsed, of those called *config*.json and those that name code", ge=1)
 

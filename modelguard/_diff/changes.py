@@ -154,6 +154,10 @@ class Scaled(Change):
         return f"{name} is the reference times {low:.6g}" + ("" if low == high else f" to {high:.6g} per {self.axis}") + f" ({size})"
 
 
+SHOWN_RANK = 24
+"""The largest rank whose singular values are all told."""
+
+
 @dataclass(frozen=True, slots=True)
 class LowRank(Change):
     """W' = Q(W + M) with M of exact rank ``rank``, whose factors ``replay`` holds."""
@@ -172,8 +176,15 @@ class LowRank(Change):
             "agreement_below": replay.agreement_below,
             "within_ulp": replay.within_ulp,
             "spectral_gap": min(replay.gap, 1e9),
+            "rank": self.rank,
             "singular_values": [float(value) for value in replay.s[:8]],
+            **self._spectrum(),
         }
+
+    def _spectrum(self) -> dict[str, Any]:
+        """The singular values, and the largest of what is left once they are taken off; nothing where they are too many to look at."""
+        values = [float(value) for value in self.replay.s]
+        return {"spectrum": [*values, values[-1] / self.replay.gap]} if 0 < len(values) <= SHOWN_RANK else {}
 
     def sentence(self, name: str, changed: int, size: str) -> str:
         exact = f"{self.replay.agreement:.1%} of the moved entries replay bit for bit"

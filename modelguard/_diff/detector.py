@@ -13,6 +13,7 @@ from modelguard._diff.diff import ModelDiff, TensorDiff, diff_checkpoints
 from modelguard._diff.model_level import ModelChange
 from modelguard._diff.names import is_embedding, is_head
 from modelguard._diff.pairing import Place
+from modelguard._diff.shows import SHOWS
 from modelguard._diff.tokens import token_names
 from modelguard._inputs.config import artifact_json
 from modelguard.artifact import Artifact
@@ -33,6 +34,7 @@ class WeightDiff(Detector):
     id = "weight-diff"
     requires = frozenset({Capability.WEIGHTS, Capability.REFERENCE})
     rules = rules.RULES
+    shows = SHOWS
 
     max_rank: int = option(64, "largest rank that is looked for in a change", ge=1, le=256)
     max_findings: int = option(20, "findings of one rule; the summary always lists every tensor", ge=1)

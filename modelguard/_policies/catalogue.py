@@ -9,7 +9,7 @@ from the plugins themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,8 +17,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from modelguard._options import Option
+from modelguard._schemas.display import read_shown
 from modelguard.checkpoint import Format
 from modelguard.detector import Capability, Detector
+from modelguard.display import Chart, Measure
 from modelguard.findings import Rule, Severity
 from modelguard.model import ModelFactory
 
@@ -35,9 +37,10 @@ class KnownDetector:
     runs_last: bool
     cost: int
     fetches: tuple[str, ...]
+    shows: tuple[Measure | Chart, ...]
 
     @classmethod
-    def read(cls, data: Mapping[str, Any], rules: Mapping[str, Rule]) -> KnownDetector:
+    def read(cls, data: Mapping[str, Any], rules: Mapping[str, Rule], shown: Sequence[Measure | Chart]) -> KnownDetector:
         return cls(
             data["ref"],
             frozenset(map(Capability, data["requires"])),
@@ -47,6 +50,7 @@ class KnownDetector:
             data["runs_last"],
             data["cost"],
             tuple(data["fetches"]),
+            tuple(shown[number] for number in data["shows"]),
         )
 
 
@@ -69,11 +73,12 @@ def first_party() -> tuple[Distribution, ...]:
     """Every distribution of ours that registers something, by name."""
     data = json.loads((resources.files("modelguard._policies") / "catalogue.json").read_text(encoding="utf-8"))
     rules = {item["id"]: Rule(**{**item, "severity": Severity.parse(item["severity"])}) for item in data["rules"]}
+    shown = list(map(read_shown, data["shows"]))
     return tuple(
         Distribution(
             name,
             tuple(entry["hooks"]),
-            {detector: KnownDetector.read(known, rules) for detector, known in entry["detectors"].items()},
+            {detector: KnownDetector.read(known, rules, shown) for detector, known in entry["detectors"].items()},
             {item: (known["ref"], tuple(known["extensions"])) for item, known in entry["formats"].items()},
             entry["models"],
         )
@@ -95,7 +100,7 @@ def stand_ins(distribution: str) -> Mapping[str, list[type]] | None:
     found = next((item for item in first_party() if item.name == distribution), None)
     if found is None:
         return None
-    same = ("requires", "rules", "when_quick", "runs_last", "cost", "fetches")
+    same = ("requires", "rules", "when_quick", "runs_last", "cost", "fetches", "shows")
     return {
         "detectors": [
             _stand_in(Detector, name, known.ref, declared_options=known.options, **{item: getattr(known, item) for item in same})

@@ -12,9 +12,27 @@ if TYPE_CHECKING:
 def builtin_reporters() -> Iterable[type[Reporter]]:
     """The reporters that ship with modelguard."""
     from modelguard._reporters.console import ConsoleReporter
+    from modelguard._reporters.csv import CsvReporter
     from modelguard._reporters.diff import DiffAllReporter, DiffReporter
+    from modelguard._reporters.github import GithubReporter
+    from modelguard._reporters.gitlab import CodeQualityReporter, SastReporter
     from modelguard._reporters.html import HtmlReporter
     from modelguard._reporters.json import JsonReporter
+    from modelguard._reporters.junit import JunitReporter
+    from modelguard._reporters.markdown import MarkdownReporter
     from modelguard._reporters.sarif import SarifReporter
 
-    return [ConsoleReporter, HtmlReporter, JsonReporter, SarifReporter, DiffReporter, DiffAllReporter]
+    return [
+        ConsoleReporter,
+        HtmlReporter,
+        JsonReporter,
+        SarifReporter,
+        MarkdownReporter,
+        GithubReporter,
+        CodeQualityReporter,
+        SastReporter,
+        JunitReporter,
+        CsvReporter,
+        DiffReporter,
+        DiffAllReporter,
+    ]

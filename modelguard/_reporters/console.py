@@ -1,15 +1,40 @@
-"""What a person reads in a terminal: the answer, why, what was not looked at; then the details."""
+"""What a person reads in a terminal: the answer, why, and how much was looked at; with ``verbose`` the details.
+
+A short report gives every reason one line, cut where the terminal ends, and a long one says everything.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
-from modelguard._reporters.view import all_clear, answer, count, facts, fates, gaps, place, ran, reasons, value, waiver_notes
+from modelguard._reporters.missing import lacks
+from modelguard._reporters.things import Reason, Thing, things, why_not
+from modelguard._reporters.view import (
+    all_clear,
+    answer,
+    assumed,
+    clear,
+    compared,
+    count,
+    doubts,
+    facts,
+    fates,
+    gaps,
+    looked,
+    options,
+    place,
+    ran,
+    reasons,
+    unread,
+    value,
+    waiver_notes,
+)
 from modelguard.findings import Severity
 from modelguard.report import Decision, Report, Reporter, Verdict
 
@@ -18,6 +43,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MAX_REASONS = 5
+MAX_LINES = 20
+WHOLE = 100_000
+NARROW = 60
+"""Columns below which a reason gets two lines."""
 MAX_FINDINGS = 40
 MAX_EVIDENCE = 240
 _ASCII = str.maketrans({"✗": "x", "✓": "+", "…": "..."})
@@ -33,11 +62,15 @@ _STYLE: Mapping[Severity, str] = {
 
 @dataclass(frozen=True)
 class ConsoleReporter(Reporter):
-    """``width`` in columns; ``color`` adds ANSI styles; what ``encoding`` lacks is written in ASCII. The default suits a pipe."""
+    """``width`` in columns; ``color`` adds ANSI styles; what ``encoding`` lacks is written in ASCII. The default suits a pipe.
+
+    ``verbose`` is everything: evidence, places, every detector.
+    """
 
     width: int = 80
     color: bool = False
     encoding: str = "utf-8"
+    verbose: bool = False
 
     format = "console"
 
@@ -49,6 +82,9 @@ class ConsoleReporter(Reporter):
         console = Console(file=stream)
         width = console.width if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else cls.width
         return cls(max(width, 40), console.color_system is not None and not console.no_color, stream.encoding or "utf-8")
+
+    def in_full(self) -> Self:
+        return replace(self, verbose=True)
 
     def render(self, report: Report, decision: Decision) -> str:
         from rich.console import Console
@@ -66,10 +102,14 @@ class ConsoleReporter(Reporter):
             highlight=False,
             legacy_windows=False,
         )
-        _answer(console, report, decision)
-        _not_looked_at(console, report)
-        _findings(console, report, decision)
-        _detectors(console, report)
+        _headline(console, report, decision)
+        if self.verbose:
+            _answer(console, report, decision)
+            _not_looked_at(console, report)
+            _findings(console, report, decision)
+            _detectors(console, report)
+        else:
+            _short(console, report, decision)
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
         text = "\n".join(line.rstrip() for line in text.rstrip("\n").split("\n")) + "\n"
         if not self.encoding.lower().startswith("utf"):
@@ -77,7 +117,7 @@ class ConsoleReporter(Reporter):
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
-def _answer(console: Console, report: Report, decision: Decision) -> None:
+def _headline(console: Console, report: Report, decision: Decision) -> None:
     word = answer(report, decision)
     head = _text(
         (word, _ANSWER_STYLE[decision.verdict]), "  ", (shorten(visible(report.target.uri), console.width - len(word) - 2), "bold")
@@ -85,6 +125,94 @@ def _answer(console: Console, report: Report, decision: Decision) -> None:
     if not decision.enforced and decision.verdict is Verdict.BLOCK:
         head.append("  (policy in report mode: not enforced)", "yellow")
     console.print(head)
+
+
+def _short(console: Console, report: Report, decision: Decision) -> None:
+    """Why, what was looked at, what was not."""
+    found = things(report, decision)
+    given = why_not(report, decision, found)
+    _reasons(console, report, given[:MAX_LINES])
+    more = [f"{count(len(given) - MAX_LINES, 'more reason')}"] if len(given) > MAX_LINES else []
+    if decision.verdict is Verdict.PASS:
+        _item(console, "✓ ", clear(report), "", "green")
+    if report.outcomes:
+        done = f"looked: {looked(report)}{compared(report)}{assumed(report)}"
+        _item(console, "", ", ".join([done, *options(report)]), "dim")
+    for doubt in doubts(report):
+        _item(console, "! ", doubt, "", "yellow")
+    more += _besides(decision, found)
+    if more:
+        _item(console, "! ", f"{', '.join(more)} (-v)", "", "yellow")
+    _item(console, "", _held_up(report), "dim")
+
+
+def _reasons(console: Console, report: Report, given: list[Reason]) -> None:
+    """A line each as far as there is room: what blocks, how bad it would be, its rule, the message.
+
+    A single one is given whole, and so is what is no finding, for it ends in its remedy and is nowhere else.
+    """
+    # Less than half a line of words says nothing: a narrow terminal gets two lines.
+    room = console.width if console.width >= NARROW else 2 * console.width - 6
+    whole = [len(given) == 1 or reason.thing is None for reason in given]
+    lines = [_line(report, reason, WHOLE if all_of_it else room) for reason, all_of_it in zip(given, whole, strict=True)]
+    seen = Counter(line.plain for line in lines)
+    for reason, line, all_of_it in zip(given, lines, whole, strict=True):
+        # Where lines differ only in what was cut off, both ends of each are shown.
+        body = line if seen[line.plain] == 1 or all_of_it else _line(report, reason, room, middle=True)
+        if all_of_it or console.width < NARROW:
+            _row(console, body[:4], 4, body[4:])
+        else:
+            console.print(body, no_wrap=True, crop=False)
+
+
+def _line(report: Report, reason: Reason, room: int, middle: bool = False) -> Text:
+    """One reason in ``room`` columns, cut at its end or in the ``middle``."""
+    violation, thing = reason.violation, reason.thing
+    mark, style = ("✗ ", "red") if violation.blocks else ("? ", "yellow")
+    line = _text("  ", (mark, style))
+    if thing is not None:
+        line.append(f"{thing.severity.label} ", _STYLE[thing.severity])
+    line.append(f"{violation.rule} ")
+    message = visible(violation.message if thing is None or violation.kind == "waiver" else thing.finding.message)
+    files = len({item.location.file for item in (thing.finding, *thing.copies)}) if thing is not None else 1
+    tail = f" (in {files} files)" if files > 1 else ""
+    if len(line) + len(message) + len(tail) > room:  # then rather what happened than in which file
+        message = next((message.removeprefix(start) for start in _starts(report) if message.startswith(start)), message)
+    line.append(shorten(message, room - len(line) - len(tail)) if middle else message)
+    line.truncate(room - len(tail), overflow="ellipsis")
+    return line.append(tail)
+
+
+def _starts(report: Report) -> list[str]:
+    """What a message begins with that names a tensor by its file."""
+    return [f"{visible(file.path)}/" for file in report.target.files]
+
+
+def _besides(decision: Decision, found: list[Thing]) -> list[str]:
+    """What changes nothing about the verdict and is said all the same, in a few words each."""
+    warns = sum(thing.fate == "warns" for thing in found)
+    notes = len(waiver_notes(decision))
+    parts = [count(warns, "warning")] if warns else []
+    parts += [f"{len(decision.waived)} waived"] if decision.waived else []
+    return parts + ([count(notes, "note") + " on waivers"] if notes else [])
+
+
+def _held_up(report: Report) -> str:
+    """What was not looked at, in one line."""
+    held = lacks(report)
+    total = sum(len(item.detectors) for item in held)
+    wanted = [item for item in held if item.option]
+    if len(held) == len(wanted) == 1:
+        parts = [f"{count(total, 'detector')} for want of {wanted[0].option}"]
+    else:
+        parts = [count(total, "detector")] if total else []
+        parts += [f"{len(item.detectors)} for want of {item.option}" for item in wanted][:2]
+    parts += [count(len(report.target.unread), "file")] if unread(report) else []
+    parts += [count(len(report.plugin_failures), "plugin")] if report.plugin_failures else []
+    return f"not looked at: {', '.join(parts)}; -v says why" if parts else "-v shows the details"
+
+
+def _answer(console: Console, report: Report, decision: Decision) -> None:
     _item(console, "", ", ".join(facts(report)), "dim")
     violations = reasons(report, decision)
     for violation in violations[:MAX_REASONS]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from modelguard._schemas.display import read_shows, write_shows
 from modelguard._schemas.finding import read_finding, write_finding
 from modelguard.artifact import LeftOut
 from modelguard.errors import UsageError
@@ -76,6 +77,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "self_reference": report.self_reference,
         "confinement": sorted(report.confinement),
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
+        "shows": {detector: write_shows(items) for detector, items in report.shows.items()},
         "outcomes": [
             {
                 "detector": outcome.detector,
@@ -176,6 +178,7 @@ def _report(document: ReportDocument) -> Report:
         ),
         rules=tuple(Rule(**{**item.model_dump(), "severity": Severity.parse(item.severity)}) for item in document.rules),
         options=document.options,
+        shows={detector: read_shows(item.model_dump()) for detector, item in document.shows.items()},
         model=document.model,
         failure=document.failure,
         self_reference=document.self_reference,

@@ -9,20 +9,22 @@ run only if it says so twice: ``executionSuccessful`` and a result of its own (s
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 from modelguard._policies.rules import JUDGEMENT_RULES, PLUGIN_FAILED, SOURCE_UNREAD, STATUS_RULES
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.json import dump
+from modelguard._reporters.places import Places
 from modelguard._reporters.view import left_out
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
-from modelguard.report import CHECKPOINT, CORE, Decision, Report, Reporter, Status, Verdict, Violation
+from modelguard.report import CORE, Decision, Report, Reporter, Status, Verdict, Violation
 
+HOME = "https://pypi.org/project/modelguard-core/"
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVEL: Mapping[Severity, str] = {
     Severity.CRITICAL: "error",
@@ -53,38 +55,23 @@ class SarifReporter(Reporter):
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the files of the target are, as URIs relative to ``base``.
+    """Where the files of the target are, as URIs relative to ``base``."""
 
-    A local target named by a relative path is taken to lie in the repository, because that is the only path a code-scanning
-    view can resolve; any other target is its own root.
-    """
-
+    places: Places
     base: str
-    folder: tuple[str, ...]
     index: Mapping[str, int]
-    fallback: str
-    """What a result without a file is located at."""
 
     @classmethod
     def of(cls, report: Report) -> _Places:
-        target = report.target
-        files = [file.path for file in target.files]
-        named = PurePosixPath(target.uri)
-        in_repository = "://" not in target.uri and not named.is_absolute() and ".." not in named.parts
-        single = len(files) == 1 and named.name == files[0]
-        folder = (named.parent if single else named).parts if in_repository else ()
-        # The first checkpoint file stands for the artifact; when nothing could be fetched, its name does.
-        checkpoints = [file.path for file in target.files if file.what == CHECKPOINT]
-        name = target.uri.partition("://")[2] if "://" in target.uri else named.name
-        fallback = next(iter(checkpoints or files), "" if in_repository else name)
-        return cls("%SRCROOT%" if in_repository else "ARTIFACT", folder, {path: n for n, path in enumerate(files)}, fallback)
+        places = Places.of(report)
+        base = "%SRCROOT%" if places.in_repository else "ARTIFACT"
+        return cls(places, base, {file.path: n for n, file in enumerate(report.target.files)})
 
     def location(self, path: str | None) -> dict[str, Any]:
         """The artifactLocation of an artifact-relative path, or of the artifact for None."""
-        path = self.fallback if path is None else path
-        parts = [part for part in (*self.folder, *path.split("/")) if part not in ("", ".", "..")]
         # Percent-encoding all but the unreserved characters leaves no scheme, no drive letter and no query to be read into a name.
-        uri = "/".join(quote(part.encode("utf-8", "backslashreplace"), safe="") for part in parts) or "artifact"
+        uri = "/".join(quote(part.encode("utf-8", "backslashreplace"), safe="") for part in self.places.parts(path))
+        path = self.places.fallback if path is None else path
         index = {"index": self.index[path]} if path in self.index else {}
         return {"uri": uri, "uriBaseId": self.base, **index}
 
@@ -104,6 +91,7 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
         "tool": {
             "driver": {
                 "name": "modelguard",
+                "informationUri": HOME,
                 "fullName": f"modelguard {visible(report.tool_version)}",
                 "semanticVersion": visible(report.tool_version),
                 "rules": [_rule(rule, [finding for _, finding in findings]) for rule in rules],
@@ -112,7 +100,7 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
             "extensions": [{"name": name, "version": version} for name, version in _extensions(report)],
         },
         "policies": [{"name": visible(report.policy.name) or "policy", "properties": {"sha256": report.policy.sha256}}],
-        "automationDetails": {"id": f"modelguard/{_slug(target.identity or target.uri)}/"},
+        "automationDetails": {"id": f"modelguard/{_category(target.identity or target.uri)}/"},
         "originalUriBaseIds": {places.base: {"description": {"text": _base_text(report, places)}}},
         "invocations": [_invocation(report, decision)],
         "artifacts": [
@@ -285,5 +273,7 @@ def _base_text(report: Report, places: _Places) -> str:
     return f"The root of {visible(report.target.uri)}{revision}."
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:120] or "artifact"
+def _category(identity: str) -> str:
+    """A name of its own for each model: two that differ only in what a category cannot hold would overwrite each other's alerts."""
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', identity).strip('-.')[:100] or 'artifact'}-{digest}"

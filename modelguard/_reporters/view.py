@@ -44,6 +44,32 @@ def all_clear(report: Report) -> str:
     return f"{', '.join(done)} completed: nothing the policy blocks"
 
 
+def clear(report: Report) -> str:
+    """The same in a few words."""
+    return f"{judged(report)}: nothing it blocks" if not report.policy.alone else f"{judged(report)}: no objection"
+
+
+def looked(report: Report) -> str:
+    """How much was looked at: ``7 of 18 detectors, 2 files (onnx, safetensors)``."""
+    done = sum(outcome.status is Status.COMPLETED for outcome in report.outcomes)
+    formats = ", ".join(map(visible, report.target.format))
+    files = count(len(report.target.files), "file") + (f" ({formats})" if formats else "")
+    return f"{done} of {count(len(report.outcomes), 'detector')}, {files}"
+
+
+def compared(report: Report) -> str:
+    """``, against NAME``; empty without a reference."""
+    return f", against {visible(report.reference.uri)}" if report.reference is not None else ""
+
+
+def assumed(report: Report) -> str:
+    """Whether the model was run on values that nobody vouched for."""
+    spec = report.model.get("input") if report.model is not None else None
+    source = spec.get("source") if isinstance(spec, Mapping) else None
+    guessed = isinstance(source, Mapping) and source.get("high") == "assumed"
+    return ", run on an assumed range of values (--input)" if guessed else ""
+
+
 def facts(report: Report) -> list[str]:
     """What was scanned, against what, by which policy and with which options."""
     target = report.target
@@ -56,12 +82,23 @@ def facts(report: Report) -> list[str]:
         words.append(f"at {visible(target.revision)}")
     if report.model is not None and isinstance(report.model.get("input"), Mapping):
         words.append(run_as(report.model["input"]))
+    return words + options(report)
+
+
+def options(report: Report) -> list[str]:
+    """The detector options that were set: ``quick=true for 6 detectors``."""
     shared: dict[str, list[str]] = {}
     for detector in sorted(report.options):
         for setting in settings(report, detector):
             shared.setdefault(setting, []).append(visible(detector))
-    words += [f"{setting} for {names[0] if len(names) == 1 else count(len(names), 'detector')}" for setting, names in shared.items()]
-    return words
+    return [f"{setting} for {names[0] if len(names) == 1 else count(len(names), 'detector')}" for setting, names in shared.items()]
+
+
+def doubts(report: Report) -> list[str]:
+    """What could not be verified about where the files came from."""
+    return [
+        f"{visible(item.uri)}: {visible(note)}" for item in (report.target, report.reference) if item is not None for note in item.notes
+    ]
 
 
 def run_as(spec: Mapping[str, Any]) -> str:
@@ -84,15 +121,20 @@ def gaps(report: Report) -> list[str]:
         if outcome.status is not Status.COMPLETED:
             held.setdefault((outcome.status.value, outcome.reason), []).append(visible(outcome.detector))
     lines = [
-        f"{_together(names)} {status}" + (f": {visible(reason)}" if reason else "")
+        f"{together(names)} {status}" + (f": {visible(reason)}" if reason else "")
         for (status, reason), names in sorted(held.items(), key=lambda item: item[1])
     ]
-    lines += [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
+    return lines + other_gaps(report)
+
+
+def other_gaps(report: Report) -> list[str]:
+    """What was not looked at, or not vouched for, besides detectors that did not look."""
+    lines = [f"plugin {visible(item.distribution)} not loaded: {visible(item.reason)}" for item in report.plugin_failures]
     for artifact in (report.target, report.reference):
         if artifact is not None:
             lines += [f"{visible(artifact.uri)}: {visible(note)}" for note in artifact.notes]
             lines += [f"{visible(artifact.uri)}: left out {left_out(item)}" for item in artifact.left_out]
-    return lines + _unread(report) + _unconfined(report)
+    return lines + unread(report) + _unconfined(report)
 
 
 def left_out(item: LeftOut) -> str:
@@ -100,7 +142,7 @@ def left_out(item: LeftOut) -> str:
     return f"{visible(item.path)} ({count(item.files, 'file')}: {visible(item.reason)})"
 
 
-def _together(names: Sequence[str]) -> str:
+def together(names: Sequence[str]) -> str:
     """Names in one line, variants after what they are variants of: ``cleanse (and -blend, -warp), other``."""
     variants: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -118,7 +160,7 @@ def _unconfined(report: Report) -> list[str]:
     return [f"the worker was not held by {' or '.join(missing)}, which this system lacks"] if missing else []
 
 
-def _unread(report: Report) -> list[str]:
+def unread(report: Report) -> list[str]:
     """Files that nobody has read to the end."""
     paths = report.target.unread
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
@@ -182,6 +224,11 @@ def _rounded(item: Any) -> Any:
     return {key: _rounded(part) for key, part in item.items()} if isinstance(item, Mapping) else item
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, several: str = "") -> str:
     """``1 file``, ``2 files``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def capital(text: str) -> str:
+    """With a capital first letter."""
+    return text[:1].upper() + text[1:]

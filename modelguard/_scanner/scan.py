@@ -18,8 +18,9 @@ from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
 from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.detector import Detector, LookedAt
+from modelguard.display import Chart, Measure, keys
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
-from modelguard.findings import Rule
+from modelguard.findings import Rule, Severity
 from modelguard.model import ModelOptions
 from modelguard.report import CHECKPOINT, FileInfo, Outcome, PolicyInfo, Report, Status, TargetInfo
 
@@ -112,6 +113,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         seed=request.seed,
         outcomes=tuple(outcomes),
         rules=_rules(request.detectors),
+        shows=_shows(request.detectors, outcomes),
         options={item.id: dict(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
         model=model,
         failure=clipped(failure),
@@ -186,6 +188,7 @@ def _tasks(request: Request, detectors: Iterable[type[Detector]]) -> list[Task]:
             dict(request.options.get(cls.id, {})),
             request.timeouts.get(cls.id, request.timeout),
             searches=cls.cost > 0,
+            hints=all(rule.severity <= Severity.LOW for rule in cls.rules),
             last=cls.runs_last,
         )
         for cls in sorted(detectors, key=lambda item: (item.runs_last, item.cost, item.id))
@@ -194,6 +197,17 @@ def _tasks(request: Request, detectors: Iterable[type[Detector]]) -> list[Task]:
 
 def _rules(detectors: Iterable[type[Detector]]) -> tuple[Rule, ...]:
     return tuple(sorted({rule.id: rule for detector in detectors for rule in detector.rules}.values(), key=lambda rule: rule.id))
+
+
+def _shows(detectors: Iterable[type[Detector]], outcomes: Iterable[Outcome]) -> dict[str, tuple[Measure | Chart, ...]]:
+    """How what was measured is shown, as far as something was."""
+    given = {
+        outcome.detector: keys(outcome.summary, *(finding.evidence for finding in outcome.findings))
+        | {item.name for finding in outcome.findings for item in finding.attachments}
+        for outcome in outcomes
+    }
+    shown = {cls.id: tuple(item for item in cls.shows if item.key in given.get(cls.id, ())) for cls in detectors}
+    return {detector: items for detector, items in sorted(shown.items()) if items}
 
 
 def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[str, LookedAt], identity: str | None = None) -> TargetInfo:

@@ -125,6 +125,33 @@ class FindingDocument(_Document):
     fingerprint: Fingerprint = Field(description="The same for the same finding in every revision of the model.")
 
 
+class MeasureDocument(_Document):
+    """What a number in evidence or summary is called, and means."""
+
+    key: str
+    name: str
+    meaning: str
+    unit: Literal["", "share", "bytes", "p"] = ""
+
+
+class ChartDocument(_Document):
+    """What in evidence or summary is better looked at than read (``modelguard.display.Chart``)."""
+
+    kind: Literal["bars", "curves", "map", "words"]
+    key: str
+    title: str
+    label: str = ""
+    value: str = ""
+    unit: Literal["", "share", "bytes", "p"] = ""
+    line: str = ""
+    marked: str = ""
+
+
+class ShowsDocument(_Document):
+    measures: list[MeasureDocument]
+    charts: list[ChartDocument]
+
+
 class OutcomeDocument(_Document):
     """What became of one detector."""
 
@@ -190,6 +217,9 @@ class ReportDocument(_Document):
         default_factory=list, description="What kept the worker apart: landlock, network-namespace, resource-limits, seccomp."
     )
     rules: list[RuleDocument]
+    shows: dict[str, ShowsDocument] = Field(
+        default_factory=dict, description="How the numbers of each detector that ran are shown to people: detector id, measures, charts."
+    )
     outcomes: list[OutcomeDocument]
     decision: DecisionDocument
     timings: dict[str, Any] = Field(description="Seconds. The only part that differs between two runs over the same input on one machine.")

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from modelguard._policies.catalogue import first_party
 from modelguard.detector import Capability, DeadlineExceeded, Detector, ScanContext, Skip, Target, option_fields
+from modelguard.display import Chart, Measure
 from modelguard.errors import PluginError
 from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix, settled
 from modelguard.report import Outcome, Status
@@ -195,6 +196,7 @@ def _check_declaration(cls: type[Detector]) -> None:
         assert rule_prefix(rule.id) != OWN_PREFIX or package in ours, f"rule id {rule.id} of {cls.id} has modelguard's prefix; use {form}"
         empty = [name for name in ("name", "title", "description", "remedy") if not getattr(rule, name).strip()]
         assert not empty, f"rule {rule.id} of {cls.id} has no {' or '.join(empty)}"
+    _check_shows(cls)
     ids = [rule.id for rule in cls.rules]
     assert len(ids) == len(set(ids)), f"{cls.id} declares a rule twice"
     parameters = getattr(cls, "__dataclass_params__", None)
@@ -210,6 +212,20 @@ def _check_declaration(cls: type[Detector]) -> None:
     for item in option_fields(cls):
         assert item.metadata.get("help"), f"option {cls.id}.{item.name} has no help text: declare it with option()"
         assert item.default is not dataclasses.MISSING, f"option {cls.id}.{item.name} has no default"
+
+
+def _check_shows(cls: type[Detector]) -> None:
+    keys = [item.key for item in cls.shows if isinstance(item, Measure)]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    assert not twice, f"{cls.id}.shows explains {', '.join(twice)} twice"
+    for item in cls.shows:
+        if isinstance(item, Measure):
+            assert item.name.strip(), f"measure {item.key} of {cls.id} has no name"
+            assert item.meaning.strip(), f"measure {item.key} of {cls.id} has no meaning"
+        else:
+            kinds = get_args(get_type_hints(Chart)["kind"])
+            assert item.kind in kinds, f"chart {item.key} of {cls.id} is {item.kind!r}: it must be {', '.join(kinds)}"
+            assert item.title.strip(), f"chart {item.key} of {cls.id} has no title"
 
 
 def _default_target(folder: Path, requires: frozenset[Capability]) -> Target:

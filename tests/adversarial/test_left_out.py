@@ -82,7 +82,7 @@ def test_a_real_clone_is_its_model_and_what_was_left_out_is_counted(clone: Path)
 
 
 def test_the_report_says_it_and_strict_refuses_it(mg: Run, clone: Path, tiny_model: Path, tmp_path: Path) -> None:
-    ran = mg("scan", clone, "-q", "-o", f"json={tmp_path / 'r.json'}")
+    ran = mg("scan", clone, "-q", "-v", "-o", f"json={tmp_path / 'r.json'}")
     assert ran.code == 0
     assert "left out .git (" in ran.out
     left = json.loads((tmp_path / "r.json").read_text())["target"]["left_out"]

@@ -14,6 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support import ROOT, Ran
 
+from modelguard._reporters import builtin_reporters
+
 Run = Callable[..., Ran]
 
 
@@ -94,7 +96,7 @@ def test_the_order_of_registration_changes_nothing(
 
 
 def test_no_absolute_path_or_host_is_in_a_report(mg: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    others = {form: tmp_path / form for form in ("json", "sarif", "html")}
+    others = {reporter.format: tmp_path / reporter.format for reporter in builtin_reporters()}
     ran = mg("scan", pair[0], "-q", *(word for form, path in others.items() for word in ("-o", f"{form}={path}")))
     for text in (ran.out, *(path.read_text() for path in others.values())):
         assert str(pair[0].parent) not in text
@@ -243,6 +245,20 @@ def test_a_stored_report_can_be_shown_and_judged_again(mg: Run, tiny_model: Path
     assert again.code == 1
     assert "BLOCK" in again.out.splitlines()[0].upper()
     assert mg("policy", "eval", report, "--policy", "builtin:baseline").code == 1
+
+
+def test_details_are_shown_when_asked_for_and_a_scan_explains_its_numbers(
+    mg: Run, tiny_model: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    report = tmp_path / "r.json"
+    assert "Detectors that ran" not in mg("scan", pair[1], "--reference", tiny_model, "-q", "-o", f"json={report}").out
+    shown = mg("report", report, "-v").out
+    assert "Detectors that ran" in shown
+    assert "relative_norm=" in shown
+    shows = json.loads(report.read_text())["shows"]["weight-diff"]
+    assert {"key": "rank", "name": "rank"}.items() <= next(item for item in shows["measures"] if item["key"] == "rank").items()
+    assert [chart["kind"] for chart in shows["charts"]] == ["map", "bars"]
+    assert "largest_gap" not in json.dumps(shows), "only what was measured is explained"
 
 
 def test_an_uncaught_exception_is_no_verdict(mg: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

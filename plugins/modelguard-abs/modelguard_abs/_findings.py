@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from modelguard_triggers.facts import by_class, change_exhibits, class_name, mask_exhibits, rounded, source_classes
+from modelguard_triggers.facts import by_class, change_exhibits, class_name, examples, mask_exhibits, rounded, source_classes
 from modelguard_triggers.outliers import over_all
 from modelguard_triggers.windows import Windows
 
@@ -91,11 +91,14 @@ def _described(triggers: Triggers, traced: Candidate | None) -> tuple[str, dict[
 
 
 def _exhibits(case: Case, triggers: Triggers, asked: Tensor) -> tuple[Attachment, ...]:
-    """``trigger``, ``mask`` (not of filters) and ``stamped``: an image to check on that carries it."""
+    """The trigger alone, where it goes (not of filters), and check images of several classes that carry it."""
     bounds = case.model.input.low, case.model.input.high
-    example = case.evidence.check[asked.nonzero()[0]]  # (1, C, H, W)
+    check, labels = case.evidence.check, case.evidence.check_labels
+    chosen = examples(asked, labels, check.shape[2] * check.shape[3])
+    example = check[chosen]  # (N, C, H, W)
     with torch.inference_mode():
-        stamped = triggers.stamp(torch.zeros(1, dtype=torch.long, device=example.device), example)[0].cpu().numpy()
+        images = triggers.stamp(torch.zeros(len(chosen), dtype=torch.long, device=example.device), example).cpu().numpy()
+    stamped = list(zip(labels[chosen].tolist(), images, strict=True))
     if isinstance(triggers, Windows):
         return mask_exhibits(triggers.image(0), triggers.mask(0), stamped, bounds, trigger_bounds=(0, 1))
     if isinstance(triggers, Patches):

@@ -260,7 +260,10 @@ def _table(searches: list[Searched], candidates: list[Candidate]) -> list[dict[s
     rows: dict[int, dict[str, Any]] = {}
     for item in candidates:
         if item.label not in rows:
-            rows[item.label] = {"class": item.label, "layer": item.layer, "units": list(item.units), "gap": rounded(item.gap)}
+            elevation = [[rounded(level), rounded(lead)] for level, lead in item.elevation]
+            rows[item.label] = {
+                "class": item.label, "layer": item.layer, "units": list(item.units), "gap": rounded(item.gap), "elevation": elevation,
+            }  # fmt: skip
     for searched in searches:
         for place, label in enumerate(searched.labels):
             success = [rounded(rates[arms[place]]) for rates, arms in zip(searched.success, searched.arms, strict=True)]

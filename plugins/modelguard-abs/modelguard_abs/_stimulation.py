@@ -42,7 +42,8 @@ KINDS = ("conv", "linear", "activation", "block")
 class Candidate:
     """Units of a layer that, stimulated together, raise ``label`` above every other by ``gap`` logits on (nearly) all images.
 
-    ``ceiling`` is the largest activation of the layer on clean images.
+    ``ceiling`` is the largest activation of the layer on clean images. ``elevation`` are pairs: how far the units are held up,
+    in ceilings, and the mean lead of ``label`` over the best other class then, on images of other classes.
     """
 
     layer: str
@@ -50,6 +51,7 @@ class Candidate:
     label: int
     gap: float
     ceiling: float
+    elevation: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ class Stimulated:
     """The neuron stimulation functions of some units of one layer, reduced to what the search needs.
 
     ``gaps`` (U, K): by how much stimulation raises each label above the next, on all but the tolerated images.
-    ``rises`` (U, K): mean rise of each label's logit relative to the others'. ``units`` (U,) are the units each row stands for.
+    ``rises`` (U, K): mean rise of each label's logit relative to the others'. ``leads`` (K, V): of each label's best row, the mean lead
+    of the label over the best other at each of ``levels``, in ceilings. ``units`` (U,) are the units each row stands for.
     """
 
     layer: str
     units: tuple[tuple[int, ...], ...]
     gaps: Tensor
     rises: Tensor
+    leads: Tensor
+    levels: tuple[float, ...]
     ceiling: float
 
 
@@ -97,10 +102,10 @@ def stimulate(case: Case, images: Tensor, labels: Tensor, layers: Sequence[Layer
         count = layer.shape[layer.unit_axis]
         singles = tuple((unit,) for unit in range(count))
         one = _analyse(case, held, singles, [ceiling * level for level in LEVELS])
-        yield Stimulated(layer.name, singles, *one, ceiling)
+        yield Stimulated(layer.name, singles, *one, LEVELS, ceiling)
         together = groups(one[1])
         many = _analyse(case, held, together, [ceiling * level for level in GROUP_LEVELS])
-        yield Stimulated(layer.name, together, *many, ceiling)
+        yield Stimulated(layer.name, together, *many, GROUP_LEVELS, ceiling)
 
 
 def groups(rises: Tensor) -> tuple[tuple[int, ...], ...]:
@@ -121,8 +126,8 @@ class Held:
     run: Callable[[Tensor, Tensor], Tensor]
 
 
-def _analyse(case: Case, held: Held, units: Sequence[tuple[int, ...]], levels: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """``gaps`` and ``rises`` (U, K) of holding each of ``units`` at each of ``levels``; the first level is the one to compare with."""
+def _analyse(case: Case, held: Held, units: Sequence[tuple[int, ...]], levels: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """``gaps`` and ``rises`` (U, K) and ``leads`` (K, V) of holding each of ``units`` at each of ``levels``, compared with the first."""
     layer, activation, images = held.layer, held.activation, len(held.activation)
     count = layer.shape[layer.unit_axis]
     axis = layer.unit_axis if layer.unit_axis < 0 else layer.unit_axis + 1  # of (N, ...)
@@ -149,7 +154,9 @@ def _analyse(case: Case, held: Held, units: Sequence[tuple[int, ...]], levels: S
             parts.append(held.run(stimulated, which).float().cpu())
     logits = torch.cat(parts).reshape(len(units), len(levels), images, -1)  # (U, V, S, K)
     elevation = logits[:, 1:].amax(1) - logits[:, 0]  # (U, S, K): section 4.2, the elevation difference of each label
-    return _reduce(elevation, held.labels.cpu())
+    labels = held.labels.cpu()
+    gaps, rises = _reduce(elevation, labels)
+    return gaps, rises, _leads(logits, gaps, labels)
 
 
 def _reduce(elevation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,6 +173,20 @@ def _reduce(elevation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     centred = elevation - elevation.mean(2, keepdim=True)
     rises = centred.masked_fill(own, 0).sum(1) / (~own).sum(1).clamp(min=1)
     return gaps, rises
+
+
+def _leads(logits: Tensor, gaps: Tensor, labels: Tensor) -> Tensor:
+    """(K, V) the mean lead of each label over the best other class on images of other classes, of the row of ``logits`` (U, V, S, K) whose
+    gap is the largest. 0 where every image is of the label."""
+    classes = logits.shape[3]
+    leads = torch.zeros(classes, logits.shape[1])
+    for label, row in enumerate(gaps.argmax(0).tolist()):
+        seen = logits[row][:, labels != label]  # (V, S', K)
+        if seen.shape[1]:
+            others = seen.clone()
+            others[..., label] = -torch.inf
+            leads[label] = (seen[..., label] - others.amax(2)).mean(1)
+    return leads
 
 
 Back = Callable[[Tensor], Tensor]
@@ -225,7 +246,8 @@ def per_class(stimulated: Sequence[Stimulated], classes: int, each: int) -> list
             if not part.units:
                 continue
             row = int(part.gaps[:, label].argmax())
-            ranked.append(Candidate(part.layer, part.units[row], label, float(part.gaps[row, label]), part.ceiling))
+            elevation = tuple(zip(part.levels, part.leads[label].tolist(), strict=True))
+            ranked.append(Candidate(part.layer, part.units[row], label, float(part.gaps[row, label]), part.ceiling, elevation))
         ranked.sort(key=lambda item: (-item.gap, item.layer, item.units))
         chosen += ranked[:each]
     return chosen

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelguard_triggers.measures import P_BY_CLASS, SEARCHES, SUCCESS_BY_CLASS
 from modelguard_triggers.plan import Look, Search, Stage
 
-from modelguard import Capability, ScanContext, Target, option
+from modelguard import Capability, Chart, Measure, ScanContext, Target, option
 from modelguard_abs._rules import FILTER, PATCH
 
 
@@ -21,6 +22,34 @@ class Abs(Search):
     id = "abs"
     requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
     rules = (PATCH, FILTER)
+    shows = (
+        *SEARCHES,
+        SUCCESS_BY_CLASS,
+        P_BY_CLASS,
+        Chart(
+            "curves",
+            "classes",
+            "Stimulation: how far each class leads the others while its neurons are held up (in multiples of the largest clean activation)",
+            "class",
+            "elevation",
+            marked="target_class",
+        ),
+        Measure("gap", "elevation gap", "By how many logits the neurons raise the class above every other, on nearly all images."),
+        Measure("elevation", "elevation", "Pairs: how far the neurons are held up, and by how much the class then leads the others."),
+        Measure("layer", "layer", "The layer whose neurons were stimulated."),
+        Measure("units", "neurons", "The neurons that were held up together."),
+        Measure("searches", "searches", "The kinds of trigger that accuse the class."),
+        Measure("mean_change", "mean change", "How much the filter changes a pixel in the mean."),
+        Measure("patch", "patch", "What the search for patches of any form says: p-value, and success at each size."),
+        Measure("window", "window", "What the search for square windows says: p-value, and success at each size."),
+        Measure("filter", "filter", "What the search for filters says: p-value, and success at each strength."),
+        Measure("layers", "by layer", "What stimulating each layer showed."),
+        Measure("sets", "sets", "How many neurons and groups of neurons were held up."),
+        Measure("largest_gap", "largest gap", "The largest elevation gap of the layer."),
+        Measure("label", "class", "The class that it raises."),
+        Measure("success", "success", "The share of unseen images turned, at each size that was searched.", "share"),
+        Measure("pictures", "images", "How many clean images were used."),
+    )
     cost = 2600
     when_quick = "shorter"
 

@@ -103,13 +103,13 @@ def test_a_window_as_large_as_what_tells_the_classes_apart_is_found_where_it_is(
         assert all(abs(found - wanted % 8) <= 1 for found, wanted in zip(where, at, strict=True))
         assert finding.evidence["mask_l1"] == 9
         assert f"row {where[0]}, column {where[1]}" in finding.message
-        assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+        assert [item.name.partition(" class ")[0] for item in finding.attachments][:3] == ["trigger", "mask", "stamped"]
     assert seed != 3 or finding.evidence["searches"] == ["window"]
 
 
 def test_the_exhibits_show_trigger_mask_and_a_stamped_picture(target: Make) -> None:
     (finding, *_) = scan(planted(target), filters=False).findings
-    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+    assert [item.name.partition(" class ")[0] for item in finding.attachments][:3] == ["trigger", "mask", "stamped"]
     assert all(item.data.startswith(b"\x89PNG") for item in finding.attachments)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelguard import Capability, Checkpoint, Confidence, Detector, Finding, Location, ModelError, ScanContext, Skip, Target, option
+from modelguard_companions._measures import LIPSCHITZ
 from modelguard_companions._rules import LIPSCHITZ_OUTLIER
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ChannelLipschitz(Detector):
     id = "channel-lipschitz"
     requires = frozenset({Capability.WEIGHTS})
     rules = (LIPSCHITZ_OUTLIER,)
+    shows = LIPSCHITZ
 
     deviations: float = option(5.0, "report channels beyond this many standard deviations above their layer's mean", gt=0, judges=True)
 

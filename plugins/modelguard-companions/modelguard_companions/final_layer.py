@@ -15,6 +15,7 @@ from modelguard_triggers.outliers import class_p_values, largest
 from modelguard_triggers.plan import Look, Search, Stage
 
 from modelguard import Capability, Confidence, Finding, ModelError, ScanContext, Skip, Target, option
+from modelguard_companions._measures import FINAL_LAYER
 from modelguard_companions._rules import FINAL_LAYER_OUTLIER
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class FinalLayer(Search):
     id = "final-layer"
     requires = frozenset({Capability.GRADIENTS})
     rules = (FINAL_LAYER_OUTLIER,)
-    cost = 1
+    shows = FINAL_LAYER
 
     p_value: float = option(
         0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5, judges=True

@@ -13,6 +13,7 @@ from modelguard_triggers.plan import SPENT, Look, Search, Stage
 
 from modelguard import Capability, Confidence, Finding, ScanContext, Skip, Target, option
 from modelguard_companions._classifier import searchable
+from modelguard_companions._measures import MARGIN
 from modelguard_companions._rules import MARGIN_OUTLIER
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class MaximumMargin(Search):
     id = "mm-bd"
     requires = frozenset({Capability.GRADIENTS})
     rules = (MARGIN_OUTLIER,)
+    shows = MARGIN
     cost = 160
     when_quick = "shorter"
 

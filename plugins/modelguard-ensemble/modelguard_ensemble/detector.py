@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from modelguard_triggers import measures
 from modelguard_triggers.facts import class_name, rounded, score
 from modelguard_triggers.plan import CLEAR, SPENT, Stage
 
-from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, ScanContext, Skip, Target, option
+from modelguard import Capability, Chart, Confidence, DeadlineExceeded, Detector, Finding, Measure, ScanContext, Skip, Target, option
 from modelguard_ensemble._members import SEARCHES, SPECIALISTS, VOTERS, Said, ask, made
 from modelguard_ensemble._rules import AGREEMENT, SPECIALIST
 
@@ -38,6 +39,14 @@ class BackdoorEnsemble(Detector):
     id = "backdoor-ensemble"
     requires = frozenset({Capability.GRADIENTS})
     rules = (AGREEMENT, SPECIALIST)
+    shows = (
+        *measures.SEARCHES,
+        measures.P_BY_CLASS,
+        Chart("bars", "members", "What each detector says of the accused class (p-value; the taller, the less likely by chance)", unit="p"),
+        measures.SUCCESS_BY_CLASS,
+        Measure("agreeing", "agree", "The detectors that say the same of the class each by itself."),
+        Measure("members", "members", "What each detector that was asked says of the accused class."),
+    )
     cost = 5000
     when_quick = "shorter"
     runs_last = True

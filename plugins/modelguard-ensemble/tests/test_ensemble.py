@@ -90,7 +90,7 @@ def test_a_planted_trigger_is_found_and_the_agreeing_members_are_named(target: M
     assert finding.evidence["target_class"] == 3 * seed + 1
     assert {"abs", "neural-cleanse"} <= set(finding.evidence["agreeing"])
     assert finding.confidence is Confidence.HIGH
-    assert [item.name for item in finding.attachments] == ["trigger", "mask", "stamped"]
+    assert [item.name.partition(" class ")[0] for item in finding.attachments][:3] == ["trigger", "mask", "stamped"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=SLOW) for seed in (2, 3, 4))])

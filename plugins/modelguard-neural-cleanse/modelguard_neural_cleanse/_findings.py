@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from modelguard_triggers.case import Case
-from modelguard_triggers.facts import by_class, change_exhibits, class_name, mask_exhibits, rounded, score, source_classes
+from modelguard_triggers.facts import by_class, change_exhibits, class_name, examples, mask_exhibits, rounded, score, source_classes
 from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ModelguardError, RunnableModel, Skip, Target
@@ -128,10 +128,11 @@ def _finding(detector: SizeCleanse, case: Case, refined: Inverted, j: int, facts
 
 
 def exhibits(case: Case, inverted: Inverted, place: int) -> tuple[Attachment, ...]:
-    """``trigger``, ``mask`` (patches only) and ``stamped``: the trigger alone, where it goes, and a check image that carries it."""
-    transform, check = inverted.transform, case.evidence.check
-    example = check[inverted.asked[place, : len(check)].nonzero().flatten()[:1]]  # (1, C, H, W)
-    stamped = inverted.stamp(place, example)[0].cpu().numpy()
+    """The trigger alone, where it goes (patches only), and check images of several classes that carry it."""
+    transform, check, labels = inverted.transform, case.evidence.check, case.evidence.check_labels
+    chosen = examples(inverted.asked[place, : len(check)], labels, check.shape[2] * check.shape[3])
+    example = check[chosen]  # (N, C, H, W)
+    stamped = list(zip(labels[chosen].tolist(), inverted.stamp(place, example).cpu().numpy(), strict=True))
     bounds = transform.low, transform.high
     if not isinstance(transform, Patch):  # what a warp or a colour change does shows only on an image
         return change_exhibits(example[0].cpu().numpy(), stamped, bounds)

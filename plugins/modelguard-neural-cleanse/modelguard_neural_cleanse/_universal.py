@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from modelguard_triggers.facts import rounded
 from modelguard_triggers.outliers import MIN_CLASSES, UNREMARKABLE, Floats, class_p_values
 from modelguard_triggers.plan import SPENT, Look, Stage
 
@@ -52,6 +53,7 @@ def look(detector: SizeCleanse, target: Target, context: ScanContext, kind: type
             "classes_total": evidence.classes,
             "transformation": transform.kind,
             "typical_size": outliers.typical,
+            "largest_accused": rounded(min(detector.area, detector.ratio * outliers.typical)),
             "schedule": detector.schedule,
             "images": {"search": len(evidence.search), "check": len(evidence.check)},
             "clean_accuracy": evidence.accuracy,

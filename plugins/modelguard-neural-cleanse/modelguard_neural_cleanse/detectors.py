@@ -5,15 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from modelguard_triggers.measures import SEARCHES, SUCCESS_BY_CLASS, by_class
 from modelguard_triggers.plan import Look, Search, Stage
 
-from modelguard import Capability, ScanContext, Target, option
+from modelguard import Capability, Measure, ScanContext, Target, option
 from modelguard_neural_cleanse._rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse._transforms import Transform
 
 REQUIRES = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
+SCHEDULE = Measure("schedule", "schedule", "In which steps the search went.")
+WARPS = (
+    Measure("strength", "strength", "How far pixels were moved, as a part of the image's side."),
+    Measure("tried", "tried", "The success of the best warp at each strength."),
+    Measure("typical_success", "usual success", "The success of the best warp into the median of the other classes.", "share"),
+    Measure("next_success", "next success", "The success of the best warp into any other class.", "share"),
+)
+SIZES = (
+    *SEARCHES,
+    by_class("size", "Trigger size by class: below the line a class is accused", "share", "largest_accused"),
+    SUCCESS_BY_CLASS,
+    Measure("largest_accused", "largest accused size", "A trigger as large as this, or larger, accuses nobody.", "share"),
+    Measure("typical_size", "usual trigger size", "The size of the trigger that a typical class needs.", "share"),
+    SCHEDULE,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,7 @@ class SizeCleanse(Search):
     """Of one family of transformations: for every class the smallest trigger that turns images of all others into it."""
 
     requires = REQUIRES
+    shows = SIZES
 
     alpha: float = option(0.01, "significance below which a class's trigger is too small to be chance", gt=0, le=1, judges=True)
     ratio: float = option(0.75, "largest accused trigger, relative to the typical class", gt=0, le=1, judges=True)
@@ -79,6 +96,7 @@ class WarpCleanse(Search):
     id = "neural-cleanse-warp"
     requires = REQUIRES
     rules = (WARP,)
+    shows = (*SEARCHES, by_class("attack_success", "Success of the best warp by class", "share"), SUCCESS_BY_CLASS, *WARPS)
     cost = 1344
     when_quick = "skipped"
 
@@ -116,6 +134,13 @@ class LabelMapCleanse(Search):
     id = "neural-cleanse-all-to-all"
     requires = REQUIRES
     rules = (MAP,)
+    shows = (
+        *SEARCHES,
+        SCHEDULE,
+        Measure("shift", "shift", "By how many classes the map moves every class."),
+        Measure("maps", "by map", "What was found for each way of moving all classes by a number of places."),
+        Measure("targets", "moved to", "The class that each class is moved to."),
+    )
     cost = 1200
     when_quick = "skipped"
 
@@ -136,6 +161,25 @@ class SourceCleanse(Search):
     id = "neural-cleanse-pairs"
     requires = REQUIRES
     rules = (SOURCE,)
+    shows = (
+        *SEARCHES,
+        Measure("turned", "attack success", "The share of unseen images of the source that the window turns into the target.", "share"),
+        Measure("others_kept", "others kept", "The share of unseen images of other classes that the window leaves alone.", "share"),
+        Measure("source", "source class", "The class whose images are turned."),
+        Measure("target", "target class", "The class they are turned into."),
+        SCHEDULE,
+        Measure("pairs", "by pair", "What was found for the pairs of classes that stand out most."),
+        Measure("pairs_searched", "pairs searched", "How many pairs of classes were searched."),
+        Measure("pairs_total", "pairs in all", "How many pairs of classes there are."),
+        Measure("sources_searched", "sources searched", "The classes of which a trigger was searched."),
+        Measure("sources_not_searched", "sources not searched", "The classes of which there were too few images, or no time."),
+        Measure(
+            "statistic", "statistic", "What the p-value is computed from: how much more the window does to the source than to the others."
+        ),
+        Measure("window", "window", "The side of the windows that were searched, in pixels."),
+        Measure("side", "side", "The side of the window, in pixels."),
+        Measure("margin", "margin", "How clearly the model takes them for the target, relative to clean images."),
+    )
     cost = 3500
     when_quick = "skipped"
 

@@ -66,7 +66,7 @@ def test_the_pair_is_found_with_the_place_of_its_trigger(target: Make, seed: int
     assert evidence["attack_success"] >= 0.9
     assert evidence["others_kept"] >= 0.9
     assert (abs(evidence["row"] - row % 8), abs(evidence["column"] - column % 8)) <= (1, 1)
-    assert [item.name for item in outcome.findings[0].attachments] == ["trigger", "mask", "stamped"]
+    assert [item.name for item in outcome.findings[0].attachments][:2] == ["trigger", "mask"]
     assert outcome.summary["score"] > 1.3
 
 

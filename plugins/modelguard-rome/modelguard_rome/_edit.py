@@ -11,6 +11,7 @@ import numpy as np
 from modelguard import Capability, Confidence, Detector, Finding, Location, ScanContext, Skip, Target, option, replay_rank
 from modelguard_rome._edit_rules import RULES
 from modelguard_rome._lens import Lens
+from modelguard_rome._measures import EDIT
 from modelguard_rome._model_level import PROMISING, Change, ModelChange, conclude
 from modelguard_rome._names import Site, projections_of
 from modelguard_rome._pairs import Array, Pair, pair_up
@@ -34,6 +35,7 @@ class RomeEdit(Detector):
     id = "rome-edit"
     requires = frozenset({Capability.WEIGHTS, Capability.REFERENCE})
     rules = RULES
+    shows = EDIT
 
     max_rank: int = option(64, "largest rank that is tried on a changed projection", ge=1, le=256)
 
@@ -103,7 +105,7 @@ class RomeEdit(Detector):
         if share >= PROMISING:
             found = self._replay(pair, index, new, old, top, context)
             if found is not None:
-                return replace(change, kind="low-rank", rank=found.rank, replay=found)
+                return replace(change, kind="low-rank", rank=found.rank, replay=found, top=top)
         spikes = tuple(spike(values, rng, context.check_deadline) for values in (difference.values, evened(difference.values)))
         return replace(change, spikes=spikes, top=top)
 
@@ -167,6 +169,7 @@ def _vectors(change: Change, lens: Lens) -> dict[str, Any]:
     key, value = (found.u, found.v) if rows > columns else (found.v, found.u)
     sides: dict[str, Any] = {
         "singular_values": [_short(float(s)) for s in found.s[:8]],
+        **({"spectrum": [_short(float(s)) for s in change.top.s]} if change.top is not None else {}),
         "key_side": {"axis": 0 if rows > columns else 1, "length": len(key), "top": _coordinates(key[:, 0])},
         "value_side": {
             "axis": 1 if rows > columns else 0,

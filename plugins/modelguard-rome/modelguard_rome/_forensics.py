@@ -26,6 +26,7 @@ from modelguard_rome import _non_finite
 from modelguard_rome._bits import LAYOUTS, SPAN, BitStatistics, Layout, Suspicion, Words, outlier_threshold
 from modelguard_rome._copies import almost_tied, constant, duplicates, is_matrix, is_tie
 from modelguard_rome._forensic_rules import RULES
+from modelguard_rome._measures import FORENSICS
 from modelguard_rome._payload import Hidden, find_hidden
 from modelguard_rome._products import are_products
 from modelguard_rome._rows import is_uneven_by_row
@@ -43,6 +44,7 @@ class WeightForensics(Detector):
     id = "weight-forensics"
     requires = frozenset({Capability.WEIGHTS})
     rules = RULES
+    shows = FORENSICS
 
     search_files: bool = option(True, "look for the headers of hidden files in the weights' low bits (half of the time)")
 

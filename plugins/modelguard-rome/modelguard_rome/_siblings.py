@@ -31,6 +31,7 @@ from modelguard import (
     option,
 )
 from modelguard_rome._lens import Lens
+from modelguard_rome._measures import SPECTRUM
 from modelguard_rome._names import FLOATS, Site, projections_of
 from modelguard_rome._spectrum import F32, leading_singular
 
@@ -72,6 +73,7 @@ class RomeSpectrum(Detector):
     id = "rome-spectrum"
     requires = frozenset({Capability.WEIGHTS})
     rules = (OUTLIER,)
+    shows = SPECTRUM
 
     min_siblings: int = option(6, "fewest layers a comparison is made over", ge=5)
     threshold: float = option(4.0, "robust z of log(s1/s2) from which a layer stands out", gt=0)

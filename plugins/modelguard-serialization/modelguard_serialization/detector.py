@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from modelguard import ArtifactError, ArtifactFile, Capability, DeadlineExceeded, Detector, Finding, ScanContext, Severity, Target
 from modelguard_serialization import _archive_rules, _format_rules, _onnx_rules, limits
 from modelguard_serialization._code import rules as _code_rules
+from modelguard_serialization._measures import SHOWS
 from modelguard_serialization._pickle import rules as _pickle_rules
 from modelguard_serialization._readers._table import recognising
 from modelguard_serialization._templates import rules as _template_rules
@@ -30,6 +31,7 @@ class ExecutableContent(Detector):
     id = "executable-content"
     requires = frozenset({Capability.FILES})
     rules = RULES
+    shows = SHOWS
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         worst = Severity.INFO
@@ -40,27 +42,30 @@ class ExecutableContent(Detector):
             context.progress(done, len(files), file.path)
             look = Look(target.artifact, context.check_deadline)
             try:
-                by = _look_through(file, look)
+                whole = _whole(file)
+                by = _look_through(whole, look) if whole is not None else []
             finally:
                 for finding in _first(look.findings):
                     worst = max(worst, finding.severity if finding.severity is not None else _SEVERITY[finding.rule])
                     yield finding
-            if by:
+            if whole is not None and by:
                 kinds.update(reader.what for reader in by)
                 missed = look.missed[0] + (f" (and {len(look.missed) - 1} more)" if len(look.missed) > 1 else "") if look.missed else ""
-                what = " and ".join(reader.what for reader in by)
+                what = " and ".join(reader.said(whole) for reader in by)
                 context.looked_at(file.path, what, format=next((reader.format for reader in by if reader.format), ""), missed=missed)
         context.summary(score=float(worst), kinds=dict(sorted(kinds.items())))
 
 
-def _look_through(file: ArtifactFile, look: Look) -> list[Reader]:
-    """The readers that recognised the file itself, once all that is in it has been looked through."""
-    if not file.size:
-        return []
+def _whole(file: ArtifactFile) -> Blob | None:
+    """All of a file; None where there is nothing in it, or where it cannot be read, which format-integrity says."""
     try:
-        whole = Blob(file.path, file.map())
+        return Blob(file.path, file.map()) if file.size else None
     except ArtifactError:
-        return []  # format-integrity says so
+        return None
+
+
+def _look_through(whole: Blob, look: Look) -> list[Reader]:
+    """The readers that recognised the file itself, once all that is in it has been looked through."""
     by = _read(whole, look)
     count = unpacked = 0
     while look.inside or look.perhaps:

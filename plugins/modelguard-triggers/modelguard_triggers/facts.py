@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from modelguard import Attachment, exhibit
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from modelguard_triggers.outliers import Floats
 
 SMALLEST_P = 1e-12
+MOST_SHOWN, SMALL = 4, 64 * 64
 WORKS = 0.5
 """Attack success from which a class counts as a source of a trigger."""
 
@@ -56,22 +58,42 @@ def source_classes(rates: dict[int, float]) -> dict[str, Any]:
     }
 
 
+Stamped = Sequence[tuple[int, "npt.NDArray[np.floating[Any]]"]]
+"""Images (C, H, W) that carry a trigger, each with the class it shows."""
+
+
+def examples(asked: Tensor, labels: Tensor, pixels: int) -> list[int]:
+    """Places of the images to show a trigger on: the first that is ``asked`` (M,) of each of a few classes, ``labels`` (M,).
+
+    Of images of many ``pixels`` one is enough: pictures are most of a report's size.
+    """
+    places = asked.nonzero().flatten().tolist()
+    first: dict[int, int] = {}
+    for place in places:
+        first.setdefault(int(labels[place]), place)
+    return sorted(first.values())[: MOST_SHOWN if pixels <= SMALL else 1]
+
+
 def mask_exhibits(
     trigger: npt.NDArray[np.floating[Any]],
     mask: npt.NDArray[np.floating[Any]],
-    stamped: npt.NDArray[np.floating[Any]],
+    stamped: Stamped,
     bounds: tuple[float, float],
     *,
     trigger_bounds: tuple[float, float],
 ) -> tuple[Attachment, ...]:
-    """``trigger``, ``mask`` and ``stamped``: the trigger alone (C, H, W), where it goes (1, H, W) in 0..1, and an image that carries it."""
-    return exhibit("trigger", trigger, *trigger_bounds), exhibit("mask", mask, 0, 1), exhibit("stamped", stamped, *bounds)
+    """``trigger``, ``mask`` and ``stamped class 3``, ...: the trigger alone (C, H, W), where it goes (1, H, W) in 0..1, and images that
+    carry it."""
+    return exhibit("trigger", trigger, *trigger_bounds), exhibit("mask", mask, 0, 1), *_on_images(stamped, bounds)
 
 
-def change_exhibits(
-    image: npt.NDArray[np.floating[Any]], stamped: npt.NDArray[np.floating[Any]], bounds: tuple[float, float]
-) -> tuple[Attachment, ...]:
-    """``trigger`` and ``stamped`` of a trigger that shows only on an image: the change itself, grey where there is none, and the result."""
+def change_exhibits(image: npt.NDArray[np.floating[Any]], stamped: Stamped, bounds: tuple[float, float]) -> tuple[Attachment, ...]:
+    """``trigger`` and ``stamped class 3``, ... of a trigger that shows only on an image: what it does to ``image``, the first of the
+    ``stamped`` as it was, grey where that is nothing, and the results."""
     low, high = bounds
-    change = (stamped - image) / 2 + (low + high) / 2
-    return exhibit("trigger", change, low, high), exhibit("stamped", stamped, low, high)
+    change = (stamped[0][1] - image) / 2 + (low + high) / 2
+    return exhibit("trigger", change, low, high), *_on_images(stamped, bounds)
+
+
+def _on_images(stamped: Stamped, bounds: tuple[float, float]) -> tuple[Attachment, ...]:
+    return tuple(exhibit(f"stamped class {label}", image, *bounds) for label, image in stamped)

@@ -12,6 +12,7 @@ from modelguard_triggers.facts import (
     by_class,
     change_exhibits,
     class_name,
+    examples,
     mask_exhibits,
     rounded,
     score,
@@ -46,9 +47,16 @@ def test_success_is_counted_where_it_was_asked() -> None:
 
 def test_exhibits_are_named_for_what_they_show() -> None:
     image, mask = np.zeros((3, 4, 4), np.float32), np.ones((1, 4, 4), np.float32)
-    shown = mask_exhibits(image, mask, image, (0, 255), trigger_bounds=(0, 1))
-    assert [item.name for item in shown] == ["trigger", "mask", "stamped"]
-    change = change_exhibits(image, image, (-1, 1))
-    assert [item.name for item in change] == ["trigger", "stamped"]
+    shown = mask_exhibits(image, mask, [(3, image), (7, image)], (0, 255), trigger_bounds=(0, 1))
+    assert [item.name for item in shown] == ["trigger", "mask", "stamped class 3", "stamped class 7"]
+    change = change_exhibits(image, [(3, image)], (-1, 1))
+    assert [item.name for item in change] == ["trigger", "stamped class 3"]
     assert all(item.data.startswith(b"\x89PNG") for item in (*shown, *change))
     assert change[0].data == change[1].data, "grey where nothing changes"
+
+
+def test_a_trigger_is_shown_on_one_image_of_each_of_a_few_classes() -> None:
+    labels = torch.tensor([5, 5, 1, 2, 3, 4, 6])
+    asked = torch.tensor([False, True, True, True, True, True, True])
+    assert examples(asked, labels, 64) == [1, 2, 3, 4]
+    assert examples(asked, labels, 224 * 224) == [1], "pictures are most of a report's size"

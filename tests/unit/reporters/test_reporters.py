@@ -11,18 +11,15 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from enum import Enum
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-from everything import everything
+from everything import HOSTILE, everything, hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ROOT
 
 from modelguard._reporters import builtin_reporters
 from modelguard._reporters.console import ConsoleReporter
@@ -32,54 +29,35 @@ from modelguard._reporters.json import JsonReporter, report_from_json
 from modelguard._reporters.sarif import SarifReporter
 from modelguard._schemas import report_schema
 from modelguard.errors import UsageError
-from modelguard.findings import Attachment, Finding, Location, Rule, Severity
+from modelguard.findings import Finding, Location, Rule, Severity
 from modelguard.report import Decision, FileInfo, Outcome, PolicyInfo, Report, Reporter, Status, TargetInfo, Verdict, Violation
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 EVERYTHING = JsonReporter().render(*everything())
 SARIF = jsonschema.Draft4Validator(json.loads((GOLDEN / "sarif-schema-2.1.0.json").read_text(encoding="utf-8")))
-SUFFIX = {"json": "json", "sarif": "sarif", "html": "html", "console": "txt", "diff": "diff.txt", "diff-all": "diff-all.txt"}
-
-HOSTILE = [
-    "\x1b[31mred\x1b[0m\x1b]8;;http://evil\x07link",
-    "\x9b31m\x85\x00\x07\x08\r\n\t",
-    "safe\u202egnp.exe\u2066\u200b\ufeff\u00ad\U000e0041",
-    "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'`--><!--",
-    "[click](http://evil) [a](1) {0} {1} ![x](data:y) \\](z)",
-    "{{ 7*7 }}{% raw %}[bold red]x[/]:smile:",
-    "../../../etc/passwd",
-    "http://evil/%00?q#f",
-    "C:\\windows\\..\\x",
-    "a\udc80b\ud800c",
-    "x" * 5000,
-    "名前 ö é 🎉",
-    "",
-]
-
-
-def hostile(value: Any, text: str) -> Any:
-    """``value`` with every free string in it replaced by ``text``; ids, digests and enums stay what they are."""
-    if isinstance(value, Enum):
-        return value
-    if isinstance(value, str):
-        return text
-    if isinstance(value, dict):
-        return {text + str(n): hostile(item, text) for n, item in enumerate(value.values())}
-    if isinstance(value, list | tuple):
-        return type(value)(hostile(item, text) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        kept = {"rule", "fingerprint", "id", "kind", "sha256", "media_type", "timings", "warnings", "expires"}
-        return replace(value, **{f.name: hostile(getattr(value, f.name), text) for f in fields(value) if f.name not in kept})
-    return value
-
+SUFFIX = {
+    "json": "json",
+    "sarif": "sarif",
+    "html": "html",
+    "console": "txt",
+    "diff": "diff.txt",
+    "diff-all": "diff-all.txt",
+    "markdown": "md",
+    "github": "github.txt",
+    "gitlab-codequality": "codequality.json",
+    "gitlab-sast": "gl-sast.json",
+    "junit": "junit.xml",
+    "csv": "csv",
+}
 
 # Golden files
 
 
 def without_style(page: str) -> str:
-    """The page without its stylesheet and the hash that its security policy has of it: how it looks is no part of the golden file."""
-    page = re.sub(r"<style>.*?</style>", "<style></style>", page, flags=re.DOTALL)
-    return re.sub(r"style-src 'sha256-[^']+'", "style-src 'sha256-'", page)
+    """The page without stylesheet and script and the hashes its security policy has of them: how it looks is no part of the golden file."""
+    for tag in ("style", "script"):
+        page = re.sub(rf"<{tag}>.*?</{tag}>", f"<{tag}></{tag}>", page, flags=re.DOTALL)
+    return re.sub(r"-src 'sha256-[^']+'", "-src 'sha256-'", page)
 
 
 @pytest.mark.parametrize("reporter", builtin_reporters(), ids=lambda item: item.format)
@@ -329,30 +307,12 @@ def test_sarif_fingerprints_do_not_follow_wording_or_severity() -> None:
 # Console
 
 
-def test_the_console_answers_first_then_why_then_what_was_not_looked_at() -> None:
-    lines = ConsoleReporter().render(*everything()).splitlines()
+def test_the_console_in_full_answers_first_then_why_then_what_was_not_looked_at() -> None:
+    lines = ConsoleReporter(verbose=True).render(*everything()).splitlines()
     assert lines[0] == "BLOCKED  models/tampered"
     assert lines[4].startswith("  ✗ MG0291")
     assert lines.index("Not looked at") < lines.index("Findings")
     assert "  - rome-edit skipped: needs a reference: give --reference" in lines
-
-
-def test_a_typical_scan_is_told_in_ten_lines() -> None:
-    report, _ = everything()
-    held = ("abs", "neural-cleanse", "neural-cleanse-blend", "neural-cleanse-warp", "ulp")
-    skipped = tuple(Outcome(name, Status.SKIPPED, "needs clean samples (give --samples)") for name in held)
-    looked = Outcome("format-integrity", Status.COMPLETED, "", {"score": 0.0})
-    done = (looked, Outcome("weight-diff", Status.COMPLETED, "", {"score": 0.0}))
-    text = ConsoleReporter().render(replace(report, outcomes=(*done, *skipped), plugin_failures=(), options={}), Decision(Verdict.PASS))
-    head = text.split("\nDetectors that ran\n")[0].rstrip().splitlines()
-    assert head[0] == "PASS  models/tampered"
-    assert "  ✓ format-integrity, weight-diff completed: nothing the policy blocks" in head
-    assert head[5:] == [
-        "  - abs, neural-cleanse (and -blend, -warp), ulp skipped: needs clean samples",
-        "    (give --samples)",
-        "  - models/tampered: left out .git (31 files: git's own files)",
-        "  - 1 file not looked at: archive/old.ckpt",
-    ]
 
 
 def test_report_mode_is_said_beside_the_answer() -> None:
@@ -363,11 +323,12 @@ def test_report_mode_is_said_beside_the_answer() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_the_console_keeps_to_its_width_and_hides_nothing(width: int, text: str) -> None:
+def test_the_console_keeps_to_its_width_and_in_full_hides_nothing(width: int, text: str) -> None:
     report, decision = everything()
-    rendered = ConsoleReporter(width).render(hostile(report, text), hostile(decision, text))
-    for line in rendered.splitlines():
-        assert sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line) <= width
+    for verbose in (False, True):
+        rendered = ConsoleReporter(width, verbose=verbose).render(hostile(report, text), hostile(decision, text))
+        for line in rendered.splitlines():
+            assert sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line) <= width
     words = "".join(visible(text).split())
     assert words in "".join(rendered.split()) or len(words) > width
 
@@ -392,7 +353,7 @@ def test_many_findings_are_cut_with_a_word_about_where_the_rest_is() -> None:
     report, decision = everything()
     finding = report.findings()[0][1]
     many = tuple(replace(finding, message=f"number {n:04d}") for n in range(500))
-    text = ConsoleReporter().render(replace(report, outcomes=(Outcome("d", Status.COMPLETED, findings=many),)), decision)
+    text = ConsoleReporter(verbose=True).render(replace(report, outcomes=(Outcome("d", Status.COMPLETED, findings=many),)), decision)
     assert "… and 460 more; -o json=PATH" in text
     assert len(text.splitlines()) < 300
 
@@ -412,92 +373,6 @@ def test_a_stream_gets_what_it_can_take(monkeypatch: pytest.MonkeyPatch) -> None
     text = ConsoleReporter.for_stream(narrow).render(hostile(report, "名前"), decision)
     assert text.isascii()
     assert "x MG0291" in text
-
-
-# HTML
-
-
-class Page(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-TAGS = """html head meta title style body header main footer section div h1 h2 h3 p b strong span ul li code pre figure img figcaption
-table tr th td details summary"""
-
-
-def check_page(text: str) -> Page:
-    page = Page(text)
-    known = set(re.findall(r"\w+", TAGS))
-    assert {tag for tag, _ in page.tags} <= known
-    for tag, attributes in page.tags:
-        assert set(attributes) <= {"lang", "charset", "http-equiv", "content", "name", "class", "src", "alt", "scope", "title"}, tag
-        assert str(attributes.get("src", "data:image/png;base64,")).startswith("data:image/png;base64,iVBORw0KGgo") or tag != "img"
-    policy = next(attributes["content"] for _, attributes in page.tags if attributes.get("http-equiv"))
-    assert policy is not None
-    assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "unsafe" not in policy
-    assert len([tag for tag, _ in page.tags if tag == "style"]) == 1
-    return page
-
-
-def test_the_page_says_what_the_report_says() -> None:
-    report, decision = everything()
-    page = check_page(HtmlReporter().render(report, decision))
-    for violation in decision.violations:
-        assert violation.message in page.text
-    for _, finding in report.findings():
-        assert visible(finding.message) in page.text
-        assert finding.fingerprint in page.text
-    for file in report.target.files:
-        assert file.path in page.text
-    images = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert images == ["trigger", "mask", "stamped"]
-    assert "curve (text/csv, 14 bytes)" in page.text
-
-
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_adds_no_markup(text: str) -> None:
-    report, decision = everything()
-    page = check_page(HtmlReporter().render(hostile(report, text), hostile(decision, text)))
-    plain = check_page(HtmlReporter().render(hostile(report, "x"), hostile(decision, "x")))
-    if text:
-        assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
-
-
-@pytest.mark.parametrize(
-    ("media_type", "data"),
-    [("image/png", b"<svg onload=alert(1)>"), ("image/svg+xml", b"\x89PNG\r\n\x1a\n"), ("image/png", b""), ("text/html", b"<script>")],
-)
-def test_only_what_is_a_png_is_shown_as_an_image(media_type: str, data: bytes) -> None:
-    report, decision = everything()
-    finding = replace(report.findings()[0][1], attachments=(Attachment("a<b>", media_type, data),))
-    page = check_page(HtmlReporter().render(replace(report, outcomes=(Outcome("d", Status.COMPLETED, findings=(finding,)),)), decision))
-    assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert "a<b>" in page.text
-
-
-def test_the_style_is_the_one_the_security_policy_names() -> None:
-    import base64
-    import hashlib
-
-    text = HtmlReporter().render(*everything())
-    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert f"style-src 'sha256-{digest}'" in text
-    assert style[1] == (ROOT / "modelguard" / "_reporters" / "report.css").read_text(encoding="utf-8")
-    assert not re.search(r"url\(|@import|expression|http", style[1]), "a stylesheet that fetches something"
 
 
 # Escaping

@@ -11,7 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelguard import Capability, Detector, Finding, Location, PluginError, Rule, ScanContext, Severity, Skip, Status, Target, option
+from modelguard import (
+    Capability,
+    Chart,
+    Detector,
+    Finding,
+    Location,
+    Measure,
+    PluginError,
+    Rule,
+    ScanContext,
+    Severity,
+    Skip,
+    Status,
+    Target,
+    option,
+)
 from modelguard.detector import DeadlineExceeded
 from modelguard.testing.checkpoints import open_target, write_safetensors, write_sharded
 from modelguard.testing.conformance import check_detector, run_detector
@@ -109,6 +124,18 @@ class SilentRule(Good):
     rules = (Rule("ACME-0001", "Example", "an example", Severity.LOW, "", "Do."),)
 
 
+class SaidTwice(Good):
+    shows = (Measure("score", "score", "How bad it is."), Measure("score", "mark", "How bad it is."))
+
+
+class Meaningless(Good):
+    shows = (Measure("score", "score", ""),)
+
+
+class Undrawable(Good):
+    shows = (Chart("pie", "score", "Scores"),)  # type: ignore[arg-type]
+
+
 class Thawed(Detector):
     id = "thawed"
     requires = frozenset({Capability.FILES})
@@ -167,6 +194,9 @@ def test_the_default_target_has_a_reference_and_samples_for_those_that_need_them
         (WrongRule, AssertionError, "'X1' of good-example is not a prefix of your own"),
         (OursRule, AssertionError, "MG9991 of good-example has modelguard's prefix"),
         (SilentRule, AssertionError, "has no description"),
+        (SaidTwice, AssertionError, "good-example.shows explains score twice"),
+        (Meaningless, AssertionError, "measure score of good-example has no meaning"),
+        (Undrawable, AssertionError, "chart score of good-example is 'pie': it must be bars, curves, map, words"),
         (Thawed, AssertionError, "not a frozen dataclass"),
         (Unexplained, AssertionError, "option good-example.secret has no help text"),
     ],
