@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from modelguard._cli._options import (
     run_options,
     samples_option,
 )
+from modelguard._cli._streams import telling
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,15 +131,25 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
 
+    from modelguard._cli import EXIT_INTERRUPTED
     from modelguard._cli._progress import ProgressDisplay
+    from modelguard._scanner.scan import Interrupted
     from modelguard.policy import evaluate
 
     files = parse_outputs(output, prepared.registry, inputs)
-    with ProgressDisplay(quiet) as display:
-        report = prepared.scan(display)
+    interrupted = False
+    try:
+        with ProgressDisplay(quiet) as display:
+            report = prepared.scan(display)
+    except Interrupted as error:
+        report, interrupted = error.report, True
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
-    return deliver(report, decision, prepared.registry, files, output)
+    code = deliver(report, decision, prepared.registry, files, output)
+    if interrupted:
+        with telling():
+            print("modelguard: interrupted; the report has what was found until then", file=sys.stderr)
+    return EXIT_INTERRUPTED if interrupted else code
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

@@ -67,10 +67,18 @@ class Described:
     failure: str = ""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while detectors ran. ``report`` has what they had found until then, and no verdict can be a pass."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+
 def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Progress) -> Report:
     """Fetch, open, plan, run. Never raises for what is wrong with the artifact: the report's ``failure`` says it.
 
-    Raises :class:`UsageError` for what is wrong with the request.
+    Raises :class:`UsageError` for what is wrong with the request, and :class:`Interrupted` for Ctrl-C while detectors ran.
     """
     began = time.monotonic()
     artifact = reference = None
@@ -79,7 +87,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
     looked_at: Mapping[str, LookedAt] = {}
-    failure = itself = ""
+    failure = itself = interrupted = ""
     try:
         with (
             brought(request, registry, progress) as (artifact, reference),
@@ -95,14 +103,16 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             detectors = {item.id: item for item in request.detectors}
             runnable = [detectors[step.detector] for step in steps if step.runnable]
             outcomes += running.run(_tasks(request, runnable), detectors, request.budget)
-            seconds, model, looked_at = running.seconds, running.model, running.looked_at
+            seconds, model, looked_at, interrupted = running.seconds, running.model, running.looked_at, running.interrupted
             changed = _changed(artifact) or (_changed(reference) if reference else "")
         failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
     except ModelguardError as error:
         failure = str(error)
-    return Report(
+    if interrupted:
+        failure = f"the scan was interrupted (Ctrl-C) while {interrupted} ran; {failure or 'the report has what was found until then'}"
+    report = Report(
         tool_version=modelguard.__version__,
         target=_info(request.target, artifact, facts, looked_at, request.identity),
         reference=_info(request.reference, reference, facts.reference or Facts(), {}) if request.reference is not None else None,
@@ -121,6 +131,9 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         confinement=facts.confinement,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
+    if interrupted:
+        raise Interrupted(report)
+    return report
 
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:
