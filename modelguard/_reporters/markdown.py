@@ -79,7 +79,8 @@ def _not_looked_at(report: Report) -> list[str]:
     for item in held:
         number = count(len(item.detectors), "detector")
         if item.option:
-            lines.append(f"- {number} would look if you gave {item.give}: {code(item.command or item.option)}")
+            how = f": {code(item.command)}" if item.command else f" ({code(item.option)})" if item.option not in item.give else ""
+            lines.append(f"- {number} {'lacks' if len(item.detectors) == 1 else 'lack'} {plain(item.give)}{how}")
         else:
             lines.append(f"- {number} did not look, or not to the end, for other reasons")
         lines += [f"  - {text(names)}: {text(reason)}" for names, reason in item.reasons]
