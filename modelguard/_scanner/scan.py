@@ -50,6 +50,8 @@ class Request:
     """What the model is called in fingerprints, instead of what its source calls it."""
     by_range: bool = False
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
+    origin: Source | None = None
+    """Where the target comes from, instead of the source that its URI names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 @contextmanager
 def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
-    source, target = _source(request.target, registry)
+    source, target = (request.origin, request.target) if request.origin is not None else _source(request.target, registry)
     endings = {ending for item in registry.formats.values() for ending in item.extensions}
     extensions = tuple(sorted(endings.union(*(item.fetches for item in request.detectors))))
     context = replace(request.source, extensions=extensions, progress=progress.reading)
