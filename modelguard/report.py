@@ -103,6 +103,29 @@ class PluginFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class LockDifference:
+    """One way in which an artifact is not what a lock pins: ``rule`` names it, ``subject`` is a file or URI, ``message`` completes it.
+
+    ``blocks`` is False where something could not be compared.
+    """
+
+    rule: str
+    subject: str
+    message: str
+    blocks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LockInfo:
+    """The entry of a lock file that was scanned: its name, the file as it was named, the line that names it, and what does not agree."""
+
+    name: str
+    file: str
+    line: int
+    differences: tuple[LockDifference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything one scan measured. ``rules`` are the rules of every detector that was planned, for reporters and policies.
 
@@ -110,6 +133,7 @@ class Report:
     are sorted, and every finding has a severity (its own, else its rule's, else the worst).
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
     ``self_reference`` says, completing "the reference is the target itself: ...", why a comparison with it says nothing; usually empty.
+    ``lock`` is the entry of a lock file that the target was scanned for.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``confinement`` is what kept the worker that opened the artifact apart, in one word each: it depends on the machine.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed on one machine.
@@ -129,6 +153,7 @@ class Report:
     model: Mapping[str, Any] | None = None
     failure: str = ""
     self_reference: str = ""
+    lock: LockInfo | None = None
     confinement: tuple[str, ...] = ()
     timings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -25,6 +25,7 @@ _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT"
 COMMANDS = {
     "scan": "Scan a model artifact and say whether it may be deployed.",
     "fetch": "Download a model, scan it, and put it in place only if it passes.",
+    "lock": "Pin models to a commit and to the digest of every file.",
     "cache": "Scan what a Hugging Face cache holds already.",
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",

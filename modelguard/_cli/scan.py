@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
-@click.argument("target")
+@click.argument("targets", nargs=-1, metavar="TARGET")
+@click.option("--lock", "locked", is_flag=True, help="Scan what a lock file pins: TARGETs are names in it, none means all.")
+@click.option("--lock-file", metavar="F", help="The lock file [modelguard.lock].")
 @click.option("--reference", metavar="R", help="A trusted artifact to compare with: path or hf://org/name@revision.")
 @click.option("--samples", metavar="F", help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images.")
 @click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
@@ -51,7 +53,9 @@ if TYPE_CHECKING:
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
-    target: str,
+    targets: tuple[str, ...],
+    locked: bool,
+    lock_file: str | None,
     reference: str | None,
     samples: str | None,
     policy: str | None,
@@ -71,27 +75,41 @@ def command(
 
     Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict. Where --detector leaves out detectors that the
     policy requires, 0 says no more than that its rules object to nothing those named found.
+
+    With --lock the models come from the lock, with its policies and references where none are given here. -o then takes {name} for a
+    model's name, and the exit code is that of the worst.
     """
     from modelguard._scanner.prepare import ScanArguments, prepare
 
+    if lock_file is not None and not locked:
+        raise UsageError("--lock-file", "has no effect without --lock", "give --lock as well")
+    if not locked and len(targets) != 1:
+        said = "names no model" if not targets else f"names {len(targets)} models"
+        raise UsageError("scan", said, "name one: `modelguard scan ./model`, or several in a lock: `modelguard scan --lock NAME...`")
+    target = targets[0] if targets else ""
     if plan and (output.outputs or output.stdout_format not in ("console", "json")):
         raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
-    prepared = prepare(
-        ScanArguments(
-            target=target,
-            reference=reference,
-            samples=samples,
-            policy=policy,
-            detectors=detectors or None,
-            options=parse_detector_options(options),
-            quick=quick,
-            budget=budget,
-            model=model,
-            run=run,
-            without=without,
-            identity=identity,
-        )
+    asked = ScanArguments(
+        target=target,
+        reference=reference,
+        samples=samples,
+        policy=policy,
+        detectors=detectors or None,
+        options=parse_detector_options(options),
+        quick=quick,
+        budget=budget,
+        model=model,
+        run=run,
+        without=without,
+        identity=identity,
     )
+    if locked:
+        from modelguard._cli._locked import scan_locked
+
+        if plan or identity is not None:
+            raise UsageError("--plan" if plan else "--identity", "cannot be combined with --lock", "scan one model by its URI")
+        return scan_locked(asked, targets, lock_file, output, quiet)
+    prepared = prepare(asked)
     if plan:
         return _show_plan(prepared, output.stdout_format)
     return perform(prepared, output, (target, reference, samples, policy), quiet)

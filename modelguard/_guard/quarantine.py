@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from modelguard._formats.named import by_name
 from modelguard._guard.place import Placed, holds, into_cache, into_folder, into_place
 from modelguard._sources.hub import HubSource
 from modelguard._sources.hub_uri import HubUri
+from modelguard._sources.listing import Listed
 from modelguard._temporary import TemporaryFolder
 from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.errors import OutputError, SourceError
@@ -93,7 +94,7 @@ class Quarantine(Source):
         self.artifact = replace(artifact, unfetched=(), notes=(*artifact.notes, *notes))
         return self.artifact
 
-    def _choose(self, paths: Collection[str], commit: str, endings: tuple[str, ...]) -> Collection[str]:
+    def _choose(self, paths: Mapping[str, Listed], commit: str, endings: tuple[str, ...]) -> Collection[str]:
         asked = [path for path in paths if self.asked(path)]
         if not asked:
             raise SourceError(f"commit {commit}", "holds none of the files asked for", "check their names and patterns")

@@ -77,6 +77,8 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
         yield unread(report.failure)
     elif not target.format:
         yield unread(f"{target.uri} holds no checkpoint in a format that is known here; its weights were not looked at")
+    for item in report.lock.differences if report.lock is not None else ():
+        yield Violation("source", item.subject, f"{item.subject}: {item.message}", blocks=item.blocks, rule=item.rule)
     if sources.pinned and "://" in target.uri and not _pinned(target.uri, target.revision):
         commit = f"; name the commit it was scanned at: {target.revision}" if target.revision else ""
         yield refused(f"{target.uri} does not name a full 40-hex commit, so it can change (sources.pinned){commit}")

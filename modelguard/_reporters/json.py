@@ -15,6 +15,8 @@ from modelguard.report import (
     SCHEMA,
     Decision,
     FileInfo,
+    LockDifference,
+    LockInfo,
     Outcome,
     PluginFailure,
     PluginInfo,
@@ -30,7 +32,7 @@ from modelguard.report import (
 )
 
 if TYPE_CHECKING:
-    from modelguard._schemas.report import ReportDocument, TargetDocument
+    from modelguard._schemas.report import LockDocument, ReportDocument, TargetDocument
 
 
 class JsonReporter(Reporter):
@@ -74,6 +76,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "options": {name: dict(item) for name, item in report.options.items()},
         "failure": report.failure,
         "self_reference": report.self_reference,
+        "lock": asdict(report.lock) if report.lock is not None else None,
         "confinement": sorted(report.confinement),
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
         "outcomes": [
@@ -178,9 +181,14 @@ def _report(document: ReportDocument) -> Report:
         model=document.model,
         failure=document.failure,
         self_reference=document.self_reference,
+        lock=_lock(document.lock) if document.lock is not None else None,
         confinement=tuple(document.confinement),
         timings=document.timings,
     )
+
+
+def _lock(lock: LockDocument) -> LockInfo:
+    return LockInfo(lock.name, lock.file, lock.line, tuple(LockDifference(**item.model_dump()) for item in lock.differences))
 
 
 def _target_info(target: TargetDocument) -> TargetInfo:

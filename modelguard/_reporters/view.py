@@ -52,6 +52,8 @@ def facts(report: Report) -> list[str]:
     words.append(judged(report))
     if report.reference is not None:
         words.append(f"against {visible(report.reference.uri)}")
+    if report.lock is not None:
+        words.append(f"locked as {visible(report.lock.name)} in {visible(report.lock.file)}")
     if target.revision and target.revision not in target.uri:
         words.append(f"at {visible(target.revision)}")
     if report.model is not None and isinstance(report.model.get("input"), Mapping):

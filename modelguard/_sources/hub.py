@@ -32,15 +32,15 @@ SMALL = 16 << 20
 LARGE = 256 << 20
 """Files that are read as text or looked at, by their names, are fetched up to this size: a name is no evidence, so they are read."""
 WORKERS = 4
-Choose = Callable[[Collection[str], str, tuple[str, ...]], Collection[str]]
-"""Given all paths of a repository, the commit, and the endings of what formats read: the paths to bring."""
+Choose = Callable[[Mapping[str, Listed], str, tuple[str, ...]], Collection[str]]
+"""Given all files of a repository by path, the commit, and the endings of what formats read: the paths to bring."""
 
 
 class HubSource(Source):
     """Model repositories on a Hub. The defaults are the client's: HF_ENDPOINT, HF_HUB_CACHE, the usual token.
 
-    ``choose`` says what is brought of a repository, or folder of one, instead of what a scan needs. ``lender`` is a second cache: blobs
-    that it has are not fetched, and read where they lie.
+    ``choose`` says what is brought of a repository, or folder of one, instead of what a scan needs; with ``follow``, what those files
+    refer to comes too. ``lender`` is a second cache: blobs that it has are not fetched, and read where they lie.
     """
 
     scheme: ClassVar[str] = "hf"
@@ -52,8 +52,10 @@ class HubSource(Source):
         token: bool | str | None = None,
         patience: Patience | None = None,
         choose: Choose | None = None,
+        follow: bool = True,
         lender: Path | None = None,
     ) -> None:
+        self._follow = follow
         self._endpoint = endpoint
         self._cache = cache
         self._choose = choose
@@ -86,12 +88,28 @@ class HubSource(Source):
         from huggingface_hub import constants
 
         cache = Path(self._cache or constants.HF_HUB_CACHE).expanduser().resolve()
-        fetch = _Fetch(uri, place, context, cache, self.endpoint, self.token, self._choose, self._lender)
+        fetch = _Fetch(uri, place, context, cache, self.endpoint, self.token, self._choose, self._follow, self._lender)
         if context.offline or self.offline:
             return fetch.from_cache()
         with Session(uri, self.endpoint, self.patience) as session:
             try:
                 return fetch.from_hub(session)
+            except ModelguardError:
+                raise
+            except Exception as error:
+                raise explain(uri, error) from error
+
+    def commit(self, uri: str) -> str:
+        """The commit that ``uri``'s revision stands for now, as the Hub itself says. Raises :class:`~modelguard.errors.SourceError`."""
+        place = HubUri.parse(uri)
+        if self.offline:
+            raise SourceError(uri, "the Hub may not be asked in offline mode", "unset HF_HUB_OFFLINE")
+        from huggingface_hub import HfApi
+
+        with Session(uri, self.endpoint, self.patience) as session:
+            session.attach()
+            try:
+                return resolve_commit(HfApi(endpoint=self.endpoint, token=self.token, library_name="modelguard"), uri, place)
             except ModelguardError:
                 raise
             except Exception as error:
@@ -116,6 +134,7 @@ class _Fetch:
         endpoint: str,
         token: bool | str | None,
         choose: Choose | None = None,
+        follow: bool = True,
         lender: Path | None = None,
     ) -> None:
         self.uri = uri
@@ -126,6 +145,7 @@ class _Fetch:
         self.endpoint = endpoint
         self.token = token
         self._choose = choose
+        self._follow = follow
         self._lender = lender / self.repository.name if lender is not None else None
         self._new: set[str] = set()
 
@@ -177,7 +197,8 @@ class _Fetch:
         """Bring the wanted files, then those they refer to; hash, verify, and describe the result."""
         wanted = self._wanted(listing, commit)
         files = bring(wanted)
-        more = {path: listing[path] for path in self._referred(files) if path in listing and path not in wanted}
+        referred = self._referred(files) if self._follow else []
+        more = {path: listing[path] for path in referred if path in listing and path not in wanted}
         files += bring(more)
         files = list(hash_files(sorted(files, key=lambda file: file.path), self.context.progress))
         for file in files:
@@ -269,7 +290,7 @@ class _Fetch:
         if self._is_file(listing):
             return {self.place.path: listing[self.place.path]}
         if self._choose is not None:
-            chosen = set(self._choose(list(listing), commit, self.context.extensions))
+            chosen = set(self._choose(listing, commit, self.context.extensions))
             return {path: item for path, item in listing.items() if path in chosen}
         patterns = self.context.patterns
         if patterns:

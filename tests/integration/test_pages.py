@@ -28,7 +28,7 @@ def place(own_hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize("page", ["fetch.md"])
+@pytest.mark.parametrize("page", ["fetch.md", "lock.md"])
 def test_what_a_page_shows(page: str, place: Path, mg: Callable[..., Ran]) -> None:
     names: dict[str, object] = {}
     commands = 0
@@ -38,7 +38,7 @@ def test_what_a_page_shows(page: str, place: Path, mg: Callable[..., Ran]) -> No
             continue
         for line, code in re.findall(r"^\$ modelguard (.*)\n# exit (\d+)", text, re.M):
             commands += 1
-            ran = mg(*shlex.split(line), *([] if "lock" in line.split()[:1] else ["-q"]))
+            ran = mg(*shlex.split(line), *(["-q"] if line.split()[0] != "lock" else []))
             assert ran.code == int(code), f"{line}\n{ran.out}{ran.err}"
         assert text.count("$ modelguard ") == len(re.findall(r"^# exit", text, re.M)), "every command says how it ends"
     assert commands
