@@ -93,6 +93,8 @@ POLICY_BYTES = 256 * 1024
 """Bytes of a policy file."""
 LOCK_BYTES = 8 << 20
 """Bytes of a lock file: a hundred bytes for each file of each model."""
+SIGNATURE = 64 << 20
+"""Bytes of a signature over a model: a hundred for each file, or shard of one."""
 CARD = 64 * 1024
 """Bytes of README.md in which the head of a model card must end."""
 POLICY_DEPTH = 20

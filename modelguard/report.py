@@ -54,7 +54,8 @@ class TargetInfo:
     """An artifact as reports show it: no absolute path, no host.
 
     ``unread`` are paths that were not looked at, or not fetched; ``notes`` say, one sentence each, what could not be verified;
-    ``left_out`` are files that are on purpose no part of it.
+    ``left_out`` are files that are on purpose no part of it. ``licence`` and ``base_models`` (``org/name``) are what the model card claims;
+    ``card`` says why it could not be read.
     """
 
     uri: str
@@ -65,6 +66,9 @@ class TargetInfo:
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    licence: str | None = None
+    base_models: tuple[str, ...] = ()
+    card: str = ""
 
 
 @dataclass(frozen=True, slots=True)

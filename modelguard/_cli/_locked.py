@@ -13,7 +13,7 @@ from modelguard._lock.check import LockedSource
 from modelguard._lock.file import DEFAULT, Lock, LockedModel, read_lock
 from modelguard._scanner.prepare import Prepared, ScanArguments, prepare
 from modelguard.errors import UsageError
-from modelguard.policy import evaluate
+from modelguard.policy import Policy, evaluate, load_policy
 from modelguard.report import LockInfo
 
 
@@ -41,14 +41,12 @@ def scan_locked(asked: ScanArguments, names: tuple[str, ...], file: str | None, 
 
 def _prepared(asked: ScanArguments, lock: Lock, model: LockedModel) -> Prepared:
     """What was said on the command line goes before what the lock says: whoever runs the gate may not trust who edits the lock."""
-    return prepare(
-        replace(
-            asked,
-            target=model.pinned,
-            policy=asked.policy if asked.policy is not None else lock.policy(model),
-            reference=asked.reference if asked.reference is not None else lock.reference(model),
-        )
-    )
+    named = asked.policy if asked.policy is not None else lock.policy(model)
+    policy = named if isinstance(named, Policy) else load_policy(named)
+    reference = asked.reference if asked.reference is not None else lock.reference(model)
+    if reference is None and policy.provenance.base_model == "check":
+        reference = lock.base_of(model)
+    return prepare(replace(asked, target=model.pinned, policy=policy, reference=reference))
 
 
 def _check_outputs(output: OutputOptions, chosen: Mapping[str, LockedModel]) -> None:

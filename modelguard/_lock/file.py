@@ -107,6 +107,11 @@ class Lock:
     def policy(self, model: LockedModel) -> str | None:
         return None if model.policy is None else self.beside(model.policy)
 
+    def base_of(self, model: LockedModel) -> str | None:
+        """The commit of the base model that a model's card claims, where the lock has it."""
+        claims = (model.base_model or "").split()
+        return next((item.pinned for item in self.models.values() if HubUri.parse(item.uri).repo_id in claims), None)
+
     def reference(self, model: LockedModel) -> str | None:
         return None if model.reference is None else self.beside(model.reference)
 

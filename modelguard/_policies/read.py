@@ -18,7 +18,17 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from modelguard import _limits
-from modelguard._policies.file import DetectorsPart, MatchPart, PluginsPart, PolicyFile, RulePart, SourcesPart, WaiverPart
+from modelguard._policies.file import (
+    DetectorsPart,
+    MatchPart,
+    PluginsPart,
+    PolicyFile,
+    ProvenancePart,
+    RulePart,
+    SignaturePart,
+    SourcesPart,
+    WaiverPart,
+)
 from modelguard.errors import PolicyError
 
 M = TypeVar("M", bound=BaseModel)
@@ -110,7 +120,17 @@ _KEYS = tuple(
     sorted(
         {
             name
-            for model in (PolicyFile, SourcesPart, DetectorsPart, RulePart, MatchPart, WaiverPart, PluginsPart)
+            for model in (
+                PolicyFile,
+                SourcesPart,
+                ProvenancePart,
+                SignaturePart,
+                DetectorsPart,
+                RulePart,
+                MatchPart,
+                WaiverPart,
+                PluginsPart,
+            )
             for name in model.model_fields
         }
     )

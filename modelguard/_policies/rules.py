@@ -122,6 +122,25 @@ LOCK_NOT_CHECKED = Rule(
     "Offline nobody can say what a tag means now.",
     "Follow the message: scan online, or let the lock name a commit (`modelguard lock add hf://org/name@<40 hex>`).",
 )
+BASE_MODEL_FALSE = Rule(
+    "MG0231",
+    "BaseModelFalse",
+    "the weights do not come from the base model that the model card claims",
+    Severity.HIGH,
+    "The model card names a base model, and weight-diff found the weights unrelated to it. The card is wrong, or the weights are not what "
+    "the card is about: a name and a licence were borrowed.",
+    "Ask the model's owner where the weights come from. Nothing that the card says can be relied on until then.",
+    cwe=345,
+)
+BASE_MODEL_NOT_COMPARED = Rule(
+    "MG0232",
+    "BaseModelNotCompared",
+    "a base model that the model card claims was not compared with",
+    Severity.HIGH,
+    "The policy asks whether the weights come from the base model that the model card names (provenance.base_model: check), and nobody "
+    "compared them.",
+    "Give the base model as --reference, or add it to the lock, whose entries `modelguard scan --lock` compares with by themselves.",
+)
 PLUGIN_REFUSED = Rule(
     "MG0292",
     "PluginRefused",
@@ -140,12 +159,17 @@ WAIVER_EXPIRED = Rule(
     "Fix what was found, or have the waiver's owner review the finding and set a new date.",
 )
 
+UNRELATED = "MG1215"
+"""What weight-diff calls a model that does not come from its reference."""
+
 JUDGEMENT_RULES: tuple[Rule, ...] = (
     REVISION_MOVED,
     LOCKED_FILE_CHANGED,
     FILE_NOT_LOCKED,
     LOCKED_FILE_GONE,
     LOCK_NOT_CHECKED,
+    BASE_MODEL_FALSE,
+    BASE_MODEL_NOT_COMPARED,
     SOURCE_REFUSED,
     PLUGIN_REFUSED,
     WAIVER_EXPIRED,

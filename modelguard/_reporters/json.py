@@ -112,6 +112,9 @@ def _target(target: TargetInfo) -> dict[str, Any]:
         "unread": list(target.unread),
         "notes": list(target.notes),
         "left_out": [asdict(item) for item in target.left_out],
+        "licence": target.licence,
+        "base_models": list(target.base_models),
+        "card": target.card,
     }
 
 
@@ -201,6 +204,9 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         unread=tuple(target.unread),
         notes=tuple(target.notes),
         left_out=tuple(LeftOut(item.path, item.files, item.reason) for item in target.left_out),
+        licence=target.licence,
+        base_models=tuple(target.base_models),
+        card=target.card,
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from modelguard._reporters.escape import visible
+from modelguard._reporters.escape import shorten, visible
 from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
@@ -134,7 +134,7 @@ def ran(report: Report) -> list[Outcome]:
 
 def settings(report: Report, detector: str) -> list[str]:
     """The options that were set on ``detector``: ``name=value`` each."""
-    return [f"{visible(name)}={value(item)}" for name, item in sorted(report.options.get(detector, {}).items())]
+    return [f"{visible(name)}={shorten(value(item), 60)}" for name, item in sorted(report.options.get(detector, {}).items())]
 
 
 def fates(decision: Decision) -> Callable[[Finding], str]:

@@ -211,6 +211,9 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[
         ),
         notes=artifact.notes,
         left_out=artifact.left_out,
+        licence=facts.licence,
+        base_models=facts.base_models,
+        card=facts.card,
     )
 
 

@@ -56,6 +56,10 @@ class TargetDocument(_Document):
         default_factory=list, description="Records of git and of the Hub's client that were recognised, counted and not looked into."
     )
 
+    licence: str | None = Field(default=None, description="What the model card claims, in lower case.")
+    base_models: list[str] = Field(default_factory=list, description="What the model card claims to come from, as org/name.")
+    card: str = Field(default="", description="Why the model card could not be read; empty when it could, or there is none.")
+
 
 class SamplesDocument(_Document):
     origin: str

@@ -272,3 +272,21 @@ def test_a_revision_that_is_not_there(lock: Lock) -> None:
     ran = lock("lock", "add", "hf://org/name@nope", "--name", "x")
     assert (ran.code, ran.err.count("\n"), Path("modelguard.lock").read_text()) == (3, 1, held)
     assert "no such revision" in ran.err
+
+
+def test_a_claimed_base_model_is_compared_where_the_lock_has_it(
+    lock: Lock, scan: Callable[..., tuple[Ran, dict[str, Any]]], own_hub: LoopbackHub
+) -> None:
+    quick_policy(Path(), "sources: {licences: [apache-2.0]}\nprovenance: {locked: true, base_model: check}\n")
+    ran, report = scan()
+    assert (ran.code, rules(report), report["reference"]) == (3, {"MG0232"}, None)
+    assert lock("lock", "add", "hf://org/base", "--name", "base", "--policy", "gate.yaml").code == 0
+    ran, report = scan()
+    assert (ran.code, rules(report), report["reference"]["identity"]) == (0, set(), "hf:org/base")
+    assert (report["target"]["licence"], report["target"]["base_models"]) == ("apache-2.0", ["org/base"])
+    own_hub.commit("org/base", {"model.safetensors": weights(3)})
+    assert lock("lock", "update", "base").code == 0
+    ran, report = scan()
+    assert (ran.code, {"MG0231"} <= rules(report)) == (1, True)
+    ran = lock("scan", "hf://org/name@v1", "-q", "--policy", "gate.yaml", "-f", "json")
+    assert (ran.code, {"MG0291", "MG0232"} == rules(ran.json)) == (1, True), "the same model, not from the lock"

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 
 from modelguard import Artifact, ArtifactFile, Attachment, Finding, LimitError, ModelguardError, SourceContext, Status, _limits, load_report
+from modelguard._detectors.signature import _Refused as Refused
+from modelguard._detectors.signature import _statement as signed_statement
 from modelguard._formats import builtin_formats, opening
 from modelguard._formats.card import read_card
 from modelguard._formats.elements import size_in_bits
@@ -371,6 +374,14 @@ def _policy_bytes(folder: Path, size: int) -> bool:
 def _lock_bytes(folder: Path, size: int) -> bool:
     (folder / "m.lock").write_text("version: 1\nmodels: {}\n#".ljust(size, "x"))
     return takes(lambda: read_lock(folder / "m.lock"))
+
+
+@case("SIGNATURE", "_limits.SIGNATURE", lowered=300)
+def _signature(folder: Path, size: int) -> bool:
+    statement = {"predicate": {"serialization": {"method": "files"}, "resources": []}}
+    envelope = {"dsseEnvelope": {"payload": b64encode(json.dumps(statement).encode()).decode()}}
+    file = written(folder, "model.sig", json.dumps(envelope).encode().ljust(size))
+    return takes(lambda: signed_statement(file), Refused)
 
 
 @case("CARD", "_limits.CARD", lowered=200)
