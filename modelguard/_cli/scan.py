@@ -31,10 +31,13 @@ from modelguard.errors import UsageError
 if TYPE_CHECKING:
     from modelguard._scanner.prepare import Prepared, RunOptions
     from modelguard.model import ModelOptions
+    from modelguard.report import Report
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
-@click.argument("target", required=False, metavar="TARGET", shell_complete=_complete.files)
+@click.argument("targets", nargs=-1, metavar="TARGET", shell_complete=_complete.files)
+@click.option("--lock", "locked", is_flag=True, help="Scan what a lock file pins: TARGETs are names in it, none means all.")
+@click.option("--lock-file", metavar="F", shell_complete=_complete.files, help="The lock file [modelguard.lock].")
 @click.option(
     "--reference",
     metavar="R",
@@ -70,7 +73,9 @@ if TYPE_CHECKING:
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
-    target: str | None,
+    targets: tuple[str, ...],
+    locked: bool,
+    lock_file: str | None,
     reference: str | None,
     samples: str | None,
     policy: str | None,
@@ -91,11 +96,19 @@ def command(
 
     Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict. Where --detector leaves out detectors that the
     policy requires, 0 says no more than that its rules object to nothing those named found.
+
+    With --lock the models come from the lock, with its policies and references where none are given here. -o then takes {name} for a
+    model's name, and the exit code is that of the worst.
     """
     from modelguard._scanner.prepare import ScanArguments, prepare
 
-    if target is None:
-        raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
+    if lock_file is not None and not locked:
+        raise UsageError("--lock-file", "has no effect without --lock", "give --lock as well")
+    if not locked and len(targets) != 1:
+        if not targets:
+            raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
+        raise UsageError("scan", f"names {len(targets)} models", "name one, or several of a lock: `modelguard scan --lock NAME...`")
+    target = targets[0] if targets else ""
     if plan and (output.outputs or output.stdout_format not in ("console", "json")):
         raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
     if plan and baseline is not None:
@@ -105,23 +118,29 @@ def command(
         from modelguard.api import load_report
 
         earlier, _ = load_report(baseline)
-    prepared = prepare(
-        ScanArguments(
-            target=target,
-            reference=reference,
-            samples=samples,
-            policy=policy,
-            detectors=detectors or None,
-            options=parse_detector_options(options),
-            quick=quick,
-            budget=budget,
-            model=model,
-            run=run,
-            without=without,
-            identity=identity,
-            baseline=earlier,
-        )
+    asked = ScanArguments(
+        target=target,
+        reference=reference,
+        samples=samples,
+        policy=policy,
+        detectors=detectors or None,
+        options=parse_detector_options(options),
+        quick=quick,
+        budget=budget,
+        model=model,
+        run=run,
+        without=without,
+        identity=identity,
+        baseline=earlier,
     )
+    if locked:
+        from modelguard._cli._locked import scan_locked
+
+        alone = {"--plan": plan, "--identity": identity is not None, "--baseline": baseline is not None}
+        for name in (name for name, given in alone.items() if given):
+            raise UsageError(name, "cannot be combined with --lock", "scan one model by its URI")
+        return scan_locked(asked, targets, lock_file, output, quiet)
+    prepared = prepare(asked)
     if plan:
         return _show_plan(prepared, output.stdout_format)
     return perform(prepared, output, (target, reference, samples, policy, baseline), quiet)
@@ -131,25 +150,37 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
 
-    from modelguard._cli import EXIT_INTERRUPTED
-    from modelguard._cli._progress import ProgressDisplay
-    from modelguard._scanner.scan import Interrupted
     from modelguard.policy import evaluate
 
     files = parse_outputs(output, prepared.registry, inputs)
-    interrupted = False
-    try:
-        with ProgressDisplay(quiet) as display:
-            report = prepared.scan(display)
-    except Interrupted as error:
-        report, interrupted = error.report, True
+    report, interrupted = looked(prepared, quiet)
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
     code = deliver(report, decision, prepared.registry, files, output)
-    if interrupted:
-        with telling():
-            print("modelguard: interrupted; the report has what was found until then", file=sys.stderr)
-    return EXIT_INTERRUPTED if interrupted else code
+    return ended(code, interrupted=interrupted)
+
+
+def looked(prepared: Prepared, quiet: bool) -> tuple[Report, bool]:
+    """The report of a scan, and whether Ctrl-C ended it."""
+    from modelguard._cli._progress import ProgressDisplay
+    from modelguard._scanner.scan import Interrupted
+
+    try:
+        with ProgressDisplay(quiet) as display:
+            return prepared.scan(display), False
+    except Interrupted as error:
+        return error.report, True
+
+
+def ended(code: int, *, interrupted: bool) -> int:
+    """The exit code of what was delivered with ``code``; says so where Ctrl-C ended it."""
+    from modelguard._cli import EXIT_INTERRUPTED
+
+    if not interrupted:
+        return code
+    with telling():
+        print("modelguard: interrupted; the report has what was found until then", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from modelguard._reporters.escape import visible
+from modelguard._reporters.escape import shorten, visible
 from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
@@ -78,6 +78,8 @@ def facts(report: Report) -> list[str]:
     words.append(judged(report))
     if report.reference is not None:
         words.append(f"against {visible(report.reference.uri)}")
+    if report.lock is not None:
+        words.append(f"locked as {visible(report.lock.name)} in {visible(report.lock.file)}")
     if target.revision and target.revision not in target.uri:
         words.append(f"at {visible(target.revision)}")
     if report.model is not None and isinstance(report.model.get("input"), Mapping):
@@ -174,7 +176,7 @@ def ran(report: Report) -> list[Outcome]:
 
 def settings(report: Report, detector: str) -> list[str]:
     """The options that were set on ``detector``: ``name=value`` each."""
-    return [f"{visible(name)}={value(item)}" for name, item in sorted(report.options.get(detector, {}).items())]
+    return [f"{visible(name)}={shorten(value(item), 60)}" for name, item in sorted(report.options.get(detector, {}).items())]
 
 
 def fates(decision: Decision) -> Callable[[Finding], str]:

@@ -54,6 +54,8 @@ class Request:
     """An earlier report, which must be about the same artifact."""
     by_range: bool = False
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
+    origin: Source | None = None
+    """Where the target comes from, instead of the source that its URI names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 @contextmanager
 def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
-    source, target = _source(request.target, registry)
+    source, target = (request.origin, request.target) if request.origin is not None else _source(request.target, registry)
     endings = {ending for item in registry.formats.values() for ending in item.extensions}
     extensions = tuple(sorted(endings.union(*(item.fetches for item in request.detectors))))
     context = replace(request.source, extensions=extensions, progress=progress.reading)
@@ -241,6 +243,9 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[
         ),
         notes=artifact.notes,
         left_out=artifact.left_out,
+        licence=facts.licence,
+        base_models=facts.base_models,
+        card=facts.card,
     )
 
 
