@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import OutputOptions, deliver, parse_outputs
-from modelguard._cli.scan import ended, looked
 from modelguard._lock.check import LockedSource
 from modelguard._lock.file import DEFAULT, Lock, LockedModel, read_lock
 from modelguard._scanner.prepare import Prepared, ScanArguments, prepare

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
 from modelguard._cli import _complete
+from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import (
     OutputOptions,
     baseline_option,
@@ -25,13 +25,11 @@ from modelguard._cli._options import (
     run_options,
     samples_option,
 )
-from modelguard._cli._streams import telling
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
     from modelguard._scanner.prepare import Prepared, RunOptions
     from modelguard.model import ModelOptions
-    from modelguard.report import Report
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
@@ -158,29 +156,6 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
     code = deliver(report, decision, prepared.registry, files, output)
     return ended(code, interrupted=interrupted)
-
-
-def looked(prepared: Prepared, quiet: bool) -> tuple[Report, bool]:
-    """The report of a scan, and whether Ctrl-C ended it."""
-    from modelguard._cli._progress import ProgressDisplay
-    from modelguard._scanner.scan import Interrupted
-
-    try:
-        with ProgressDisplay(quiet) as display:
-            return prepared.scan(display), False
-    except Interrupted as error:
-        return error.report, True
-
-
-def ended(code: int, *, interrupted: bool) -> int:
-    """The exit code of what was delivered with ``code``; says so where Ctrl-C ended it."""
-    from modelguard._cli import EXIT_INTERRUPTED
-
-    if not interrupted:
-        return code
-    with telling():
-        print("modelguard: interrupted; the report has what was found until then", file=sys.stderr)
-    return EXIT_INTERRUPTED
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

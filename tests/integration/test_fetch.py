@@ -98,7 +98,7 @@ def test_arguments_are_refused_before_anything_is_fetched(fetch: Fetch, own_hub:
     (full / "mine").write_text("mine")
     for uri, folder, cause in (
         ("./model", full, "is not on the Hub"),
-        ("hf://org", full, "names no repository"),
+        ("hf://@main", full, "names no repository"),
         ("hf://org/model", full, "exists and is not empty"),
         ("hf://org/model", tmp_path / "gate.yaml", "exists and is no folder"),
         ("hf://org/model", tmp_path / "no" / "m", "does not exist"),
