@@ -16,11 +16,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from modelguard._policies.catalogue import first_party, hooks, stand_ins
 from modelguard.errors import PluginError, without_paths
-from modelguard.findings import OWN_PREFIX, RULE_ID, rule_prefix
 from modelguard.hookspecs import GROUP
-from modelguard.report import CORE
 
 if TYPE_CHECKING:
     import click
@@ -87,7 +84,8 @@ def load(
     """
     import modelguard
     from modelguard import _builtin
-    from modelguard.report import PluginFailure, PluginInfo
+    from modelguard._policies.catalogue import hooks, stand_ins
+    from modelguard.report import CORE, PluginFailure, PluginInfo
 
     skip = set(disabled)
     tables: dict[str, dict[str, Any]] = {kind: {} for kind in _HOOKS}
@@ -187,6 +185,8 @@ def _claim(tables: dict[str, dict[str, Any]], owners: dict[tuple[str, str], str]
 
 def check_rule_ids(detector: type[Detector]) -> None:
     """Raises :class:`PluginError` for a rule id that reports and policies could not carry."""
+    from modelguard.findings import RULE_ID
+
     for rule in detector.rules:
         if not re.fullmatch(RULE_ID, rule.id):
             remedy = "write a prefix of your own, a hyphen and four digits, such as ACME-0001"
@@ -198,6 +198,10 @@ def check_prefixes(detectors: Iterable[tuple[str, type[Detector]]], ours: Collec
 
     ``detectors`` come with the distribution that registers them.
     """
+    from modelguard._policies.catalogue import first_party
+    from modelguard.findings import OWN_PREFIX, rule_prefix
+    from modelguard.report import CORE
+
     if ours is None:
         ours = {CORE, *(item.name for item in first_party())}
     users: dict[str, str] = {}

@@ -261,7 +261,8 @@ class Detector(ABC):
 
     cost: ClassVar[int] = 0
     """What a first look takes for each class, in inputs that go forward and backward through the model; 0 for a detector that runs no
-    search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``."""
+    search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``, of which those
+    whose rules are all of low severity share a twentieth."""
 
     @abstractmethod
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

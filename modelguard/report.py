@@ -215,7 +215,8 @@ class Waived:
 class Decision:
     """What a policy made of a report. ``enforced`` is False under ``mode: report``, which turns exit 1 into 0 and nothing else.
 
-    ``warnings`` are fingerprints of findings whose action is ``warn``; ``notes`` say what a reader should know that changes nothing:
+    ``warnings`` are fingerprints of findings whose action is ``warn``; ``known`` of those that would block or warn, but that the baseline
+    has too; ``notes`` say what a reader should know that changes nothing:
     a waiver about to expire or never used, a detector that did not complete but was not required, a plugin that failed to load.
     """
 
@@ -225,6 +226,7 @@ class Decision:
     waived: tuple[Waived, ...] = ()
     notes: tuple[str, ...] = ()
     enforced: bool = True
+    known: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -34,6 +34,11 @@ class Ran:
         return json.loads(self.out)
 
 
+def tool(name: str) -> str | None:
+    """Where a program is that this environment, or the system, has."""
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
 def make_venv(folder: Path, *distributions: Path) -> Path:
     """A virtual environment that sees this one's packages, with ``distributions`` pip-installed into it; returns its python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -104,12 +109,17 @@ def fresh_venv(folder: Path, wheels: Iterable[Path], *more: str) -> Path:
         for line in path.read_text().splitlines()
         if line.startswith("Requires-Dist: ")
     ]
-    for name in _closure([*needed, *more]):
+    link_packages(site, [*needed, *more])
+    return python
+
+
+def link_packages(site: Path, requirements: Iterable[str]) -> None:
+    """Link what ``requirements`` lead to, ours left out, from this environment into the folder ``site``."""
+    for name in _closure(requirements):
         for top in {file.parts[0] for file in distribution(name).files or () if file.parts[0] not in ("..", "__pycache__")}:
             there = Path(str(distribution(name).locate_file(top)))
             if not (site / top).exists():
                 (site / top).symlink_to(there)
-    return python
 
 
 def _closure(needed: Iterable[str]) -> set[str]:

@@ -27,11 +27,25 @@ COMMANDS = {
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
     "report": "Render or re-judge a stored JSON report.",
-    "policy": "Validate, show and evaluate policy files.",
-    "rules": "List the rules detectors may report, or explain one.",
-    "plugins": "List installed plugins and what they register.",
+    "policy": "Write, validate, show and evaluate policy files.",
+    "rules": "List the rules detectors may report.",
+    "explain": "Say what a rule or a finding means, and what to do.",
+    "plugins": "List installed plugins, write one, or check one.",
+    "doctor": "Say what can run on this machine, and what is missing.",
+    "completion": "Print the script that completes commands in your shell.",
     "schema": "Print the JSON Schema of a report or policy file.",
 }
+
+
+START = """\
+modelguard decides whether a model artifact may be deployed. Begin with:
+
+  modelguard scan MODEL      may it be deployed? (file, folder, hf://org/name)
+  modelguard explain RULE    what a rule in a report means, and what to do
+  modelguard doctor          what can run on this machine, and what is missing
+
+`modelguard --help` shows every command.
+"""
 
 
 class LazyGroup(click.Group):
@@ -85,13 +99,17 @@ def plugin_commands(*, strict: bool) -> Mapping[str, click.Command]:
         return {}
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="modelguard", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> int:
     """modelguard decides whether a model artifact may be deployed.
 
     Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict, 130 interrupted.
     """
+    if context.invoked_subcommand is None:
+        click.echo(START, nl=False, err=True)
+    return 2  # nothing was asked, and nothing looked at; a command gives a code of its own
 
 
 class _ReaderGone(Exception):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from modelguard._cli import _complete
 from modelguard._cli._streams import complain, let_go
 from modelguard._reporters.escape import shorten
 from modelguard.errors import UsageError
@@ -95,6 +96,21 @@ plugin_option = click.option(
     help="Do not load plugin NAME (entry point or distribution). Repeatable.",
 )
 
+policy_option = click.option(
+    "--policy", metavar="F", shell_complete=_complete.policies, help="Policy file, or builtin:NAME [builtin:baseline]."
+)
+
+baseline_option = click.option(
+    "--baseline",
+    metavar="REPORT.json",
+    shell_complete=_complete.files,
+    help="An earlier report of the same artifact: findings that it has are known and do not block. The policy must allow it.",
+)
+
+samples_option = click.option(
+    "--samples", metavar="F", shell_complete=_complete.files, help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images."
+)
+
 identity_option = click.option(
     "--identity",
     metavar="NAME",
@@ -110,9 +126,18 @@ output_options = grouped(
         "outputs",
         multiple=True,
         metavar="FORMAT=PATH",
+        shell_complete=_complete.formats,
         help="Write a report to a file, whatever the verdict. Repeatable.",
     ),
-    click.option("-f", "--format", "stdout_format", default="console", metavar="FORMAT", help="What goes to standard output [console]."),
+    click.option(
+        "-f",
+        "--format",
+        "stdout_format",
+        default="console",
+        metavar="FORMAT",
+        shell_complete=_complete.formats,
+        help="What goes to standard output [console].",
+    ),
     click.option("-v", "--verbose", is_flag=True, help="Show evidence, places and every detector on the console."),
 )
 

@@ -1,7 +1,8 @@
-"""Progress on standard error: live on a terminal, one line per detector elsewhere."""
+"""Progress on standard error: live on a terminal; elsewhere a line for each detector, and one every few seconds about what takes long."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -13,6 +14,8 @@ from modelguard.report import Outcome, Status
 
 LINE_SECONDS = 10.0
 """How often a log, as opposed to a terminal, gets another line about the same work."""
+SURE_SECONDS = 3.0
+"""How long work has gone on before what is left of it can be foretold."""
 
 
 class ProgressDisplay:
@@ -22,8 +25,9 @@ class ProgressDisplay:
         self._quiet = quiet
         self._live: Any = None
         self._tasks: dict[str, Any] = {}
-        self._last = 0.0
-        if not quiet and sys.stderr.isatty():
+        self._began: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+        if not quiet and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -32,6 +36,7 @@ class ProgressDisplay:
                 BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
                 transient=True,
@@ -64,16 +69,24 @@ class ProgressDisplay:
             _line(f"{visible(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}")
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:
-        note = visible(note)
+        note, now = visible(note), time.monotonic()
+        left = time_left(done, total, now - self._began.setdefault(name, now))
         if self._live is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._live.add_task(visible(name), total=None, note="")
-            self._live.update(self._tasks[name], completed=done, total=total or None, note=note)
-        elif not self._quiet and time.monotonic() - self._last > LINE_SECONDS:
-            if self._last:
-                share = f" {100 * done // total}%" if total else ""
-                _line(f"{visible(name)}{share} {note}".rstrip())
-            self._last = time.monotonic()
+                self._tasks[name] = self._live.add_task(visible(name), total=None, note="", left="")
+            self._live.update(self._tasks[name], completed=done, total=total or None, note=note, left=left)
+        elif not self._quiet and now - self._told.setdefault(name, now) > LINE_SECONDS:
+            share = f"{100 * done // total}%" if total else ""
+            _line(" ".join(filter(None, (visible(name), share, left and f"({left})", note))))
+            self._told[name] = now
+
+
+def time_left(done: int, total: int, seconds: float) -> str:
+    """How long the rest of some work takes if it goes on as it went for ``seconds``; empty while nobody can say."""
+    if not 0 < done < total or seconds < SURE_SECONDS:
+        return ""
+    rest = seconds * (total - done) / done
+    return f"{rest:.0f} s left" if rest < 90 else f"{rest / 60:.0f} min left" if rest < 5400 else f"{rest / 3600:.1f} h left"
 
 
 def _line(text: str) -> None:

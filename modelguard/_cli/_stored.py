@@ -17,8 +17,14 @@ today_option = click.option(
 )
 
 
-def judge_again(report: Report, policy: str | None, registry: Registry, today: datetime.datetime | None) -> tuple[Report, Decision]:
-    """``report`` under another policy. What it names must be installed, or have been where the report was made."""
+def judge_again(
+    report: Report, policy: str | None, registry: Registry, today: datetime.datetime | None, baseline: str | None = None
+) -> tuple[Report, Decision]:
+    """``report`` under another policy, and against the stored report ``baseline``.
+
+    What the policy names must be installed, or have been where the report was made.
+    """
+    from modelguard.api import load_report
     from modelguard.policy import evaluate, load_policy
 
     chosen = load_policy(policy)
@@ -26,5 +32,6 @@ def judge_again(report: Report, policy: str | None, registry: Registry, today: d
         {*registry.rules(), *(rule.id for rule in report.rules)},
         {**dict.fromkeys(outcome.detector for outcome in report.outcomes), **registry.detectors},
     )
+    earlier = load_report(baseline)[0] if baseline is not None else None
     day = today.date() if today is not None else datetime.datetime.now(datetime.UTC).date()
-    return replace(report, policy=chosen.info), evaluate(report, chosen, day)
+    return replace(report, policy=chosen.info), evaluate(report, chosen, day, earlier)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import OutputOptions, identity_option, output_options, parse_detector_options, plugin_option, run_options
+from modelguard._cli import _complete
+from modelguard._cli._options import (
+    OutputOptions,
+    identity_option,
+    output_options,
+    parse_detector_options,
+    plugin_option,
+    policy_option,
+    run_options,
+)
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +26,10 @@ DETECTORS = ("weight-diff", "reference-files")
 
 
 @click.command("diff", short_help="Compare a model with a reference: what was done to the weights, which files differ.")
-@click.argument("reference")
-@click.argument("target")
+@click.argument("reference", shell_complete=_complete.files)
+@click.argument("target", shell_complete=_complete.files)
 @click.option("--all", "every", is_flag=True, help="Show every tensor, not layers folded by pattern.")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@policy_option
 @identity_option
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
 @click.option("--digest", is_flag=True, help="Also hash every file, so that the report can be matched with others.")

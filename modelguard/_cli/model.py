@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelguard._cli._options import model_options, plugin_option, print_answer, run_options
+from modelguard._cli import _complete
+from modelguard._cli._options import model_options, plugin_option, print_answer, run_options, samples_option
 
 if TYPE_CHECKING:
     from modelguard._scanner.prepare import RunOptions
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("model", short_help="Show how a checkpoint runs: inputs, classes, layers, parity.")
-@click.argument("target")
-@click.option("--samples", metavar="F", help="Clean inputs to try it on: .npz, .safetensors, .jsonl, or a folder of images.")
+@click.argument("target", shell_complete=_complete.files)
+@samples_option
 @model_options
 @run_options
 @plugin_option

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from modelguard._cli._options import plugin_option, print_answer
+from modelguard._cli import _complete
+from modelguard._cli._options import baseline_option, plugin_option, policy_option, print_answer
 from modelguard._cli._stored import judge_again, today_option
 from modelguard._cli._streams import complain
 
@@ -16,13 +18,35 @@ if TYPE_CHECKING:
     from modelguard.report import Decision, Report
 
 
-@click.group("policy", short_help="Validate, show and evaluate policy files.")
+@click.group("policy", short_help="Write, validate, show and evaluate policy files.")
 def command() -> None:
     """Policy files say what is acceptable. POLICY is a path or builtin:NAME."""
 
 
+@command.command("init")
+@click.argument("path", default="modelguard-policy.yaml", metavar="[FILE]", shell_complete=_complete.files)
+def init(path: str) -> int:
+    """Write a commented policy to FILE [modelguard-policy.yaml], to be edited. A file that is there already is left alone."""
+    from importlib import resources
+
+    from modelguard._reporters.escape import visible
+    from modelguard.errors import UsageError
+
+    body = (resources.files("modelguard._cli") / "policy_init.yaml").read_text(encoding="utf-8")
+    body = body.replace("THIS_FILE", visible(os.path.basename(path)))
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(body)
+    except FileExistsError:
+        raise UsageError(path, "is there already", "name another file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(path, f"cannot be written ({getattr(error, 'strerror', None) or error})", "name another file") from error
+    print_answer(f"wrote {visible(path)}: edit it, then `modelguard scan MODEL --policy {visible(path)}`")
+    return 0
+
+
 @command.command("validate")
-@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...", shell_complete=_complete.policies)
 @plugin_option
 def validate(policies: tuple[str, ...], without: tuple[str, ...]) -> int:
     """Check policy files, their parents, every name they use and every detector option they set; exit 2 when one is wrong."""
@@ -46,7 +70,7 @@ def validate(policies: tuple[str, ...], without: tuple[str, ...]) -> int:
 
 
 @command.command("show")
-@click.argument("policy", default="builtin:baseline")
+@click.argument("policy", default="builtin:baseline", shell_complete=_complete.policies)
 @click.option("--resolved", is_flag=True, help="Merge the parents in, and say where each part comes from.")
 def show(policy: str, resolved: bool) -> int:
     """Print POLICY as written, or as it is applied once its parents are merged."""
@@ -59,12 +83,15 @@ def show(policy: str, resolved: bool) -> int:
 
 
 @command.command("eval")
-@click.argument("report", metavar="REPORT.json")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.argument("report", metavar="REPORT.json", shell_complete=_complete.files)
+@policy_option
+@baseline_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @today_option
 @plugin_option
-def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.datetime | None, without: tuple[str, ...]) -> int:
+def evaluate(
+    report: str, policy: str | None, baseline: str | None, as_json: bool, today: datetime.datetime | None, without: tuple[str, ...]
+) -> int:
     """Judge a stored report: print the decision, every line with its reason, and exit with its code."""
     from modelguard._plugins import load
     from modelguard._reporters.json import dump, report_document
@@ -72,7 +99,7 @@ def evaluate(report: str, policy: str | None, as_json: bool, today: datetime.dat
     from modelguard.errors import OutputError
 
     stored, _ = load_report(report)
-    judged, decision = judge_again(stored, policy, load(disabled=without), today)
+    judged, decision = judge_again(stored, policy, load(disabled=without), today, baseline)
     if as_json:
         document = report_document(judged, decision)
         answer = dump({"policy": document["policy"], "decision": document["decision"]})
@@ -96,6 +123,8 @@ def _lines(judged: Report, decision: Decision) -> Iterator[str]:
     messages = {finding.fingerprint: finding for _, finding in judged.findings()}
     for name in decision.warnings:
         yield f"  warns  {messages[name].rule}  {visible(messages[name].message)}"
+    for name in decision.known:
+        yield f"  known  {messages[name].rule}  {visible(messages[name].message)}"
     for waiver in decision.waived:
         yield f"  waived  {waiver.rule}  {visible(waiver.reason)} ({visible(waiver.owner)}, until {waiver.expires})"
     for note in decision.notes:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
+from modelguard._cli import _complete
 from modelguard._cli._options import (
     OutputOptions,
+    baseline_option,
     deliver,
     identity_option,
     model_options,
@@ -17,9 +20,12 @@ from modelguard._cli._options import (
     parse_detector_options,
     parse_outputs,
     plugin_option,
+    policy_option,
     print_answer,
     run_options,
+    samples_option,
 )
+from modelguard._cli._streams import telling
 from modelguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +34,25 @@ if TYPE_CHECKING:
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
-@click.argument("target")
-@click.option("--reference", metavar="R", help="A trusted artifact to compare with: path or hf://org/name@revision.")
-@click.option("--samples", metavar="F", help="Clean inputs: .npz, .safetensors, .jsonl, or a folder of images.")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.argument("target", required=False, metavar="TARGET", shell_complete=_complete.files)
+@click.option(
+    "--reference",
+    metavar="R",
+    shell_complete=_complete.files,
+    help="A trusted artifact to compare with: path or hf://org/name@revision.",
+)
+@samples_option
+@policy_option
+@baseline_option
 @identity_option
-@click.option("--detector", "detectors", multiple=True, metavar="ID", help="Run only this detector, and require it. Repeatable.")
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    metavar="ID",
+    shell_complete=_complete.detectors,
+    help="Run only this detector, and require it. Repeatable.",
+)
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
 @click.option(
     "--quick",
@@ -51,10 +70,11 @@ if TYPE_CHECKING:
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
-    target: str,
+    target: str | None,
     reference: str | None,
     samples: str | None,
     policy: str | None,
+    baseline: str | None,
     identity: str | None,
     detectors: tuple[str, ...],
     options: tuple[str, ...],
@@ -74,8 +94,17 @@ def command(
     """
     from modelguard._scanner.prepare import ScanArguments, prepare
 
+    if target is None:
+        raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
     if plan and (output.outputs or output.stdout_format not in ("console", "json")):
         raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
+    if plan and baseline is not None:
+        raise UsageError("--baseline", "has no effect on a plan", "leave it out")
+    earlier = None
+    if baseline is not None:
+        from modelguard.api import load_report
+
+        earlier, _ = load_report(baseline)
     prepared = prepare(
         ScanArguments(
             target=target,
@@ -90,25 +119,37 @@ def command(
             run=run,
             without=without,
             identity=identity,
+            baseline=earlier,
         )
     )
     if plan:
         return _show_plan(prepared, output.stdout_format)
-    return perform(prepared, output, (target, reference, samples, policy), quiet)
+    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet)
 
 
 def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool) -> int:
     """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
 
+    from modelguard._cli import EXIT_INTERRUPTED
     from modelguard._cli._progress import ProgressDisplay
+    from modelguard._scanner.scan import Interrupted
     from modelguard.policy import evaluate
 
     files = parse_outputs(output, prepared.registry, inputs)
-    with ProgressDisplay(quiet) as display:
-        report = prepared.scan(display)
-    decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
-    return deliver(report, decision, prepared.registry, files, output)
+    interrupted = False
+    try:
+        with ProgressDisplay(quiet) as display:
+            report = prepared.scan(display)
+    except Interrupted as error:
+        report, interrupted = error.report, True
+    today = datetime.datetime.now(datetime.UTC).date()
+    decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
+    code = deliver(report, decision, prepared.registry, files, output)
+    if interrupted:
+        with telling():
+            print("modelguard: interrupted; the report has what was found until then", file=sys.stderr)
+    return EXIT_INTERRUPTED if interrupted else code
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

@@ -97,6 +97,6 @@ def _structured(statistics: Statistics) -> bool:
     """
     if statistics.row_energy is None or statistics.column_energy is None:
         return False
-    m, n = statistics.shape
-    fourth = spiked(statistics) * statistics.sums.dd**2 * (1 / m + 1 / n)
+    m, n = statistics.sketched, statistics.shape[1]
+    fourth = spiked(statistics) * statistics.energy**2 * (1 / m + 1 / n)
     return fourth > STRUCTURED * float((statistics.row_energy**2).sum() + (statistics.column_energy**2).sum())

@@ -173,9 +173,9 @@ def _classify(changed: Sequence[TensorDiff], compared: Sequence[tuple[str, tuple
     for rule in (_unrelated, _uniform, _low_rank, _merge, _dense):
         if (found := rule(real, matrices)) is not None:
             return replace(found, evidence=evidence | found.evidence)
-    return ModelChange(
-        "mixed", "changes of several kinds: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items())), evidence
-    )
+    each = ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items()))
+    alike = f"{_count(len(changed), 'tensor', 'tensors')} changed: {each}"
+    return ModelChange("mixed", f"changes of several kinds: {each}" if len(counted) > 1 else alike, evidence)
 
 
 def _entries(items: Sequence[TensorDiff]) -> int:

@@ -221,10 +221,10 @@ def spiked(statistics: Statistics) -> float:
 
     For Gaussian sketch vectors E[(D a . D b)^2] = sum s^4, so the off-diagonal entries of Y^T Y and Z Z^T estimate it.
     """
-    y, z, energy = statistics.y, statistics.z, statistics.sums.dd
+    y, z, energy = statistics.y, statistics.z, statistics.energy
     if y is None or z is None or energy <= 0:
         return 0.0
-    m, n = statistics.shape
+    m, n = statistics.sketched, statistics.shape[1]
     products = [gram[np.triu_indices(len(gram), 1)] for gram in (y.T @ y, z @ z.T)]
     fourth = np.concatenate(products) ** 2
     return float(fourth.mean() / (energy * energy) / (1 / m + 1 / n))

@@ -14,7 +14,7 @@ from modelguard._formats.names import shown
 from modelguard._formats.readings import other_readings
 from modelguard._formats.shard_index import INDEX, Headers, check_index
 from modelguard._formats.shards import Indexed, join_shards
-from modelguard._formats.sniff import HEAD, LFS_POINTER, magic
+from modelguard._formats.sniff import HEAD, LFS_POINTER, PAGE, magic
 from modelguard._formats.texts import is_text
 from modelguard.artifact import Artifact, ArtifactFile
 from modelguard.checkpoint import Checkpoint, Format, FormatProblem
@@ -100,15 +100,15 @@ class _Opener:
         # What can carry code under the name of what cannot is not opened: whoever goes by the name was deceived.
         disguised = bool(fitting) and all(item.also and item not in promised for item in fitting)
         if promised and (disguised or not fitting):
-            kind = magic(head)
+            kind, remedy = magic(head), "it may be what a server answered instead of the file; download it again"
             if kind is not None:
                 cause = f"is named like {promised[0].id} and is {kind.what}"
-                raise FormatError(file.path, cause, "find out who renamed it, and do not load it", rule="MG0101")
+                raise FormatError(
+                    file.path, cause, remedy if kind is PAGE else "find out who renamed it, and do not load it", rule="MG0101"
+                )
             if file.size >= LEAST_TEXT and is_text(file.map()):
                 cause = f"is named like {promised[0].id} and is text ({shown(_first_line(file), 60)})"
-                raise FormatError(
-                    file.path, cause, "it may be what a server answered instead of the file; download it again", rule="MG0101"
-                )
+                raise FormatError(file.path, cause, remedy, rule="MG0101")
             fitting = promised  # its reader says best what is wrong with it
         if not fitting:
             return

@@ -57,7 +57,7 @@ _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
 _PDF = "a PDF document"
 _MATTER: dict[str, Matter] = {"an HDF5 file": "weights", "a Windows program": "code", "a Python pickle": "code", _PDF: "unknown"}
 """Of another reading that a file has; the others are archives."""
-_PAGE = Kind("an HTML page", "inert")
+PAGE = Kind("an HTML page", "inert")
 _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html)", re.IGNORECASE)
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95\x8a}\](cX\x8c.\x4e\x4b\x28]")
 
@@ -69,7 +69,7 @@ def magic(head: bytes) -> Kind | None:
     if _PICKLE.match(head):
         return Kind("a Python pickle", "code")
     if _HTML.match(head):
-        return _PAGE
+        return PAGE
     if head[:2] == b"{L" and head[11:18] == b"learner":
         return Kind("an XGBoost model", "weights")
     return next((kind for at, mark, kind in _MAGIC if head.startswith(mark, at)), None)
@@ -94,7 +94,7 @@ def kind_of(path: str, data: memoryview) -> Kind:
     if runs_as_pickle(view(data), len(data)):
         return Kind("a Python pickle", "code")
     found = magic(bytes(data[:HEAD]))
-    if found is _PAGE:  # which the first bytes do not make it: all of it has to be text
+    if found is PAGE:  # which the first bytes do not make it: all of it has to be text
         found = None
     if found is None and is_text(data):
         also = next((item for item in other_readings(data) if item != _PDF), "")

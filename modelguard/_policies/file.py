@@ -30,7 +30,7 @@ LOCKABLE = (
     "sources.left_out",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
     "detectors.optional", "detectors.options", "detectors.timeouts", "detectors.budget",
-    "rules", "default", "waivers", "plugins", "plugins.allow", "plugins.failures",
+    "rules", "default", "waivers", "baseline", "plugins", "plugins.allow", "plugins.failures",
 )  # fmt: skip
 
 
@@ -194,6 +194,9 @@ class PolicyFile(_Model):
     rules: tuple[RulePart, ...] = Field(default=(), description="First match wins.")
     default: Action = Field(default="warn", description="What happens to a finding that no rule matches.")
     waivers: tuple[WaiverPart, ...] = ()
+    baseline: Literal["deny", "allow"] = Field(
+        default="deny", description="allow: findings that an earlier report of the artifact has (`--baseline`) are known and do not block."
+    )
     plugins: PluginsPart = PluginsPart()
 
     @model_validator(mode="after")

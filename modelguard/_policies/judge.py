@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelguard._policies import catalogue
 from modelguard._policies import rules as judgement
+from modelguard._policies.compare import check_same, known_findings
 from modelguard._policies.model import Match, Policy, glob_matches
 from modelguard.findings import Finding, Severity
 from modelguard.report import CORE, Decision, Outcome, Report, Status, Verdict, Violation, Waived
@@ -28,9 +29,10 @@ class _Ledger:
     warnings: list[str] = field(default_factory=list)
     waived: list[Waived] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
 
 
-def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
+def evaluate(report: Report, policy: Policy, today: datetime.date, baseline: Report | None = None) -> Decision:
     """Judge ``report`` by the resolved ``policy`` on the date ``today`` (UTC).
 
     The steps, in this order; nothing a later step says takes back an earlier one:
@@ -40,15 +42,25 @@ def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
     deciding, ``default`` where none matches; (6) the verdict: block if anything blocks, else incomplete if anything was not looked at,
     else pass.
 
+    Findings that the earlier report ``baseline`` knows neither block nor warn: they are ``known``. What was not looked at then and is not
+    now leaves no verdict all the same, and is called known. Raises :class:`~modelguard.errors.UsageError` where
+    the policy accepts no baseline, and for one of another artifact.
+
     A report is in order and its severities are settled from the moment it is made, so one made by hand is judged as a stored one is.
     """
+    if baseline is not None:
+        policy.check_baseline(baseline)
+    known, changed = _against(baseline, report)
     ledger = _Ledger()
     ledger.violations += _source(report, policy)  # (1)
     _plugins(report, policy, ledger)  # (2)
     _completeness(report, policy, ledger)  # (3)
     for detector, finding in report.findings():
         if not _waived(report, finding, policy, today, ledger):  # (4)
-            _ruled(report, detector, finding, policy, ledger)  # (5)
+            _ruled(report, detector, finding, policy, ledger, is_known=id(finding) in known, was=changed.get(id(finding), ""))  # (5)
+    if baseline is not None:
+        _mark_known_gaps(ledger, evaluate(baseline, policy, today))
+        ledger.notes.append(f"judged against a baseline; findings that are known from it and do not count: {len(ledger.known)}")
     unread = Verdict.INCOMPLETE if ledger.violations else Verdict.PASS
     verdict = Verdict.BLOCK if any(item.blocks for item in ledger.violations) else unread  # (6)
     return Decision(
@@ -58,6 +70,7 @@ def evaluate(report: Report, policy: Policy, today: datetime.date) -> Decision:
         waived=tuple(ledger.waived),
         notes=tuple(dict.fromkeys(ledger.notes)),
         enforced=policy.mode == "enforce",
+        known=tuple(dict.fromkeys(ledger.known)),
     )
 
 
@@ -200,18 +213,45 @@ def _waived(report: Report, finding: Finding, policy: Policy, today: datetime.da
     return True
 
 
-def _ruled(report: Report, detector: str, finding: Finding, policy: Policy, ledger: _Ledger) -> None:
+def _ruled(report: Report, detector: str, finding: Finding, policy: Policy, ledger: _Ledger, *, is_known: bool, was: str) -> None:
     """Apply the first rule that matches, or the default; the message of a violation says which."""
     action, because = policy.default, "default"
     for number, rule in enumerate(policy.rules):
         if _matches(rule.match, report, detector, finding):
             action, because = rule.action, f"rules[{number}]: {rule.match}"
             break
-    if action == "warn":
+    if is_known and action in ("warn", "block"):
+        ledger.known.append(finding.fingerprint)
+    elif action == "warn":
         ledger.warnings.append(finding.fingerprint)
     elif action != "allow":
-        message = f"{finding.message} [{because}]"
+        message = f"{finding.message} [{because}]" + (f" [not as in the baseline: {was}]" if was else "")
         ledger.violations.append(Violation("finding", finding.fingerprint, message, blocks=action == "block", rule=finding.rule))
+
+
+def _against(baseline: Report | None, report: Report) -> tuple[set[int], dict[int, str]]:
+    """By ``id``: the report's findings that are known, and what is different of those that the baseline has in another form."""
+    if baseline is None or (report.failure and not report.target.identity):  # what could not be read has no findings
+        return set(), {}
+    check_same(baseline, report.target.identity)
+    if report.failure:
+        return set(), {}
+    same, changed = known_findings(baseline, report)
+    return {id(finding) for finding in same}, {id(item.after): ", ".join(item.what) for item in changed}
+
+
+def _mark_known_gaps(ledger: _Ledger, then: Decision) -> None:
+    """Say of what was not looked at that it was not in the baseline either. It stays without a verdict."""
+    before = {_gap(item) for item in then.violations if not item.blocks}
+    ledger.violations = [
+        replace(item, message=f"{item.message} [known: nor was it in the baseline]") if not item.blocks and _gap(item) in before else item
+        for item in ledger.violations
+    ]
+
+
+def _gap(item: Violation) -> tuple[str, str, str]:
+    """What tells one gap from another: of a source, which has several, also what is said."""
+    return (item.kind, item.subject, item.message if item.kind == "source" else "")
 
 
 def _matches(match: Match, report: Report, detector: str, finding: Finding) -> bool:

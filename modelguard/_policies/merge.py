@@ -19,6 +19,7 @@ detectors.options, .timeouts    the child's, one by one                  any oth
 rules                           the child's, then the parent's           a rule whose action is not ``block``
 default                         the child's                              towards allow < warn < incomplete < block
 waivers                         both                                     any waiver
+baseline                        the child's                              deny -> allow
 plugins.failures                the child's                              incomplete -> report
 locked                          both                                     impossible
 ==============================  =======================================  ===================================================
@@ -62,7 +63,7 @@ class Layer:
     @classmethod
     def of(cls, policy: PolicyFile, origin: str) -> Layer:
         """The layer of one file, without its parents."""
-        values: dict[str, Any] = {key: getattr(policy, key) for key in ("mode", "default") if key in policy.model_fields_set}
+        values: dict[str, Any] = {key: getattr(policy, key) for key in ("mode", "default", "baseline") if key in policy.model_fields_set}
         for part in ("sources", "detectors", "plugins"):
             section = getattr(policy, part)
             values |= {f"{part}.{key}": getattr(section, key) for key in section.model_fields_set}
@@ -204,6 +205,7 @@ def _widens(old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> bool:
 
 _WEAKER: Mapping[str, Callable[[Any, Any], bool]] = {
     "mode": lambda old, new: (old, new) == ("enforce", "report"),
+    "baseline": lambda old, new: (old, new) == ("deny", "allow"),
     "default": lambda old, new: STRICTNESS[new] < STRICTNESS[old],
     "sources.pinned": _shrinks,
     "sources.digests": _shrinks,

@@ -16,7 +16,7 @@ from modelguard._policies.rules import BLOCKS, JUDGEMENT_RULES
 from modelguard.detector import Detector
 from modelguard.errors import PolicyError, UsageError
 from modelguard.findings import Confidence, Severity
-from modelguard.report import CORE, PolicyInfo
+from modelguard.report import CORE, PolicyInfo, Report
 
 Action = Literal["block", "incomplete", "warn", "allow"]
 STRICTNESS: Mapping[Action, int] = {"allow": 0, "warn": 1, "incomplete": 2, "block": 3}
@@ -155,6 +155,7 @@ class Policy:
     rules: tuple[PolicyRule, ...]
     default: Action
     waivers: tuple[Waiver, ...]
+    baseline: Literal["deny", "allow"]
     plugins: Plugins
 
     @classmethod
@@ -182,6 +183,7 @@ class Policy:
             waivers=tuple(
                 Waiver(**{**waiver, "expires": datetime.date.fromisoformat(waiver["expires"])}) for waiver in document["waivers"]
             ),
+            baseline=document["baseline"],
             plugins=Plugins(**{key: _tuple(value) for key, value in document["plugins"].items()}),
         )
 
@@ -206,6 +208,14 @@ class Policy:
     def info(self) -> PolicyInfo:
         """What a report records of it."""
         return PolicyInfo(self.name, self.sha256)
+
+    def check_baseline(self, baseline: Report) -> None:
+        """Refuse ``baseline`` where the policy accepts none, or where it knows nothing. Raises :class:`UsageError`."""
+        if self.baseline != "allow":
+            remedy = "judge without one, or waive single findings in the policy"
+            raise UsageError("the baseline", f"policy {self.name} accepts none (baseline: deny)", remedy)
+        if baseline.failure:
+            raise UsageError("the baseline", f"its artifact was not read ({baseline.failure}), so it knows nothing", "give another report")
 
     def allows_plugin(self, distribution: str) -> bool:
         """Whether a plugin of this distribution may take part."""

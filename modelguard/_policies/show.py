@@ -30,6 +30,7 @@ def _lines(document: Mapping[str, Any], resolved: Resolved) -> Iterator[str]:
     yield from _entries("rules", document["rules"], resolved)
     yield f"default: {document['default']}{_origin(resolved, 'default')}"
     yield from _entries("waivers", document["waivers"], resolved)
+    yield f"baseline: {document['baseline']}{_origin(resolved, 'baseline')}"
     yield from _section("plugins", document["plugins"], resolved)
 
 

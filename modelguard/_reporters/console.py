@@ -224,6 +224,7 @@ def _answer(console: Console, report: Report, decision: Decision) -> None:
         _item(console, "✓ ", all_clear(report), "", "green")
     tail = [count(len(decision.warnings), "warning")] if decision.warnings else []
     tail += [f"{len(decision.waived)} waived"] if decision.waived else []
+    tail += [f"{len(decision.known)} known from the baseline"] if decision.known else []
     for line in ([", ".join(tail)] if tail else []) + waiver_notes(decision):
         _item(console, "! ", line, "", "yellow")
 

@@ -94,6 +94,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
             "warnings": list(decision.warnings),
             "waived": [asdict(item) for item in decision.waived],
             "notes": list(decision.notes),
+            "known": list(decision.known),
             "enforced": decision.enforced,
             "exit_code": decision.exit_code,
         },
@@ -208,4 +209,5 @@ def _decision(document: ReportDocument) -> Decision:
         waived=tuple(Waived(**item.model_dump()) for item in decision.waived),
         notes=tuple(decision.notes),
         enforced=decision.enforced,
+        known=tuple(decision.known),
     )

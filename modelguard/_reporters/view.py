@@ -179,7 +179,7 @@ def settings(report: Report, detector: str) -> list[str]:
 
 def fates(decision: Decision) -> Callable[[Finding], str]:
     """What the decision does with each finding: a word or two."""
-    warned = set(decision.warnings)
+    warned, known = set(decision.warnings), set(decision.known)
     waived = {(item.fingerprint, item.rule): item for item in decision.waived}
     judged = {item.subject: item.blocks for item in reversed(decision.violations) if item.kind in ("finding", "waiver")}
 
@@ -188,6 +188,8 @@ def fates(decision: Decision) -> Callable[[Finding], str]:
             return "blocks" if judged[finding.fingerprint] else "no verdict"
         if waiver := waived.get((finding.fingerprint, finding.rule)):
             return f"waived until {visible(waiver.expires)} by {visible(waiver.owner)}"
+        if finding.fingerprint in known:
+            return "known"
         return "warns" if finding.fingerprint in warned else "allowed"
 
     return fate

@@ -17,6 +17,7 @@ from modelguard._policies.model import seconds as duration
 from modelguard._scanner.protocol import Limits
 from modelguard._scanner.run import Progress
 from modelguard._scanner.scan import DEFAULT_TIMEOUT, Described, Request, describe, scan
+from modelguard._sources import refuse_missing
 from modelguard.artifact import SourceContext
 from modelguard.detector import Detector
 from modelguard.errors import UsageError
@@ -55,7 +56,8 @@ class ScanArguments:
 
     ``detectors`` are ids or classes, None for every one installed; ``options`` are by detector id and name; ``without`` names plugins
     that are not loaded. ``budget`` is in seconds, or a duration such as ``5m``; the policy's where it is None. ``identity``, ``by_range``
-    and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them.
+    and ``digest`` are what :class:`Request` and :class:`SourceContext` say of them. ``baseline`` is an earlier
+    report that the scan will be judged against.
     """
 
     target: StrPath
@@ -70,6 +72,7 @@ class ScanArguments:
     run: RunOptions = field(default_factory=RunOptions)
     without: tuple[str, ...] = ()
     identity: str | None = None
+    baseline: Report | None = None
     by_range: bool = False
     digest: bool = True
 
@@ -98,6 +101,8 @@ class Prepared:
 def prepare(asked: ScanArguments) -> Prepared:
     """Check everything that was asked. Raises :class:`UsageError` or :class:`~modelguard.errors.PluginError`, naming what is wrong."""
     policy = asked.policy if isinstance(asked.policy, Policy) else load_policy(asked.policy)
+    if asked.baseline is not None:
+        policy.check_baseline(asked.baseline)
     registry = load(disabled=asked.without, allows=policy.allows_plugin, declared=True)
     policy.check(registry.rules(), registry.detectors)
     chosen = _chosen(asked.detectors, registry)
@@ -124,8 +129,11 @@ def prepare(asked: ScanArguments) -> Prepared:
         sys_path=tuple(sorted({folder for detector in chosen if (folder := _folder(detector, registry))})),
         quick=asked.quick,
         identity=_identity(asked.identity),
+        baseline=asked.baseline,
         by_range=asked.by_range,
     )
+    for place in filter(None, (request.target, request.reference)):
+        refuse_missing(place)
     return Prepared(request, registry, policy, alone)
 
 

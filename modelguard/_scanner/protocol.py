@@ -67,7 +67,8 @@ class Job:
 class Task:
     """One detector to run: ``ref`` is ``module:qualified name`` of its class, ``timeout`` in seconds.
 
-    ``searches`` says whether its time is the budget's, ``last`` whether it judges what those before it found.
+    ``searches`` says whether its time is the budget's, ``hints`` whether nothing it finds is above low, ``last`` whether it judges what
+    those before it found.
     """
 
     detector: str
@@ -75,30 +76,41 @@ class Task:
     options: Mapping[str, Any]
     timeout: float
     searches: bool = False
+    hints: bool = False
     last: bool = False
 
 
 @dataclass(slots=True)
 class Purse:
     """The budget as parent and worker each keep it: ``left`` seconds for all searches together, None without a limit, of which
-    ``reserve`` is kept for those that judge what the others found."""
+    ``reserve`` is kept for those that judge what the others found. What only gives hints has ``hints`` seconds apart, and no others:
+    were they one purse, a hint that more time makes possible would take time from a search that accuses."""
 
     left: float | None = None
     reserve: float = 0.0
+    hints: float = 0.0
 
     @classmethod
     def of(cls, budget: float | None) -> Purse:
-        return cls(budget, RESERVE * (budget or 0.0))
+        if budget is None:
+            return cls()
+        part = RESERVE * budget
+        return cls(budget - part, part, part)
 
     def seconds(self, task: Task) -> float:
         """How long ``task`` may take, whose turn it is."""
         if self.left is None or not task.searches:
             return task.timeout
-        return max(0.0, min(task.timeout, self.left - (0.0 if task.last else self.reserve)))
+        given = self.hints if task.hints else self.left - (0.0 if task.last else self.reserve)
+        return max(0.0, min(task.timeout, given))
 
     def spend(self, task: Task, seconds: float) -> None:
         """``task`` took so long."""
-        if self.left is not None and task.searches:
+        if self.left is None or not task.searches:
+            return
+        if task.hints:
+            self.hints -= seconds
+        else:
             self.left -= seconds
 
 

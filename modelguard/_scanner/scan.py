@@ -11,6 +11,7 @@ from typing import Any
 
 import modelguard
 from modelguard._plugins import Registry
+from modelguard._policies.compare import check_same
 from modelguard._scanner.budget import clipped
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
@@ -19,7 +20,7 @@ from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.detector import Detector, LookedAt
 from modelguard.display import Chart, Measure, keys
 from modelguard.errors import ArtifactError, ModelguardError, UsageError
-from modelguard.findings import Rule
+from modelguard.findings import Rule, Severity
 from modelguard.model import ModelOptions
 from modelguard.report import CHECKPOINT, FileInfo, Outcome, PolicyInfo, Report, Status, TargetInfo
 
@@ -49,6 +50,8 @@ class Request:
     """Leave out the detectors whose ``when_quick`` is ``skipped``."""
     identity: str | None = None
     """What the model is called in fingerprints, instead of what its source calls it."""
+    baseline: Report | None = None
+    """An earlier report, which must be about the same artifact."""
     by_range: bool = False
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
 
@@ -64,10 +67,18 @@ class Described:
     failure: str = ""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while detectors ran. ``report`` has what they had found until then, and no verdict can be a pass."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+
 def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Progress) -> Report:
     """Fetch, open, plan, run. Never raises for what is wrong with the artifact: the report's ``failure`` says it.
 
-    Raises :class:`UsageError` for what is wrong with the request.
+    Raises :class:`UsageError` for what is wrong with the request, and :class:`Interrupted` for Ctrl-C while detectors ran.
     """
     began = time.monotonic()
     artifact = reference = None
@@ -76,12 +87,14 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
     looked_at: Mapping[str, LookedAt] = {}
-    failure = itself = ""
+    failure = itself = interrupted = ""
     try:
         with (
             brought(request, registry, progress) as (artifact, reference),
             Scan(_job(request, registry, artifact, reference), progress) as running,
         ):
+            if request.baseline is not None:
+                check_same(request.baseline, request.identity or artifact.identity)
             # What is only compared is vouched for by nothing, so a comparison with itself says what it seems to say.
             itself = _same_place(artifact, reference) if reference is not None and not request.by_range else ""
             facts = running.describe(request.timeout)
@@ -90,14 +103,16 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             detectors = {item.id: item for item in request.detectors}
             runnable = [detectors[step.detector] for step in steps if step.runnable]
             outcomes += running.run(_tasks(request, runnable), detectors, request.budget)
-            seconds, model, looked_at = running.seconds, running.model, running.looked_at
+            seconds, model, looked_at, interrupted = running.seconds, running.model, running.looked_at, running.interrupted
             changed = _changed(artifact) or (_changed(reference) if reference else "")
         failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
     except ModelguardError as error:
         failure = str(error)
-    return Report(
+    if interrupted:
+        failure = f"the scan was interrupted (Ctrl-C) while {interrupted} ran; {failure or 'the report has what was found until then'}"
+    report = Report(
         tool_version=modelguard.__version__,
         target=_info(request.target, artifact, facts, looked_at, request.identity),
         reference=_info(request.reference, reference, facts.reference or Facts(), {}) if request.reference is not None else None,
@@ -116,6 +131,9 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         confinement=facts.confinement,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
+    if interrupted:
+        raise Interrupted(report)
+    return report
 
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:
@@ -183,6 +201,7 @@ def _tasks(request: Request, detectors: Iterable[type[Detector]]) -> list[Task]:
             dict(request.options.get(cls.id, {})),
             request.timeouts.get(cls.id, request.timeout),
             searches=cls.cost > 0,
+            hints=all(rule.severity <= Severity.LOW for rule in cls.rules),
             last=cls.runs_last,
         )
         for cls in sorted(detectors, key=lambda item: (item.runs_last, item.cost, item.id))

@@ -189,6 +189,9 @@ class DecisionDocument(_Document):
     waived: list[WaivedDocument]
     notes: list[str]
     enforced: bool = Field(description="false under mode: report.")
+    known: list[Fingerprint] = Field(
+        default_factory=list, description="Fingerprints of findings that would block or warn, but that the baseline has too."
+    )
     exit_code: Literal[0, 1, 3]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -35,6 +36,25 @@ def resolve_source(uri: str, sources: Iterable[Source]) -> tuple[Source, str]:
     scheme = match[1].lower() if match else ""
     known = {source.scheme: source for source in sources}
     if scheme not in known:
+        from modelguard._sources.hub_uri import meant
+
         schemes = ", ".join(f"{name}://" for name in sorted(known) if name) or "none"
-        raise UsageError(uri, f"no source handles {scheme}://", f"use a path, or one of: {schemes}")
+        hub = meant(uri)
+        raise UsageError(uri, f"no source handles {scheme}://", f"write {hub}" if hub else f"use a path, or one of: {schemes}")
     return known[scheme], scheme + uri[len(scheme) :]
+
+
+def refuse_missing(uri: str) -> None:
+    """Raises :class:`~modelguard.errors.UsageError` for a local path that leads nowhere, naming the model on the Hub that may be meant."""
+    if not uri or uri == "-" or _SCHEME.match(uri):
+        return
+    try:
+        os.lstat(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        from modelguard._sources.hub_uri import meant
+
+        hub = meant(uri)
+        remedy = f"for the model on the Hugging Face Hub write {hub}" if hub else "check the path"
+        raise UsageError(uri, "there is no such file or folder", remedy) from None
+    except (OSError, ValueError):
+        return  # what is wrong with it is said when it is opened

@@ -278,7 +278,7 @@ class _Fetch:
             commit = (self.repository / "refs" / revision).read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise SourceError(
-                self.uri, f"revision {revision!r} is not in the cache", "scan once online, or name a cached commit"
+                self.uri, f"revision {revision!r} is not in the cache", self.place.reading or "scan once online, or name a cached commit"
             ) from error
         if not COMMIT.fullmatch(commit):
             raise SourceError(self.uri, f"the cache's record of revision {revision!r} is damaged", "scan once online")

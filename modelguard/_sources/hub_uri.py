@@ -17,7 +17,11 @@ _SPECIAL = re.compile(r"(refs/pr/\d+|refs/convert/[\w.-]+)(?:/(.*))?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class HubUri:
-    """A model repository, a revision (None: the default branch) and a file or folder in it (empty: all of it)."""
+    """A model repository, a revision (None: the default branch) and a file or folder in it (empty: all of it).
+
+    Old repositories have a single name (``gpt2``). A path in one of them is only written after a revision, ``hf://gpt2@main/config.json``:
+    without one, ``hf://gpt2/config.json`` is the repository ``config.json`` of ``gpt2``.
+    """
 
     repo_id: str
     revision: str | None = None
@@ -29,7 +33,9 @@ class HubUri:
         kind, _, rest = uri.removeprefix("hf://").partition("/")
         if kind in _OTHER_TYPES:
             raise UsageError(uri, f"is one of the Hub's {kind}, not a model", "name a model: hf://org/name[@revision][/path]")
-        owner, tail = (kind, rest) if kind != "models" else (rest.partition("/")[0], rest.partition("/")[2])
+        owner, slash, tail = (kind, "/", rest) if kind != "models" else rest.partition("/")
+        if "@" in owner or not (slash and tail):
+            owner, tail = "", f"{owner}/{tail}" if tail else owner
         place, _, path = tail.partition("/")
         name, at, revision = place.partition("@")
         if at and (special := _SPECIAL.fullmatch(f"{revision}/{path}" if path else revision)):
@@ -38,8 +44,8 @@ class HubUri:
         path = path.rstrip("/")
         if not name:
             raise UsageError(uri, "names no repository", "write hf://org/name[@revision][/path]")
-        repo_id = f"{owner}/{name}"
-        if not _valid(owner) or not _valid(name) or len(repo_id) > 96:
+        repo_id = f"{owner}/{name}" if owner else name
+        if not all(map(_valid, repo_id.split("/"))) or len(repo_id) > 96:
             raise UsageError(uri, f"{repo_id!r} is not a repository name", "write hf://org/name[@revision][/path]")
         if at and (not revision or unsafe_path(revision)):
             raise UsageError(uri, f"{revision!r} is not a revision", "name a branch, a tag or a commit, a slash in it written %2F")
@@ -57,6 +63,30 @@ class HubUri:
             f"{self.revision!r} was taken for the revision and {self.path!r} for a path in it; "
             f"if the revision has a slash, write hf://{self.repo_id}@{meant} (%2F for each)"
         )
+
+
+_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/+([^?#]+)(?:[?#].*)?", re.IGNORECASE)
+_SLIP = re.compile(r"hf:/?(?=[^/])", re.IGNORECASE)
+
+
+def meant(text: str) -> str | None:
+    """The Hub's URI for what may have been meant by the address of one of its pages, by ``hf:org/name`` or by ``org/name``, or None."""
+    page = _PAGE.fullmatch(text)
+    place = page[1] if page else _SLIP.sub("", text, count=1)
+    if not page and (place.startswith(("/", "models/")) or ("/" not in place and "." in place)):
+        return None  # a path
+    parts = [part for part in place.split("/") if part]
+    at = next((index for index, part in enumerate(parts[:4]) if index and part in ("tree", "blob", "resolve", "commit")), None)
+    if page and at is not None and len(parts) > at + 1:
+        parts = [*parts[: at - 1], f"{parts[at - 1]}@{parts[at + 1]}", *parts[at + 2 :]]
+    elif not page and len(parts) > 2 and "@" not in place:
+        return None
+    uri = "hf://" + "/".join(parts)
+    try:
+        HubUri.parse(uri)
+    except UsageError:
+        return None
+    return uri
 
 
 def _valid(name: str) -> bool:

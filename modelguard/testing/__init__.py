@@ -1,8 +1,8 @@
 """For plugin authors and our own tests.
 
-:func:`check_detector` holds a detector to its contract and :func:`run_detector` runs one in this process; the ``write_*`` functions build
-tiny checkpoints, legal and not; :func:`open_target` opens a path as a scan would, and :func:`as_target` makes a target of arrays in memory.
-``modelguard.testing.hub``, imported by name, is a Hub on loopback, with faults.
+:func:`check_detector` holds a detector to its contract (:func:`contract` promise by promise) and :func:`run_detector` runs one here; the
+``write_*`` functions build tiny checkpoints, legal and not; :func:`open_target` opens a path as a scan would, and :func:`as_target` makes a
+target of arrays in memory. ``modelguard.testing.hub``, imported by name, is a Hub on loopback, with faults.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from modelguard.testing.checkpoints import (
     write_safetensors,
     write_sharded,
 )
-from modelguard.testing.conformance import check_detector, run_detector
+from modelguard.testing.conformance import Check, check_detector, contract, run_detector
 
 __all__ = [
     "ArrayCheckpoint",
+    "Check",
     "Corruption",
     "as_target",
     "check_detector",
+    "contract",
     "corrupt_safetensors",
     "open_target",
     "run_detector",

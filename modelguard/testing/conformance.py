@@ -7,7 +7,8 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -75,6 +76,19 @@ def _sayable(detector: str, values: Mapping[str, Any], what: str) -> dict[str, A
         raise PluginError(f"detector {detector}", str(error), f"make the {what} finite numbers, text, lists and mappings") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise of the contract, and how a detector that was tried keeps it: ``wrong`` says what is wrong, and is empty where nothing is.
+
+    ``tried`` is False where nobody knows: a promise before it was broken, or the detector skips the target.
+    """
+
+    name: str
+    promise: str
+    wrong: str = ""
+    tried: bool = True
+
+
 def check_detector(cls: type[Detector], target: Target | None = None) -> Outcome:
     """Assert that a detector class keeps its contract over ``target`` (a tiny model with a reference and samples by default).
 
@@ -82,28 +96,91 @@ def check_detector(cls: type[Detector], target: Target | None = None) -> Outcome
     that JSON can carry; a finite ``score``; that it asks whether its time is up, if it may take long, and ends when told so. Returns the
     outcome. Raises ``AssertionError`` naming what is wrong, or :class:`PluginError`.
     """
-    _check_declaration(cls)
     with tempfile.TemporaryDirectory() as folder:
-        target = target or _default_target(Path(folder), cls.requires)
-        in_time, late = _Clock(), _Clock()
-        first = _run(cls(), target, ScanContext(detector=cls.id, deadline=3600.0, clock=in_time))
-        assert first.status is Status.COMPLETED, (
-            f"{cls.id} did not look ({first.status.value}: {first.reason}); give check_detector a target that it can look at"
+        trial = _Trial(cls, target, Path(folder))
+        for _, _, step in _CONTRACT:
+            step(trial)
+    assert trial.first is not None
+    return trial.first
+
+
+def contract(cls: type[Detector], target: Target | None = None) -> list[Check]:
+    """The same as :func:`check_detector`, promise by promise; whatever a detector raises is what is wrong with it."""
+    checks: list[Check] = []
+    with tempfile.TemporaryDirectory() as folder:
+        trial = _Trial(cls, target, Path(folder))
+        for name, promise, step in _CONTRACT:
+            if any(check.wrong or not check.tried for check in checks if check.name in ("declaration", "looks")):
+                checks.append(Check(name, promise, tried=False))
+                continue
+            try:
+                step(trial)
+            except Exception as error:
+                if step is _Trial.looks and trial.first is not None and trial.first.status is Status.SKIPPED:
+                    checks.append(Check(name, f"{promise}; skipped: {trial.first.reason}", tried=False))
+                    continue
+                text = str(error) if isinstance(error, AssertionError | PluginError) else f"raised {type(error).__name__}: {error}"
+                checks.append(Check(name, promise, text or type(error).__name__))
+            else:
+                checks.append(Check(name, promise))
+    return checks
+
+
+class _Trial:
+    """One detector class on one target; :data:`_CONTRACT` says in which order its methods are called."""
+
+    def __init__(self, cls: type[Detector], target: Target | None, folder: Path) -> None:
+        self.cls = cls
+        self._target = target
+        self._folder = folder
+        self._clock = _Clock()
+        self.first: Outcome | None = None
+
+    def declares(self) -> None:
+        _check_declaration(self.cls)
+
+    def looks(self) -> None:
+        if self._target is None:
+            self._target = _default_target(self._folder, self.cls.requires)
+        self.first = _run(self.cls(), self._target, ScanContext(detector=self.cls.id, deadline=3600.0, clock=self._clock))
+        assert self.first.status is Status.COMPLETED, (
+            f"{self.cls.id} did not look ({self.first.status.value}: {self.first.reason}); give check_detector a target that it can look at"
         )
-        second = run_detector(cls(), target)
-        assert first == second, f"{cls.id} is not deterministic: two runs differ; draw randomness from context.rng() only"
-        score = first.summary.get("score")
+
+    def repeats(self) -> None:
+        assert self._target is not None
+        second = run_detector(self.cls(), self._target)
+        assert self.first == second, f"{self.cls.id} is not deterministic: two runs differ; draw randomness from context.rng() only"
+
+    def scores(self) -> None:
+        assert self.first is not None
+        score = self.first.summary.get("score")
         numeric = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-        assert numeric, f"{cls.id} gives the score {score!r}; call context.summary(score=...) with a finite number"
-        assert in_time.reads or not cls.requires & _TAKES_LONG, (
-            f"{cls.id} never asks whether its time is up; call context.check_deadline() at least once a second"
+        assert numeric, f"{self.cls.id} gives the score {score!r}; call context.summary(score=...) with a finite number"
+
+    def asks(self) -> None:
+        assert self._clock.reads or not self.cls.requires & _TAKES_LONG, (
+            f"{self.cls.id} never asks whether its time is up; call context.check_deadline() at least once a second"
         )
-        ended = _run(cls(), target, ScanContext(detector=cls.id, deadline=-1.0, clock=late)).status
+
+    def ends(self) -> None:
+        assert self._target is not None
+        late = _Clock()
+        ended = _run(self.cls(), self._target, ScanContext(detector=self.cls.id, deadline=-1.0, clock=late)).status
         # What was kept from the runs before may be all it needs.
         assert ended is Status.TIMED_OUT or (ended is Status.COMPLETED and not late.reads), (
-            f"{cls.id} ended as {ended.value} when its time was up; let what context.check_deadline() raises pass"
+            f"{self.cls.id} ended as {ended.value} when its time was up; let what context.check_deadline() raises pass"
         )
-    return first
+
+
+_CONTRACT: tuple[tuple[str, str, Callable[[_Trial], None]], ...] = (
+    ("declaration", "id, capabilities, rules and options are complete", _Trial.declares),
+    ("looks", "completes on a tiny model, with declared rules and evidence that JSON can carry", _Trial.looks),
+    ("repeats", "two runs say the same", _Trial.repeats),
+    ("score", "summary has a finite score", _Trial.scores),
+    ("deadline", "asks whether its time is up, if it may take long", _Trial.asks),
+    ("ends", "ends when its time is up", _Trial.ends),
+)
 
 
 def _check_declaration(cls: type[Detector]) -> None:

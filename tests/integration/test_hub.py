@@ -449,6 +449,7 @@ class TestToken:
         assert "slash" not in client.error("hf://org/model@feature")
         assert "slash" not in client.error("hf://org/model/x")
         assert contents(client.fetch("hf://org/model@feature%2Fx"))["v"] == b"2"
+        assert says in client.error("hf://org/model@feature/x", offline=True)
 
     @pytest.mark.parametrize("token", [None, TOKEN])
     def test_gated_repositories(self, client: Client, hub: LoopbackHub, token: str | None) -> None:

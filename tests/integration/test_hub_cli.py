@@ -90,3 +90,17 @@ def test_diff_of_two_repositories_compares_the_files_beside_the_weights(hub: Loo
     assert shown.startswith("WEIGHTS IDENTICAL, 2 FILES DIFFER")
     assert "config.json differs from the reference's in 1 value: b (2 -> 3)" in shown
     assert "tokenizer.json differs from the reference's and was not read" in shown
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_repository_with_a_single_name_is_scanned(hub: LoopbackHub, tmp_path: Path, moved: bool) -> None:
+    commit = hub.commit("org/gpt2" if moved else "gpt2", {"model.safetensors": save({"w": np.ones((4, 4), np.float32)})})
+    if moved:
+        hub.moved["gpt2"] = "org/gpt2"
+    for uri in ("hf://gpt2", "hf://gpt2@main/model.safetensors"):
+        command = [sys.executable, "-m", "modelguard", "scan", uri, "-q", "-f", "json"]
+        done = subprocess.run(command, env={**os.environ, **hub.env(tmp_path, TOKEN)}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        target = json.loads(done.stdout)["target"]
+        assert (target["identity"], target["revision"]) == ("hf:gpt2", commit)
+        assert [file["path"] for file in target["files"]] == ["model.safetensors"]

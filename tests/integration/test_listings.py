@@ -11,7 +11,7 @@ import pytest
 from support import Ran
 
 from modelguard import Outcome, Status
-from modelguard._cli._progress import LINE_SECONDS, ProgressDisplay
+from modelguard._cli._progress import LINE_SECONDS, ProgressDisplay, time_left
 
 Run = Callable[..., Ran]
 
@@ -108,6 +108,7 @@ def test_progress_on_a_terminal_is_live_and_leaves_nothing(monkeypatch: pytest.M
     with ProgressDisplay(quiet=False) as display:
         display.reading(1_000_000, 4_000_000, "model\x1b[31m.safetensors")
         display.started("weight-diff")
+        display._began["weight-diff"] -= 3
         display.progressed("weight-diff", 1, 4, "layer 1 of 4")
         display._live.refresh()
         shown = terminal.getvalue()
@@ -115,6 +116,7 @@ def test_progress_on_a_terminal_is_live_and_leaves_nothing(monkeypatch: pytest.M
     assert "1 of 4 MB  model\\x1b[31m.safetensors" in shown
     assert "25%" in shown
     assert "layer 1 of 4" in shown
+    assert "9 s left" in shown
     assert "\x1b[31m." not in shown, "what the artifact says is escaped"
     assert "completed" not in terminal.getvalue()
 
@@ -127,8 +129,31 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatc
             display.progressed("weight-diff", step, 40, "")
             now += LINE_SECONDS / 10
     lines = capsys.readouterr().err.splitlines()
-    assert 2 <= len(lines) <= 4
-    assert all(line.startswith("modelguard: weight-diff ") and line.endswith("%") for line in lines)
+    assert lines == [
+        "modelguard: weight-diff 27% (29 s left)",
+        "modelguard: weight-diff 55% (18 s left)",
+        "modelguard: weight-diff 82% (7 s left)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "said"),
+    [
+        (0, 10, 60, ""), (1, 10, 1, ""), (5, 0, 60, ""), (10, 10, 60, ""), (5, 10, 60, "60 s left"), (1, 10, 60, "9 min left"),
+        (1, 100, 240, "6.6 h left"),
+    ],
+)  # fmt: skip
+def test_time_left_is_said_once_it_can_be_known(done: int, total: int, seconds: float, said: str) -> None:
+    assert time_left(done, total, seconds) == said
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with ProgressDisplay(quiet=False) as display:
+        display.ended(Outcome("a", Status.COMPLETED), 0.25)
+    assert terminal.getvalue() == "modelguard: a completed in 0.2 s\n"
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,17 @@ def test_every_wheel_carries_the_licence_and_one_version(wheels: dict[str, Path]
             assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist()), path.name
 
 
+def test_the_core_brings_what_its_commands_write(core: Path, tmp_path: Path) -> None:
+    assert run(core, tmp_path, "policy", "init").returncode == 0
+    assert run(core, tmp_path, "policy", "validate", "modelguard-policy.yaml").returncode == 0
+    assert run(core, tmp_path, "plugins", "new", "acme").returncode == 0
+    assert (tmp_path / "modelguard-acme" / "pyproject.toml").is_file()
+    checked = run(core, tmp_path, "plugins", "check", "weight-diff")
+    assert checked.returncode == 2, "onnx comes with modelguard-core[testing]"
+    assert checked.stderr.startswith("modelguard: error: plugins check: writes its tiny model with onnx, which is not installed")
+    assert run(core, tmp_path, "plugins", "check", "weight-forensics", "--on", ".").returncode == 2, "no such detector"
+
+
 def test_the_core_alone_has_no_torch_and_no_plugin(core: Path, tmp_path: Path) -> None:
     unwanted = ("torch", "onnxruntime", "onnx", "modelguard_runtime", "modelguard_abs")
     probe = f"import importlib.util as u; print([name for name in {unwanted} if u.find_spec(name)])"

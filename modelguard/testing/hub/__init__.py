@@ -30,8 +30,8 @@ class LoopbackHub(State):
     """The Hub, while ``with``. Safe to use from several threads.
 
     ``xet`` turns Xet hashes and reconstructions on. ``tokens`` are accepted; any other token is answered with 401 everywhere, as the
-    real Hub does. ``page_size`` is the number of entries in a page of a tree. ``requests`` is what was asked so far, ``wire_bytes``
-    everything written back, headers included.
+    real Hub does. ``moved`` are old names of repositories and their new ones. ``page_size`` is the number of
+    entries in a page of a tree. ``requests`` is what was asked so far, ``wire_bytes`` everything written back, headers included.
     """
 
     def __enter__(self) -> LoopbackHub:

@@ -22,11 +22,15 @@ class HubHandler(Handler):
         url = urlsplit(self.path)
         parts = url.path.strip("/").split("/")
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        if parts[:2] == ["api", "models"] and len(parts) >= 4:
-            repo, what, rest = "/".join(parts[2:4]), (parts[4] if len(parts) > 4 else "revision"), [unquote(part) for part in parts[5:]]
-            self._api(repo, what, rest, query)
-        elif len(parts) >= 5 and parts[2] == "resolve":
-            self._resolve("/".join(parts[:2]), unquote(parts[3]), unquote("/".join(parts[4:])))
+        before = 2 if parts[:2] == ["api", "models"] else 0
+        words = 1 if parts[before] in self.server.hub.repos or parts[before] in self.server.hub.moved else 2
+        repo, rest = "/".join(parts[before : before + words]), [unquote(part) for part in parts[before + words :]]
+        if new := self.server.hub.moved.get(repo):
+            raise Answer(307, headers={"Location": self.path.replace(repo, new, 1)})
+        if before:
+            self._api(repo, rest[0] if rest else "revision", rest[1:], query)
+        elif len(rest) >= 3 and rest[0] == "resolve":
+            self._resolve(repo, rest[1], "/".join(rest[2:]))
         else:
             raise Answer(404)
 
@@ -109,14 +113,15 @@ class HubHandler(Handler):
 
 
 class StorageHandler(Handler):
-    """Where LFS files lie: ``/<org>/<name>/<sha256>/<path>``, to anybody who knows the address. Xet reconstructions too, with a token."""
+    """Where LFS files lie: ``/<repo>/<sha256>/<path>``, to anybody who knows the address. Xet reconstructions too, with a token."""
 
     def route(self) -> None:
         if self.path.startswith("/v1/reconstructions/"):
             self._reconstruct(self.path.rsplit("/", 1)[1])
             return
-        owner, name, sha256, *path = unquote(urlsplit(self.path).path).strip("/").split("/")
-        repo = f"{owner}/{name}"
+        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        words = 1 if parts[0] in self.server.hub.repos else 2
+        repo, sha256, path = "/".join(parts[:words]), parts[words], parts[words + 1 :]
         self.begin("storage", repo, "/".join(path))
         for tree in self.server.hub.repos[repo].commits.values():
             for blob in tree.values():

@@ -32,6 +32,7 @@ class State:
         self.page_size = page_size
         self.xet = Xet() if xet else None
         self.repos: dict[str, Repo] = {}
+        self.moved: dict[str, str] = {}
         self.faults = Faults()
         self._answering = 0
         self._answered = threading.Condition()

@@ -10,7 +10,7 @@ _DEVIATE = Measure("t", "deviate", "How many standard deviations the class lies 
 _SCORE = Measure("score", "score", "The deviate of the class that stands out most: the larger, the more suspicious.")
 _PLAIN = tuple(item for item in SEARCHES if item.key != "score")
 
-MARGIN = (
+MARGIN: tuple[Measure | Chart, ...] = (
     *_PLAIN,
     _SCORE,
     _DEVIATE,
@@ -18,7 +18,7 @@ MARGIN = (
     Measure("margin", "margin", "How far inputs can drive the class's logit above the best of the others."),
     Measure("median_margin", "usual margin", "The same for the median class."),
 )
-FINAL_LAYER = (
+FINAL_LAYER: tuple[Measure | Chart, ...] = (
     *_PLAIN,
     _SCORE,
     _DEVIATE,
@@ -28,7 +28,7 @@ FINAL_LAYER = (
     Measure("layer", "layer", "The layer that the final weights take their features from."),
     Measure("features", "features", "How many features the final layer takes."),
 )
-SALIENCY = (
+SALIENCY: tuple[Measure | Chart, ...] = (
     _SCORE,
     TARGET,
     CLASS,
@@ -41,7 +41,7 @@ SALIENCY = (
     Measure("agreement", "agreement", "How alike the explanations are on different images: a trigger's are steady."),
     Measure("images", "images", "How many clean images were used."),
 )
-LIPSCHITZ = (
+LIPSCHITZ: tuple[Measure | Chart, ...] = (
     Measure("score", "score", "The deviations of the channel that stands out most."),
     Chart("bars", "layers", "How far the strongest channel of each layer lies above its others (standard deviations)", "tensor", "z"),
     Measure("z", "deviations", "How many standard deviations the channel lies above the others of its layer."),

@@ -7,6 +7,7 @@ pointing at the place where the trigger would be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,14 +30,14 @@ class Features:
     agreement: Tensor
 
 
-def features(model: RunnableModel, images: Tensor, batch: int, tick: Tick) -> Features:
-    """The features over clean ``images`` (N, C, H, W), canonical and raw."""
-    classes, (count, _, height, width) = model.output.classes, images.shape
+def features(model: RunnableModel, classes: Sequence[int], images: Tensor, batch: int, tick: Tick) -> Features:
+    """The features of ``classes`` (K) over clean ``images`` (N, C, H, W), canonical and raw."""
+    count, _, height, width = images.shape
     rows: list[Tensor] = []
-    for k in range(classes):
+    for done, k in enumerate(classes):
         maps = torch.empty(count, height, width)  # of one class at a time: those of a thousand are gigabytes
         for begin in range(0, count, batch):
-            tick(k * count + begin, classes * count)
+            tick(done * count + begin, len(classes) * count)
             x = images[begin : begin + batch].clone(memory_format=torch.channels_last).requires_grad_(True)
             (gradient,) = torch.autograd.grad(model(x)[:, k].sum(), x)
             maps[begin : begin + batch] = gradient.abs().amax(1).cpu()  # (B, H, W)

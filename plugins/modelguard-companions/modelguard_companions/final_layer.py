@@ -41,7 +41,6 @@ class FinalLayer(Search):
     requires = frozenset({Capability.GRADIENTS})
     rules = (FINAL_LAYER_OUTLIER,)
     shows = FINAL_LAYER
-    cost = 1
 
     p_value: float = option(
         0.01, "report an outlier at or below this probability under normally distributed rows", gt=0, le=0.5, judges=True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelguard_triggers.facts import class_name
 from modelguard_triggers.outliers import class_p_values, largest
 
-from modelguard import Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, option
+from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, ScanContext, Skip, Target, option
 from modelguard_companions._classifier import searchable
 from modelguard_companions._measures import SALIENCY
 from modelguard_companions._rules import SALIENCY_OUTLIER
@@ -44,7 +44,7 @@ class NeuronInspect(Detector):
         if target.samples is None or len(target.samples.inputs) < MIN_IMAGES:
             raise Skip(f"fewer than {MIN_IMAGES} clean images were given, and steadiness between images is what is looked for")
         import torch
-        from modelguard_triggers.case import images_per_pass, ticker
+        from modelguard_triggers.case import affordable, images_per_pass, ticker
 
         from modelguard_companions._saliency import features
 
@@ -52,33 +52,38 @@ class NeuronInspect(Detector):
         wanted = min(len(images), max(MIN_IMAGES, self.images // 4 if self.quick else self.images))
         chosen = torch.from_numpy(context.rng("images").permutation(len(images))[:wanted]).to(images.device)
 
-        batch = images_per_pass(model, context, most=MOST, inputs=1)
-        found = features(model, images[chosen], batch, ticker(context))
+        batch, tick = images_per_pass(model, context, most=MOST, inputs=1), ticker(context)
+        shown, total = images[chosen], model.output.classes
+        classes = affordable(model, shown[:batch], lambda n: n * wanted, total, context.remaining, context.rng("order"), tick)
+        found = features(model, classes.tolist(), shown, batch, tick)
         values = (found.agreement.log() - found.spread.log() - found.roughness.log()).double().numpy()  # (K,)
         outlier = largest(values)
         alone = class_p_values(values)
         context.summary(
             score=round(outlier.t, 6),
             p_value=outlier.p_value,
-            target_class=outlier.index,
+            target_class=int(classes[outlier.index]),
             images=len(chosen),
             classes=[
                 {
-                    "class": k,
-                    "spread": round(float(found.spread[k]), 5),
-                    "roughness": round(float(found.roughness[k]), 5),
-                    "agreement": round(float(found.agreement[k]), 5),
-                    "p_value": float(alone[k]),
+                    "class": int(k),
+                    "spread": round(float(found.spread[place]), 5),
+                    "roughness": round(float(found.roughness[place]), 5),
+                    "agreement": round(float(found.agreement[place]), 5),
+                    "p_value": float(alone[place]),
                 }
-                for k in range(len(values))
+                for place, k in enumerate(classes)
             ],
         )
         if outlier.p_value <= self.p_value:
+            accused = int(classes[outlier.index])
             yield Finding(
                 "MG3034",
-                f"what explains class {class_name(model, outlier.index)} is unusually small, smooth and steady over {len(chosen)} "
+                f"what explains class {class_name(model, accused)} is unusually small, smooth and steady over {len(chosen)} "
                 f"clean pictures (p = {outlier.p_value:.2g}); a hint, no verdict",
                 confidence=Confidence.LOW,
-                evidence={"target_class": outlier.index, "p_value": outlier.p_value, "t": outlier.t, "images": len(chosen)},
-                key=f"class {outlier.index}",
+                evidence={"target_class": accused, "p_value": outlier.p_value, "t": outlier.t, "images": len(chosen)},
+                key=f"class {accused}",
             )
+        if len(classes) < total:
+            raise DeadlineExceeded(f"{len(classes)} of {total} classes were looked at")

@@ -301,9 +301,21 @@ def test_explaining_a_thousand_classes_takes_the_memory_of_one() -> None:
     torch.manual_seed(0)
     model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 1000)), (1, 8, 8), 1000)
     with Largest() as largest:  # type: ignore[no-untyped-call]
-        found = features(model, torch.rand(3, 1, 8, 8), 2, lambda done, total, note="": None)
+        found = features(model, range(1000), torch.rand(3, 1, 8, 8), 2, lambda done, total, note="": None)
     assert found.spread.shape == found.roughness.shape == found.agreement.shape == (1000,)
     assert largest.values <= 1000 * 64  # the layer's own weights; the heat maps of all classes are three times as many
+
+
+def test_explanations_that_there_is_no_time_for_are_counted(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelguard_triggers.case.seconds_a_pass", lambda model, images: 0.001 * len(images))
+    model = runnable(nn.Sequential(nn.Flatten(), nn.Linear(64, 40)), (1, 8, 8), 40)
+    images = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
+    samples = given(images, model.predict(images).argmax(1))
+    outcome = run_detector(configure(NeuronInspect, {}), of(model, target(), samples), timeout=1.0)
+    assert outcome.status is Status.TIMED_OUT
+    seen = [item["class"] for item in outcome.summary["classes"]]
+    assert outcome.reason.startswith(f"{len(seen)} of 40 classes were looked at")
+    assert 10 <= len(seen) <= 16
 
 
 @pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from modelguard_triggers.case import Case
 from modelguard_triggers.facts import class_name, mask_exhibits, rounded
-from modelguard_triggers.plan import SPENT, Look, Stage
+from modelguard_triggers.plan import CLEAR, SPENT, Look, Stage
 from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 MIN_IMAGES = 4
 """Search images of a source class below which nothing can be said about it."""
 MIN_PAIRS = 20
-SUSPECTS = 4
-"""Pairs that are looked at more closely, at most."""
+SUSPECTS, DOUBTED = 4, 12
+"""Pairs that are looked at more closely, at most: by the full search, and by the screen."""
 
 
 def look_at_pairs(detector: SourceCleanse, target: Target, context: ScanContext, stage: Stage) -> Look:
@@ -58,7 +58,9 @@ def look_at_pairs(detector: SourceCleanse, target: Target, context: ScanContext,
     p = small_outliers(np.exp(statistic), np.ones(len(pairs), np.bool_), np.ones(len(pairs)), len(pairs)).p
     order = np.lexsort((statistic, p))
     findings, cleared, left = [], [], p.copy()
-    if chosen := [int(i) for i in order if p[i] < SPENT * detector.alpha][:SUSPECTS]:
+    # The screen looks more closely at all that it cannot clear: mostly two classes that resemble each other, which then are no suspects.
+    level, most = (CLEAR, DOUBTED) if stage is Stage.SCREEN else (SPENT * detector.alpha, SUSPECTS)
+    if chosen := [int(i) for i in order if p[i] < level][:most]:
         suspects = pairs[chosen]
         begun = found.windows.only(torch.tensor(chosen, device=found.windows.at.device))
         refined = target.memo(detector, context, lambda: refine_pairs(case, suspects, begun), stage, *chosen)
@@ -67,7 +69,7 @@ def look_at_pairs(detector: SourceCleanse, target: Target, context: ScanContext,
             if why := _cleared(detector, refined, place, facts):
                 cleared.append({**facts, "cleared_because": why})
                 left[i] = 1.0
-            else:
+            elif p[i] < SPENT * detector.alpha:
                 findings.append(_finding(detector, case, refined, place, facts))
     return Look(
         {

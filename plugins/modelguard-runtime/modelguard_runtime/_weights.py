@@ -36,18 +36,19 @@ def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None
     own = module.state_dict()
     missing = [name for name in own if name not in state and not name.endswith(BENIGN)]
     unexpected = [name for name in state if name not in own]
-    misshapen = [
-        f"{name} is {_shape(state[name])} instead of {_shape(own[name])}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    refuse_misfit(what, missing, unexpected, misshapen)
+    refuse_misfit(what, missing, unexpected, misshapen(own, state))
     module.load_state_dict(dict(state), strict=False)
 
 
-def refuse_misfit(what: str, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
+def misshapen(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """What is said of each tensor of ``state`` that a module has, as ``own``, in another shape."""
+    differing = (name for name in own if name in state and state[name].shape != own[name].shape)
+    return [f"{name} is {_shape(state[name])} instead of {_shape(own[name])}" for name in differing]
+
+
+def refuse_misfit(what: str, missing: Iterable[str], unexpected: Iterable[str], reshaped: Iterable[str]) -> None:
     """Raise :class:`ModelError` when any tensor does not fit: a model that runs with other weights is not the one being scanned."""
-    groups = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     told = [f"{len(names)} {word} ({_few(names)})" for word, group in groups.items() if (names := sorted(group))]
     if told:
         raise ModelError(

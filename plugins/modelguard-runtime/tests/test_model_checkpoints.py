@@ -72,6 +72,13 @@ def test_transformers_own_classes(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(back(front(x)), model(x))
 
 
+def test_a_configuration_without_the_sizes_of_the_weights_is_said_to_be(tmp_path: Path) -> None:
+    small("llama").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1}')
+    with pytest.raises(ModelError, match=r"of another shape \(model.*weight is 40x16 instead of 32000x4096"):
+        built(tmp_path)
+
+
 def test_label_names_and_a_tokenizer_from_the_folder(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     source = small("bert")

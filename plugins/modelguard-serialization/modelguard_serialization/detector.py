@@ -42,27 +42,30 @@ class ExecutableContent(Detector):
             context.progress(done, len(files), file.path)
             look = Look(target.artifact, context.check_deadline)
             try:
-                by = _look_through(file, look)
+                whole = _whole(file)
+                by = _look_through(whole, look) if whole is not None else []
             finally:
                 for finding in _first(look.findings):
                     worst = max(worst, finding.severity if finding.severity is not None else _SEVERITY[finding.rule])
                     yield finding
-            if by:
+            if whole is not None and by:
                 kinds.update(reader.what for reader in by)
                 missed = look.missed[0] + (f" (and {len(look.missed) - 1} more)" if len(look.missed) > 1 else "") if look.missed else ""
-                what = " and ".join(reader.what for reader in by)
+                what = " and ".join(reader.said(whole) for reader in by)
                 context.looked_at(file.path, what, format=next((reader.format for reader in by if reader.format), ""), missed=missed)
         context.summary(score=float(worst), kinds=dict(sorted(kinds.items())))
 
 
-def _look_through(file: ArtifactFile, look: Look) -> list[Reader]:
-    """The readers that recognised the file itself, once all that is in it has been looked through."""
-    if not file.size:
-        return []
+def _whole(file: ArtifactFile) -> Blob | None:
+    """All of a file; None where there is nothing in it, or where it cannot be read, which format-integrity says."""
     try:
-        whole = Blob(file.path, file.map())
+        return Blob(file.path, file.map()) if file.size else None
     except ArtifactError:
-        return []  # format-integrity says so
+        return None
+
+
+def _look_through(whole: Blob, look: Look) -> list[Reader]:
+    """The readers that recognised the file itself, once all that is in it has been looked through."""
     by = _read(whole, look)
     count = unpacked = 0
     while look.inside or look.perhaps:

@@ -83,6 +83,10 @@ class Reader(ABC):
     format: ClassVar[str] = ""
     """The id of the format, where what it reads holds weights or a whole model (:class:`~modelguard.LookedAt`)."""
 
+    def said(self, blob: Blob) -> str:
+        """:attr:`what`, or of what holds many kinds the one that ``blob`` is."""
+        return self.what
+
     @abstractmethod
     def recognise(self, blob: Blob) -> bool:
         """Whether some loader would take the bytes for this kind. By content; the name is a hint where content says nothing. Cheap."""

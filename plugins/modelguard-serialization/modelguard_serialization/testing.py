@@ -27,7 +27,8 @@ def look_through(name: str, data: bytes, beside: Mapping[str, bytes] | None = No
         look = Look(artifact, lambda: None)
         file = artifact.file(name)
         assert file is not None
-        return look, _look_through(file, look)
+        whole = Blob(file.path, file.map()) if file.size else None
+        return look, _look_through(whole, look) if whole is not None else []
 
 
 def read_alone(reader: Reader, data: bytes, name: str = "model") -> Look | None:

@@ -346,7 +346,7 @@ def test_metadata_that_nothing_recognises_are_no_gap_and_a_broken_file_is_one(tm
         path.write_bytes(data)
         file = ArtifactFile("model.gguf", path, len(data))
         found = Look(open_target(tmp_path).artifact, lambda: None)
-        assert [reader.what for reader in _look_through(file, found)] == ["a GGUF model"]
+        assert [reader.what for reader in _look_through(Blob(file.path, file.map()), found)] == ["a GGUF model"]
         assert len(found.missed) == gaps
 
 

@@ -6,16 +6,25 @@ import io
 import json
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from modelguard_serialization.testing import look_through
 
+import modelguard
 from modelguard import png
 
 PNG = png(np.zeros((3, 4, 4), np.uint8))
 PLAIN = "text, a picture, a recording, a document or a table"
 UNKNOWN = bytes(range(128, 256))
+
+
+def test_a_file_is_said_to_be_the_kind_that_it_is(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Model\n")
+    (tmp_path / "logo.png").write_bytes(PNG)
+    report = modelguard.scan(tmp_path)
+    assert {item.path: item.what for item in report.target.files} == {"README.md": "text", "logo.png": "a PNG image"}
 
 
 @pytest.mark.parametrize(

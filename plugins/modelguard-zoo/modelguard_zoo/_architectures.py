@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +70,11 @@ def _conv_bn(inner: int, outer: int, stride: int = 1, groups: int = 1, kernel: i
     )
 
 
-def vgg(channels: int, size: int, classes: int) -> nn.Module:
+def vgg(channels: int, size: int, classes: int, width: int = 16) -> nn.Module:
     """VGG-like: pairs of 3 x 3 convolutions, halving by pooling (Simonyan & Zisserman 2015)."""
     layers: list[nn.Module] = []
     inner = channels
-    for outer in (16, 32, 64) if size > 8 else (16, 32):
+    for outer in (width, 2 * width, 4 * width) if size > 8 else (width, 2 * width):
         layers += [_conv_bn(inner, outer), _conv_bn(outer, outer), nn.MaxPool2d(2)]
         inner = outer
     reduced = size // (8 if size > 8 else 4)
@@ -162,6 +163,7 @@ ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "vgg": vgg,
+    "vgg-wide": partial(vgg, width=32),
     "resnet8": resnet8,
     "mobilenet": mobilenet,
     "vit": ViT,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from everything import everything
+from ruamel.yaml import YAML
 from support import ROOT, Ran
 
 from modelguard._reporters import builtin_reporters
+from modelguard.policy import load_policy
 
 Run = Callable[..., Ran]
 EVERYTHING = ROOT / "tests" / "golden" / "reports" / "everything.json"
@@ -165,3 +169,25 @@ def test_report_refuses_what_makes_no_sense(mg: Run) -> None:
     assert "give --policy as well" in mg("report", EVERYTHING, "--today", "2026-01-01").err
     assert mg("report", EVERYTHING, "-f", "xml").code == 2
     assert mg("report", EVERYTHING, "-o", "xml=r").code == 2
+
+
+def test_init_writes_a_policy_that_is_valid_and_says_what_baseline_says(mg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = mg("policy", "init")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "wrote modelguard-policy.yaml: edit it, then `modelguard scan MODEL --policy modelguard-policy.yaml`\n"
+    assert mg("policy", "validate", "modelguard-policy.yaml").code == 0
+    ours, builtin = load_policy("modelguard-policy.yaml"), load_policy("builtin:baseline")
+    assert replace(ours, name="", document={}) == replace(builtin, name="", document={})
+    again = mg("policy", "init")
+    assert (again.code, again.err) == (2, "modelguard: error: modelguard-policy.yaml: is there already; name another file\n")
+    assert mg("policy", "init", "no/such/folder.yaml").code == 2
+
+
+def test_every_line_that_init_leaves_out_is_valid_and_every_section_is_there(mg: Run, tmp_path: Path) -> None:
+    path = tmp_path / "all.yaml"
+    mg("policy", "init", path)
+    assert "policy validate all.yaml" in path.read_text(), "the comments name the file"
+    path.write_text(re.sub(r"^#(?! |$)|^#(?=  )", "", path.read_text(), flags=re.MULTILINE))
+    assert mg("policy", "validate", path).err == ""
+    assert {"sources", "detectors", "rules", "waivers", "baseline", "plugins", "mode"} <= set(YAML(typ="safe").load(path))

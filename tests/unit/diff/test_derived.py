@@ -230,6 +230,7 @@ def test_a_matrix_written_column_by_column_is_said_to_be() -> None:
     after["layers.2.w"] = np.frombuffer(after["layers.2.w"].tobytes(order="F"), np.float32).reshape(48, 32)
     found = diff_checkpoints([ArrayCheckpoint(model())], [ArrayCheckpoint(after)])
     assert [(item.name, item.kind) for item in found.tensors] == [("layers.2.w", "reordered")]
+    assert found.change.reason == "1 tensor changed: 1 reordered"
     assert ("MG1124", None) in told(model(), after)[1]
 
 

@@ -49,6 +49,39 @@ def test_sums_are_those_of_numpy(dtype: str, shape: tuple[int, int]) -> None:
         np.testing.assert_array_equal(found.columns, (before.view(f"u{before.itemsize}") != after.view(f"u{after.itemsize}")).any(axis=0))
 
 
+def test_sums_of_a_tall_matrix_are_exact_though_the_sketches_spare_most_of_it() -> None:
+    rng = np.random.default_rng(0)
+    before = (0.5 * rng.standard_normal((9000, 40))).astype(numpy_dtype("BF16"))
+    after = (before.astype(np.float32) + 0.1 * rng.standard_normal(before.shape)).astype(before.dtype)
+    after[5000, 7] = 9
+    w, d = before.astype(np.float64), after.astype(np.float64) - before.astype(np.float64)
+    found = measured(before, after, "BF16")
+    assert 2048 <= found.sketched < 5000
+    assert found.sums.max_abs == np.abs(d).max()
+    for value, expected in ((found.sums.ww, (w * w).sum()), (found.sums.dd, (d * d).sum()), (found.sums.wd, (w * d).sum())):
+        assert value == pytest.approx(float(expected), rel=1e-5)
+    assert found.sums.d_sum == pytest.approx(float(d.sum()), abs=1e-4)
+    assert found.rows is not None
+    assert found.columns is not None
+    assert found.rows.all()
+    assert found.columns.all()
+    assert found.row_energy is not None
+    seen = found.row_energy > 0
+    assert np.count_nonzero(seen) == found.sketched
+    np.testing.assert_allclose(found.row_energy[seen], (d * d).sum(axis=1)[seen], rtol=1e-4)
+    assert found.energy == pytest.approx(float(found.row_energy.sum()))
+
+
+@pytest.mark.parametrize("rank", [1, 16])
+def test_rank_of_a_change_of_which_the_sketches_see_half(rank: int) -> None:
+    rng = np.random.default_rng(rank)
+    before = (0.02 * rng.standard_normal((4200, 600))).astype(numpy_dtype("BF16"))
+    step = rng.standard_normal((4200, rank)) @ rng.standard_normal((rank, 600)) * (0.004 / rank**0.5)
+    after = (before.astype(np.float32) + step).astype(before.dtype)
+    diff = diff_checkpoints([ArrayCheckpoint({"w": before})], [ArrayCheckpoint({"w": after})])
+    assert [(item.kind, item.rank) for item in diff.tensors] == [("low-rank", rank)]
+
+
 def test_threads_do_not_change_a_single_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelguard._diff.diff.SHARE", 1)
     rng = np.random.default_rng(0)

@@ -303,6 +303,12 @@ def test_what_a_server_answered_instead_is_text(text: str, tmp_path: Path) -> No
     assert "bytes" not in problem.message
 
 
+def test_a_page_that_a_server_sent_instead_may_be_downloaded_again(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("<!DOCTYPE html><html><title>404</title></html>")
+    (problem,) = open_target(tmp_path).problems
+    assert problem.message.endswith("is an HTML page; it may be what a server answered instead of the file; download it again")
+
+
 def test_a_header_that_was_cut_off_is_not_called_text(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "model.safetensors", {"w": one(1)})
     path.write_bytes(path.read_bytes()[:40])

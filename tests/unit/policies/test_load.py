@@ -328,6 +328,7 @@ WEAKENING = [
     ("rules", 'rules: [{match: {rule: "MG3*"}, action: incomplete}]'),
     ("default", "default: allow"),
     ("waivers", "waivers:\n" + WAIVER.format(rule="MG1104", reason="r", expires="2027-03-31")),
+    ("baseline", "baseline: allow"),
     ("plugins.allow", 'plugins: {allow: ["*"]}'),
     ("plugins.allow", 'plugins: {allow: ["modelguard-rome"]}'),
     ("plugins.failures", "plugins: {failures: report}"),

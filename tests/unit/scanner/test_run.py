@@ -121,9 +121,10 @@ def test_a_fresh_worker_is_told_who_was_lost_and_what_is_left_of_the_budget(work
         scan.describe(1.0)
         found = scan.run(tasks, DETECTORS, 400.0)
     assert [item.status for item in found] == [Status.COMPLETED, Status.TIMED_OUT, Status.COMPLETED]
-    assert found[1].reason.endswith("after its limit of 380 s, and was stopped; raise --budget"), "a part is kept for those that run last"
+    kept = "a part is kept for those that run last, and one for hints"
+    assert found[1].reason.endswith("after its limit of 360 s, and was stopped; raise --budget"), kept
     (first, second) = worker.told
-    assert first == (400.0, [])
+    assert first == (380.0, [])
     assert second[1] == ["a"]
 
 
@@ -145,10 +146,14 @@ def test_all_searches_share_the_budget_and_those_that_run_last_have_a_part_for_t
     purse.spend(first, 90)
     assert purse.seconds(other) == 900, "what is no search has its own limit"
     purse.spend(other, 50)
-    assert purse.seconds(first) == 24
-    purse.spend(first, 24)
+    assert purse.seconds(first) == 18
+    purse.spend(first, 18)
     assert purse.seconds(first) == 0
     assert purse.seconds(last) == 6
+    hint = Task("d", "d", {}, 900.0, searches=True, hints=True)
+    assert purse.seconds(hint) == 6, "what only gives hints has a part apart"
+    purse.spend(hint, 4)
+    assert (purse.seconds(hint), purse.seconds(last)) == (2, 6)
     assert Purse.of(None).seconds(first) == 100
 
 

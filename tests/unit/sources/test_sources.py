@@ -15,7 +15,7 @@ import pytest
 from modelguard import Artifact, ArtifactError, SourceContext, SourceError, UsageError
 from modelguard._sources import builtin_sources, resolve_source
 from modelguard._sources.digest import git_blob_id, hash_files
-from modelguard._sources.hub_uri import HubUri
+from modelguard._sources.hub_uri import HubUri, meant
 from modelguard._sources.local import LocalSource
 from modelguard._sources.paths import normal_path, unsafe_path
 from modelguard._sources.references import references
@@ -378,6 +378,10 @@ def test_git_blob_ids_are_gits(tmp_path: Path) -> None:
         ("hf://org/name@refs/pr/12", HubUri("org/name", "refs/pr/12")),
         ("hf://org/name@refs/pr/12/a.onnx", HubUri("org/name", "refs/pr/12", "a.onnx")),
         ("hf://org/name@feature%2Fx/a", HubUri("org/name", "feature/x", "a")),
+        ("hf://gpt2", HubUri("gpt2")),
+        ("hf://models/gpt2@v1", HubUri("gpt2", "v1")),
+        ("hf://gpt2@main/onnx/model.onnx", HubUri("gpt2", "main", "onnx/model.onnx")),
+        ("hf://gpt2@refs/pr/1", HubUri("gpt2", "refs/pr/1")),
     ],
 )
 def test_hub_uris_are_understood(uri: str, expected: HubUri) -> None:
@@ -387,7 +391,7 @@ def test_hub_uris_are_understood(uri: str, expected: HubUri) -> None:
 @pytest.mark.parametrize(
     ("uri", "cause"),
     [
-        ("hf://", "names no repository"), ("hf://gpt2", "names no repository"), ("hf://datasets/org/name", "datasets"),
+        ("hf://", "names no repository"), ("hf://models/", "names no repository"), ("hf://datasets/org/name", "datasets"),
         ("hf://org/na me", "not a repository name"), ("hf://org/a--b", "not a repository name"), ("hf://-/b", "not a repository name"),
         ("hf://org/name@", "not a revision"), ("hf://org/name@..%2Fx", "not a revision"), ("hf://org/name/../x", "leaves the artifact"),
         ("hf://org/" + "n" * 100, "not a repository name"), ("hf://org/name.git", "not a repository name"),
@@ -396,6 +400,21 @@ def test_hub_uris_are_understood(uri: str, expected: HubUri) -> None:
 def test_bad_hub_uris_are_usage_errors(uri: str, cause: str) -> None:
     with pytest.raises(UsageError, match=cause):
         HubUri.parse(uri)
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("https://huggingface.co/org/name", "hf://org/name"), ("http://www.huggingface.co/gpt2/", "hf://gpt2"),
+        ("https://hf.co/org/name/tree/v1", "hf://org/name@v1"), ("huggingface.co/org/name", "hf://org/name"),
+        ("https://huggingface.co/org/name/blob/main/a/b.onnx?download=true", "hf://org/name@main/a/b.onnx"),
+        ("org/name", "hf://org/name"), ("gpt2", "hf://gpt2"), ("org/name@v1", "hf://org/name@v1"), ("hf:org/name", "hf://org/name"),
+        ("https://huggingface.co/datasets/org/name", None), ("https://huggingface.co/", None), ("./nope", None), ("a/b/c", None),
+        ("/models/x", None), ("models/x", None), ("model.onnx", None), ("../x", None), ("my model/x", None),
+    ],
+)  # fmt: skip
+def test_the_model_on_the_hub_that_was_meant_is_named(text: str, uri: str | None) -> None:
+    assert meant(text) == uri
 
 
 def test_the_scheme_picks_the_source() -> None:

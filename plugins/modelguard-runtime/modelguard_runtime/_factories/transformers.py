@@ -144,9 +144,9 @@ def _check_depth(config: Mapping[str, Any], tensors: int) -> None:
 def _load(transformers: Any, name: str, config: Mapping[str, Any], state: dict[str, torch.Tensor]) -> Any:
     import torch
 
-    from modelguard_runtime._weights import refuse_misfit
+    from modelguard_runtime._weights import misshapen, refuse_misfit
 
-    what = f"transformers {name}"
+    what, settings = f"transformers {name}", None
     transformers.utils.logging.disable_progress_bar()
     try:
         settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
@@ -156,10 +156,23 @@ def _load(transformers: Any, name: str, config: Mapping[str, Any], state: dict[s
         )  # fmt: skip
     except Exception as error:  # transformers raises whatever its configuration classes and loaders run into
         raise_if_out_of_memory(error)
+        refuse_misfit(what, (), (), misshapen(_empty(getattr(transformers, name), settings), state))
         raise ModelError(what, f"cannot be built: {one_line(error)}", "check config.json against the weights") from error
-    misshapen = [str(item[0]) for item in info.get("mismatched_keys", ())]
-    refuse_misfit(what, info.get("missing_keys", ()), info.get("unexpected_keys", ()), misshapen)
+    refuse_misfit(
+        what, info.get("missing_keys", ()), info.get("unexpected_keys", ()), [str(item[0]) for item in info.get("mismatched_keys", ())]
+    )
     return module
+
+
+def _empty(architecture: Any, settings: Any) -> Mapping[str, torch.Tensor]:
+    """The tensors of an architecture, which take no memory; none where it cannot be built."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return dict(architecture(settings).state_dict())
+    except Exception:  # the error that led here says why
+        return {}
 
 
 def _plain(value: Any) -> Any:

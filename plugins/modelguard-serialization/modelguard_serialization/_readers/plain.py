@@ -23,6 +23,9 @@ class Plain(Reader):
     what = "text, a picture, a recording, a document or a table"
     rules = (POLYGLOT,)
 
+    def said(self, blob: Blob) -> str:
+        return self.what if blob.kind.end else blob.kind.what
+
     def recognise(self, blob: Blob) -> bool:
         kind = blob.kind
         return kind.matter == "inert" or kind.end > 0
