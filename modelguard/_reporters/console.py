@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.missing import lacks
-from modelguard._reporters.things import Reason, Thing, things, why_not
+from modelguard._reporters.things import Reason, besides, things, why_not
 from modelguard._reporters.view import (
     all_clear,
     answer,
@@ -140,7 +140,8 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
         _item(console, "", ", ".join([done, *options(report)]), "dim")
     for doubt in doubts(report):
         _item(console, "! ", doubt, "", "yellow")
-    more += _besides(decision, found)
+    notes = len(waiver_notes(decision))
+    more += besides(found) + ([count(notes, "note") + " on waivers"] if notes else [])
     if more:
         _item(console, "! ", f"{', '.join(more)} (-v)", "", "yellow")
     _item(console, "", _held_up(report), "dim")
@@ -186,15 +187,6 @@ def _line(report: Report, reason: Reason, room: int, middle: bool = False) -> Te
 def _starts(report: Report) -> list[str]:
     """What a message begins with that names a tensor by its file."""
     return [f"{visible(file.path)}/" for file in report.target.files]
-
-
-def _besides(decision: Decision, found: list[Thing]) -> list[str]:
-    """What changes nothing about the verdict and is said all the same, in a few words each."""
-    warns = sum(thing.fate == "warns" for thing in found)
-    notes = len(waiver_notes(decision))
-    parts = [count(warns, "warning")] if warns else []
-    parts += [f"{len(decision.waived)} waived"] if decision.waived else []
-    return parts + ([count(notes, "note") + " on waivers"] if notes else [])
 
 
 def _held_up(report: Report) -> str:

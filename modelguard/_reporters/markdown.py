@@ -6,7 +6,7 @@ import re
 
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.missing import lacks
-from modelguard._reporters.things import Thing, things, why, why_not
+from modelguard._reporters.things import Thing, besides, things, why, why_not
 from modelguard._reporters.view import answer, compared, count, judged, looked, other_gaps, place, waiver_notes
 from modelguard.report import Decision, Report, Reporter, Verdict
 
@@ -35,6 +35,7 @@ class MarkdownReporter(Reporter):
         lines += _table(found)
         done = f"{looked(report)}{compared(report)}; {judged(report)}"
         lines += [f"Looked: {plain(done)}.", ""]
+        lines += [f"{', '.join(others_found)}.", ""] if (others_found := besides(found)) else []
         lines += _not_looked_at(report)
         lines += [f"- {plain(note)}" for note in waiver_notes(decision)]
         for item in decision.waived:

@@ -70,6 +70,14 @@ def why_not(report: Report, decision: Decision, found: list[Thing]) -> list[Reas
     return given
 
 
+def besides(found: list[Thing]) -> list[str]:
+    """How many things change nothing about the verdict for a reason of their own, in a few words each."""
+    warns, waived, known = (sum(thing.fate.startswith(word) for thing in found) for word in ("warns", "waived", "known"))
+    parts = [count(warns, "warning")] if warns else []
+    parts += [f"{waived} waived"] if waived else []
+    return parts + ([f"{known} known from the baseline"] if known else [])
+
+
 def why(report: Report, decision: Decision, given: list[Reason]) -> str:
     """The verdict's reason in one sentence. ``given`` is what :func:`why_not` gave."""
     if not given:

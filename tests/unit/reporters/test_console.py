@@ -8,6 +8,8 @@ import pytest
 from everything import LOW_RANK, everything
 
 from modelguard._reporters.console import MAX_LINES, ConsoleReporter
+from modelguard._reporters.html import HtmlReporter
+from modelguard._reporters.markdown import MarkdownReporter
 from modelguard.findings import Finding, Location
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
 
@@ -141,6 +143,14 @@ def test_what_is_no_finding_is_given_whole_and_what_could_not_be_verified_is_sai
     text = ConsoleReporter().render(report, replace(decision, violations=(long, *decision.violations)))
     assert "name 0123abcd" in " ".join(text.split())
     assert f"! models/tampered: {note}" in " ".join(text.split())
+
+
+def test_what_a_baseline_knows_is_counted_by_thing_in_every_summary() -> None:
+    both = copy(LOW_RANK, "model.onnx", "w", "1"), copy(LOW_RANK, "model.safetensors", "w", "2")
+    report, _ = blocked_by(*both)
+    decision = Decision(Verdict.PASS, known=tuple(item.fingerprint for item in both))
+    for reporter in (ConsoleReporter(), HtmlReporter(), MarkdownReporter()):
+        assert "1 known from the baseline" in reporter.render(report, decision)
 
 
 def test_a_quick_look_is_said_to_be_one() -> None:
