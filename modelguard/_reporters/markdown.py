@@ -36,6 +36,8 @@ class MarkdownReporter(Reporter):
         done = f"{looked(report)}{compared(report)}; {judged(report)}"
         lines += [f"Looked: {plain(done)}.", ""]
         lines += _not_looked_at(report)
+        if decision.known and decision.verdict is not Verdict.PASS:
+            lines.append(f"- {count(len(decision.known), 'finding')} known from the baseline: neither blocking nor warning")
         lines += [f"- {plain(note)}" for note in waiver_notes(decision)]
         for item in decision.waived:
             lines.append(f"- {item.rule} is waived until {plain(item.expires)} by {text(item.owner)}: {text(item.reason)}")
