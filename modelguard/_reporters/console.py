@@ -134,7 +134,7 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     _reasons(console, report, given[:MAX_LINES])
     more = [f"{count(len(given) - MAX_LINES, 'more reason')}"] if len(given) > MAX_LINES else []
     if decision.verdict is Verdict.PASS:
-        _item(console, "✓ ", clear(report), "", "green")
+        _item(console, "✓ ", clear(report, decision), "", "green")
     if report.outcomes:
         done = f"looked: {looked(report)}{compared(report)}{assumed(report)}"
         _item(console, "", ", ".join([done, *options(report)]), "dim")
@@ -213,7 +213,7 @@ def _answer(console: Console, report: Report, decision: Decision) -> None:
     if len(violations) > MAX_REASONS:
         _item(console, "", f"… and {count(len(violations) - MAX_REASONS, 'more reason')}, below", "dim")
     if decision.verdict is Verdict.PASS:
-        _item(console, "✓ ", all_clear(report), "", "green")
+        _item(console, "✓ ", all_clear(report, decision), "", "green")
     tail = [count(len(decision.warnings), "warning")] if decision.warnings else []
     tail += [f"{len(decision.waived)} waived"] if decision.waived else []
     tail += [f"{len(decision.known)} known from the baseline"] if decision.known else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import count, fates, judged, reasons
+from modelguard._reporters.view import beyond, count, fates, judged, reasons
 from modelguard.findings import Finding, Severity
 from modelguard.report import Decision, Report, Status, Violation
 
@@ -82,7 +82,9 @@ def why(report: Report, decision: Decision, given: list[Reason]) -> str:
     """The verdict's reason in one sentence. ``given`` is what :func:`why_not` gave."""
     if not given:
         done = sum(outcome.status is Status.COMPLETED for outcome in report.outcomes)
-        return f"{done} of {count(len(report.outcomes), 'detector')} looked, and found nothing that {judged(report)} blocks."
+        return (
+            f"{done} of {count(len(report.outcomes), 'detector')} looked, and found nothing that {judged(report)} blocks{beyond(decision)}."
+        )
     first = given[0]
     message = first.thing.finding.message if first.thing is not None and first.violation.kind == "finding" else first.violation.message
     more = f" And {count(len(given) - 1, 'more reason')}." if len(given) > 1 else ""

@@ -38,15 +38,21 @@ def reasons(report: Report, decision: Decision) -> list[Violation]:
     return sorted(decision.violations, key=order)
 
 
-def all_clear(report: Report) -> str:
+def beyond(decision: Decision) -> str:
+    """What a pass leaves out, completing "nothing that it blocks"; empty without a baseline that knows something."""
+    return f" beyond {count(len(decision.known), 'finding')} known from the baseline" if decision.known else ""
+
+
+def all_clear(report: Report, decision: Decision) -> str:
     """Why a pass is a pass."""
     done = [visible(outcome.detector) for outcome in report.outcomes if outcome.status is Status.COMPLETED]
-    return f"{', '.join(done)} completed: nothing the policy blocks"
+    return f"{', '.join(done)} completed: nothing the policy blocks{beyond(decision)}"
 
 
-def clear(report: Report) -> str:
+def clear(report: Report, decision: Decision) -> str:
     """The same in a few words."""
-    return f"{judged(report)}: nothing it blocks" if not report.policy.alone else f"{judged(report)}: no objection"
+    nothing = "no objection" if report.policy.alone else "nothing it blocks"
+    return f"{judged(report)}: {nothing}{beyond(decision)}"
 
 
 def looked(report: Report) -> str:

@@ -111,13 +111,13 @@ def test_every_output_comes_from_a_step_that_writes_it(work: Path) -> None:
 def test_a_clean_model_passes_and_a_tampered_one_fails_the_job(work: Path) -> None:
     done = run(SCAN, work, {"target": "clean", "reference": "original"})
     assert (done.code, done.outputs["verdict"], done.outputs["exit-code"], done.outputs["blocking"]) == (0, "pass", "0", "0")
-    assert "PASS  clean" in done.summary
+    assert done.summary.startswith("## PASS: clean")
     done = run(SCAN, work, {"target": "tampered", "reference": "original"})
     assert (done.code, done.outputs["verdict"], done.outputs["exit-code"]) == (1, "block", "1")
     assert int(done.outputs["findings"]) > 0
     assert int(done.outputs["blocking"]) > 0
     assert int(done.outputs["not-looked-at"]) > 0
-    assert all(line.startswith("    ") for line in done.summary.splitlines()[2:] if line)
+    assert done.summary.startswith("## BLOCKED: tampered")
     known = run(
         SCAN,
         work,
@@ -156,7 +156,9 @@ def test_names_in_a_model_write_no_outputs_and_no_markup(work: Path) -> None:
     done = run(SCAN, work, {"target": "clean", "reference": "original"})
     assert done.code == 1
     assert done.outputs["verdict"] == "block"
-    assert all(line.startswith("    ") for line in done.summary.splitlines()[2:] if line)
+    shown = re.sub("`[^`]*`", "", re.sub(r"\\.", "", done.summary))
+    assert "](" not in shown, "no link outside code"
+    assert not re.search(r"^(# |```)", done.summary, re.MULTILINE)
     assert "::set-output" not in done.summary
 
 

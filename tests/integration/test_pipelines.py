@@ -150,7 +150,10 @@ def test_the_gitlab_component_passes_and_blocks(here: Path) -> None:
     assert gitlab(here, target="demo/clean", reference="demo/reference") == 0
     assert gitlab(here, target="demo/tampered", reference="demo/reference", output_dir="out") == 1
     for folder in ("modelguard-report", "out"):
-        assert {path.name for path in (here / folder).iterdir()} == {"report.json", "report.sarif", "report.html"}
+        written = {path.name for path in (here / folder).iterdir()}
+        assert written == {"report.json", "report.sarif", "report.html", "report.xml", "sast.json", "codequality.json"}
+        reports = Component().job(image="image", target="x", output_dir=folder)["artifacts"]["reports"]
+        assert {Path(path).name for path in reports.values()} <= written
     assert gitlab(here, target="demo/tampered", reference="demo/reference", baseline="out/report.json") == 0
 
 

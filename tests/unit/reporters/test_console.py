@@ -11,7 +11,7 @@ from modelguard._reporters.console import MAX_LINES, ConsoleReporter
 from modelguard._reporters.html import HtmlReporter
 from modelguard._reporters.markdown import MarkdownReporter
 from modelguard.findings import Finding, Location
-from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
+from modelguard.report import Decision, Outcome, Report, Reporter, Status, Verdict, Violation
 
 DONE = (
     Outcome("format-integrity", Status.COMPLETED, "", {"score": 0.0}),
@@ -50,6 +50,18 @@ def test_a_pass_is_told_in_six_lines(width: int) -> None:
     text = " ".join(" ".join(lines).split())
     assert "looked: 2 of 5 detectors, 5 files (safetensors)" in text
     assert "not looked at: 3 detectors for want of --samples; -v says why" in text
+
+
+@pytest.mark.parametrize("reporter", [ConsoleReporter(), ConsoleReporter(verbose=True), MarkdownReporter(), HtmlReporter()])
+def test_a_pass_says_that_it_rests_on_a_baseline(reporter: Reporter) -> None:
+    report, _ = everything()
+    finding = next(item for _, item in report.findings())
+    report = replace(report, outcomes=(replace(DONE[0], findings=(finding,)), DONE[1]))
+    shown = " ".join(reporter.render(report, Decision(Verdict.PASS, known=(finding.fingerprint,))).split())
+    assert "beyond 1 finding known from the baseline" in shown
+    blocked = Decision(Verdict.BLOCK, (Violation("source", "x", "refused", True, "MG0291"),), known=(finding.fingerprint,))
+    shown = " ".join(reporter.render(report, blocked).split())
+    assert "1 known from the baseline" in shown or "1 finding known from the baseline" in shown
 
 
 def test_reasons_come_a_line_each_the_most_severe_first_and_the_policy_before_findings() -> None:
