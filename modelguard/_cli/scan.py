@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelguard._cli._attest import Attester, AttestOptions, attest_options
 from modelguard._cli._options import (
     OutputOptions,
     deliver,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @model_options
 @run_options
 @output_options
+@attest_options
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
@@ -68,6 +70,7 @@ def command(
     run: RunOptions,
     quiet: bool,
     output: OutputOptions,
+    attestation: AttestOptions,
     without: tuple[str, ...],
     plan: bool,
 ) -> int:
@@ -108,14 +111,15 @@ def command(
 
         if plan or identity is not None:
             raise UsageError("--plan" if plan else "--identity", "cannot be combined with --lock", "scan one model by its URI")
-        return scan_locked(asked, targets, lock_file, output, quiet)
+        return scan_locked(asked, targets, lock_file, output, attestation, quiet)
     prepared = prepare(asked)
     if plan:
         return _show_plan(prepared, output.stdout_format)
-    return perform(prepared, output, (target, reference, samples, policy), quiet)
+    attester = Attester.of(attestation, prepared.alone)
+    return perform(prepared, output, (target, reference, samples, policy), quiet, attester)
 
 
-def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool) -> int:
+def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool, attester: Attester | None = None) -> int:
     """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
 
@@ -126,7 +130,9 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     with ProgressDisplay(quiet) as display:
         report = prepared.scan(display)
     decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
-    return deliver(report, decision, prepared.registry, files, output.stdout_format)
+    attested = attester is None or attester.write(report, decision)
+    code = deliver(report, decision, prepared.registry, files, output.stdout_format)
+    return 3 if code == 0 and not attested else code
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,4 +18,9 @@ def builtin_reporters() -> Iterable[type[Reporter]]:
     from modelguard._reporters.json import JsonReporter
     from modelguard._reporters.sarif import SarifReporter
 
-    return [ConsoleReporter, HtmlReporter, JsonReporter, SarifReporter, DiffReporter, DiffAllReporter]
+    reporters: list[type[Reporter]] = [ConsoleReporter, HtmlReporter, JsonReporter, SarifReporter, DiffReporter, DiffAllReporter]
+    if find_spec("cyclonedx") is not None:  # the extra `bom`
+        from modelguard._reporters.cyclonedx import CycloneDxReporter
+
+        reporters.append(CycloneDxReporter)
+    return reporters
