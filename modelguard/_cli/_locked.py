@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from modelguard._cli._attest import Attester, AttestOptions
 from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import OutputOptions, deliver, parse_outputs
 from modelguard._lock.check import LockedSource
@@ -17,16 +18,21 @@ from modelguard.policy import Policy, evaluate, load_policy
 from modelguard.report import LockInfo
 
 
-def scan_locked(asked: ScanArguments, names: tuple[str, ...], file: str | None, output: OutputOptions, quiet: bool) -> int:
+def scan_locked(
+    asked: ScanArguments, names: tuple[str, ...], file: str | None, output: OutputOptions, attestation: AttestOptions, quiet: bool
+) -> int:
     """Scan the models called ``names``, all for none, as the lock says; the exit code of the worst. Everything is checked first."""
     lock = read_lock(Path(file or DEFAULT))
     chosen = lock.chosen(names)
-    _check_outputs(output, chosen)
+    _check_outputs(output, attestation, chosen)
+    attester = Attester.of(attestation)
     inputs = (str(lock.path), str(asked.policy or ""), str(asked.reference or ""), str(asked.samples or ""))
     work = []
     for name, model in chosen.items():
         prepared = _prepared(asked, lock, model)
         mine = replace(output, outputs=tuple(item.replace("{name}", name) for item in output.outputs))
+        if prepared.alone:
+            Attester.of(attestation, prepared.alone)
         work.append((name, model, prepared, parse_outputs(mine, prepared.registry, inputs)))
     codes = []
     for name, model, prepared, files in work:
@@ -34,7 +40,9 @@ def scan_locked(asked: ScanArguments, names: tuple[str, ...], file: str | None, 
         report, interrupted = looked(replace(prepared, request=replace(prepared.request, origin=source)), quiet)
         report = replace(report, lock=LockInfo(name, lock.path.as_posix(), lock.lines[name], source.differences))
         decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
-        codes.append(deliver(report, decision, prepared.registry, files, output))
+        attested = attester.write(report, decision, name)
+        code = deliver(report, decision, prepared.registry, files, output)
+        codes.append(3 if code == 0 and not attested else code)
         if interrupted:
             return ended(codes[-1], interrupted=True)
     return 1 if 1 in codes else max(codes)
@@ -50,12 +58,13 @@ def _prepared(asked: ScanArguments, lock: Lock, model: LockedModel) -> Prepared:
     return prepare(replace(asked, target=model.pinned, policy=policy, reference=reference))
 
 
-def _check_outputs(output: OutputOptions, chosen: Mapping[str, LockedModel]) -> None:
+def _check_outputs(output: OutputOptions, attestation: AttestOptions, chosen: Mapping[str, LockedModel]) -> None:
     if len(chosen) < 2:
         return
-    for item in output.outputs:
+    files = [*(f"-o {item}" for item in output.outputs), *([f"--attest {attestation.attest}"] if attestation.attest else [])]
+    for item in files:
         if "{name}" not in item:
-            raise UsageError(f"-o {item}", f"one file cannot hold {len(chosen)} reports", "write {name} where the model's name is to stand")
+            raise UsageError(item, f"one file cannot hold {len(chosen)} reports", "write {name} where the model's name is to stand")
     if output.stdout_format != "console":
         remedy = f"name one model, or write -o {output.stdout_format}={{name}}.{output.stdout_format}"
         raise UsageError(f"--format {output.stdout_format}", f"one document cannot hold {len(chosen)} reports", remedy)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelguard._cli._attest import Attester, AttestOptions, attest_options
 from modelguard._cli._options import OutputOptions, deliver, output_options, parse_outputs, plugin_option, run_options
 from modelguard._cli._streams import complain, telling
 from modelguard.errors import OutputError, UsageError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--budget", metavar="TIME", help="Time that all searches for backdoors may take together, such as 5m [policy's].")
 @run_options
 @output_options
+@attest_options
 @plugin_option
 def command(
     uri: str,
@@ -37,6 +39,7 @@ def command(
     run: RunOptions,
     quiet: bool,
     output: OutputOptions,
+    attestation: AttestOptions,
     without: tuple[str, ...],
 ) -> int:
     """Download a model into quarantine beside DIR, scan it there, and make DIR of it only if it passes.
@@ -57,6 +60,7 @@ def command(
     place = Path(os.path.realpath(folder))
     prepared = prepare(ScanArguments(target=uri, reference=reference, policy=policy, quick=quick, budget=budget, run=run, without=without))
     files = parse_outputs(output, prepared.registry, (reference, policy, folder))
+    attester = Attester.of(attestation)
     from huggingface_hub import constants
 
     lost = False
@@ -71,6 +75,7 @@ def command(
             except OutputError as error:
                 lost = True
                 complain(error)
+    lost |= not attester.write(report, decision)
     code = deliver(report, decision, prepared.registry, files, output)
     with telling():
         print(f"modelguard: {said}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelguard._cli import _complete
+from modelguard._cli._attest import Attester, AttestOptions, attest_options
 from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import (
     OutputOptions,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 @model_options
 @run_options
 @output_options
+@attest_options
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
@@ -87,6 +89,7 @@ def command(
     run: RunOptions,
     quiet: bool,
     output: OutputOptions,
+    attestation: AttestOptions,
     without: tuple[str, ...],
     plan: bool,
 ) -> int:
@@ -137,14 +140,15 @@ def command(
         alone = {"--plan": plan, "--identity": identity is not None, "--baseline": baseline is not None}
         for name in (name for name, given in alone.items() if given):
             raise UsageError(name, "cannot be combined with --lock", "scan one model by its URI")
-        return scan_locked(asked, targets, lock_file, output, quiet)
+        return scan_locked(asked, targets, lock_file, output, attestation, quiet)
     prepared = prepare(asked)
     if plan:
         return _show_plan(prepared, output.stdout_format)
-    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet)
+    attester = Attester.of(attestation, prepared.alone)
+    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet, attester)
 
 
-def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool) -> int:
+def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool, attester: Attester | None = None) -> int:
     """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
 
@@ -154,8 +158,9 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
     report, interrupted = looked(prepared, quiet)
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
+    attested = attester is None or attester.write(report, decision)
     code = deliver(report, decision, prepared.registry, files, output)
-    return ended(code, interrupted=interrupted)
+    return ended(3 if code == 0 and not attested else code, interrupted=interrupted)
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:
