@@ -182,7 +182,7 @@ class _Call:
 
     def passed(self, asked: Callable[[str], bool], deliver: Callable[[Quarantine], Path], *, whole: bool = False) -> Path:
         """Bring, scan, and move what passed into place. Raises :class:`ModelRefused`."""
-        from modelguard._guard.guard import guarded
+        from modelguard._guard.guard import decided, of_quarantine
         from modelguard._guard.quarantine import Quarantine
         from modelguard._scanner.run import Silent
         from modelguard.report import Verdict
@@ -192,7 +192,8 @@ class _Call:
         with Quarantine(
             self._parent, self._cache, asked=asked, endpoint=self._endpoint, token=self._token, lend=self._lend, whole=whole
         ) as quarantine:
-            report, decision = guarded(prepared, quarantine, Silent())
+            report = of_quarantine(prepared, quarantine).scan(Silent())
+            decision = decided(prepared, report)
             if decision.verdict is not Verdict.PASS:
                 raise ModelRefused(report, decision)
             return deliver(quarantine)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelguard._cli._attest import Attester, AttestOptions, attest_options
+from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import OutputOptions, deliver, output_options, parse_outputs, plugin_option, run_options
 from modelguard._cli._streams import complain, telling
 from modelguard.errors import OutputError, UsageError
@@ -50,8 +51,7 @@ def command(
     Exit codes: 0 DIR is there, 1 blocked by policy (in `mode: report` too), 2 usage or policy-file error, 3 no verdict. After any but 0
     DIR is as it was.
     """
-    from modelguard._cli._progress import ProgressDisplay
-    from modelguard._guard.guard import guarded
+    from modelguard._guard.guard import decided, of_quarantine
     from modelguard._guard.quarantine import Quarantine
     from modelguard._scanner.prepare import ScanArguments, prepare
     from modelguard.report import Verdict
@@ -65,8 +65,8 @@ def command(
 
     lost = False
     with Quarantine(place.parent, Path(constants.HF_HUB_CACHE)) as quarantine:
-        with ProgressDisplay(quiet) as display:
-            report, decision = guarded(prepared, quarantine, display)
+        report, interrupted = looked(of_quarantine(prepared, quarantine), quiet)
+        decision = decided(prepared, report)
         said = f"nothing was written to {folder}"
         if decision.verdict is Verdict.PASS:
             try:
@@ -79,7 +79,7 @@ def command(
     code = deliver(report, decision, prepared.registry, files, output)
     with telling():
         print(f"modelguard: {said}", file=sys.stderr)
-    return 3 if lost and code == 0 else code
+    return ended(3 if lost and code == 0 else code, interrupted=interrupted)
 
 
 def _check(uri: str, folder: str) -> None:
