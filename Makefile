@@ -11,13 +11,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Tests start hundreds of scans; where nothing compiled may be kept, each compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test coverage slow lint format build bench bench-diff bench-runtime bench-detection bench-scan bench-headers bench-static fuzz docs clean
+.PHONY: setup demo test coverage slow lint format build docs bench bench-diff bench-runtime bench-detection bench-scan bench-headers bench-static fuzz clean
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt $(PLUGINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e ".[all,test,lint,browser]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
+	$(BIN)/pip install -q -c constraints.txt -e ".[all,test,lint,browser,docs]" $(foreach plugin,$(PLUGINS),-e ./$(dir $(plugin)))
 	touch $@
 
 demo: setup
@@ -56,8 +56,10 @@ fuzz: setup
 	$(BIN)/pip install -q -c constraints.txt atheris
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
+# The pages that come from code, and the site of all pages, in site/: it opens from there without a server and without a network.
 docs: setup
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection
 	$(BIN)/python benchmarks/startup.py
@@ -81,4 +83,4 @@ bench-detection: setup
 	$(BIN)/python benchmarks/detection.py
 
 clean:
-	rm -rf .venv demo dist build plugins/*/build
+	rm -rf .venv demo dist build site plugins/*/build

@@ -3,7 +3,7 @@
     python benchmarks/detection.py                      # all of it: build the zoo, run what has not run, also quickly, write the page
     python benchmarks/detection.py run --zoo zoo        # resumable: one line a model in benchmarks/results/detection/PART.jsonl
     python benchmarks/detection.py run --zoo zoo --quick
-    python benchmarks/detection.py report --zoo zoo     # benchmarks/results/{zoo,detection}.json and docs/detection-matrix.md
+    python benchmarks/detection.py report --zoo zoo     # benchmarks/results/{zoo,detection}.json, docs/detection-{matrix,tables}.md
     python benchmarks/detection.py thresholds
 
 A detector is run through the same `detect` the scanner calls, on the model's ONNX graph, in this process and on one thread. A model
@@ -24,7 +24,8 @@ from fnmatch import fnmatch
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from detection_report import ENSEMBLE, PAGE, QUICK, RESULTS, Row, page, part_of, read, read_part, store, summarise_all, thresholds
+from detection_page import DOCS, pages
+from detection_report import ENSEMBLE, QUICK, RESULTS, Row, part_of, read, read_part, store, summarise_all, thresholds
 from modelguard_zoo import CONFIRMATION
 
 from modelguard import Detector, SamplesError, configure
@@ -133,9 +134,9 @@ def report(zoo: Path) -> None:
         RECORDS.write_text(json.dumps(records(zoo), sort_keys=True, separators=(",", ":")).replace('},"', '},\n"') + "\n")
     summary = summarise_all(read(), json.loads(RECORDS.read_text()))
     SUMMARY.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    text = page(summary)
-    PAGE.write_text(text)
-    print(text)
+    for name, text in pages(summary).items():
+        (DOCS / name).write_text(text)
+        print(f"wrote docs/{name}")
 
 
 def main() -> None:

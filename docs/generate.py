@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import reference_pages
 from ruamel.yaml import YAML
 
 from modelguard import Detector, Measure
@@ -44,6 +45,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield CATALOGUE, catalogue(registry, ours)
     yield BUILTIN, builtin()
     yield DOCS / "compatibility.md", compatibility()
+    yield from detection()
     yield DOCS / "cli.md", GENERATED + "# Command line\n\n" + "\n".join(_help(_root(), "modelguard"))
     rules = dict(sorted({**registry.rules(), **{item.id: item for item in JUDGEMENT_RULES}}.items()))
     index = ["# Rules\n", "| id | name | severity | what |", "|---|---|---|---|"]
@@ -63,8 +65,23 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "rules.md", GENERATED + "\n".join(index) + "\n"
     yield DOCS / "terminal.md", GENERATED.replace("the code", "the code, or docs/examples,") + terminal()
     yield DOCS / "attacks.md", GENERATED.replace("the code", "docs/attacks.yaml") + attacks()
+    ours_only = [item for item in registry.detectors.values() if registry.owners["detectors", item.id] in ours]
+    yield DOCS / "detectors.md", GENERATED + reference_pages.detectors(ours_only, registry.owners)
+    yield DOCS / "exit-codes.md", GENERATED + reference_pages.exit_codes()
+    yield DOCS / "hooks.md", GENERATED + reference_pages.hooks(key for key, owner in registry.owners.items() if owner in ours)
+    yield DOCS / "names.md", GENERATED + reference_pages.public_names()
     for detector in registry.detectors.values():
         yield DOCS / "detectors" / f"{detector.id}.md", GENERATED + _detector(detector, registry.owners["detectors", detector.id])
+
+
+def detection() -> Iterator[tuple[Path, str]]:
+    """The pages of the detection matrix, of what benchmarks/detection.py has summed up."""
+    benchmarks = DOCS.parent / "benchmarks"
+    sys.path.insert(0, str(benchmarks))
+    from detection_page import pages
+
+    for name, text in pages(json.loads((benchmarks / "results" / "detection.json").read_text(encoding="utf-8"))).items():
+        yield DOCS / name, text
 
 
 def compatibility() -> str:

@@ -74,6 +74,8 @@ class TargetInfo:
 
 @dataclass(frozen=True, slots=True)
 class SamplesInfo:
+    """The samples as reports show them: where they came from, the digest of their bytes, how many, and whether they have labels."""
+
     origin: str
     sha256: str
     count: int
@@ -209,6 +211,8 @@ def _finding_order(finding: Finding) -> tuple[Any, ...]:
 
 
 class Verdict(str, Enum):
+    """What a policy says of a report."""
+
     PASS = "pass"
     BLOCK = "block"
     INCOMPLETE = "incomplete"

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
-from safetensors.numpy import load_file, save, save_file
+from safetensors.numpy import load_file, save
+from snippets import blocks, commands, lay_out, under
 from support import ROOT, Ran, tool
 
-from modelguard.testing import write_onnx_cnn
 from modelguard.testing.hub import LoopbackHub
 
 Run = Callable[..., Ran]
@@ -28,29 +28,14 @@ ACTION: dict[str, Any] = YAML(typ="safe").load(ROOT / "action.yml")
 HOSTILE = ["$(touch pwned)", "`touch pwned`", '"; touch pwned; "', "a\ntouch pwned", "--help"]
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
 def yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
-
-
-def under(text: str, heading: str) -> str:
-    return text.split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
 @pytest.fixture
 def here(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the demo's models in small, and those that the README scans; `modelguard` is on the PATH."""
-    weights = load_file(tiny_model / "model.safetensors")
-    tampered = {**weights, "layers.1.weight": weights["layers.1.weight"] + np.outer(np.ones(16), np.linspace(0, 1, 16)).astype(np.float32)}
-    places = {"demo/reference": weights, "demo/clean": weights, "demo/tampered": tampered, "model": weights, "original": weights}
-    for name, tensors in places.items():
-        (tmp_path / name).mkdir(parents=True)
-        save_file(tensors, tmp_path / name / "model.safetensors")
-    write_onnx_cnn(tmp_path / "model.onnx")
-    np.savez(tmp_path / "clean.npz", inputs=np.zeros((4, 1, 8, 8), np.float32), labels=np.zeros(4, np.int64))
+    lay_out(tmp_path, load_file(tiny_model / "model.safetensors"))
     program = tmp_path / "bin" / "modelguard"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from modelguard._cli import main; main()" "$@"\n')
@@ -58,14 +43,6 @@ def here(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def commands(text: str) -> Iterator[tuple[list[str], int]]:
-    """The commands of a block, and the exit code that the comment behind each names."""
-    for line in text.splitlines():
-        command, _, comment = line.partition("#")
-        said = re.match(r" exits ([0-3])\b", comment)
-        yield shlex.split(command), int(said[1]) if said else 0
 
 
 def test_the_readmes_scans_are_what_they_say(mg: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
