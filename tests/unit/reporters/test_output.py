@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelguard._reporters import HOMES, builtin_reporters
 from modelguard._reporters.output import parse_output_spec, write_atomically
 from modelguard.errors import OutputError, UsageError
 
@@ -102,3 +103,10 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
         write_atomically(pipe, "text\n")
         assert reader.communicate(timeout=10)[0] == "text\n"
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_every_reporter_is_known_by_its_format_and_made_when_it_is_asked_for() -> None:
+    assert {item.format: type(item()).__name__ for item in builtin_reporters()} == {
+        name: home.partition(".")[2] for name, home in HOMES.items()
+    }
+    assert all(item().format == item.format for item in builtin_reporters())
