@@ -150,6 +150,14 @@ def test_a_local_folder_is_made_at_once_or_left_alone(own_hub: LoopbackHub, poli
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".modelguard")]
 
 
+def test_a_place_that_cannot_be_written_to(own_hub: LoopbackHub, policy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        hub.snapshot_download("org/model", cache_dir=tmp_path / "file" / "cache", policy=policy)
+    with pytest.raises(OutputError, match="cannot be"):
+        hub.hf_hub_download("org/model", "config.json", local_dir=tmp_path / "file", policy=policy)
+
+
 def test_private_repositories_are_read_with_the_callers_token(own_hub: LoopbackHub, policy: Path) -> None:
     own_hub.create("org/model", private=True)
     with pytest.raises(ModelRefused, match="private and the token may not see it"):
