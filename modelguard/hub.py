@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from modelguard.errors import ModelguardError, UsageError
+from modelguard.errors import ModelguardError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from modelguard._guard.quarantine import Quarantine
@@ -188,7 +188,10 @@ class _Call:
         from modelguard.report import Verdict
 
         prepared = self._prepared()
-        os.makedirs(self._parent, exist_ok=True)
+        try:
+            os.makedirs(self._parent, exist_ok=True)
+        except OSError as error:
+            raise OutputError(str(self._parent), f"cannot be made ({error.strerror})", "name another folder") from error
         with Quarantine(
             self._parent, self._cache, asked=asked, endpoint=self._endpoint, token=self._token, lend=self._lend, whole=whole
         ) as quarantine:

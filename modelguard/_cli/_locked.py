@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ def scan_locked(
     for name, model, prepared, files in work:
         source = LockedSource(model)
         report, interrupted = looked(replace(prepared, request=replace(prepared.request, origin=source)), quiet)
-        report = replace(report, lock=LockInfo(name, lock.path.as_posix(), lock.lines[name], source.differences))
+        report = replace(report, lock=LockInfo(name, _shown(lock.path), lock.lines[name], source.differences))
         decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
         attested = attester.write(report, decision, name)
         code = deliver(report, decision, prepared.registry, files, output)
@@ -46,6 +47,12 @@ def scan_locked(
         if interrupted:
             return ended(codes[-1], interrupted=True)
     return 1 if 1 in codes else max(codes)
+
+
+def _shown(path: Path) -> str:
+    """The lock as reports name it: by its path below the working directory, where code scanning finds it, else by its name alone."""
+    whole, here = Path(os.path.realpath(path)), Path(os.path.realpath(Path.cwd()))
+    return whole.relative_to(here).as_posix() if whole.is_relative_to(here) else path.name
 
 
 def _prepared(asked: ScanArguments, lock: Lock, model: LockedModel) -> Prepared:

@@ -53,6 +53,7 @@ def command(
     """
     from modelguard._guard.guard import decided, of_quarantine
     from modelguard._guard.quarantine import Quarantine
+    from modelguard._reporters.view import count
     from modelguard._scanner.prepare import ScanArguments, prepare
     from modelguard.report import Verdict
 
@@ -71,7 +72,7 @@ def command(
         if decision.verdict is Verdict.PASS:
             try:
                 placed = quarantine.to_folder(place)
-                said = f"{folder}: {placed.files} files, {placed.size / 1e6:,.1f} MB, commit {report.target.revision}"
+                said = f"{folder}: {count(placed.files, 'file')}, {placed.size / 1e6:,.1f} MB, commit {report.target.revision}"
             except OutputError as error:
                 lost = True
                 complain(error)

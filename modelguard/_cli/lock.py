@@ -228,8 +228,10 @@ def _lines(lock: Lock, name: str, differences: list[LockDifference]) -> list[str
 
 
 def _said(model: LockedModel) -> str:
+    from modelguard._reporters.view import count
+
     size = sum(item.size for item in model.files.values())
-    return f"{model.uri} at {model.commit}, {len(model.files)} files, {size / 1e6:,.1f} MB, licence {model.licence or 'not said'}"
+    return f"{model.uri} at {model.commit}, {count(len(model.files), 'file')}, {size / 1e6:,.1f} MB, licence {model.licence or 'not said'}"
 
 
 def _check_entry(lock: Lock, uri: str, name: str, policy: str | None, reference: str | None) -> None:

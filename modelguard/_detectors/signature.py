@@ -192,7 +192,7 @@ class _Resource:
             return (file.sha256 or sha256_file(file).sha256) == self.hex
         hasher = _hasher(_plain(self.algorithm))
         left = file.size - self.start if self.end is None else self.end - self.start
-        if self.end is not None and not self.start < self.end <= file.size:
+        if self.end is not None and not 0 <= self.start < self.end <= file.size:
             return False
         with file.open() as handle:
             handle.seek(self.start)

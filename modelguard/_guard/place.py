@@ -39,7 +39,12 @@ def into_folder(artifact: Artifact, folder: Path, quarantine: Path) -> Placed:
             place = ready / file.path
             place.parent.mkdir(parents=True, exist_ok=True)
             _take(file, place, quarantine if names[file.local] == 1 else None)
-        os.rename(ready, os.path.realpath(folder))
+        try:
+            os.rename(ready, os.path.realpath(folder))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise OutputError(str(folder), "has come to exist meanwhile", "name another folder") from error
     return Placed(len(artifact.files), sum(file.size for file in artifact.files))
 
 
@@ -150,11 +155,7 @@ def _told(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "name another folder"
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise OutputError(str(place), "has come to exist meanwhile", remedy) from error
-        if error.errno == errno.ENOSPC:
-            remedy = "free some space, or name a folder on another disk"
+        remedy = "free some space, or name a folder on another disk" if error.errno == errno.ENOSPC else "name another folder"
         raise OutputError(str(place), f"cannot be written ({error.strerror or error})", remedy) from error
     except (ArtifactError, DigestMismatchError) as error:
         raise OutputError(str(place), f"was not written: {error.thing} {error.cause}", "fetch it again") from error

@@ -400,18 +400,22 @@ class _Fetch:
             except ModelguardError:
                 raise
             except Exception as error:
+                session.check()  # a connection that was cut is no reason of anything
                 raise explain(f"{self.uri} {path}", error) from error
             if Path(brought) != root / path:
                 raise SourceError(f"{self.uri} {path}", "the Hub answers for another commit than the one asked for", "check HF_ENDPOINT")
 
-        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+        from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
+        futures: list[Future[None]] = []
         with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-            futures = [pool.submit(download, path) for path in wanted]
             try:
+                for path in wanted:  # in here too: an interrupt finds the first files being fetched already
+                    futures.append(pool.submit(download, path))
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                if not all(future.done() and not future.cancelled() and future.exception() is None for future in futures):
+                fine = all(future.done() and not future.cancelled() and future.exception() is None for future in futures)
+                if not fine or len(futures) < len(wanted):
                     session.stop()
                     pool.shutdown(wait=True, cancel_futures=True)
         failures = [failure for future in futures if not future.cancelled() and (failure := future.exception()) is not None]

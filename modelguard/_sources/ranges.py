@@ -74,11 +74,13 @@ class RangeReader:
             except ModelguardError:
                 raise
             except httpx.TransportError as error:
+                self._session.check()  # a connection that was cut is no reason of anything
                 if last:
                     raise explain(thing, error) from error
                 time.sleep(0.5 * 2**attempt)
                 continue
             except Exception as error:
+                self._session.check()
                 raise explain(thing, error) from error
             if answer is None:
                 return

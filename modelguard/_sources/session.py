@@ -99,9 +99,13 @@ class Session:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def _on_request(self, request: Any) -> None:
+    def check(self) -> None:
+        """Raise :class:`GivenUp` if the transfers were made to end."""
         if self._stopped.is_set():
             raise GivenUp(self._thing, "was given up")
+
+    def _on_request(self, request: Any) -> None:
+        self.check()
         host = origin(str(request.url))
         if host not in self._origins and (host, request.headers.get("authorization")) not in self._granted:
             request.headers.pop("authorization", None)
@@ -138,8 +142,7 @@ class Session:
             with self._lock:
                 self._reading.add(connection)
         try:
-            if self._stopped.is_set():
-                raise GivenUp(self._thing, "was given up")
+            self.check()
             yield from self._steadily(stream)
         finally:
             with self._lock:
@@ -149,8 +152,7 @@ class Session:
         begin, received = time.monotonic(), 0
         for chunk in stream:
             yield chunk
-            if self._stopped.is_set():
-                raise GivenUp(self._thing, "was given up")
+            self.check()
             received += len(chunk)
             now = time.monotonic()
             if now - begin > self._patience.window:

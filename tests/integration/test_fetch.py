@@ -92,6 +92,15 @@ def test_a_fault_of_the_hub_leaves_nothing(fetch: Fetch, own_hub: LoopbackHub, t
     assert os.listdir(tmp_path / "models") == []
 
 
+def test_without_a_network_nothing_is_left(fetch: Fetch, own_hub: LoopbackHub, tmp_path: Path) -> None:
+    ran, report = fetch("hf://org/model@v1", "--offline")
+    assert (ran.code, "is not in the cache" in report["failure"]) == (3, True)
+    own_hub.stop()
+    ran, report = fetch()
+    assert (ran.code, "the Hub cannot be reached" in report["failure"]) == (3, True)
+    assert os.listdir(tmp_path / "models") == []
+
+
 def test_arguments_are_refused_before_anything_is_fetched(fetch: Fetch, own_hub: LoopbackHub, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()

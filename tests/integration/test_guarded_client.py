@@ -14,6 +14,7 @@ import pytest
 from guarding import BAD, GOOD, below, quick_policy, weights
 
 from modelguard import OutputError, UsageError, hub
+from modelguard._guard.quarantine import Quarantine
 from modelguard.hub import ModelRefused
 from modelguard.testing.hub import LoopbackHub
 
@@ -95,6 +96,27 @@ def test_what_is_in_the_cache_is_scanned_and_not_fetched_again(own_hub: Loopback
     assert cached(tmp_path / "cache") == held, "what others put there is theirs"
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_a_blob_that_changes_after_the_scan_is_not_delivered(
+    own_hub: LoopbackHub, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
+    """The cache lends its blobs, and whoever owns it may write to them at any time."""
+    snapshot = Path(huggingface_hub.snapshot_download("org/model", cache_dir=tmp_path / "cache", endpoint=own_hub.endpoint))
+    blob = (snapshot / "config.json").resolve()
+    name = "to_folder" if local else "to_cache"
+    deliver = getattr(Quarantine, name)
+
+    def late(self: Quarantine, *arguments: Any) -> Any:
+        blob.write_bytes(b"[]\n")
+        return deliver(self, *arguments)
+
+    monkeypatch.setattr(Quarantine, name, late)
+    where: dict[str, Any] = {"local_dir": tmp_path / "out"} if local else {}
+    with pytest.raises(OutputError, match=r"config\.json changed while it was being scanned"):
+        hub.snapshot_download("org/model", policy=policy, **where)
+    assert not (tmp_path / "out").exists()
+
+
 def test_whoever_is_given_a_folder_is_given_what_was_scanned(own_hub: LoopbackHub, policy: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     huggingface_hub.hf_hub_download("org/bad", "extra.pkl", cache_dir=cache, endpoint=own_hub.endpoint)
@@ -148,6 +170,14 @@ def test_a_local_folder_is_made_at_once_or_left_alone(own_hub: LoopbackHub, poli
         hub.snapshot_download("org/model", local_dir=out, policy=policy)
     assert below(out) == held
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".modelguard")]
+
+
+def test_a_place_that_cannot_be_written_to(own_hub: LoopbackHub, policy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        hub.snapshot_download("org/model", cache_dir=tmp_path / "file" / "cache", policy=policy)
+    with pytest.raises(OutputError, match="cannot be written"):
+        hub.hf_hub_download("org/model", "config.json", local_dir=tmp_path / "file", policy=policy)
 
 
 def test_private_repositories_are_read_with_the_callers_token(own_hub: LoopbackHub, policy: Path) -> None:

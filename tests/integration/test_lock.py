@@ -199,6 +199,16 @@ def test_sarif_points_at_the_line_that_names_the_model(scan: Callable[..., tuple
     assert {"%SRCROOT%", "ARTIFACT"} == set(run["originalUriBaseIds"])
 
 
+@pytest.mark.parametrize(("place", "shown"), [("sub", "sub/my.lock"), ("../elsewhere", "my.lock")])
+def test_a_lock_in_another_place_is_named_without_an_absolute_path(lock: Lock, place: str, shown: str) -> None:
+    Path(place).mkdir()
+    where = (Path(place) / "my.lock").resolve()
+    assert lock("lock", "add", "hf://org/base", "--name", "base", "--lock-file", where).code == 0
+    ran = lock("scan", "--lock", "base", "--lock-file", where, "-q", "--policy", "gate.yaml", "-f", "json")
+    assert (ran.code, ran.json["lock"]["file"]) == (0, shown)
+    assert str(Path.cwd()) not in ran.out
+
+
 def test_several_models_each_with_its_report(lock: Lock, own_hub: LoopbackHub) -> None:
     own_hub.commit("org/bad", BAD)
     assert lock("lock", "add", "hf://org/bad", "--name", "bad", "--reference", "hf://org/base", "--policy", "gate.yaml").code == 0
