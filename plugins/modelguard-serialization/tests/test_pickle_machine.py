@@ -70,9 +70,8 @@ def shown(value: Value, depth: int = 5) -> object:
 
 
 def by_handlers(m: Machine) -> Value:
-    """What ``run`` does, one handler after another. Four opcodes have none."""
+    """What ``run`` does, one handler after another. Three opcodes have none."""
     plain = {
-        0x94: lambda: m.memo.__setitem__(len(m.memo), m.stack[-1]),
         0x4B: lambda: m.stack.append(m.take(1)[0]),
         0x68: lambda: m.stack.append(m.memo[m.take(1)[0]]),
     }
