@@ -29,7 +29,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "toml": tomllib.loads,
     "yaml": YAML(typ="safe", pure=True).load,
 }
-TRIED_ELSEWHERE = {"groovy", "jsonc", "sh", ""}
+TRIED_ELSEWHERE = {"console", "groovy", "jsonc", "sh", ""}
 """Blocks that nothing here reads: tests/integration runs the scripts; those without a language are what a terminal shows."""
 
 

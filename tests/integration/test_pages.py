@@ -39,6 +39,9 @@ def here(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
+FIRST_WORD = {0: "PASS", 1: "BLOCKED", 3: "INCOMPLETE"}
+
+
 class Reader:
     """Somebody who does what a page says, from top to bottom."""
 
@@ -48,6 +51,7 @@ class Reader:
         self.names: dict[str, object] = {}
         self.words: dict[str, str] = {}
         """What stands for a placeholder of the page."""
+        self.said: list[str] = []
 
     def read(self, page: Path) -> None:
         for language, text in shown(page):
@@ -87,6 +91,9 @@ class Reader:
                 rest.append("--plan")  # a search takes long, and finds nothing in noise
             ran = self.call([self.meant(word) for word in rest])
             assert ran.code == code, (argv, ran.out, ran.err)
+            if rest[0] == "scan" and "--plan" not in rest:
+                assert ran.out.startswith(FIRST_WORD[code]), (argv, ran.out)
+            self.said.append(ran.out)
             self.look_up()
 
     def call(self, argv: list[str]) -> Ran:
@@ -122,9 +129,11 @@ def test_the_page_about_the_hub_does_what_it_says(mg: Run, here: Path) -> None:
     weights = save({"w": np.arange(16, dtype=np.float32).reshape(4, 4)})
     with LoopbackHub() as hub:
         reader.words["COMMIT"] = hub.commit("org/name", {"model.safetensors": weights, "README.md": b"one\n"})
-        hub.commit("org/name", {"model.safetensors": weights, "README.md": b"two\n"})
+        newest = hub.commit("org/name", {"model.safetensors": weights, "README.md": b"two\n"})
         reader.environment = hub.env(here / "home", "hf_loopback")
         reader.read(DOCS / "how-to" / "hub.md")
+    saw = next(said for said in reader.said if "hf://org/name@main\n" in said and "BLOCKED" not in said)
+    assert newest in saw
 
 
 def test_the_page_about_notebooks_does_what_it_says(
