@@ -19,9 +19,10 @@ def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard._detectors.format_integrity import FormatIntegrity
     from modelguard._detectors.reference_files import ReferenceFiles
     from modelguard._detectors.remote_code import RemoteCode
+    from modelguard._detectors.signature import Signature
     from modelguard._diff.detector import WeightDiff
 
-    return [FormatIntegrity, ReferenceFiles, RemoteCode, WeightDiff]
+    return [FormatIntegrity, ReferenceFiles, RemoteCode, Signature, WeightDiff]
 
 
 @hookimpl

@@ -91,6 +91,12 @@ STORED_REPORT = 1 << 28
 
 POLICY_BYTES = 256 * 1024
 """Bytes of a policy file."""
+LOCK_BYTES = 8 << 20
+"""Bytes of a lock file: a hundred bytes for each file of each model."""
+SIGNATURE = 64 << 20
+"""Bytes of a signature over a model: a hundred for each file, or shard of one."""
+CARD = 64 * 1024
+"""Bytes of README.md in which the head of a model card must end."""
 POLICY_DEPTH = 20
 """Levels of nesting in a policy file."""
 POLICY_FILES = 32

@@ -21,11 +21,15 @@ YOUNG = 60.0
 
 
 class TemporaryFolder:
-    """A new private folder, ``path``, locked until :meth:`close` removes it. A context manager. Raises ``OSError``."""
+    """A new private folder, ``path``, locked until :meth:`close` removes it. A context manager. Raises ``OSError``.
 
-    def __init__(self) -> None:
-        sweep()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    It lies in ``parent``, hidden, where one is named: what is moved out of it within one file system is there at once, or not at all.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        sweep(parent)
+        prefix = PREFIX if parent is None else f".{PREFIX}"
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._lock = _locked(self.path)
 
     def __enter__(self) -> Path:
@@ -59,11 +63,11 @@ def _locked(folder: Path) -> int | None:
 
 
 @cache
-def sweep() -> None:
-    """Remove the folders that killed processes of this user left behind; once in a process."""
-    with contextlib.suppress(OSError, AttributeError), os.scandir(tempfile.gettempdir()) as entries:
+def sweep(parent: Path | None = None) -> None:
+    """Remove the folders that killed processes of this user left behind in ``parent``; once in a process."""
+    with contextlib.suppress(OSError, AttributeError), os.scandir(parent or tempfile.gettempdir()) as entries:
         for entry in entries:
-            if not entry.name.startswith(PREFIX):
+            if not entry.name.removeprefix(".").startswith(PREFIX):
                 continue
             with contextlib.suppress(OSError):
                 info = entry.stat(follow_symlinks=False)

@@ -55,7 +55,8 @@ class TargetInfo:
     """An artifact as reports show it: no absolute path, no host.
 
     ``unread`` are paths that were not looked at, or not fetched; ``notes`` say, one sentence each, what could not be verified;
-    ``left_out`` are files that are on purpose no part of it.
+    ``left_out`` are files that are on purpose no part of it. ``licence`` and ``base_models`` (``org/name``) are what the model card claims;
+    ``card`` says why it could not be read.
     """
 
     uri: str
@@ -66,6 +67,9 @@ class TargetInfo:
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    licence: str | None = None
+    base_models: tuple[str, ...] = ()
+    card: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,29 @@ class PluginFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class LockDifference:
+    """One way in which an artifact is not what a lock pins: ``rule`` names it, ``subject`` is a file or URI, ``message`` completes it.
+
+    ``blocks`` is False where something could not be compared.
+    """
+
+    rule: str
+    subject: str
+    message: str
+    blocks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LockInfo:
+    """The entry of a lock file that was scanned: its name, the file as it was named, the line that names it, and what does not agree."""
+
+    name: str
+    file: str
+    line: int
+    differences: tuple[LockDifference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything one scan measured. ``rules`` are the rules of every detector that was planned, for reporters and policies.
 
@@ -114,6 +141,7 @@ class Report:
     ``options`` are the detector options that were set, by policy or user, by detector id and name.
     ``self_reference`` says, completing "the reference is the target itself: ...", why a comparison with it says nothing; usually empty.
     ``shows`` says how what each detector that ran measured is shown to people, by detector id.
+    ``lock`` is the entry of a lock file that the target was scanned for.
     ``failure`` is set, and names thing, cause and remedy, when the artifact itself could not be brought or opened.
     ``confinement`` is what kept the worker that opened the artifact apart, in one word each: it depends on the machine.
     ``timings`` is the only part that differs between two runs over the same bytes, options, versions and seed on one machine.
@@ -134,6 +162,7 @@ class Report:
     model: Mapping[str, Any] | None = None
     failure: str = ""
     self_reference: str = ""
+    lock: LockInfo | None = None
     confinement: tuple[str, ...] = ()
     timings: Mapping[str, Any] = field(default_factory=dict)
 

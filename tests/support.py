@@ -34,6 +34,11 @@ class Ran:
         return json.loads(self.out)
 
 
+def tool(name: str) -> str | None:
+    """Where a program is that this environment, or the system, has."""
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
 def make_venv(folder: Path, *distributions: Path) -> Path:
     """A virtual environment that sees this one's packages, with ``distributions`` pip-installed into it; returns its python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)

@@ -30,8 +30,8 @@ def compared(old: Report, before: Decision, new: Report, after: Decision, *, as_
 
 
 def _lines(found: Comparison, old: Report, before: Decision, new: Report, after: Decision) -> Iterator[str]:
-    was, now = answer(old, before), answer(new, after)
-    yield f"{now if was == now else f'{was} -> {now}'}  {visible(new.target.uri)}"
+    said, says = answer(old, before), answer(new, after)
+    yield f"{says if said == says else f'{said} -> {says}'}  {visible(new.target.uri)}"
     files = _files(old, new)
     words = [
         count(len(found.new), "new finding"),
@@ -43,6 +43,8 @@ def _lines(found: Comparison, old: Report, before: Decision, new: Report, after:
     yield f"  {count(len(files), 'file')} not as then: {_few(files)}" if files else "  every file has the bytes that it had"
     if (old.policy.name, old.policy.sha256) != (new.policy.name, new.policy.sha256):
         yield f"  judged by {visible(old.policy.name)} then and by {visible(new.policy.name)} now"
+    if (then := _given(old)) != (now := _given(new)):
+        yield _item(f"scanned {then} then and {now} now", "  ")
     looked = {item.detector for item in old.outcomes if item.status is Status.COMPLETED}
     yield from _listed("New", found.new, lambda detector: "" if detector in looked else f"{detector} had not looked")
     yield from _listed("Gone", found.gone, lambda detector: "")
@@ -88,6 +90,14 @@ def _few(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(map(visible, listed[:most])) + more
+
+
+def _given(report: Report) -> str:
+    """What the scan had beside the artifact: other findings may come of other things."""
+    given = [f"against {report.reference.uri}"] if report.reference is not None else []
+    given += [f"on samples {report.samples.origin}"] if report.samples is not None else []
+    given += [f"at {report.target.revision}"] if report.target.revision else []
+    return f"{' '.join(given) or 'alone'}, by modelguard {report.tool_version}"
 
 
 def _files(old: Report, new: Report) -> list[str]:

@@ -97,7 +97,7 @@ def _torch(registry: Registry) -> Iterator[Check]:
         last = ran.stderr.strip().splitlines()[-1:] or [f"exit status {ran.returncode}"]
         yield Check("models", False, f"torch cannot be imported: {last[0]}", "try `python -c 'import torch'`")
         return
-    yield Check("models", True, f"torch {told['version']} (built for {told['built_for']}), onnxruntime {_version('onnxruntime')}")
+    yield Check("models", True, f"torch {told['version']} (built for {told['built_for']}), onnxruntime {_onnxruntime()}")
     card = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()
     if told["devices"]:
         yield Check("GPU", True, ", ".join(told["devices"]))
@@ -107,11 +107,12 @@ def _torch(registry: Registry) -> Iterator[Check]:
         yield Check("GPU", True, "none; models run on the processor")
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+def _onnxruntime() -> str:
+    """The version of whichever distribution brings the package."""
+    for name in ("onnxruntime-gpu", "onnxruntime"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"
 
 
 def _cache() -> Check:

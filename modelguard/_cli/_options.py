@@ -204,7 +204,7 @@ def parse_outputs(output: OutputOptions, registry: Registry, inputs: Iterable[st
     for spec in output.outputs:
         name, path = parse_output_spec(spec, registry.reporters)
         try:
-            _check_output(spec, path, taken)
+            _check_output(f"-o {spec}", path, taken)
         except (OSError, ValueError) as error:
             cause = f"cannot be written ({getattr(error, 'strerror', None) or error})"
             raise UsageError(f"-o {shorten(spec, 200)}", cause, "name another file") from error
@@ -212,16 +212,24 @@ def parse_outputs(output: OutputOptions, registry: Registry, inputs: Iterable[st
     return tuple(files)
 
 
-def _check_output(spec: str, path: Path, taken: dict[str, str]) -> None:
+def _check_output(what: str, path: Path, taken: dict[str, str]) -> None:
     real = os.path.realpath(path)
     if real in taken:
-        raise UsageError(f"-o {spec}", f"{path} {taken[real]}", "name another file")
+        raise UsageError(what, f"{path} {taken[real]}", "name another file")
     if path.is_dir():
-        raise UsageError(f"-o {spec}", f"{path} is a folder", "name a file in it")
+        raise UsageError(what, f"{path} is a folder", "name a file in it")
     if not path.parent.is_dir():
-        raise UsageError(f"-o {spec}", f"the folder {path.parent} does not exist", "create it first")
+        raise UsageError(what, f"the folder {path.parent} does not exist", "create it first")
     if path.is_file() or not path.exists():  # a device or pipe takes any number of reports
         taken[real] = "is given to two reports"
+
+
+def check_file(what: str, path: Path) -> None:
+    """Refuse a file that could not be written; ``what`` names the option. Raises :class:`UsageError`."""
+    try:
+        _check_output(what, path, {})
+    except (OSError, ValueError) as error:
+        raise UsageError(what, f"cannot be written ({getattr(error, 'strerror', None) or error})", "name another file") from error
 
 
 def print_answer(text: str, *, nl: bool = True) -> None:

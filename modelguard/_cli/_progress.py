@@ -65,7 +65,8 @@ class ProgressDisplay:
             if outcome.detector in self._tasks:
                 self._live.remove_task(self._tasks.pop(outcome.detector))
         elif not self._quiet and outcome.status is not Status.SKIPPED:  # what was skipped, and why, is in the report
-            count = f", {len(outcome.findings)} findings" if outcome.findings else ""
+            number = len(outcome.findings)
+            count = f", {number} finding{'s' if number > 1 else ''}" if number else ""
             _line(f"{visible(outcome.detector)} {outcome.status.value} in {seconds:.1f} s{count}")
 
     def _show(self, name: str, done: int, total: int, note: str) -> None:

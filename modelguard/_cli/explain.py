@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ def command(what: str, report: str | None, as_json: bool, without: tuple[str, ..
     """
     from modelguard._cli._rule import document, every_rule, find_rule, reporters, text
     from modelguard._plugins import load
+    from modelguard._reporters.json import dump
     from modelguard._schemas.finding import write_finding
     from modelguard.api import load_report
 
@@ -51,7 +51,7 @@ def command(what: str, report: str | None, as_json: bool, without: tuple[str, ..
     detectors = reporters(rule, registry) or sorted({detector for detector, _ in found})
     if as_json:
         listed = {"findings": [write_finding(finding) for _, finding in found]} if stored is not None else {}
-        print_answer(json.dumps({**document(rule, detectors), **listed}, indent=2))
+        print_answer(dump({**document(rule, detectors), **listed}), nl=False)
         return 0
     parts = list(text(rule, detectors))
     if stored is not None and decision is not None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from modelguard._cli import _complete
+from modelguard._cli._attest import Attester, AttestOptions, attest_options
+from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import (
     OutputOptions,
     baseline_option,
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
-@click.argument("target", required=False, metavar="TARGET", shell_complete=_complete.files)
+@click.argument("targets", nargs=-1, metavar="TARGET", shell_complete=_complete.files)
+@click.option("--lock", "locked", is_flag=True, help="Scan what a lock file pins: TARGETs are names in it, none means all.")
+@click.option("--lock-file", metavar="F", shell_complete=_complete.files, help="The lock file [modelguard.lock].")
 @click.option(
     "--reference",
     metavar="R",
@@ -65,10 +69,13 @@ if TYPE_CHECKING:
 @model_options
 @run_options
 @output_options
+@attest_options
 @plugin_option
 @click.option("--plan", is_flag=True, help="Say which detectors would run and what the others lack, and stop.")
 def command(
-    target: str | None,
+    targets: tuple[str, ...],
+    locked: bool,
+    lock_file: str | None,
     reference: str | None,
     samples: str | None,
     policy: str | None,
@@ -82,6 +89,7 @@ def command(
     run: RunOptions,
     quiet: bool,
     output: OutputOptions,
+    attestation: AttestOptions,
     without: tuple[str, ...],
     plan: bool,
 ) -> int:
@@ -89,11 +97,19 @@ def command(
 
     Exit codes: 0 pass, 1 blocked by policy, 2 usage or policy-file error, 3 no verdict. Where --detector leaves out detectors that the
     policy requires, 0 says no more than that its rules object to nothing those named found.
+
+    With --lock the models come from the lock, with its policies and references where none are given here. -o then takes {name} for a
+    model's name, and the exit code is that of the worst.
     """
     from modelguard._scanner.prepare import ScanArguments, prepare
 
-    if target is None:
-        raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
+    if lock_file is not None and not locked:
+        raise UsageError("--lock-file", "has no effect without --lock", "give --lock as well")
+    if not locked and len(targets) != 1:
+        if not targets:
+            raise UsageError("scan", "names no model", "write for example `modelguard scan ./model` or `modelguard scan hf://org/name`")
+        raise UsageError("scan", f"names {len(targets)} models", "name one, or several of a lock: `modelguard scan --lock NAME...`")
+    target = targets[0] if targets else ""
     if plan and (output.outputs or output.stdout_format not in ("console", "json")):
         raise UsageError("--plan", "there is no report to write before the scan", "leave -o out; --format may be console or json")
     if plan and baseline is not None:
@@ -103,41 +119,48 @@ def command(
         from modelguard.api import load_report
 
         earlier, _ = load_report(baseline)
-    prepared = prepare(
-        ScanArguments(
-            target=target,
-            reference=reference,
-            samples=samples,
-            policy=policy,
-            detectors=detectors or None,
-            options=parse_detector_options(options),
-            quick=quick,
-            budget=budget,
-            model=model,
-            run=run,
-            without=without,
-            identity=identity,
-            baseline=earlier,
-        )
+    asked = ScanArguments(
+        target=target,
+        reference=reference,
+        samples=samples,
+        policy=policy,
+        detectors=detectors or None,
+        options=parse_detector_options(options),
+        quick=quick,
+        budget=budget,
+        model=model,
+        run=run,
+        without=without,
+        identity=identity,
+        baseline=earlier,
     )
+    if locked:
+        from modelguard._cli._locked import scan_locked
+
+        alone = {"--plan": plan, "--identity": identity is not None, "--baseline": baseline is not None}
+        for name in (name for name, given in alone.items() if given):
+            raise UsageError(name, "cannot be combined with --lock", "scan one model by its URI")
+        return scan_locked(asked, targets, lock_file, output, attestation, quiet)
+    prepared = prepare(asked)
     if plan:
         return _show_plan(prepared, output.stdout_format)
-    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet)
+    attester = Attester.of(attestation, prepared.alone)
+    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet, attester)
 
 
-def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool) -> int:
+def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool, attester: Attester | None = None) -> int:
     """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
     import datetime
 
-    from modelguard._cli._progress import ProgressDisplay
     from modelguard.policy import evaluate
 
     files = parse_outputs(output, prepared.registry, inputs)
-    with ProgressDisplay(quiet) as display:
-        report = prepared.scan(display)
+    report, interrupted = looked(prepared, quiet)
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
-    return deliver(report, decision, prepared.registry, files, output)
+    attested = attester is None or attester.write(report, decision)
+    code = deliver(report, decision, prepared.registry, files, output)
+    return ended(3 if code == 0 and not attested else code, interrupted=interrupted)
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

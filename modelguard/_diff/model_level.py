@@ -265,7 +265,8 @@ def _low_rank(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChang
         what = f"{where} changed by matrices of rank {_span(ranks)}"
         return ModelChange("multi-layer-edit", what, evidence, "nothing else changed")
     if len(ranks) == 1 or ranks[-1] <= 2 * ranks[0]:
-        return ModelChange("lora-merge", f"{len(ranked)} matrices of {len(patterns)} kinds changed by rank {_span(ranks)}", evidence)
+        where = f"{len(ranked)} matrices of {_count(len(patterns), 'kind', 'kinds')}"
+        return ModelChange("lora-merge", f"{where} changed by rank {_span(ranks)}", evidence)
     return None
 
 

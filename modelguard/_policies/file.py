@@ -27,7 +27,8 @@ from modelguard.findings import RULE_ID, Confidence, Severity
 
 LOCKABLE = (
     "mode", "sources", "sources.allow", "sources.pinned", "sources.digests", "sources.formats", "sources.remote_code",
-    "sources.left_out",
+    "sources.left_out", "sources.licences",
+    "provenance", "provenance.locked", "provenance.signature", "provenance.base_model",
     "detectors", "detectors.required", "detectors.required_with_reference", "detectors.required_with_samples",
     "detectors.optional", "detectors.options", "detectors.timeouts", "detectors.budget",
     "rules", "default", "waivers", "baseline", "plugins", "plugins.allow", "plugins.failures",
@@ -83,6 +84,7 @@ DetectorId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-
 RuleId = Annotated[str, StringConstraints(pattern=rf"^({RULE_ID})$")]
 RulePattern = Annotated[str, StringConstraints(pattern=rf"^({RULE_ID}|(MG|[A-Z][A-Z0-9]{{1,15}}-)[0-9]{{0,3}}\*)$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^modelguard/v1:[0-9a-f]{32}$")]
+Material = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Globs = Annotated[tuple[Glob, ...], Field(min_length=1), AfterValidator(_distinct)]
 Detectors_ = Annotated[tuple[DetectorId, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -111,6 +113,52 @@ class SourcesPart(_Model):
     left_out: Literal["incomplete", "allow"] = Field(
         default="allow",
         description="incomplete: no verdict when records of git or of the Hub's client lie among the target's files and were left out.",
+    )
+
+    licences: Globs | None = Field(
+        default=None,
+        description="Globs (`*` only) over the licence that the model card names; one must match. No licence, no match. Absent: any.",
+    )
+
+
+class SignaturePart(_Model):
+    """Who must have signed the model: a key, a certificate authority, or an identity that sigstore vouches for. Exactly one."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\\/][^\x00-\x1f\x7f\\]{0,200}$")] = Field(
+        default="model.sig", description="The signature's path in the artifact."
+    )
+    key: Material | None = Field(default=None, description="Public key: a path relative to this file, or PEM.")
+    certificate: Material | None = Field(default=None, description="Certificates of the authority: a path relative to this file, or PEM.")
+    identity: Line | None = Field(default=None, description="Who signed, as sigstore's certificate names them, exactly; needs `issuer`.")
+    issuer: Line | None = Field(default=None, description="The OpenID Connect issuer that vouched for the identity.")
+    trust_root: Material | None = Field(
+        default=None, description="sigstore's trusted root of a deployment of one's own: a path relative to this file, or JSON."
+    )
+
+    @model_validator(mode="after")
+    def _names_one(self) -> SignaturePart:
+        given = [name for name in ("key", "certificate", "identity") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"names {', '.join(given) or 'nobody'}; give one of key, certificate, and identity with issuer")
+        if (self.identity is None) != (self.issuer is None):
+            raise ValueError("identity and issuer go together")
+        if self.trust_root is not None and self.identity is None:
+            raise ValueError("trust_root is for an identity")
+        return self
+
+    def __str__(self) -> str:
+        who = "a key" if self.key else "a certificate" if self.certificate else f"{self.identity} by {self.issuer}"
+        return f"{self.file} of {who}"
+
+
+class ProvenancePart(_Model):
+    """What must vouch for the artifact."""
+
+    locked: StrictBool = Field(default=False, description="Only what is scanned from a lock (`modelguard scan --lock`) passes.")
+    signature: SignaturePart | None = Field(default=None, description="A signature (OpenSSF Model Signing) that must hold.")
+    base_model: Literal["check", "allow"] = Field(
+        default="allow",
+        description="check: a base model that the model card claims must be the reference, and the weights must come from it.",
     )
 
 
@@ -190,6 +238,7 @@ class PolicyFile(_Model):
     locked: Annotated[tuple[str, ...], AfterValidator(_lockable), WithJsonSchema({"type": "array", "items": {"enum": list(LOCKABLE)}})] = ()
     mode: Literal["enforce", "report"] = Field(default="enforce", description="report: a block exits 0; an incomplete scan still exits 3.")
     sources: SourcesPart = SourcesPart()
+    provenance: ProvenancePart = ProvenancePart()
     detectors: DetectorsPart = DetectorsPart()
     rules: tuple[RulePart, ...] = Field(default=(), description="First match wins.")
     default: Action = Field(default="warn", description="What happens to a finding that no rule matches.")

@@ -90,6 +90,8 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
         yield unread(report.failure)
     elif not target.format:
         yield unread(f"{target.uri} holds no checkpoint in a format that is known here; its weights were not looked at")
+    for item in report.lock.differences if report.lock is not None else ():
+        yield Violation("source", item.subject, f"{item.subject}: {item.message}", blocks=item.blocks, rule=item.rule)
     if sources.pinned and "://" in target.uri and not _pinned(target.uri, target.revision):
         commit = f"; name the commit it was scanned at: {target.revision}" if target.revision else ""
         yield refused(f"{target.uri} does not name a full 40-hex commit, so it can change (sources.pinned){commit}")
@@ -97,6 +99,16 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
         yield refused(f"format {', '.join(strange)} is not accepted (sources.formats: {', '.join(sources.formats)})")
     if sources.digests and (bare := [file.path for file in target.files if file.sha256 is None]):
         yield unread(f"{_few(bare)} without a sha256 (sources.digests); scan with hashing on")
+    if policy.provenance.locked and report.lock is None:
+        yield refused(f"{target.uri} was not scanned from a lock (provenance.locked); add it with `modelguard lock add`")
+    if not report.failure and target.card and (sources.licences is not None or policy.provenance.base_model == "check"):
+        yield unread(f"the model card was not read, so what it claims is unknown: {target.card}")
+    elif not report.failure:
+        if sources.licences is not None and not any(target.licence and glob_matches(item, target.licence) for item in sources.licences):
+            said = f"licence {target.licence} is not accepted" if target.licence else "its model card names no licence"
+            yield refused(f"{said} (sources.licences: {', '.join(sources.licences)})")
+        if policy.provenance.base_model == "check":
+            yield from _lineage(report, subject)
     if report.self_reference:
         yield unread(
             f"the reference is the target itself ({report.self_reference}), so the comparison says nothing; "
@@ -125,6 +137,19 @@ def _source(report: Report, policy: Policy) -> Iterator[Violation]:
             files = sorted({item.location.file or "configuration" for item in pointing})
             rules = ", ".join(sorted({item.rule for item in pointing}))
             yield refused(f"{_few(files)} holds or names code to run ({rules}; sources.remote_code: deny)")
+
+
+def _lineage(report: Report, subject: str) -> Iterator[Violation]:
+    """Whether the weights come from every base model that the card claims."""
+    reference = report.reference.identity.removeprefix("hf:") if report.reference is not None else ""
+    compared = {reference} if any(item.detector == "weight-diff" and item.status is Status.COMPLETED for item in report.outcomes) else set()
+    for claim in report.target.base_models:
+        if claim not in compared:
+            said = f"the model card claims that it comes from {claim}, and it was not compared with that (provenance.base_model: check)"
+            yield Violation("source", subject, said, blocks=False, rule=judgement.BASE_MODEL_NOT_COMPARED.id)
+        elif any(item.rule == judgement.UNRELATED for _, item in report.findings()):
+            said = f"the model card claims that it comes from {claim}, and its weights do not (provenance.base_model: check)"
+            yield Violation("source", subject, said, blocks=True, rule=judgement.BASE_MODEL_FALSE.id)
 
 
 def _allowed(uri: str, allow: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ from modelguard._policies.model import Policy
 from modelguard.errors import PolicyError
 
 if TYPE_CHECKING:
+    from modelguard._policies.file import PolicyFile
     from modelguard._policies.merge import Layer
 
 MAX_BYTES = _limits.POLICY_BYTES
@@ -93,8 +94,28 @@ def _layer(name: str, folder: Path, children: tuple[str, ...], seen: list[str]) 
             raise PolicyError(place, f"cannot extend {parent!r}", "use builtin:NAME or a path relative to this file")
         layer = _layer(parent, Path(place).parent, (*children, identity), seen)
         above = layer if above is None else beside(above, layer)
-    own = Layer.of(policy, place)
+    own = Layer.of(_with_material(policy, place), place)
     return own if above is None else merge(above, own)
+
+
+def _with_material(policy: PolicyFile, place: str) -> PolicyFile:
+    """The policy with keys and certificates in the place of the paths that name them, so that its digest is over them too."""
+    signature = policy.provenance.signature
+    if signature is None:
+        return policy
+    read = {}
+    for name in ("key", "certificate", "trust_root"):
+        value = getattr(signature, name)
+        if value is not None and not value.lstrip().startswith(("-----BEGIN", "{")):
+            read[name] = read_text(str(Path(place).parent / value))
+            if not read[name].lstrip().startswith(("-----BEGIN", "{")):
+                raise PolicyError(place, f"provenance.signature.{name}: {value} is neither PEM nor JSON", "name the public key's file")
+            if "PRIVATE KEY" in read[name]:
+                raise PolicyError(place, f"provenance.signature.{name}: {value} is a private key", "name the public key's file")
+    if not read:
+        return policy
+    signature = signature.model_copy(update=read)
+    return policy.model_copy(update={"provenance": policy.provenance.model_copy(update={"signature": signature})})
 
 
 def _folder() -> Any:

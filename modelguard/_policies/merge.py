@@ -8,7 +8,10 @@ sources.pinned, .digests        the child's                              true ->
 sources.remote_code             the child's                              deny -> allow
 sources.left_out                the child's                              incomplete -> allow
 sources.formats                 the child's                              a format the parent does not list
-sources.allow                   the child's                              a glob that no glob of the parent covers
+sources.allow, .licences        the child's                              a glob that no glob of the parent covers
+provenance.locked               the child's                              true -> false
+provenance.signature            the child's                              any other value, where the parent has one
+provenance.base_model           the child's                              check -> allow
 plugins.allow                   the child's                              any other value: more may not load, fewer may look
 detectors.required,             both                                     impossible
   .required_with_reference,
@@ -64,7 +67,7 @@ class Layer:
     def of(cls, policy: PolicyFile, origin: str) -> Layer:
         """The layer of one file, without its parents."""
         values: dict[str, Any] = {key: getattr(policy, key) for key in ("mode", "default", "baseline") if key in policy.model_fields_set}
-        for part in ("sources", "detectors", "plugins"):
+        for part in ("sources", "provenance", "detectors", "plugins"):
             section = getattr(policy, part)
             values |= {f"{part}.{key}": getattr(section, key) for key in section.model_fields_set}
         for table in _TABLES:
@@ -213,6 +216,10 @@ _WEAKER: Mapping[str, Callable[[Any, Any], bool]] = {
     "sources.left_out": lambda old, new: (old, new) == ("incomplete", "allow"),
     "sources.formats": _widens,
     "sources.allow": _widens,
+    "sources.licences": _widens,
+    "provenance.locked": _shrinks,
+    "provenance.signature": lambda old, new: old is not None and old != new,
+    "provenance.base_model": lambda old, new: (old, new) == ("check", "allow"),
     "plugins.allow": lambda old, new: old != new,
     "detectors.budget": lambda old, new: old != new,
     "detectors.optional": lambda old, new: not set(new or ()) <= set(old or ()),

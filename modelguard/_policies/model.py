@@ -86,6 +86,16 @@ class Sources:
     formats: tuple[str, ...] | None
     remote_code: Literal["deny", "allow"]
     left_out: Literal["incomplete", "allow"]
+    licences: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What must vouch for an artifact; ``signature`` holds the options of the detector of that name."""
+
+    locked: bool
+    signature: Mapping[str, str] | None
+    base_model: Literal["check", "allow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +161,7 @@ class Policy:
     name: str
     mode: Literal["enforce", "report"]
     sources: Sources
+    provenance: Provenance
     detectors: Detectors
     rules: tuple[PolicyRule, ...]
     default: Action
@@ -172,6 +183,7 @@ class Policy:
             name=document["name"],
             mode=document["mode"],
             sources=Sources(**{key: _tuple(value) for key, value in document["sources"].items()}),
+            provenance=_provenance(document["provenance"]),
             detectors=Detectors(
                 **lists,
                 options=options,
@@ -196,7 +208,8 @@ class Policy:
         """Ids that must complete in a scan with or without a reference and samples, sorted."""
         compared = self.detectors.required_with_reference or () if reference else ()
         searched = self.detectors.required_with_samples or () if samples else ()
-        return tuple(sorted({*self.required, *compared, *searched}))
+        signed = ("signature",) if self.provenance.signature is not None else ()
+        return tuple(sorted({*self.required, *compared, *searched, *signed}))
 
     @property
     def sha256(self) -> str:
@@ -228,7 +241,8 @@ class Policy:
         The digest differs from the file's, so a report never passes a narrowed policy off as the whole one.
         """
         named = {"required": sorted(detectors), "required_with_reference": None, "required_with_samples": None}
-        return Policy.read({**self.document, "detectors": {**self.document["detectors"], **named}})
+        provenance = {**self.document["provenance"], **({} if "signature" in detectors else {"signature": None})}
+        return Policy.read({**self.document, "detectors": {**self.document["detectors"], **named}, "provenance": provenance})
 
     def check(self, known_rules: Collection[str], known_detectors: Mapping[str, type[Detector] | None]) -> None:
         """Refuse names that nobody declares, and detector options that a detector would refuse: a mistyped id would silently never match.
@@ -303,6 +317,12 @@ def _names_a_rule(pattern: str, rules: Collection[str]) -> bool:
     """Whether ``pattern`` matches a rule there is, or covers a documented block of ours."""
     start = pattern.rstrip("*")
     return any(glob_matches(pattern, rule) for rule in rules) or (start != pattern and any(block.startswith(start) for block in BLOCKS))
+
+
+def _provenance(document: Mapping[str, Any]) -> Provenance:
+    signature = document["signature"]
+    given = None if signature is None else {key: value for key, value in signature.items() if value is not None}
+    return Provenance(document["locked"], given, document["base_model"])
 
 
 def _tuple(value: Any) -> Any:

@@ -7,24 +7,42 @@ parsers disagree about; the last is how a typing error becomes a hole in the gat
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from modelguard import _limits
-from modelguard._policies.file import DetectorsPart, MatchPart, PluginsPart, PolicyFile, RulePart, SourcesPart, WaiverPart
+from modelguard._policies.file import (
+    DetectorsPart,
+    MatchPart,
+    PluginsPart,
+    PolicyFile,
+    ProvenancePart,
+    RulePart,
+    SignaturePart,
+    SourcesPart,
+    WaiverPart,
+)
 from modelguard.errors import PolicyError
 
+M = TypeVar("M", bound=BaseModel)
 MAX_DEPTH = _limits.POLICY_DEPTH
 
 
 def read_policy(text: str, place: str) -> PolicyFile:
     """The policy file ``text``; ``place`` is what errors call it. Raises :class:`PolicyError` naming the line."""
+    data, node = read_yaml(text, place)
+    return validated(PolicyFile, data, node, place, "`modelguard schema policy` describes the format")
+
+
+def read_yaml(text: str, place: str) -> tuple[dict[Any, Any], Node | None]:
+    """A mapping that can be read in one way only, and its nodes. Raises :class:`PolicyError` naming the line."""
     yaml = YAML(typ="safe", pure=True)
     try:
         depth = 0
@@ -45,11 +63,16 @@ def read_policy(text: str, place: str) -> PolicyFile:
         raise PolicyError(place, f"is not valid YAML ({str(error).splitlines()[0]})", "correct the file") from None
     if not isinstance(data, dict):
         raise PolicyError(place, "is empty" if data is None else "is not a mapping", "begin with `version: 1`")
+    return data, node
+
+
+def validated(model: type[M], data: Mapping[Any, Any], node: Node | None, place: str, remedy: str) -> M:
+    """``data`` as a ``model``. Raises :class:`PolicyError` naming the line."""
     try:
-        return PolicyFile.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         loc, message = _first(error)
-        raise PolicyError(f"{place}, line {_line(node, loc)}", message, "`modelguard schema policy` describes the format") from None
+        raise PolicyError(f"{place}, line {line_of(node, loc)}", message, remedy) from None
 
 
 def _at(place: str, what: Any, cause: str, remedy: str) -> PolicyError:
@@ -76,7 +99,7 @@ def _no_duplicates(node: Node | None, place: str) -> None:
             _no_duplicates(item, place)
 
 
-def _line(node: Node | None, loc: tuple[int | str, ...]) -> int:
+def line_of(node: Node | None, loc: tuple[int | str, ...]) -> int:
     """The line of the innermost part of ``loc`` that is in the file."""
     line = 1
     for step in loc:
@@ -97,7 +120,17 @@ _KEYS = tuple(
     sorted(
         {
             name
-            for model in (PolicyFile, SourcesPart, DetectorsPart, RulePart, MatchPart, WaiverPart, PluginsPart)
+            for model in (
+                PolicyFile,
+                SourcesPart,
+                ProvenancePart,
+                SignaturePart,
+                DetectorsPart,
+                RulePart,
+                MatchPart,
+                WaiverPart,
+                PluginsPart,
+            )
             for name in model.model_fields
         }
     )

@@ -75,6 +75,72 @@ SOURCE_REFUSED = Rule(
     "Use an artifact that the policy accepts, or have the policy's owner change the sources section.",
     cwe=829,
 )
+REVISION_MOVED = Rule(
+    "MG0211",
+    "RevisionMoved",
+    "a branch or tag no longer means the commit that was locked",
+    Severity.HIGH,
+    "The lock pins a branch or tag to the commit that it meant. On the Hub it means another commit now: whoever uses the name gets another "
+    "model. Branches move by themselves; a tag that moves was moved by somebody.",
+    "Look at what changed with `modelguard lock diff`, and take it over with `modelguard lock update` if it is as it should be.",
+    cwe=494,
+)
+LOCKED_FILE_CHANGED = Rule(
+    "MG0212",
+    "LockedFileChanged",
+    "a file is not the one that was locked",
+    Severity.CRITICAL,
+    "The file has another size or sha256 than the lock says. At one commit of a repository that cannot happen: the bytes, the Hub's "
+    "listing or the lock were tampered with, or the repository was replaced.",
+    "Do not use the model before somebody has explained it; compare the lock with its history in your repository.",
+    cwe=353,
+)
+FILE_NOT_LOCKED = Rule(
+    "MG0213",
+    "FileNotLocked",
+    "a file of the model that the lock has no entry for",
+    Severity.HIGH,
+    "The model has a file that the lock does not name. Loaders act on files merely because they are there (code, templates, adapters).",
+    "Remove the file, or take the model as it is now with `modelguard lock update`.",
+    cwe=353,
+)
+LOCKED_FILE_GONE = Rule(
+    "MG0214",
+    "LockedFileGone",
+    "a file that the lock names and the model lacks",
+    Severity.HIGH,
+    "The lock has an entry for a file that the model does not have. Loaders fall back to something else when a file is not there.",
+    "Find out where it went, or take the model as it is now with `modelguard lock update`.",
+    cwe=353,
+)
+LOCK_NOT_CHECKED = Rule(
+    "MG0215",
+    "LockNotChecked",
+    "something that a lock pins could not be compared with it",
+    Severity.HIGH,
+    "Whether a branch or tag still means the commit that was locked, or whether a file is the one that was locked, could not be found out. "
+    "Offline nobody can say what a tag means now.",
+    "Follow the message: scan online, or let the lock name a commit (`modelguard lock add hf://org/name@<40 hex>`).",
+)
+BASE_MODEL_FALSE = Rule(
+    "MG0231",
+    "BaseModelFalse",
+    "the weights do not come from the base model that the model card claims",
+    Severity.HIGH,
+    "The model card names a base model, and weight-diff found the weights unrelated to it. The card is wrong, or the weights are not what "
+    "the card is about: a name and a licence were borrowed.",
+    "Ask the model's owner where the weights come from. Nothing that the card says can be relied on until then.",
+    cwe=345,
+)
+BASE_MODEL_NOT_COMPARED = Rule(
+    "MG0232",
+    "BaseModelNotCompared",
+    "a base model that the model card claims was not compared with",
+    Severity.HIGH,
+    "The policy asks whether the weights come from the base model that the model card names (provenance.base_model: check), and nobody "
+    "compared them.",
+    "Give the base model as --reference, or add it to the lock, whose entries `modelguard scan --lock` compares with by themselves.",
+)
 PLUGIN_REFUSED = Rule(
     "MG0292",
     "PluginRefused",
@@ -93,7 +159,17 @@ WAIVER_EXPIRED = Rule(
     "Fix what was found, or have the waiver's owner review the finding and set a new date.",
 )
 
+UNRELATED = "MG1215"
+"""What weight-diff calls a model that does not come from its reference."""
+
 JUDGEMENT_RULES: tuple[Rule, ...] = (
+    REVISION_MOVED,
+    LOCKED_FILE_CHANGED,
+    FILE_NOT_LOCKED,
+    LOCKED_FILE_GONE,
+    LOCK_NOT_CHECKED,
+    BASE_MODEL_FALSE,
+    BASE_MODEL_NOT_COMPARED,
     SOURCE_REFUSED,
     PLUGIN_REFUSED,
     WAIVER_EXPIRED,

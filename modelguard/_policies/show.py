@@ -26,6 +26,7 @@ def _lines(document: Mapping[str, Any], resolved: Resolved) -> Iterator[str]:
             yield f"  - {key}{_origin(resolved, f'locked.{key}')}"
     yield f"mode: {document['mode']}{_origin(resolved, 'mode')}"
     yield from _section("sources", document["sources"], resolved)
+    yield from _section("provenance", document["provenance"], resolved)
     yield from _detectors(document["detectors"], resolved)
     yield from _entries("rules", document["rules"], resolved)
     yield f"default: {document['default']}{_origin(resolved, 'default')}"

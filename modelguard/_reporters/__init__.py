@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def builtin_reporters() -> Iterable[type[Reporter]]:
     from modelguard._reporters.markdown import MarkdownReporter
     from modelguard._reporters.sarif import SarifReporter
 
-    return [
+    reporters: list[type[Reporter]] = [
         ConsoleReporter,
         HtmlReporter,
         JsonReporter,
@@ -36,3 +37,8 @@ def builtin_reporters() -> Iterable[type[Reporter]]:
         DiffReporter,
         DiffAllReporter,
     ]
+    if find_spec("cyclonedx") is not None:  # the extra `bom`
+        from modelguard._reporters.cyclonedx import CycloneDxReporter
+
+        reporters.append(CycloneDxReporter)
+    return reporters

@@ -180,10 +180,10 @@ def layer_map(title: str, items: Mapping[str, float], write: Write, files: Itera
 
 
 def _short(modules: Sequence[str]) -> Sequence[str]:
-    """The part of each name behind the layer, without what all end in; the whole names where that would make two the same."""
+    """The part of each name behind the layer, without what all end in; the whole names where that says too little to tell them apart."""
     tails = [module.rpartition("*")[2].lstrip("./_") for module in modules]
     tails = [tail.removesuffix(".weight") for tail in tails] if all(tail.endswith(".weight") for tail in tails) else tails
-    return tails if len(set(tails)) == len(modules) else modules
+    return tails if len(set(tails)) == len(modules) and all("." in tail or "/" in tail for tail in tails) else modules
 
 
 def _place(name: str) -> tuple[str, int]:

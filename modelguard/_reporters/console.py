@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.missing import lacks
-from modelguard._reporters.things import Reason, Thing, things, why_not
+from modelguard._reporters.things import Reason, besides, things, why_not
 from modelguard._reporters.view import (
     all_clear,
     answer,
@@ -134,13 +134,14 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     _reasons(console, report, given[:MAX_LINES])
     more = [f"{count(len(given) - MAX_LINES, 'more reason')}"] if len(given) > MAX_LINES else []
     if decision.verdict is Verdict.PASS:
-        _item(console, "✓ ", clear(report), "", "green")
+        _item(console, "✓ ", clear(report, decision), "", "green")
     if report.outcomes:
         done = f"looked: {looked(report)}{compared(report)}{assumed(report)}"
         _item(console, "", ", ".join([done, *options(report)]), "dim")
     for doubt in doubts(report):
         _item(console, "! ", doubt, "", "yellow")
-    more += _besides(decision, found)
+    notes = len(waiver_notes(decision))
+    more += besides(found) + ([count(notes, "note") + " on waivers"] if notes else [])
     if more:
         _item(console, "! ", f"{', '.join(more)} (-v)", "", "yellow")
     _item(console, "", _held_up(report), "dim")
@@ -188,15 +189,6 @@ def _starts(report: Report) -> list[str]:
     return [f"{visible(file.path)}/" for file in report.target.files]
 
 
-def _besides(decision: Decision, found: list[Thing]) -> list[str]:
-    """What changes nothing about the verdict and is said all the same, in a few words each."""
-    warns = sum(thing.fate == "warns" for thing in found)
-    notes = len(waiver_notes(decision))
-    parts = [count(warns, "warning")] if warns else []
-    parts += [f"{len(decision.waived)} waived"] if decision.waived else []
-    return parts + ([count(notes, "note") + " on waivers"] if notes else [])
-
-
 def _held_up(report: Report) -> str:
     """What was not looked at, in one line."""
     held = lacks(report)
@@ -221,7 +213,7 @@ def _answer(console: Console, report: Report, decision: Decision) -> None:
     if len(violations) > MAX_REASONS:
         _item(console, "", f"… and {count(len(violations) - MAX_REASONS, 'more reason')}, below", "dim")
     if decision.verdict is Verdict.PASS:
-        _item(console, "✓ ", all_clear(report), "", "green")
+        _item(console, "✓ ", all_clear(report, decision), "", "green")
     tail = [count(len(decision.warnings), "warning")] if decision.warnings else []
     tail += [f"{len(decision.waived)} waived"] if decision.waived else []
     tail += [f"{len(decision.known)} known from the baseline"] if decision.known else []

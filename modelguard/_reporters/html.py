@@ -25,7 +25,7 @@ class HtmlReporter(Reporter):
     def render(self, report: Report, decision: Decision) -> str:
         from modelguard._reporters.missing import lacks
         from modelguard._reporters.page import build
-        from modelguard._reporters.things import why, why_not
+        from modelguard._reporters.things import besides, why, why_not
         from modelguard._reporters.view import answer, facts, other_gaps, settings, waiver_notes
 
         page = build(report, decision)
@@ -49,6 +49,7 @@ class HtmlReporter(Reporter):
                 item.thing: item.violation.message.removeprefix(item.thing.finding.message).strip(" []") for item in reasons if item.thing
             },
             anchors={card.thing: card.id for card in page.cards},
+            besides=besides(page.things),
             notes=waiver_notes(decision),
             lacks=lacks(report),
             gaps=other_gaps(report),

@@ -16,6 +16,8 @@ from modelguard.report import (
     SCHEMA,
     Decision,
     FileInfo,
+    LockDifference,
+    LockInfo,
     Outcome,
     PluginFailure,
     PluginInfo,
@@ -31,7 +33,7 @@ from modelguard.report import (
 )
 
 if TYPE_CHECKING:
-    from modelguard._schemas.report import ReportDocument, TargetDocument
+    from modelguard._schemas.report import LockDocument, ReportDocument, TargetDocument
 
 
 class JsonReporter(Reporter):
@@ -75,6 +77,7 @@ def report_document(report: Report, decision: Decision) -> dict[str, Any]:
         "options": {name: dict(item) for name, item in report.options.items()},
         "failure": report.failure,
         "self_reference": report.self_reference,
+        "lock": asdict(report.lock) if report.lock is not None else None,
         "confinement": sorted(report.confinement),
         "rules": [{**asdict(rule), "severity": rule.severity.label} for rule in report.rules],
         "shows": {detector: write_shows(items) for detector, items in report.shows.items()},
@@ -112,6 +115,9 @@ def _target(target: TargetInfo) -> dict[str, Any]:
         "unread": list(target.unread),
         "notes": list(target.notes),
         "left_out": [asdict(item) for item in target.left_out],
+        "licence": target.licence,
+        "base_models": list(target.base_models),
+        "card": target.card,
     }
 
 
@@ -182,9 +188,14 @@ def _report(document: ReportDocument) -> Report:
         model=document.model,
         failure=document.failure,
         self_reference=document.self_reference,
+        lock=_lock(document.lock) if document.lock is not None else None,
         confinement=tuple(document.confinement),
         timings=document.timings,
     )
+
+
+def _lock(lock: LockDocument) -> LockInfo:
+    return LockInfo(lock.name, lock.file, lock.line, tuple(LockDifference(**item.model_dump()) for item in lock.differences))
 
 
 def _target_info(target: TargetDocument) -> TargetInfo:
@@ -197,6 +208,9 @@ def _target_info(target: TargetDocument) -> TargetInfo:
         unread=tuple(target.unread),
         notes=tuple(target.notes),
         left_out=tuple(LeftOut(item.path, item.files, item.reason) for item in target.left_out),
+        licence=target.licence,
+        base_models=tuple(target.base_models),
+        card=target.card,
     )
 
 

@@ -6,7 +6,7 @@ import re
 
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.missing import lacks
-from modelguard._reporters.things import Thing, things, why, why_not
+from modelguard._reporters.things import Thing, besides, things, why, why_not
 from modelguard._reporters.view import answer, compared, count, judged, looked, other_gaps, place, waiver_notes
 from modelguard.report import Decision, Report, Reporter, Verdict
 
@@ -35,6 +35,7 @@ class MarkdownReporter(Reporter):
         lines += _table(found)
         done = f"{looked(report)}{compared(report)}; {judged(report)}"
         lines += [f"Looked: {plain(done)}.", ""]
+        lines += [f"{', '.join(others_found)}.", ""] if (others_found := besides(found)) else []
         lines += _not_looked_at(report)
         lines += [f"- {plain(note)}" for note in waiver_notes(decision)]
         for item in decision.waived:
@@ -79,7 +80,8 @@ def _not_looked_at(report: Report) -> list[str]:
     for item in held:
         number = count(len(item.detectors), "detector")
         if item.option:
-            lines.append(f"- {number} would look if you gave {item.give}: {code(item.command or item.option)}")
+            how = f": {code(item.command)}" if item.command else f" ({code(item.option)})" if item.option not in item.give else ""
+            lines.append(f"- {number} {'lacks' if len(item.detectors) == 1 else 'lack'} {plain(item.give)}{how}")
         else:
             lines.append(f"- {number} did not look, or not to the end, for other reasons")
         lines += [f"  - {text(names)}: {text(reason)}" for names, reason in item.reasons]

@@ -22,12 +22,16 @@ _GIVE: Mapping[str, tuple[str, str]] = {
 }
 """What an option gives, in words and on a command line. A reason ends in its remedy, and the remedy names the option."""
 _OPTION = re.compile(r"(?<![\w-])--[a-z]+")
+_INSTALL = re.compile(r"\binstall (modelguard-[a-z-]+)")
 
 
 @dataclass(frozen=True)
 class Lack:
-    """Detectors that did not complete for want of one thing. ``give`` names it ("" where nothing the user gives would help), ``command``
-    is what to run then, and ``reasons`` say why, each with its detectors."""
+    """Detectors that did not complete for want of one thing.
+
+    ``give`` names it, ``option`` is the option that gives it or the distribution to install; both are empty where nothing the user gives
+    would help. ``command`` is what to run then, and ``reasons`` say why, each with its detectors.
+    """
 
     give: str
     option: str
@@ -41,7 +45,7 @@ def lacks(report: Report) -> list[Lack]:
     held: dict[str, list[tuple[str, str]]] = {}
     for outcome in report.outcomes:
         if outcome.status is not Status.COMPLETED:
-            named = [option for option in _OPTION.findall(outcome.reason) if option in _GIVE]
+            named = _INSTALL.findall(outcome.reason) or [option for option in _OPTION.findall(outcome.reason) if option in _GIVE]
             held.setdefault(named[0] if named else "", []).append((outcome.detector, _told(outcome.status, outcome.reason)))
     made = []
     for option, members in held.items():
@@ -50,9 +54,9 @@ def lacks(report: Report) -> list[Lack]:
             by_reason.setdefault(reason, []).append(visible(detector))
         made.append(
             Lack(
-                _GIVE[option][0] if option else "",
+                _GIVE[option][0] if option in _GIVE else f"the plugin {option}" if option else "",
                 option,
-                command(report, option) if option else "",
+                command(report, option) if option in _GIVE else "",
                 tuple(visible(detector) for detector, _ in members),
                 tuple((together(names), reason) for reason, names in by_reason.items()),
             )

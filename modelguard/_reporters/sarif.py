@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from modelguard._reporters.json import dump
 from modelguard._reporters.places import Places
 from modelguard._reporters.view import left_out
 from modelguard.findings import Confidence, Finding, Location, Rule, Severity, fingerprint
-from modelguard.report import CORE, Decision, Report, Reporter, Status, Verdict, Violation
+from modelguard.report import CORE, Decision, LockInfo, Report, Reporter, Status, Verdict, Violation
 
 HOME = "https://pypi.org/project/modelguard-core/"
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -41,6 +42,7 @@ _SCORE: Mapping[Severity, str] = {
     Severity.LOW: "2.0",
     Severity.INFO: "0.1",
 }
+_FOLDER = "The folder modelguard was run in, taken to be the root of the repository."
 _NOTIFICATIONS = {*STATUS_RULES.values(), SOURCE_UNREAD, PLUGIN_FAILED}
 
 
@@ -86,6 +88,8 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
     refused = {item.subject for item in decision.violations if item.kind in ("finding", "waiver")}
     results = [_finding_result(report, places, number, detector, finding, finding.fingerprint in refused) for detector, finding in findings]
     results += [_violation_result(report, places, number, item) for item in others]
+    if report.lock is not None:
+        results = [_at_lock(report.lock, result) for result in results]
     target = report.target
     return {
         "tool": {
@@ -101,7 +105,7 @@ def _run(report: Report, decision: Decision) -> dict[str, Any]:
         },
         "policies": [{"name": visible(report.policy.name) or "policy", "properties": {"sha256": report.policy.sha256}}],
         "automationDetails": {"id": f"modelguard/{_category(target.identity or target.uri)}/"},
-        "originalUriBaseIds": {places.base: {"description": {"text": _base_text(report, places)}}},
+        "originalUriBaseIds": _bases(report, places),
         "invocations": [_invocation(report, decision)],
         "artifacts": [
             {
@@ -165,6 +169,20 @@ def _violation_result(report: Report, places: _Places, number: Mapping[str, int]
         "locations": [{"physicalLocation": {"artifactLocation": places.location(None)}}],
         "partialFingerprints": _fingerprints(fingerprint(violation.rule, identity, Location(), violation.subject)),
         "properties": {"kind": violation.kind, "subject": visible(violation.subject)},
+    }
+
+
+def _at_lock(lock: LockInfo, result: dict[str, Any]) -> dict[str, Any]:
+    """The result at the line of the lock that names the model, which is a text of the repository; the model's file is related to it."""
+    (place,) = result["locations"]
+    uri = "/".join(quote(part, safe="") for part in PurePosixPath(lock.file).parts if part not in (".", ".."))
+    there = {"artifactLocation": {"uri": uri, "uriBaseId": "%SRCROOT%"}, "region": {"startLine": lock.line}}
+    related = {"id": 2, **place, "message": {"text": f"The file of {lock.name} that this is about."}}
+    logical = {key: value for key, value in place.items() if key == "logicalLocations"}
+    return {
+        **result,
+        "locations": [{"physicalLocation": there, **logical}],
+        "relatedLocations": [*result.get("relatedLocations", []), related],
     }
 
 
@@ -266,9 +284,14 @@ def _message(text: str) -> str:
     return re.sub(r"\{(\d+)\}", r"{{\1}}", text)
 
 
+def _bases(report: Report, places: _Places) -> dict[str, Any]:
+    root = {"%SRCROOT%": {"description": {"text": _FOLDER}}} if report.lock is not None else {}
+    return {places.base: {"description": {"text": _base_text(report, places)}}, **root}
+
+
 def _base_text(report: Report, places: _Places) -> str:
     if places.base == "%SRCROOT%":
-        return "The folder modelguard was run in, taken to be the root of the repository."
+        return _FOLDER
     revision = f" at {visible(report.target.revision)}" if report.target.revision else ""
     return f"The root of {visible(report.target.uri)}{revision}."
 

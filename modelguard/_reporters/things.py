@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import count, fates, judged, reasons
+from modelguard._reporters.view import beyond, count, fates, judged, reasons
 from modelguard.findings import Finding, Severity
 from modelguard.report import Decision, Report, Status, Violation
 
@@ -70,11 +70,21 @@ def why_not(report: Report, decision: Decision, found: list[Thing]) -> list[Reas
     return given
 
 
+def besides(found: list[Thing]) -> list[str]:
+    """How many things change nothing about the verdict for a reason of their own, in a few words each."""
+    warns, waived, known = (sum(thing.fate.startswith(word) for thing in found) for word in ("warns", "waived", "known"))
+    parts = [count(warns, "warning")] if warns else []
+    parts += [f"{waived} waived"] if waived else []
+    return parts + ([f"{known} known from the baseline"] if known else [])
+
+
 def why(report: Report, decision: Decision, given: list[Reason]) -> str:
     """The verdict's reason in one sentence. ``given`` is what :func:`why_not` gave."""
     if not given:
         done = sum(outcome.status is Status.COMPLETED for outcome in report.outcomes)
-        return f"{done} of {count(len(report.outcomes), 'detector')} looked, and found nothing that {judged(report)} blocks."
+        return (
+            f"{done} of {count(len(report.outcomes), 'detector')} looked, and found nothing that {judged(report)} blocks{beyond(decision)}."
+        )
     first = given[0]
     message = first.thing.finding.message if first.thing is not None and first.violation.kind == "finding" else first.violation.message
     more = f" And {count(len(given) - 1, 'more reason')}." if len(given) > 1 else ""

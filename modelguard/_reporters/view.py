@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from modelguard._reporters.escape import visible
+from modelguard._reporters.escape import shorten, visible
 from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
@@ -38,15 +38,21 @@ def reasons(report: Report, decision: Decision) -> list[Violation]:
     return sorted(decision.violations, key=order)
 
 
-def all_clear(report: Report) -> str:
+def beyond(decision: Decision) -> str:
+    """What a pass leaves out, completing "nothing that it blocks"; empty without a baseline that knows something."""
+    return f" beyond {count(len(decision.known), 'finding')} known from the baseline" if decision.known else ""
+
+
+def all_clear(report: Report, decision: Decision) -> str:
     """Why a pass is a pass."""
     done = [visible(outcome.detector) for outcome in report.outcomes if outcome.status is Status.COMPLETED]
-    return f"{', '.join(done)} completed: nothing the policy blocks"
+    return f"{', '.join(done)} completed: nothing the policy blocks{beyond(decision)}"
 
 
-def clear(report: Report) -> str:
+def clear(report: Report, decision: Decision) -> str:
     """The same in a few words."""
-    return f"{judged(report)}: nothing it blocks" if not report.policy.alone else f"{judged(report)}: no objection"
+    nothing = "no objection" if report.policy.alone else "nothing it blocks"
+    return f"{judged(report)}: {nothing}{beyond(decision)}"
 
 
 def looked(report: Report) -> str:
@@ -78,6 +84,8 @@ def facts(report: Report) -> list[str]:
     words.append(judged(report))
     if report.reference is not None:
         words.append(f"against {visible(report.reference.uri)}")
+    if report.lock is not None:
+        words.append(f"locked as {visible(report.lock.name)} in {visible(report.lock.file)}")
     if target.revision and target.revision not in target.uri:
         words.append(f"at {visible(target.revision)}")
     if report.model is not None and isinstance(report.model.get("input"), Mapping):
@@ -174,7 +182,7 @@ def ran(report: Report) -> list[Outcome]:
 
 def settings(report: Report, detector: str) -> list[str]:
     """The options that were set on ``detector``: ``name=value`` each."""
-    return [f"{visible(name)}={value(item)}" for name, item in sorted(report.options.get(detector, {}).items())]
+    return [f"{visible(name)}={shorten(value(item), 60)}" for name, item in sorted(report.options.get(detector, {}).items())]
 
 
 def fates(decision: Decision) -> Callable[[Finding], str]:

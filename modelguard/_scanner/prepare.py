@@ -191,6 +191,8 @@ def _options(asked: ScanArguments, policy: Policy, chosen: Iterable[type[Detecto
     """The options set on each detector: by policy, then ``quick``, then by the user, each over the one before."""
     detectors = {**registry.detectors, **{detector.id: detector for detector in chosen}}
     values = {name: dict(item) for name, item in policy.detectors.options.items() if name in detectors}
+    if policy.provenance.signature is not None:
+        values.setdefault("signature", {}).update(policy.provenance.signature)
     if asked.quick:
         for detector in chosen:
             if detector.when_quick == "shorter":

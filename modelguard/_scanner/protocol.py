@@ -165,7 +165,8 @@ class Facts:
     """What the worker saw when it opened an artifact: all the parent needs for the plan and the report.
 
     ``problems`` are the messages of the fatal ones; ``reference`` is the same about the reference; ``confinement`` is what the worker was
-    held by when it opened them; ``obstacle`` is why the model cannot be built, where that is plain.
+    held by when it opened them; ``obstacle`` is why the model cannot be built, where that is plain. ``licence`` and ``base_models`` are
+    what the model card claims, and ``card`` is why it could not be read.
     """
 
     capabilities: tuple[Capability, ...] = ()
@@ -176,6 +177,9 @@ class Facts:
     reference: Facts | None = None
     confinement: tuple[str, ...] = ()
     obstacle: str = ""
+    licence: str | None = None
+    base_models: tuple[str, ...] = ()
+    card: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +321,7 @@ def _facts(data: dict[str, Any]) -> Facts:
         case {
             "capabilities": list(capabilities), "formats": list(formats), "unread": list(unread), "problems": list(problems),
             "samples": dict() | None as samples, "reference": dict() | None as reference, "confinement": list(confinement),
-            "obstacle": str(obstacle),
+            "obstacle": str(obstacle), "licence": str() | None as licence, "base_models": list(base_models), "card": str(card),
         }:  # fmt: skip
             return Facts(
                 tuple(Capability(item) for item in capabilities),
@@ -328,6 +332,9 @@ def _facts(data: dict[str, Any]) -> Facts:
                 _facts(reference) if reference is not None else None,
                 _texts(confinement),
                 obstacle,
+                licence,
+                _texts(base_models),
+                card,
             )
     raise ValueError("not facts")
 

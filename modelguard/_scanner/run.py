@@ -84,6 +84,8 @@ class Scan:
         self._budget = Budget()
         self._purse = Purse()
         self._lost_in: list[str] = []
+        self._running: _Running | None = None
+        self.interrupted = ""
 
     def __enter__(self) -> Scan:
         return self
@@ -113,9 +115,33 @@ class Scan:
         return answer
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], budget: float | None = None) -> list[Outcome]:
-        """One outcome per task, in order. ``budget`` is the seconds there are for all searches together."""
+        """One outcome per task, in order. ``budget`` is the seconds there are for all searches together.
+
+        Ctrl-C ends it: what was found until then is kept, ``interrupted`` is the detector that ran, and no more is started.
+        """
         self._purse = Purse.of(budget)
         outcomes: dict[str, Outcome] = {}
+        try:
+            self._run(tasks, detectors, outcomes)
+        except KeyboardInterrupt as error:
+            if type(error) is not KeyboardInterrupt:  # the process is being ended, and nobody waits for a report
+                raise
+            self._drop()
+            self._interrupt([task for task in tasks if task.detector not in outcomes], outcomes)
+        return [outcomes[task.detector] for task in tasks]
+
+    def _interrupt(self, tasks: Sequence[Task], outcomes: dict[str, Outcome]) -> None:
+        """The outcomes of the detector that ran when Ctrl-C came, and of those that were still to come."""
+        for task in tasks:
+            running = self._running
+            if running is not None and running.task == task:
+                self.interrupted = task.detector
+                outcomes[task.detector] = self._ended(running, running.outcome(Status.ERRORED, "interrupted (Ctrl-C)"))
+            else:
+                outcomes[task.detector] = Outcome(task.detector, Status.ERRORED, "not started: the scan was interrupted (Ctrl-C)")
+        self.interrupted = self.interrupted or "no detector"
+
+    def _run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], outcomes: dict[str, Outcome]) -> None:
         while left := self._spared([task for task in tasks if task.detector not in outcomes], detectors, outcomes):
             first = left[0]
             if self._child is None:
@@ -135,7 +161,6 @@ class Scan:
                 if not usable:
                     self._drop()
                     break
-        return [outcomes[task.detector] for task in tasks]
 
     def _spared(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], outcomes: dict[str, Outcome]) -> list[Task]:
         """The tasks worth starting; a search gets no worker of its own once the budget is used up, and what would only build a model again
@@ -172,7 +197,7 @@ class Scan:
 
     def _one(self, child: Child, task: Task, detector: type[Detector]) -> tuple[Outcome, bool]:
         """The outcome of one task, and whether the worker can go on with the next."""
-        running = _Running(task, time.monotonic(), self._purse.seconds(task))
+        self._running = running = _Running(task, time.monotonic(), self._purse.seconds(task))
         self._progress.started(task.detector)
         child.renew()
         try:

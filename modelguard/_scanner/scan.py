@@ -54,6 +54,8 @@ class Request:
     """An earlier report, which must be about the same artifact."""
     by_range: bool = False
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
+    origin: Source | None = None
+    """Where the target comes from, instead of the source that its URI names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,18 @@ class Described:
     failure: str = ""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while detectors ran. ``report`` has what they had found until then, and no verdict can be a pass."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+
 def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Progress) -> Report:
     """Fetch, open, plan, run. Never raises for what is wrong with the artifact: the report's ``failure`` says it.
 
-    Raises :class:`UsageError` for what is wrong with the request.
+    Raises :class:`UsageError` for what is wrong with the request, and :class:`Interrupted` for Ctrl-C while detectors ran.
     """
     began = time.monotonic()
     artifact = reference = None
@@ -79,7 +89,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
     looked_at: Mapping[str, LookedAt] = {}
-    failure = itself = ""
+    failure = itself = interrupted = ""
     try:
         with (
             brought(request, registry, progress) as (artifact, reference),
@@ -95,14 +105,16 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
             detectors = {item.id: item for item in request.detectors}
             runnable = [detectors[step.detector] for step in steps if step.runnable]
             outcomes += running.run(_tasks(request, runnable), detectors, request.budget)
-            seconds, model, looked_at = running.seconds, running.model, running.looked_at
+            seconds, model, looked_at, interrupted = running.seconds, running.model, running.looked_at, running.interrupted
             changed = _changed(artifact) or (_changed(reference) if reference else "")
         failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
     except ModelguardError as error:
         failure = str(error)
-    return Report(
+    if interrupted:
+        failure = f"the scan was interrupted (Ctrl-C) while {interrupted} ran; {failure or 'the report has what was found until then'}"
+    report = Report(
         tool_version=modelguard.__version__,
         target=_info(request.target, artifact, facts, looked_at, request.identity),
         reference=_info(request.reference, reference, facts.reference or Facts(), {}) if request.reference is not None else None,
@@ -121,6 +133,9 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         confinement=facts.confinement,
         timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
     )
+    if interrupted:
+        raise Interrupted(report)
+    return report
 
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:
@@ -136,7 +151,7 @@ def describe(request: Request, registry: Registry, progress: Progress) -> Descri
 @contextmanager
 def brought(request: Request, registry: Registry, progress: Progress) -> Iterator[tuple[Artifact, Artifact | None]]:
     """Target and reference, there for as long as the context lasts. Raises :class:`~modelguard.errors.SourceError`."""
-    source, target = _source(request.target, registry)
+    source, target = (request.origin, request.target) if request.origin is not None else _source(request.target, registry)
     endings = {ending for item in registry.formats.values() for ending in item.extensions}
     extensions = tuple(sorted(endings.union(*(item.fetches for item in request.detectors))))
     context = replace(request.source, extensions=extensions, progress=progress.reading)
@@ -228,6 +243,9 @@ def _info(uri: str, artifact: Artifact | None, facts: Facts, looked_at: Mapping[
         ),
         notes=artifact.notes,
         left_out=artifact.left_out,
+        licence=facts.licence,
+        base_models=facts.base_models,
+        card=facts.card,
     )
 
 

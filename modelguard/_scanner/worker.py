@@ -117,7 +117,9 @@ def _samples(path: Path) -> Samples:
 
 def describe(target: Target) -> Facts:
     """What the parent needs for the plan and the report."""
-    given = target.samples
+    from modelguard._formats.card import read_card
+
+    given, card = target.samples, read_card(target.artifact)
     return Facts(
         capabilities=tuple(sorted(target.capabilities, key=lambda item: item.value)),
         formats=tuple(sorted({checkpoint.format for checkpoint in target.checkpoints})),
@@ -126,6 +128,9 @@ def describe(target: Target) -> Facts:
         samples=None if given is None else SamplesInfo(given.origin, given.sha256, len(given.inputs), given.labels is not None),
         reference=describe(target.reference) if target.reference is not None else None,
         obstacle=target.obstacle,
+        licence=card.licence,
+        base_models=card.base_models,
+        card=card.problem,
     )
 
 

@@ -56,6 +56,10 @@ class TargetDocument(_Document):
         default_factory=list, description="Records of git and of the Hub's client that were recognised, counted and not looked into."
     )
 
+    licence: str | None = Field(default=None, description="What the model card claims, in lower case.")
+    base_models: list[str] = Field(default_factory=list, description="What the model card claims to come from, as org/name.")
+    card: str = Field(default="", description="Why the model card could not be read; empty when it could, or there is none.")
+
 
 class SamplesDocument(_Document):
     origin: str
@@ -195,6 +199,24 @@ class DecisionDocument(_Document):
     exit_code: Literal[0, 1, 3]
 
 
+class LockDifferenceDocument(_Document):
+    """One way in which the target is not what the lock pins."""
+
+    rule: RuleId
+    subject: str
+    message: str
+    blocks: bool
+
+
+class LockDocument(_Document):
+    """The entry of a lock file that the target was scanned for."""
+
+    name: str
+    file: str = Field(description="The lock file, as it was named.")
+    line: Annotated[int, Field(ge=1)] = Field(description="The line that names the model.")
+    differences: list[LockDifferenceDocument]
+
+
 class ReportDocument(_Document):
     """One scan: what was looked at, what was found, what was not looked at, and what the policy made of it."""
 
@@ -213,6 +235,7 @@ class ReportDocument(_Document):
     )
     failure: str = Field(description="Why the artifact could not be fetched or opened; empty when it was.")
     self_reference: str = Field(default="", description="How it is known that the reference is the target itself; empty when it is not.")
+    lock: LockDocument | None = Field(default=None, description="Set for a model that `modelguard scan --lock` scanned.")
     confinement: list[str] = Field(
         default_factory=list, description="What kept the worker apart: landlock, network-namespace, resource-limits, seccomp."
     )

@@ -12,7 +12,7 @@ import fnmatch
 import os
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,18 +32,34 @@ SMALL = 16 << 20
 LARGE = 256 << 20
 """Files that are read as text or looked at, by their names, are fetched up to this size: a name is no evidence, so they are read."""
 WORKERS = 4
+Choose = Callable[[Mapping[str, Listed], str, tuple[str, ...]], Collection[str]]
+"""Given all files of a repository by path, the commit, and the endings of what formats read: the paths to bring."""
 
 
 class HubSource(Source):
-    """Model repositories on a Hub. The defaults are the client's: HF_ENDPOINT, HF_HUB_CACHE, the usual token."""
+    """Model repositories on a Hub. The defaults are the client's: HF_ENDPOINT, HF_HUB_CACHE, the usual token.
+
+    ``choose`` says what is brought of a repository, or folder of one, instead of what a scan needs; with ``follow``, what those files
+    refer to comes too. ``lender`` is a second cache: blobs that it has are not fetched, and read where they lie.
+    """
 
     scheme: ClassVar[str] = "hf"
 
     def __init__(
-        self, endpoint: str | None = None, cache: Path | None = None, token: str | None = None, patience: Patience | None = None
+        self,
+        endpoint: str | None = None,
+        cache: Path | None = None,
+        token: bool | str | None = None,
+        patience: Patience | None = None,
+        choose: Choose | None = None,
+        follow: bool = True,
+        lender: Path | None = None,
     ) -> None:
+        self._follow = follow
         self._endpoint = endpoint
         self._cache = cache
+        self._choose = choose
+        self._lender = lender
         self.token = token
         self.patience = patience or Patience()
 
@@ -72,12 +88,28 @@ class HubSource(Source):
         from huggingface_hub import constants
 
         cache = Path(self._cache or constants.HF_HUB_CACHE).expanduser().resolve()
-        fetch = _Fetch(uri, place, context, cache, self.endpoint, self.token)
+        fetch = _Fetch(uri, place, context, cache, self.endpoint, self.token, self._choose, self._follow, self._lender)
         if context.offline or self.offline:
             return fetch.from_cache()
         with Session(uri, self.endpoint, self.patience) as session:
             try:
                 return fetch.from_hub(session)
+            except ModelguardError:
+                raise
+            except Exception as error:
+                raise explain(uri, error) from error
+
+    def commit(self, uri: str) -> str:
+        """The commit that ``uri``'s revision stands for now, as the Hub itself says. Raises :class:`~modelguard.errors.SourceError`."""
+        place = HubUri.parse(uri)
+        if self.offline:
+            raise SourceError(uri, "the Hub may not be asked in offline mode", "unset HF_HUB_OFFLINE")
+        from huggingface_hub import HfApi
+
+        with Session(uri, self.endpoint, self.patience) as session:
+            session.attach()
+            try:
+                return resolve_commit(HfApi(endpoint=self.endpoint, token=self.token, library_name="modelguard"), uri, place)
             except ModelguardError:
                 raise
             except Exception as error:
@@ -93,7 +125,18 @@ class HubSource(Source):
 class _Fetch:
     """One fetch: what was asked, and where it goes."""
 
-    def __init__(self, uri: str, place: HubUri, context: SourceContext, cache: Path, endpoint: str, token: str | None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        place: HubUri,
+        context: SourceContext,
+        cache: Path,
+        endpoint: str,
+        token: bool | str | None,
+        choose: Choose | None = None,
+        follow: bool = True,
+        lender: Path | None = None,
+    ) -> None:
         self.uri = uri
         self.place = place
         self.context = context
@@ -101,6 +144,9 @@ class _Fetch:
         self.cache = cache
         self.endpoint = endpoint
         self.token = token
+        self._choose = choose
+        self._follow = follow
+        self._lender = lender / self.repository.name if lender is not None else None
         self._new: set[str] = set()
 
     def from_hub(self, session: Session) -> Artifact:
@@ -111,7 +157,8 @@ class _Fetch:
         tree = api.list_repo_tree(self.place.repo_id, recursive=True, revision=commit)
         listing = self._below_path(check_listing(self.uri, tree), commit)
         self._remember(session, commit)
-        snapshot = Snapshot(self.repository, commit)
+        self._borrow()
+        snapshot = Snapshot(self.repository, commit, self._lender)
         root = self.repository / "snapshots" / commit
 
         def bring(wanted: Mapping[str, Listed]) -> list[ArtifactFile]:
@@ -148,9 +195,10 @@ class _Fetch:
         notes: tuple[str, ...],
     ) -> Artifact:
         """Bring the wanted files, then those they refer to; hash, verify, and describe the result."""
-        wanted = self._wanted(listing)
+        wanted = self._wanted(listing, commit)
         files = bring(wanted)
-        more = {path: listing[path] for path in self._referred(files) if path in listing and path not in wanted}
+        referred = self._referred(files) if self._follow else []
+        more = {path: listing[path] for path in referred if path in listing and path not in wanted}
         files += bring(more)
         files = list(hash_files(sorted(files, key=lambda file: file.path), self.context.progress))
         for file in files:
@@ -238,9 +286,12 @@ class _Fetch:
     def _is_file(self, listing: Mapping[str, Listed]) -> bool:
         return self.place.path in listing
 
-    def _wanted(self, listing: Mapping[str, Listed]) -> dict[str, Listed]:
+    def _wanted(self, listing: Mapping[str, Listed], commit: str) -> dict[str, Listed]:
         if self._is_file(listing):
             return {self.place.path: listing[self.place.path]}
+        if self._choose is not None:
+            chosen = set(self._choose(listing, commit, self.context.extensions))
+            return {path: item for path, item in listing.items() if path in chosen}
         patterns = self.context.patterns
         if patterns:
             return {path: item for path, item in listing.items() if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)}
@@ -283,6 +334,17 @@ class _Fetch:
         if not COMMIT.fullmatch(commit):
             raise SourceError(self.uri, f"the cache's record of revision {revision!r} is damaged", "scan once online")
         return commit, (f"revision {revision!r} was resolved from the cache: the Hub was not asked whether it has moved",)
+
+    def _borrow(self) -> None:
+        """Link to the blobs that the lender has of the repository: the client takes them for its own, and fetches only the others."""
+        if self._lender is None:
+            return
+        blobs = self.repository / "blobs"
+        with contextlib.suppress(OSError), os.scandir(self._lender / "blobs") as found:
+            blobs.mkdir(parents=True, exist_ok=True)
+            for item in found:
+                if item.is_file() and "." not in item.name:  # no unfinished one
+                    os.symlink(item.path, blobs / item.name)
 
     def _remember(self, session: Session, commit: str) -> None:
         """Leave in the cache what an offline scan needs: the listing, in the client's own record, and the commit of the branch."""

@@ -53,6 +53,10 @@ class HubUri:
             raise UsageError(uri, f"its path {reason}", "name a file or folder of the repository")
         return cls(repo_id, revision or None, normal_path(path) if path else "")
 
+    def at(self, commit: str) -> str:
+        """The URI of the same place at a commit."""
+        return f"hf://{self.repo_id}@{commit}" + (f"/{self.path}" if self.path else "")
+
     @property
     def reading(self) -> str:
         """How revision and path were told apart, where a revision that has a slash may have been meant; empty elsewhere."""

@@ -42,10 +42,14 @@ _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a bl
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A place in a Hugging Face cache: ``<cache>/<repository>/snapshots/<commit>``, all links in it resolved."""
+    """A place in a Hugging Face cache: ``<cache>/<repository>/snapshots/<commit>``, all links in it resolved.
+
+    ``lender`` is the same repository's folder in a second cache, whose blobs are the first one's too.
+    """
 
     repository: Path
     commit: str
+    lender: Path | None = None
 
     @classmethod
     def of(cls, folder: Path) -> Snapshot | None:
@@ -57,10 +61,9 @@ class Snapshot:
 
     def holds(self, real: Path) -> bool:
         """Whether ``real`` (resolved) is a blob of this repository or of the cache-wide store."""
-        if real.parent == self.repository / "blobs":
-            return bool(_BLOB.fullmatch(real.name))
-        shared = self.repository.parent / "blobs" / real.name[:2]
-        return real.parent == shared and bool(_BLOB.fullmatch(real.name))
+        repositories = [item for item in (self.repository, self.lender) if item is not None]
+        places = [place for item in repositories for place in (item / "blobs", item.parent / "blobs" / real.name[:2])]
+        return real.parent in places and bool(_BLOB.fullmatch(real.name))
 
     @property
     def repo_id(self) -> str | None:

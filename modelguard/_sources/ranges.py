@@ -28,7 +28,7 @@ class RangeReader:
     """Reads the files of one repository at one commit. Thread-safe."""
 
     def __init__(
-        self, uri: str, repo_id: str, commit: str, listing: Mapping[str, Listed], session: Session, endpoint: str, token: str | None
+        self, uri: str, repo_id: str, commit: str, listing: Mapping[str, Listed], session: Session, endpoint: str, token: bool | str | None
     ) -> None:
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ class Session:
         self._lock = threading.Lock()
         self._clients: list[Any] = []
         self._stopped = threading.Event()
+        self._reading: set[Any] = set()
         self._granted: set[tuple[tuple[str, str, int], str]] = set()
         self._origins = {origin(endpoint), ("https", "huggingface.co", 443), ("https", "hf.co", 443)}
 
@@ -90,8 +92,12 @@ class Session:
         self._granted.add((origin(url), authorization))
 
     def stop(self) -> None:
-        """Make every transfer in progress end with an error."""
+        """Make every transfer in progress end with an error, one that waits for a silent server too."""
         self._stopped.set()
+        with self._lock:
+            for connection in self._reading:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def _on_request(self, request: Any) -> None:
         if self._stopped.is_set():
@@ -112,21 +118,34 @@ class Session:
                     raise rate_limited(self._thing, wait)
         from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-        session = self
+        session, network = self, response.extensions.get("network_stream")
+        connection = network.get_extra_info("socket") if network is not None else None
 
         class Paced(httpx.SyncByteStream):
             def __init__(self, stream: Any) -> None:
                 self.stream = stream
 
             def __iter__(self) -> Iterator[bytes]:
-                return session._pace(self.stream)
+                return session._pace(self.stream, connection)
 
             def close(self) -> None:
                 self.stream.close()
 
         response.stream = Paced(response.stream)
 
-    def _pace(self, stream: Any) -> Iterator[bytes]:
+    def _pace(self, stream: Any, connection: Any) -> Iterator[bytes]:
+        if connection is not None:
+            with self._lock:
+                self._reading.add(connection)
+        try:
+            if self._stopped.is_set():
+                raise GivenUp(self._thing, "was given up")
+            yield from self._steadily(stream)
+        finally:
+            with self._lock:
+                self._reading.discard(connection)
+
+    def _steadily(self, stream: Any) -> Iterator[bytes]:
         begin, received = time.monotonic(), 0
         for chunk in stream:
             yield chunk

@@ -44,7 +44,18 @@ def passed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["policy show", "policy show --resolved", "policy validate builtin:baseline", "rules", "rules MG9006", "plugins list", "schema report"],
+    [
+        "policy show",
+        "policy show --resolved",
+        "policy validate builtin:baseline",
+        "rules",
+        "rules MG9006",
+        "plugins list",
+        "schema report",
+        "explain MG9006",
+        "completion bash",
+        "plugins",
+    ],
 )
 def test_an_answer_nobody_reads_was_still_given(command: str) -> None:
     assert unread(*command.split()) == (0, "")

@@ -92,6 +92,29 @@ def test_no_report_carries_out_what_it_shows(reporter: type[Reporter], kind: str
             assert not re.search(r"(?<!\{)\{\d+\}", text)
 
 
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_command_carries_out_what_a_stored_report_says(mg: Run, tmp_path: Path, kind: str) -> None:
+    from modelguard import render
+
+    report, decision = everything()
+    finding = next(item for _, item in report.findings())
+    target = replace(hostile(report.target, HOSTILE[kind]), identity=report.target.identity)
+    stored = {"old": replace(hostile(report, HOSTILE[kind]), target=target), "new": replace(hostile(report, "x"), target=target)}
+    for name, item in stored.items():
+        (tmp_path / f"{name}.json").write_text(render(replace(item, failure=""), hostile(decision, HOSTILE[kind])))
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    for form in ([], ["--json"]):
+        for what in (finding.rule, finding.fingerprint):
+            ran = mg("explain", what, "--report", old, *form)
+            assert ran.code == 0, ran.err
+            check(ran.out)
+    for chosen in ("console", "json"):
+        for pair in ((old, new), (new, old)):
+            ran = mg("report", pair[0], "--compare", pair[1], "-f", chosen)
+            assert ran.code == 1, ran.err
+            check(ran.out)
+
+
 def _texts(value: Any) -> Iterator[str]:
     """Every message text of a SARIF document."""
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
-from support import ROOT
+from support import ROOT, tool
 
 ACTION: dict[str, Any] = YAML(typ="safe").load(ROOT / "action.yml")
 STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
@@ -111,13 +111,13 @@ def test_every_output_comes_from_a_step_that_writes_it(work: Path) -> None:
 def test_a_clean_model_passes_and_a_tampered_one_fails_the_job(work: Path) -> None:
     done = run(SCAN, work, {"target": "clean", "reference": "original"})
     assert (done.code, done.outputs["verdict"], done.outputs["exit-code"], done.outputs["blocking"]) == (0, "pass", "0", "0")
-    assert "PASS  clean" in done.summary
+    assert done.summary.startswith("## PASS: clean")
     done = run(SCAN, work, {"target": "tampered", "reference": "original"})
     assert (done.code, done.outputs["verdict"], done.outputs["exit-code"]) == (1, "block", "1")
     assert int(done.outputs["findings"]) > 0
     assert int(done.outputs["blocking"]) > 0
     assert int(done.outputs["not-looked-at"]) > 0
-    assert all(line.startswith("    ") for line in done.summary.splitlines()[2:] if line)
+    assert done.summary.startswith("## BLOCKED: tampered")
     known = run(
         SCAN,
         work,
@@ -156,7 +156,9 @@ def test_names_in_a_model_write_no_outputs_and_no_markup(work: Path) -> None:
     done = run(SCAN, work, {"target": "clean", "reference": "original"})
     assert done.code == 1
     assert done.outputs["verdict"] == "block"
-    assert all(line.startswith("    ") for line in done.summary.splitlines()[2:] if line)
+    shown = re.sub("`[^`]*`", "", re.sub(r"\\.", "", done.summary))
+    assert "](" not in shown, "no link outside code"
+    assert not re.search(r"^(# |```)", done.summary, re.MULTILINE)
     assert "::set-output" not in done.summary
 
 
@@ -266,10 +268,10 @@ def test_without_wheels_it_is_built_from_the_commit_that_is_used(work: Path, ext
     assert plugins == found or extras == "all"
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(tool("shellcheck") is None, reason="shellcheck is not installed")
 def test_its_scripts_are_clean_shell(tmp_path: Path) -> None:
     for number, step in enumerate((KEY, INSTALL, SCAN)):
         path = tmp_path / f"{number}.sh"
         path.write_text(f"#!/usr/bin/env bash\n{step['run']}")
-        ran = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, check=False)
+        ran = subprocess.run([str(tool("shellcheck")), str(path)], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout

@@ -110,6 +110,11 @@ def test_the_doctor_says_what_can_run_here(mg: Run, monkeypatch: pytest.MonkeyPa
     assert max(map(len, ran.out.splitlines())) <= 80
 
 
+def test_the_doctor_finds_onnxruntime_by_either_of_its_names(mg: Run) -> None:
+    pytest.importorskip("onnxruntime")
+    assert re.search(r"onnxruntime \d+\.\d+", mg("doctor").out)
+
+
 def test_the_doctor_names_what_is_not_installed_and_what_failed(mg: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 

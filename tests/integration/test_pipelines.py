@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save
 from snippets import blocks, commands, lay_out, under
-from support import ROOT, Ran
+from support import ROOT, Ran, tool
 
 from modelguard.testing.hub import LoopbackHub
 
@@ -127,7 +127,10 @@ def test_the_gitlab_component_passes_and_blocks(here: Path) -> None:
     assert gitlab(here, target="demo/clean", reference="demo/reference") == 0
     assert gitlab(here, target="demo/tampered", reference="demo/reference", output_dir="out") == 1
     for folder in ("modelguard-report", "out"):
-        assert {path.name for path in (here / folder).iterdir()} == {"report.json", "report.sarif", "report.html"}
+        written = {path.name for path in (here / folder).iterdir()}
+        assert written == {"report.json", "report.sarif", "report.html", "report.xml", "sast.json", "codequality.json"}
+        reports = Component().job(image="image", target="x", output_dir=folder)["artifacts"]["reports"]
+        assert {Path(path).name for path in reports.values()} <= written
     assert gitlab(here, target="demo/tampered", reference="demo/reference", baseline="out/report.json") == 0
 
 
@@ -249,9 +252,33 @@ def test_what_the_image_is_built_from_is_there_and_not_ignored() -> None:
     assert all((ROOT / path).exists() for path in sources)
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.slow
+def test_the_wheels_of_the_image_are_built_from_what_it_copies(tmp_path: Path) -> None:
+    """The instructions of the stage that builds them, with this machine's folder in the place of the image's."""
+    source, wheels = tmp_path / "src", tmp_path / "wheels"
+    source.mkdir()
+    for word, rest in stages()["wheels"][1]:
+        if word == "COPY":
+            *names, _ = rest.split()
+            for name in names:
+                ignored = shutil.ignore_patterns("__pycache__", "tests", "build", "*.egg-info")
+                if (ROOT / name).is_dir():
+                    shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+                else:
+                    shutil.copy(ROOT / name, source / name)
+        elif word == "RUN":
+            command = rest.replace("/wheels", str(wheels)).replace(
+                "pip wheel", f"{sys.executable} -m pip wheel -q --no-build-isolation --no-index"
+            )
+            ran = subprocess.run(["sh", "-e", "-c", command], cwd=source, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+    built = {path.name.split("-")[0].replace("_", "-") for path in wheels.glob("*.whl")}
+    assert built == {"modelguard-core", *(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))}
+
+
+@pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed")
 def test_the_dockerfile_is_clean() -> None:
-    ran = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    ran = subprocess.run([str(tool("hadolint")), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ROOT, Ran, make_venv
+from support import ROOT, Ran, make_venv, tool
 
 from modelguard.testing import write_safetensors
 
@@ -66,13 +65,14 @@ def test_a_new_plugin_installs_passes_its_tests_and_keeps_the_contract(mg: Run, 
     assert "ACMEOUTLIERS-0001 w has a weight of 1e+06" in " ".join(scanned.stdout.split())
 
 
-@pytest.mark.skipif(shutil.which("ruff") is None and not (Path(sys.executable).parent / "ruff").exists(), reason="ruff is not installed")
+@pytest.mark.skipif(tool("ruff") is None, reason="ruff is not installed")
 def test_a_new_plugin_is_formatted(mg: Run, tmp_path: Path) -> None:
     mg("plugins", "new", "acme-outliers", "--out", tmp_path)
     folder = tmp_path / "modelguard-acme-outliers"
-    ruff = shutil.which("ruff") or str(Path(sys.executable).parent / "ruff")
     for command in ("check --select E,F,I,B,UP", "format --check"):
-        ran = subprocess.run([ruff, *command.split(), "--isolated", "."], cwd=folder, capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            [str(tool("ruff")), *command.split(), "--isolated", "."], cwd=folder, capture_output=True, text=True, check=False
+        )
         assert ran.returncode == 0, ran.stdout
 
 

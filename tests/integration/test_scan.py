@@ -192,19 +192,6 @@ def test_nothing_is_downloaded_before_the_policy_is_read(mg: Run, tmp_path: Path
     assert "MG7777" in ran.err
 
 
-def test_a_missing_target_and_a_missing_reference_have_no_verdict(mg: Run, tiny_model: Path, tmp_path: Path) -> None:
-    for argv, thing in (
-        (("scan", tmp_path / "no.safetensors"), "no.safetensors"),
-        (("scan", tiny_model, "--reference", tmp_path / "gone"), "gone"),
-    ):
-        report = tmp_path / "r.json"
-        ran = mg(*argv, "-q", "-o", f"json={report}")
-        assert ran.code == 3
-        assert "INCOMPLETE" in ran.out.splitlines()[0].upper()
-        assert thing in ran.out
-        assert thing in json.loads(report.read_text())["failure"]
-
-
 def test_a_folder_with_nothing_scannable_has_no_verdict(mg: Run, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("weights elsewhere")
     ran = mg("scan", tmp_path, "-q")

@@ -241,6 +241,12 @@ def test_a_wrong_argument_is_an_error_in_one_line_before_anything_is_fetched(giv
     assert caught.value.remedy
 
 
+def test_a_path_that_leads_nowhere_is_a_wrong_argument() -> None:
+    for given in ({"target": "no/such/model"}, {"target": ".", "reference": "no/such/model"}):
+        with pytest.raises(UsageError, match="no/such/model: there is no such file or folder; check the path"):
+            modelguard.scan(**given)  # type: ignore[arg-type]
+
+
 def test_a_policy_that_names_nothing_known_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("version: 1\nname: x\ndetectors: {required: [weight-dif]}\n")
     with pytest.raises(PolicyError, match="did you mean weight-diff"):

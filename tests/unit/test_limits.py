@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from typing import Any
 import pytest
 
 from modelguard import Artifact, ArtifactFile, Attachment, Finding, LimitError, ModelguardError, SourceContext, Status, _limits, load_report
+from modelguard._detectors.signature import _Refused as Refused
+from modelguard._detectors.signature import _statement as signed_statement
 from modelguard._formats import builtin_formats, opening
+from modelguard._formats.card import read_card
 from modelguard._formats.elements import size_in_bits
 from modelguard._formats.mapped import _open
 from modelguard._formats.onnx_schema import Messages
@@ -28,6 +32,7 @@ from modelguard._formats.pickled import runs_as_pickle
 from modelguard._formats.protobuf import Wire, encode_field
 from modelguard._formats.sniff import classify
 from modelguard._inputs.config import artifact_json
+from modelguard._lock.file import read_lock
 from modelguard._policies.load import load_policy
 from modelguard._scanner import budget, protocol
 from modelguard._scanner.protocol import Answers, BadAnswer, Ended, Found, Progressed, decode, encode
@@ -363,6 +368,26 @@ POLICY = "version: 1\nname: x\ndetectors: {required: [weight-diff]}\n"
 def _policy_bytes(folder: Path, size: int) -> bool:
     (folder / "p.yaml").write_text((POLICY + "#").ljust(size, "x"))
     return takes(lambda: load_policy(folder / "p.yaml"))
+
+
+@case("LOCK_BYTES", "_limits.LOCK_BYTES", lowered=200)
+def _lock_bytes(folder: Path, size: int) -> bool:
+    (folder / "m.lock").write_text("version: 1\nmodels: {}\n#".ljust(size, "x"))
+    return takes(lambda: read_lock(folder / "m.lock"))
+
+
+@case("SIGNATURE", "_limits.SIGNATURE", lowered=300)
+def _signature(folder: Path, size: int) -> bool:
+    statement = {"predicate": {"serialization": {"method": "files"}, "resources": []}}
+    envelope = {"dsseEnvelope": {"payload": b64encode(json.dumps(statement).encode()).decode()}}
+    file = written(folder, "model.sig", json.dumps(envelope).encode().ljust(size))
+    return takes(lambda: signed_statement(file), Refused)
+
+
+@case("CARD", "_limits.CARD", lowered=200)
+def _card(folder: Path, size: int) -> bool:
+    (folder / "README.md").write_text("---\nlicense: mit\n#".ljust(size - 4, "x") + "\n---")
+    return read_card(artifact_of(folder)).licence == "mit"
 
 
 @case("POLICY_DEPTH", "_policies.read.MAX_DEPTH", lowered=6)

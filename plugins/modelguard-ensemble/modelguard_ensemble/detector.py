@@ -59,7 +59,8 @@ class BackdoorEnsemble(Detector):
         model = target.model
         if model.output.kind != "classifier":
             raise Skip(f"the model is {model.output.described}, and only a classifier's classes can be compared")
-        voters = [made(cls, self.quick) for cls in VOTERS]
+        # The cheapest first: where time is short, what a dear one takes to say that it is must not keep the others from being heard.
+        voters = [made(cls, self.quick) for cls in sorted(VOTERS, key=lambda cls: cls.cost)]
         said = {voter.id: ask(voter, target, context, Stage.SCREEN) for voter in voters}
         combined = self._combined(target, said)
         if SPENT * self.p_value < combined.p_value <= CLEAR and not self.quick:

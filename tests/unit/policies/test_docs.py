@@ -50,7 +50,7 @@ def test_every_policy_key_has_a_row() -> None:
 def test_every_lockable_key_says_what_weaker_means() -> None:
     documented = set(rows(POLICY.split("## Parents")[1]))
     assert documented == {*_WEAKER, *_UNIONS, *_TABLES, "rules", "waivers"}
-    sections = {"sources", "detectors", "plugins"}
+    sections = {"sources", "provenance", "detectors", "plugins"}
     assert documented | sections == set(LOCKABLE)
 
 

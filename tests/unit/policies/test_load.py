@@ -300,6 +300,8 @@ sources:
   formats: [safetensors, onnx]
   remote_code: deny
   left_out: incomplete
+  licences: [apache-2.0, mit]
+provenance: {{locked: true, base_model: check, signature: {{identity: acme, issuer: i}}}}
 detectors:
   required: [format-integrity]
   options: {{neural-cleanse: {{samples: 500}}}}
@@ -320,6 +322,11 @@ WEAKENING = [
     ("sources.formats", "sources: {formats: [safetensors, torch-zip]}"),
     ("sources.remote_code", "sources: {remote_code: allow}"),
     ("sources.left_out", "sources: {left_out: allow}"),
+    ("sources.licences", "sources: {licences: [mit, gpl-3.0]}"),
+    ("provenance.locked", "provenance: {locked: false}"),
+    ("provenance.signature", "provenance: {signature: null}"),
+    ("provenance.signature", "provenance: {signature: {identity: mallory, issuer: i}}"),
+    ("provenance.base_model", "provenance: {base_model: allow}"),
     ("detectors.options", "detectors: {options: {neural-cleanse: {samples: 50}}}"),
     ("detectors.options", "detectors: {options: {neural-cleanse: {restarts: 0}}}"),
     ("detectors.timeouts", "detectors: {timeouts: {neural-cleanse: 1s}}"),
@@ -378,7 +385,8 @@ def test_what_is_locked_may_be_tightened(tmp_path: Path, key: str, body: str) ->
 @pytest.mark.parametrize(
     "body",
     [
-        *(body for _, body in WEAKENING if not body.startswith(("sources: {allow", "sources: {formats"))),
+        # What a project has to say itself: whom it trusts, and what it may use.
+        *(body for key, body in WEAKENING if not key.startswith(("sources.allow", "sources.formats", "sources.licences", "provenance"))),
         "detectors: {optional: [weight-diff]}",
         "plugins: {allow: [modelguard-core]}",
         "detectors: {timeouts: {weight-diff: 1s}}",

@@ -8,8 +8,10 @@ import pytest
 from everything import LOW_RANK, everything
 
 from modelguard._reporters.console import MAX_LINES, ConsoleReporter
+from modelguard._reporters.html import HtmlReporter
+from modelguard._reporters.markdown import MarkdownReporter
 from modelguard.findings import Finding, Location
-from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
+from modelguard.report import Decision, Outcome, Report, Reporter, Status, Verdict, Violation
 
 DONE = (
     Outcome("format-integrity", Status.COMPLETED, "", {"score": 0.0}),
@@ -48,6 +50,18 @@ def test_a_pass_is_told_in_six_lines(width: int) -> None:
     text = " ".join(" ".join(lines).split())
     assert "looked: 2 of 5 detectors, 5 files (safetensors)" in text
     assert "not looked at: 3 detectors for want of --samples; -v says why" in text
+
+
+@pytest.mark.parametrize("reporter", [ConsoleReporter(), ConsoleReporter(verbose=True), MarkdownReporter(), HtmlReporter()])
+def test_a_pass_says_that_it_rests_on_a_baseline(reporter: Reporter) -> None:
+    report, _ = everything()
+    finding = next(item for _, item in report.findings())
+    report = replace(report, outcomes=(replace(DONE[0], findings=(finding,)), DONE[1]))
+    shown = " ".join(reporter.render(report, Decision(Verdict.PASS, known=(finding.fingerprint,))).split())
+    assert "beyond 1 finding known from the baseline" in shown
+    blocked = Decision(Verdict.BLOCK, (Violation("source", "x", "refused", True, "MG0291"),), known=(finding.fingerprint,))
+    shown = " ".join(reporter.render(report, blocked).split())
+    assert "1 known from the baseline" in shown or "1 finding known from the baseline" in shown
 
 
 def test_reasons_come_a_line_each_the_most_severe_first_and_the_policy_before_findings() -> None:
@@ -141,6 +155,14 @@ def test_what_is_no_finding_is_given_whole_and_what_could_not_be_verified_is_sai
     text = ConsoleReporter().render(report, replace(decision, violations=(long, *decision.violations)))
     assert "name 0123abcd" in " ".join(text.split())
     assert f"! models/tampered: {note}" in " ".join(text.split())
+
+
+def test_what_a_baseline_knows_is_counted_by_thing_in_every_summary() -> None:
+    both = copy(LOW_RANK, "model.onnx", "w", "1"), copy(LOW_RANK, "model.safetensors", "w", "2")
+    report, _ = blocked_by(*both)
+    decision = Decision(Verdict.PASS, known=tuple(item.fingerprint for item in both))
+    for reporter in (ConsoleReporter(), HtmlReporter(), MarkdownReporter()):
+        assert "1 known from the baseline" in reporter.render(report, decision)
 
 
 def test_a_quick_look_is_said_to_be_one() -> None:

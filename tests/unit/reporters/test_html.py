@@ -115,7 +115,14 @@ def test_what_was_not_looked_at_is_grouped_by_what_to_give_with_the_command_to_r
     held = tuple(Outcome(name, Status.SKIPPED, "needs clean samples (give --samples)") for name in ("abs", "ulp"))
     page = check_page(HtmlReporter().render(replace(report, outcomes=held, reference=None, samples=None), decision))
     text = " ".join(page.text.split())
-    assert "2 detectors would look if you gave clean samples: modelguard scan models/tampered --samples samples.npz" in text
+    assert "2 detectors lack clean samples: modelguard scan models/tampered --samples samples.npz" in text
+
+
+def test_a_plugin_that_is_not_installed_is_named() -> None:
+    report, decision = everything()
+    reason = "needs a model that can be run, and no loaded plugin runs models (install modelguard-runtime of the same release)"
+    page = check_page(HtmlReporter().render(replace(report, outcomes=(Outcome("abs", Status.SKIPPED, reason),)), decision))
+    assert "1 detector lacks the plugin modelguard-runtime" in " ".join(page.text.split())
 
 
 def test_a_command_that_could_not_be_typed_as_it_is_shown_is_not_shown() -> None:

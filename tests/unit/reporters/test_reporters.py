@@ -60,7 +60,8 @@ def without_style(page: str) -> str:
     return re.sub(r"-src 'sha256-[^']+'", "-src 'sha256-'", page)
 
 
-@pytest.mark.parametrize("reporter", builtin_reporters(), ids=lambda item: item.format)
+# What a bill of materials looks like is the library's, which golden files would pin.
+@pytest.mark.parametrize("reporter", [item for item in builtin_reporters() if item.format != "cyclonedx"], ids=lambda item: item.format)
 def test_golden(reporter: type[Reporter]) -> None:
     path = GOLDEN / "reports" / f"everything.{SUFFIX[reporter.format]}"
     text = reporter().render(*everything())

@@ -40,7 +40,7 @@ def test_the_summary_says_the_answer_why_and_every_finding() -> None:
     text = MarkdownReporter().render(*everything())
     assert text.startswith("## BLOCKED: models/tampered\n\n**models/tampered is not an allowed source")
     assert "| high | high | MG3001 | a patch of 1.6 % of the image" in text
-    assert "1 detector would look if you gave a reference you trust" in text
+    assert "1 detector lacks a reference you trust: `modelguard scan" in text
     assert "MG1103 is waived until 2026-06-30" in text
     assert len(re.findall(r"^\| (?:critical|high|medium|low|info) ", text, re.M)) == 6
 

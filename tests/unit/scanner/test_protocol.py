@@ -71,6 +71,9 @@ FACTS = Facts(
     samples=SamplesInfo("s.npz", "0" * 64, 3, True),
     reference=Facts(formats=("onnx",)),
     obstacle="nothing says what 'x' is given",
+    licence="apache-2.0",
+    base_models=("org/base",),
+    card="the head of README.md is not valid YAML",
 )
 ANSWERS: list[Answer] = [
     FACTS,

@@ -1,0 +1,185 @@
+"""``modelguard cache``: what lies in a Hugging Face cache already."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modelguard._cli._options import plugin_option, print_answer, run_options
+from modelguard._cli._streams import complain
+from modelguard.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from modelguard._scanner.prepare import Prepared, RunOptions
+    from modelguard._scanner.run import Progress
+    from modelguard._sources.cached import Cached
+    from modelguard.report import Decision, Report
+
+
+@click.group("cache", short_help="Scan what a Hugging Face cache holds already.")
+def command() -> None:
+    """Work on a Hugging Face cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A snapshot with what became of it; ``same`` is the earlier one whose files, blob for blob, it has."""
+
+    snapshot: Cached
+    report: Report
+    decision: Decision
+    same: Cached | None = None
+
+
+@command.command("scan", short_help="Scan every snapshot in a Hugging Face cache.")
+@click.argument("cache", required=False, metavar="[CACHE]")
+@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
+@click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
+@click.option("--reports", metavar="DIR", help="Write the JSON report of each snapshot into this folder.")
+@click.option("-f", "--format", "stdout_format", type=click.Choice(["console", "json"]), default="console", help="Table or JSON [console].")
+@run_options
+@plugin_option
+def scan(
+    cache: str | None,
+    policy: str | None,
+    quick: bool,
+    reports: str | None,
+    stdout_format: str,
+    run: RunOptions,
+    quiet: bool,
+    without: tuple[str, ...],
+) -> int:
+    """Scan every snapshot of a model in CACHE [HF_HUB_CACHE], without the network, and say which pass.
+
+    A blob is hashed once, and snapshots with the same files are scanned once. Files of a snapshot that were never downloaded are no part
+    of it. Exit codes are those of one scan: 1 if the policy blocks any, else 3 if there is no verdict for any, or no snapshot at all.
+    """
+    from modelguard._cli._progress import ProgressDisplay
+    from modelguard._scanner.prepare import ScanArguments, prepare
+    from modelguard._sources.cached import others, snapshots
+
+    place = _cache(cache)
+    folder = _folder(reports)
+    prepared = prepare(ScanArguments(target=str(place), policy=policy, quick=quick, run=replace(run, offline=True), without=without))
+    found = snapshots(place)
+    with ProgressDisplay(quiet) as display:
+        rows = list(_scanned(prepared, place, found, display))
+    lost = False
+    for row in rows if folder is not None else []:
+        assert folder is not None
+        try:
+            _store(row, folder)
+        except OutputError as error:
+            lost = True
+            complain(error)
+    left = others(place)
+    print_answer(json.dumps(_document(rows, left), indent=2) if stdout_format == "json" else "\n".join(_table(rows, left)))
+    codes = {row.decision.exit_code for row in rows} or {3}
+    code = 1 if 1 in codes else max(codes)
+    return 3 if lost and code == 0 else code
+
+
+def _cache(named: str | None) -> Path:
+    if named is not None:
+        return Path(named)
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def _folder(reports: str | None) -> Path | None:
+    if reports is None:
+        return None
+    try:
+        Path(reports).mkdir(exist_ok=True)
+    except (OSError, ValueError) as error:
+        cause = f"cannot be made a folder ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(f"--reports {reports}", cause, "name another") from error
+    return Path(reports)
+
+
+def _scanned(prepared: Prepared, cache: Path, found: list[Cached], progress: Progress) -> Iterator[_Row]:
+    from modelguard._sources.cached import CachedSource
+    from modelguard.policy import evaluate
+
+    source = CachedSource(cache)
+    today = datetime.datetime.now(datetime.UTC).date()
+    done: dict[tuple[str, tuple[tuple[str, str], ...]], _Row] = {}
+    for snapshot in found:
+        known = done.get((snapshot.repo_id, snapshot.files))
+        if known is not None and snapshot.files:
+            target = replace(known.report.target, uri=snapshot.uri, revision=snapshot.commit)
+            report = replace(known.report, target=target)
+        else:
+            request = replace(prepared.request, target=snapshot.uri, origin=source)
+            report = replace(prepared, request=request).scan(progress)
+        row = _Row(snapshot, report, evaluate(report, prepared.policy, today), known.snapshot if known is not None else None)
+        done.setdefault((snapshot.repo_id, snapshot.files), row)
+        yield row
+
+
+def _name(row: _Row) -> str:
+    return f"{row.snapshot.repo_id.replace('/', '--')}@{row.snapshot.commit}.json"
+
+
+def _store(row: _Row, folder: Path) -> None:
+    from modelguard._reporters.json import JsonReporter
+    from modelguard._reporters.output import write_atomically
+
+    write_atomically(folder / _name(row), JsonReporter().render(row.report, row.decision))
+
+
+def _document(rows: list[_Row], left: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "not_models": list(left),
+        "snapshots": [
+            {
+                "uri": row.snapshot.uri,
+                "refs": list(row.snapshot.refs),
+                "files": len(row.snapshot.files),
+                "same_files_as": row.same.uri if row.same is not None else None,
+                "verdict": row.decision.verdict.value,
+                "exit_code": row.decision.exit_code,
+                "reasons": [{"rule": item.rule, "message": item.message, "blocks": item.blocks} for item in row.decision.violations],
+                "report": _name(row),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _table(rows: list[_Row], left: tuple[str, ...]) -> Iterator[str]:
+    """The answer first; then a row for each snapshot, the worst first, with its first reasons below it."""
+    from modelguard._reporters.escape import visible
+    from modelguard._reporters.view import answer, count, reasons
+
+    words = [answer(row.report, row.decision) for row in rows]
+    said = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
+    blobs = {blob for row in rows for _, blob in row.snapshot.files}
+    models = {row.snapshot.repo_id for row in rows}
+    if not rows:
+        yield "No snapshot of a model is in this cache; nothing was looked at."
+    else:
+        yield f"{count(len(rows), 'snapshot')} of {count(len(models), 'model')}, {count(len(blobs), 'blob')}: {said}"
+    width = max(map(len, words), default=0)
+    order = {1: 0, 3: 1, 0: 2}
+    for row, word in sorted(zip(rows, words, strict=True), key=lambda pair: order[pair[0].decision.exit_code]):
+        refs = f" ({', '.join(map(visible, row.snapshot.refs))})" if row.snapshot.refs else ""
+        yield f"  {word:<{width}}  {visible(row.snapshot.repo_id)}@{visible(row.snapshot.commit[:12])}{refs}"
+        indent = " " * (width + 4)
+        if row.same is not None:
+            yield f"{indent}the same files as {visible(row.same.commit[:12])}"
+            continue
+        shown = reasons(row.report, row.decision)
+        for item in shown[:3]:
+            yield f"{indent}{item.rule} {visible(item.message)}"
+        if len(shown) > 3:
+            yield f"{indent}and {count(len(shown) - 3, 'more reason')}; --reports DIR has them"
+    if left:
+        yield f"Not looked at, because they are no models: {', '.join(map(visible, left))}"

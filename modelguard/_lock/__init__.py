@@ -1,0 +1,1 @@
+"""``modelguard.lock``: which models a project uses, pinned to a commit and to the digest of every file."""
