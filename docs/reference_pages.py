@@ -19,7 +19,7 @@ EXIT_CODES = {
     1: ("blocked", "Something that the policy blocks was found. Whatever else failed, a proven violation is told."),
     2: ("wrong call", "The command line, the configuration or the policy file is wrong; nothing was scanned."),
     3: ("no verdict", "Something required was not looked at, or the report could not be delivered. Never a pass."),
-    130: ("interrupted", "Ctrl-C."),
+    130: ("interrupted", "Ctrl-C. A scan still tells what it had found; no verdict of it is a pass."),
     143: ("terminated", "SIGTERM or SIGHUP."),
 }
 HOOKS = {
