@@ -263,7 +263,7 @@ def _root() -> click.Command:
 
 
 def _help(command: click.Command, path: str) -> Iterator[str]:
-    context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+    context = click.Context(command, info_name=path, max_content_width=88, terminal_width=88)
     yield f"## `{path}`\n\n```\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -19,7 +19,7 @@ EXIT_CODES = {
     1: ("blocked", "Something that the policy blocks was found. Whatever else failed, a proven violation is told."),
     2: ("wrong call", "The command line, the configuration or the policy file is wrong; nothing was scanned."),
     3: ("no verdict", "Something required was not looked at, or the report could not be delivered. Never a pass."),
-    130: ("interrupted", "Ctrl-C."),
+    130: ("interrupted", "Ctrl-C. A scan still tells what it had found; no verdict of it is a pass."),
     143: ("terminated", "SIGTERM or SIGHUP."),
 }
 HOOKS = {
@@ -131,18 +131,20 @@ def _signature(function: Callable[..., Any]) -> str:
     """The signature as it is written, a parameter a line where it is long."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     assert isinstance(tree, ast.FunctionDef)
-    returns = f" -> {ast.unparse(tree.returns)}" if tree.returns else ""
-    written = f"{tree.name}({ast.unparse(tree.args)}){returns}"
-    if len(written) <= 90:
-        return written
     given = tree.args
-    parts = [ast.unparse(ast.arguments([], [item], None, [], [], None, [])) for item in given.args]
-    for number, default in zip(range(len(parts) - len(given.defaults), len(parts)), given.defaults, strict=True):
-        parts[number] += f" = {ast.unparse(default)}"
+    defaults: list[ast.expr | None] = [*[None] * (len(given.args) - len(given.defaults)), *given.defaults]
+    parts = [_parameter(item, default) for item, default in zip(given.args, defaults, strict=True)]
     parts += ["*"] if given.kwonlyargs else []
-    for item, value in zip(given.kwonlyargs, given.kw_defaults, strict=True):
-        parts.append(ast.unparse(item) + (f" = {ast.unparse(value)}" if value else ""))
-    return f"{tree.name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){returns}"
+    parts += [_parameter(item, default) for item, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    returns = f" -> {ast.unparse(tree.returns)}" if tree.returns else ""
+    written = f"def {tree.name}({', '.join(parts)}){returns}: ..."
+    if len(written) > 90:
+        written = f"def {tree.name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){returns}: ..."
+    return written.replace("'", '"')
+
+
+def _parameter(item: ast.arg, default: ast.expr | None) -> str:
+    return ast.unparse(item) + (f" = {ast.unparse(default)}" if default else "")
 
 
 def _said_below(name: str) -> str:

@@ -139,3 +139,27 @@ def test_a_new_page_finds_its_place_by_itself_and_one_with_a_broken_link_is_refu
     assert "<code>x[1]</code>" in page
     (docs / "lock.md").write_text("# Keep a lock\n\n[x](nowhere.md)\n")
     assert "nowhere.md" in build(tmp_path / "mkdocs.yml", tmp_path / "again").stderr
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_it_opens_from_a_folder_fits_a_telephone_and_is_searched_without_a_network(site: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install modelguard-core[browser]")
+    said: list[str] = []
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 400, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else said.append(request.url))
+        for name in ("detection-matrix", "policy", "rules/MG1208", "index"):
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+        page.locator("label[for=__search]").first.click()
+        page.locator(".md-search__input").press_sequentially("SingleRankOneEdit")
+        page.locator(".md-search-result__link").first.wait_for()
+        assert "MG1208" in page.locator(".md-search-result__list").inner_text()
+        browser.close()
+    assert said == []
