@@ -17,6 +17,9 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         if signal.getsignal(_number) is signal.SIG_IGN:
             signal.signal(_number, _handler)
 
+# Tests of scans see scans, and leave nothing in the home of whoever runs them; those of the cache name a folder.
+os.environ["MODELGUARD_CACHE"] = "off"
+
 
 @pytest.fixture
 def mg(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:

@@ -198,6 +198,7 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
                 "runs_last": detector.runs_last,
                 "shows": [shown.setdefault(item, len(shown)) for item in detector.shows],
                 "cost": detector.cost,
+                "keeps_with_options": detector.keeps_with_options,
                 "when_quick": detector.when_quick,
             }
             rules |= {rule.id: {**asdict(rule), "severity": rule.severity.label} for rule in detector.rules}

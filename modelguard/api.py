@@ -50,6 +50,7 @@ def scan(
     memory: int | str | None = None,
     threads: int | None = None,
     offline: bool = False,
+    cache: bool = False,
     digest: bool = True,
     by_range: bool = False,
     without: Iterable[str] = (),
@@ -78,6 +79,8 @@ def scan(
     :param memory: bytes the worker may hold, or a size such as ``"8G"``, or ``"none"``; three quarters of the machine's by default.
     :param threads: how many a detector may use; all cores by default.
     :param offline: use no network.
+    :param cache: take what detectors said of the very same bytes in an earlier scan, and keep what they say in this one
+        (``docs/scale.md``); the command line does so by default.
     :param digest: hash every file of the artifacts.
     :param by_range: of two artifacts in one remote source read only what may differ between them; only for comparing them.
     :param without: plugins not to load, by entry point or distribution.
@@ -100,7 +103,7 @@ def scan(
         quick=quick,
         budget=budget,
         model=ModelOptions(model, input, device, precision, output=output),
-        run=RunOptions(seed, timeout, memory, threads, offline),
+        run=RunOptions(seed, timeout, memory, threads, offline, cache),
         without=tuple(without),
         identity=identity,
         by_range=by_range,

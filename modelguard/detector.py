@@ -264,6 +264,10 @@ class Detector(ABC):
     search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``, of which those
     whose rules are all of low severity share a twentieth."""
 
+    keeps_with_options: ClassVar[bool] = True
+    """Whether what it says with options set may be taken for the same bytes, options and versions again. False where an option names
+    what those do not cover: a file, the day, a service."""
+
     @abstractmethod
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         """Yield findings as they are made. Raise :class:`Skip` when it turns out that looking is impossible."""

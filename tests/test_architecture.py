@@ -23,7 +23,7 @@ LEVELS = {
     "api": 5, "hub": 5, "testing": 5,
     "_guard": 4, "_lock": 4, "_provenance": 4,
     "_diff": 4, "_scanner": 4, "_plugins": 4, "_builtin": 4, "_sources": 4, "_formats": 4, "_reporters": 4, "_detectors": 4,
-    "hookspecs": 3, "policy": 3, "_policies": 3, "_schemas": 3, "_inputs": 3,
+    "hookspecs": 3, "policy": 3, "_policies": 3, "_schemas": 3, "_inputs": 3, "_cache": 3,
     "detector": 2, "report": 2, "model": 2, "images": 2,
     "artifact": 1, "checkpoint": 1, "display": 1, "findings": 1, "onnx_graph": 1, "_options": 1, "_temporary": 1, "_limits": 1,
     "errors": 0,

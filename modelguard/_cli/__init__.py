@@ -26,7 +26,7 @@ COMMANDS = {
     "scan": "Scan a model artifact and say whether it may be deployed.",
     "fetch": "Download a model, scan it, and put it in place only if it passes.",
     "lock": "Pin models to a commit and to the digest of every file.",
-    "cache": "Scan what a Hugging Face cache holds already.",
+    "cache": "Scan a Hugging Face cache; look after what is kept of scans.",
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
     "report": "Render or re-judge a stored JSON report.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from modelguard._cli._streams import telling
@@ -19,9 +20,21 @@ def looked(prepared: Prepared, quiet: bool) -> tuple[Report, bool]:
 
     try:
         with ProgressDisplay(quiet) as display:
-            return prepared.scan(display), False
+            report, interrupted = prepared.scan(display), False
     except Interrupted as error:
-        return error.report, True
+        report, interrupted = error.report, True
+    tell_uncached([report], quiet)
+    return report, interrupted
+
+
+def tell_uncached(reports: Iterable[Report], quiet: bool) -> None:
+    """Say once why what was found is not kept, where it should have been. No verdict depends on it."""
+    from modelguard._reporters.escape import visible
+
+    problem = next((str(said) for report in reports if (said := report.timings.get("cache"))), "")
+    if problem and not quiet:
+        with telling():
+            print(f"modelguard: went on without {visible(problem)}", file=sys.stderr)
 
 
 def ended(code: int, *, interrupted: bool) -> int:

@@ -149,6 +149,9 @@ run_options = grouped(
     click.option("--memory", metavar="SIZE", help="Memory a worker may hold, such as 8G, or 'none' [3/4 of the machine's]."),
     click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads a detector may use [all cores]."),
     click.option("--offline", is_flag=True, help="Use no network: only local files and the Hub cache."),
+    click.option(
+        "--no-cache", "cache", flag_value=False, default=True, help="Ask every detector, also what it said of these bytes before."
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
 )
 

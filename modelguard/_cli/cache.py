@@ -1,4 +1,4 @@
-"""``modelguard cache``: what lies in a Hugging Face cache already."""
+"""``modelguard cache``: what lies in a Hugging Face cache already, and what is kept of earlier scans."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelguard._cli._looking import tell_uncached
 from modelguard._cli._options import plugin_option, print_answer, run_options
 from modelguard._cli._streams import complain
 from modelguard.errors import OutputError, UsageError
@@ -22,9 +23,77 @@ if TYPE_CHECKING:
     from modelguard.report import Decision, Report
 
 
-@click.group("cache", short_help="Scan what a Hugging Face cache holds already.")
+@click.group("cache", short_help="Scan a Hugging Face cache; look after what is kept of scans.")
 def command() -> None:
-    """Work on a Hugging Face cache."""
+    """Scan a Hugging Face cache (scan), or look after what modelguard keeps of its own scans (stats, verify, clear).
+
+    What is kept lies in MODELGUARD_CACHE [modelguard in the user's cache folder]; MODELGUARD_CACHE=off keeps nothing.
+    """
+
+
+def _own() -> Path:
+    """Where outcomes are kept. Raises :class:`UsageError` where they are not."""
+    from modelguard._cache.store import OFF, VARIABLE, folder
+
+    if (place := folder()) is None:
+        raise UsageError(f"{VARIABLE}={OFF}", "nothing is kept", f"unset {VARIABLE}, or name a folder in it")
+    return place
+
+
+@command.command("stats", short_help="What is kept of earlier scans.")
+@click.option("-f", "--format", "stdout_format", type=click.Choice(["console", "json"]), default="console", help="Text or JSON [console].")
+def stats(stdout_format: str) -> int:
+    """Say where outcomes are kept, how many of each detector, and how large they are."""
+    from modelguard._cache.store import DATABASE, Stats, Store
+    from modelguard._reporters.escape import visible
+    from modelguard._reporters.view import count
+
+    place, found = _own(), Stats({}, 0, 0)
+    if (place / DATABASE).exists():
+        with Store(place) as store:
+            found = store.stats()
+    number = sum(found.kinds.values())
+    if stdout_format == "json":
+        print_answer(
+            json.dumps({"folder": str(place), "entries": dict(found.kinds), "bytes": found.size, "on_disk": found.on_disk}, indent=2)
+        )
+        return 0
+    size = f", {found.on_disk / 1e6:,.1f} MB on disk" if number else ""
+    width = max(map(len, found.kinds), default=0)
+    lines = [f"{visible(str(place))}: {count(number, 'entry', 'entries')}{size}"]
+    print_answer("\n".join(lines + [f"  {visible(kind):<{width}}  {number:>8,}" for kind, number in found.kinds.items()]))
+    return 0
+
+
+@command.command("clear", short_help="Remove what is kept of earlier scans.")
+def clear() -> int:
+    """Remove every outcome that is kept, and the key that vouches for them. Scans then ask every detector again."""
+    from modelguard._cache.store import clear as remove
+    from modelguard._reporters.escape import visible
+
+    place = _own()
+    freed = remove(place)
+    print_answer(f"{visible(str(place))}: {f'{freed / 1e6:,.1f} MB removed' if freed else 'there was nothing'}")
+    return 0
+
+
+@command.command("verify", short_help="Check what is kept of earlier scans.")
+def verify() -> int:
+    """Check the database and every entry in it. A scan takes only what its key vouches for in any case; what it does not is removed here.
+
+    Exit codes: 0 all is well, 3 entries were removed, or the database cannot be read.
+    """
+    from modelguard._cache.store import DATABASE, Store
+    from modelguard._reporters.escape import visible
+    from modelguard._reporters.view import count
+
+    place, good, bad = _own(), 0, 0
+    if (place / DATABASE).exists():
+        with Store(place) as store:
+            good, bad = store.verify()
+    said = f"; {count(bad, 'other')} removed, which somebody changed or wrote with another key" if bad else ""
+    print_answer(f"{visible(str(place))}: {count(good, 'entry', 'entries')} good{said}")
+    return 3 if bad else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +107,7 @@ class _Row:
 
 
 @command.command("scan", short_help="Scan every snapshot in a Hugging Face cache.")
-@click.argument("cache", required=False, metavar="[CACHE]")
+@click.argument("place", required=False, metavar="[CACHE]")
 @click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
 @click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
 @click.option("--reports", metavar="DIR", help="Write the JSON report of each snapshot into this folder.")
@@ -46,7 +115,7 @@ class _Row:
 @run_options
 @plugin_option
 def scan(
-    cache: str | None,
+    place: str | None,
     policy: str | None,
     quick: bool,
     reports: str | None,
@@ -64,12 +133,13 @@ def scan(
     from modelguard._scanner.prepare import ScanArguments, prepare
     from modelguard._sources.cached import others, snapshots
 
-    place = _cache(cache)
+    cache = _cache(place)
+    found = snapshots(cache)
     folder = _folder(reports)
-    prepared = prepare(ScanArguments(target=str(place), policy=policy, quick=quick, run=replace(run, offline=True), without=without))
-    found = snapshots(place)
+    prepared = prepare(ScanArguments(target=str(cache), policy=policy, quick=quick, run=replace(run, offline=True), without=without))
     with ProgressDisplay(quiet) as display:
-        rows = list(_scanned(prepared, place, found, display))
+        rows = list(_scanned(prepared, cache, found, display))
+    tell_uncached((row.report for row in rows), quiet)
     lost = False
     for row in rows if folder is not None else []:
         assert folder is not None
@@ -78,7 +148,7 @@ def scan(
         except OutputError as error:
             lost = True
             complain(error)
-    left = others(place)
+    left = others(cache)
     print_answer(json.dumps(_document(rows, left), indent=2) if stdout_format == "json" else "\n".join(_table(rows, left)))
     codes = {row.decision.exit_code for row in rows} or {3}
     code = 1 if 1 in codes else max(codes)

@@ -60,6 +60,7 @@ class Signature(Detector):
     id = "signature"
     requires = frozenset({Capability.FILES})
     rules = (MISSING, REFUSED, BROKEN, UNSIGNED)
+    keeps_with_options = False  # certificates expire, trusted roots change
 
     file: str = option("model.sig", "path of the signature in the artifact")
     key: str | None = option(None, "public key (PEM) that must have signed")

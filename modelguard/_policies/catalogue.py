@@ -36,6 +36,7 @@ class KnownDetector:
     when_quick: Literal["same", "shorter", "skipped"]
     runs_last: bool
     cost: int
+    keeps_with_options: bool
     fetches: tuple[str, ...]
     shows: tuple[Measure | Chart, ...]
 
@@ -49,6 +50,7 @@ class KnownDetector:
             data["when_quick"],
             data["runs_last"],
             data["cost"],
+            data["keeps_with_options"],
             tuple(data["fetches"]),
             tuple(shown[number] for number in data["shows"]),
         )
@@ -100,7 +102,7 @@ def stand_ins(distribution: str) -> Mapping[str, list[type]] | None:
     found = next((item for item in first_party() if item.name == distribution), None)
     if found is None:
         return None
-    same = ("requires", "rules", "when_quick", "runs_last", "cost", "fetches", "shows")
+    same = ("requires", "rules", "when_quick", "runs_last", "cost", "keeps_with_options", "fetches", "shows")
     return {
         "detectors": [
             _stand_in(Detector, name, known.ref, declared_options=known.options, **{item: getattr(known, item) for item in same})

@@ -23,6 +23,7 @@ from modelguard._reporters.view import (
     compared,
     count,
     doubts,
+    earlier,
     facts,
     fates,
     gaps,
@@ -31,6 +32,7 @@ from modelguard._reporters.view import (
     place,
     ran,
     reasons,
+    recalled,
     unread,
     value,
     waiver_notes,
@@ -136,7 +138,7 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     if decision.verdict is Verdict.PASS:
         _item(console, "✓ ", clear(report, decision), "", "green")
     if report.outcomes:
-        done = f"looked: {looked(report)}{compared(report)}{assumed(report)}"
+        done = f"looked: {looked(report)}{earlier(report)}{compared(report)}{assumed(report)}"
         _item(console, "", ", ".join([done, *options(report)]), "dim")
     for doubt in doubts(report):
         _item(console, "! ", doubt, "", "yellow")
@@ -270,7 +272,9 @@ def _detectors(console: Console, report: Report) -> None:
         cells.append(f"{count(len(outcome.findings), 'finding'):<11}")
         if isinstance(score, int | float):
             cells.append(f"score {score:.4g}")
-        if outcome.detector in seconds:
+        if outcome.detector in recalled(report):
+            cells.append("cached")
+        elif outcome.detector in seconds:
             cells.append(f"{seconds[outcome.detector]:.1f} s")
         _block(console, "  ".join(cells), indent=2)
 

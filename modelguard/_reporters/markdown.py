@@ -7,7 +7,7 @@ import re
 from modelguard._reporters.escape import shorten, visible
 from modelguard._reporters.missing import lacks
 from modelguard._reporters.things import Thing, besides, things, why, why_not
-from modelguard._reporters.view import answer, compared, count, judged, looked, other_gaps, place, waiver_notes
+from modelguard._reporters.view import answer, compared, count, earlier, judged, looked, other_gaps, place, waiver_notes
 from modelguard.report import Decision, Report, Reporter, Verdict
 
 MAX_ROWS = 50
@@ -33,7 +33,7 @@ class MarkdownReporter(Reporter):
         others = [reason.violation for reason in given if reason.thing is None]
         lines += [f"- {item.rule} {text(item.message)}" for item in others[:MAX_ROWS]] + ([""] if others else [])
         lines += _table(found)
-        done = f"{looked(report)}{compared(report)}; {judged(report)}"
+        done = f"{looked(report)}{earlier(report)}{compared(report)}; {judged(report)}"
         lines += [f"Looked: {plain(done)}.", ""]
         lines += [f"{', '.join(others_found)}.", ""] if (others_found := besides(found)) else []
         lines += _not_looked_at(report)

@@ -11,7 +11,7 @@ from typing import Any
 from modelguard._reporters.drawn import Drawing, draw
 from modelguard._reporters.numbers import written
 from modelguard._reporters.things import Thing, things
-from modelguard._reporters.view import place
+from modelguard._reporters.view import place, recalled
 from modelguard._schemas.finding import write_finding
 from modelguard.display import Chart, Measure, charts, measures
 from modelguard.findings import Attachment, Rule
@@ -114,6 +114,7 @@ class Section:
     outcome: Outcome
     score: float | None
     seconds: float | None
+    cached: bool
     numbers: Numbers
     cards: list[Card]
 
@@ -191,6 +192,7 @@ def _section(report: Report, glossary: Glossary, outcome: Outcome, seconds: Any,
         outcome,
         float(score) if isinstance(score, int | float) else None,
         seconds if isinstance(seconds, int | float) else None,
+        outcome.detector in recalled(report),
         _numbers(glossary, outcome.detector, outcome.summary, shown, [finding.evidence for finding in outcome.findings]),
         [card for card in cards if card.thing.detector == outcome.detector],
     )

@@ -63,6 +63,19 @@ def looked(report: Report) -> str:
     return f"{done} of {count(len(report.outcomes), 'detector')}, {files}"
 
 
+def recalled(report: Report) -> frozenset[str]:
+    """The detectors that were not asked again, because they had said it of the very same bytes before."""
+    cached = report.timings.get("cached")
+    return frozenset(map(str, cached)) if isinstance(cached, list | tuple) else frozenset()
+
+
+def earlier(report: Report) -> str:
+    """``, 7 cached``: how much of it was known from an earlier scan; empty where nothing was."""
+    done = {outcome.detector for outcome in report.outcomes if outcome.status is Status.COMPLETED}
+    known = len(done & recalled(report))
+    return f", {'all' if known == len(done) else known} cached" if known else ""
+
+
 def compared(report: Report) -> str:
     """``, against NAME``; empty without a reference."""
     return f", against {visible(report.reference.uri)}" if report.reference is not None else ""

@@ -19,11 +19,14 @@ class Budget:
     """The bytes, as JSON, that are left for findings and summaries."""
 
     left: int = REPORT_BYTES
+    full: bool = False
+    """Whether something was left out for want of room."""
 
     def finding(self, finding: Finding) -> Finding | None:
         """``finding``; without evidence and attachments where there is no room for those; None where there is none at all."""
         if self._take(write_finding(finding)):
             return finding
+        self.full = True
         bare = replace(finding, evidence={"left_out": "the report is full"}, attachments=())
         return bare if self._take(write_finding(bare)) else None
 
@@ -34,6 +37,7 @@ class Budget:
     def _take(self, value: Mapping[str, Any]) -> bool:
         size = len(json.dumps(value))
         if size > self.left:
+            self.full = True
             return False
         self.left -= size
         return True

@@ -37,7 +37,8 @@ _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How detectors run: seed of every random choice, seconds each may take, memory and threads of the worker, whether offline.
+    """How detectors run: seed of every random choice, seconds each may take, memory and threads of the worker, whether offline, and
+    whether what they said of the very same bytes before is taken, and what they say is kept.
 
     ``memory`` is in bytes or a size such as ``8G``; ``none`` lifts the limit, None means three quarters of the machine's. ``threads``
     None means all cores.
@@ -48,6 +49,7 @@ class RunOptions:
     memory: int | str | None = None
     threads: int | None = None
     offline: bool = False
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,7 @@ def prepare(asked: ScanArguments) -> Prepared:
         identity=_identity(asked.identity),
         baseline=asked.baseline,
         by_range=asked.by_range,
+        cache=run.cache,
     )
     for place in filter(None, (request.target, request.reference)):
         refuse_missing(place)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, assert_never
 
 from modelguard._scanner.budget import FULL, Budget, clipped
 from modelguard._scanner.child import Child, WorkerError, WorkerTimeout
-from modelguard._scanner.protocol import Building, Built, Ended, Facts, Failed, Found, Job, Looked, Progressed, Purse, Started, Task
+from modelguard._scanner.protocol import Answer, Building, Built, Ended, Facts, Failed, Found, Job, Looked, Progressed, Purse, Started, Task
 from modelguard.detector import Capability, Detector, LookedAt
 from modelguard.errors import ModelguardError, PluginError
 from modelguard.findings import Finding, fingerprint
@@ -39,6 +39,14 @@ class Progress(Protocol):
 
 
 @dataclass
+class Said:
+    """What a detector said beside its outcome: the files it looked at, and what the model says of itself that it used."""
+
+    looked_at: dict[str, LookedAt] = field(default_factory=dict)
+    model: Mapping[str, Any] | None = None
+
+
+@dataclass
 class _Running:
     """The detector a worker is busy with, and what it has sent."""
 
@@ -49,6 +57,7 @@ class _Running:
     findings: list[Finding] = field(default_factory=list)
     building: float | None = None
     """Since when it has been building the model."""
+    said: Said = field(default_factory=Said)
 
     def outcome(self, status: Status, reason: str = "", summary: Mapping[str, Any] | None = None) -> Outcome:
         return Outcome(self.task.detector, status, reason, summary or {}, tuple(self.findings))
@@ -67,19 +76,19 @@ class _Unbuilt:
 
 
 class Scan:
-    """One artifact in workers. ``describe`` first, then ``run``; use as a context manager so that no worker stays behind."""
+    """One artifact in workers. ``describe`` first, then ``run``; use as a context manager so that no worker stays behind.
+
+    No worker is started before it is needed: where somebody knows what one would say, there may be none at all.
+    """
 
     def __init__(self, job: Job, progress: Progress) -> None:
         self._job = job
         self._progress = progress
-        try:
-            self._child: Child | None = Child(job)
-        except WorkerError as error:
-            raise ModelguardError("the isolated worker", str(error), "free memory, processes or temporary space (TMPDIR)") from None
+        self._child: Child | None = None
         self.seconds: dict[str, float] = {}
-        self.model: Mapping[str, Any] | None = None
-        self.looked_at: dict[str, LookedAt] = {}
+        self.said: dict[str, Said] = {}
         self._paths = frozenset(file.path for file in job.artifact.files)
+        self._models: list[Mapping[str, Any]] = []
         self._unbuilt: _Unbuilt | None = None
         self._budget = Budget()
         self._purse = Purse()
@@ -98,7 +107,10 @@ class Scan:
 
     def describe(self, timeout: float) -> Facts:
         """What the worker found when it opened the artifact. Raises :class:`ModelguardError` when it could not."""
-        assert self._child is not None
+        try:
+            self._child = Child(self._job)
+        except WorkerError as error:
+            raise ModelguardError("the isolated worker", str(error), "free memory, processes or temporary space (TMPDIR)") from None
         uri = self._job.artifact.uri
         try:
             answer = _opening(self._child, time.monotonic() + timeout)
@@ -113,6 +125,51 @@ class Scan:
         if isinstance(answer, Failed):
             raise _Reason(clipped(answer.reason))
         return answer
+
+    def recall(self, detector: type[Detector], kept: Sequence[Answer]) -> Outcome | None:
+        """The outcome of a detector that said ``kept`` of these very bytes before, and not to ask it again; None for what it cannot say."""
+        said, findings, outcome = Said(), [], None
+        try:
+            for answer in kept:
+                match answer:
+                    case Found(detector=detector.id, finding=finding):
+                        findings.append(admitted(finding, detector, self._job.artifact.identity))
+                    case Looked(detector=detector.id, at=at) if at.path in self._paths:
+                        said.looked_at[at.path] = at
+                    case Ended(detector=detector.id, status=status, reason=reason, summary=summary, model=model) if answer is kept[-1]:
+                        said.model = model
+                        outcome = Outcome(detector.id, status, clipped(reason), summary, tuple(findings))
+                    case _:
+                        return None
+        except PluginError:
+            return None
+        # A report has room for so much, whoever said it; what would not fit is asked again, and then said to be too much.
+        if outcome is None or not self._fits(outcome, said):
+            return None
+        self.said[detector.id] = said
+        return outcome
+
+    def _fits(self, outcome: Outcome, said: Said) -> bool:
+        for finding in outcome.findings:
+            self._budget.finding(finding)
+        self._budget.values(outcome.summary)
+        if said.model is not None and said.model not in self._models:
+            self._budget.values(said.model)
+            self._models.append(said.model)
+        return not self.full
+
+    @property
+    def full(self) -> bool:
+        """Whether the report had no room for something that a detector said."""
+        return self._budget.full
+
+    def looked_at(self, order: Iterable[str]) -> dict[str, LookedAt]:
+        """What detectors said of files, in the order they run in; the last word counts."""
+        return {path: at for name in order if name in self.said for path, at in self.said[name].looked_at.items()}
+
+    def model(self, order: Iterable[str]) -> Mapping[str, Any] | None:
+        """What the model that they used says of itself: the last word again."""
+        return next((found for name in reversed(list(order)) if name in self.said and (found := self.said[name].model) is not None), None)
 
     def run(self, tasks: Sequence[Task], detectors: Mapping[str, type[Detector]], budget: float | None = None) -> list[Outcome]:
         """One outcome per task, in order. ``budget`` is the seconds there are for all searches together.
@@ -155,7 +212,7 @@ class Scan:
                     outcomes[first.detector] = failed
                     self._drop()
                     continue
-            self._child.start(left, self.looked_at.values(), self._purse, self._lost_in)
+            self._child.start(left, self.looked_at(self.said).values(), self._purse, self._lost_in)
             for task in left:
                 outcomes[task.detector], usable = self._one(self._child, task, detectors[task.detector])
                 if not usable:
@@ -198,6 +255,7 @@ class Scan:
     def _one(self, child: Child, task: Task, detector: type[Detector]) -> tuple[Outcome, bool]:
         """The outcome of one task, and whether the worker can go on with the next."""
         self._running = running = _Running(task, time.monotonic(), self._purse.seconds(task))
+        self.said[task.detector] = running.said
         self._progress.started(task.detector)
         child.renew()
         try:
@@ -232,14 +290,15 @@ class Scan:
                         cause = f"said that it looked at {at.path!r}, which the artifact does not have"
                         raise PluginError(f"detector {name}", cause, "report it to the plugin's author")
                     case Looked(at=at):
-                        self.looked_at[at.path] = at
+                        running.said.looked_at[at.path] = at
                     case Building():
                         running.building = time.monotonic()
                     case Built():
                         running.building = None
                     case Ended(status=status, reason=reason, summary=summary, model=model):
-                        if model is not None and model != self.model and self._budget.values(model) is not None:
-                            self.model = model
+                        if model is not None and (model in self._models or self._budget.values(model) is not None):
+                            running.said.model = model
+                            self._models.append(model)
                         told = self._budget.values(summary)
                         fault = fault or (FULL if told is None else "")
                         if fault and status is Status.COMPLETED:

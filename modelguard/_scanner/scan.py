@@ -13,6 +13,7 @@ import modelguard
 from modelguard._plugins import Registry
 from modelguard._policies.compare import check_same
 from modelguard._scanner.budget import clipped
+from modelguard._scanner.kept import Kept
 from modelguard._scanner.plan import Step, make_plan
 from modelguard._scanner.protocol import Facts, Job, Limits, Task, reference_to
 from modelguard._scanner.run import Progress, Scan
@@ -56,6 +57,8 @@ class Request:
     """Read of two artifacts only what may differ, where their source can. What comes of it can be compared, and used for nothing else."""
     origin: Source | None = None
     """Where the target comes from, instead of the source that its URI names."""
+    cache: bool = False
+    """Take what detectors said of the very same bytes before, and keep what they say now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +92,33 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     seconds: dict[str, float] = {}
     model: Mapping[str, Any] | None = None
     looked_at: Mapping[str, LookedAt] = {}
+    known: list[Outcome] = []
+    unkept = ""
     failure = itself = interrupted = ""
     try:
-        with (
-            brought(request, registry, progress) as (artifact, reference),
-            Scan(_job(request, registry, artifact, reference), progress) as running,
-        ):
-            if request.baseline is not None:
-                check_same(request.baseline, request.identity or artifact.identity)
-            # What is only compared is vouched for by nothing, so a comparison with itself says what it seems to say.
-            itself = _same_place(artifact, reference) if reference is not None and not request.by_range else ""
-            facts = running.describe(request.timeout)
-            steps = _plan(request, registry, facts)
-            outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
-            detectors = {item.id: item for item in request.detectors}
-            runnable = [detectors[step.detector] for step in steps if step.runnable]
-            outcomes += running.run(_tasks(request, runnable), detectors, request.budget)
-            seconds, model, looked_at, interrupted = running.seconds, running.model, running.looked_at, running.interrupted
-            changed = _changed(artifact) or (_changed(reference) if reference else "")
+        with brought(request, registry, progress) as (artifact, reference):
+            job = _job(request, registry, artifact, reference)
+            with Kept(request.cache and not request.by_range, registry, job) as kept, Scan(job, progress) as running:
+                if request.baseline is not None:
+                    check_same(request.baseline, request.identity or artifact.identity)
+                # What is only compared is vouched for by nothing, so a comparison with itself says what it seems to say.
+                itself = _same_place(artifact, reference) if reference is not None and not request.by_range else ""
+                facts = kept.facts() or running.describe(request.timeout)
+                steps = _plan(request, registry, facts)
+                outcomes = [Outcome(step.detector, Status.SKIPPED, step.reason) for step in steps if not step.runnable]
+                detectors = {item.id: item for item in request.detectors}
+                tasks = _tasks(request, [detectors[step.detector] for step in steps if step.runnable])
+                order = [task.detector for task in tasks]
+                known = kept.outcomes(tasks, detectors, running)
+                done = {outcome.detector for outcome in known}
+                new = running.run([task for task in tasks if task.detector not in done], detectors, request.budget)
+                outcomes += [*known, *new]
+                seconds, interrupted = running.seconds, running.interrupted
+                model, looked_at = running.model(order), running.looked_at(order)
+                changed = _changed(artifact) or (_changed(reference) if reference else "")
+                if new and not changed:
+                    kept.keep(facts, new, known, running)
+                unkept = kept.problem
         failure = changed or _nothing_scannable(artifact, reference, facts, models=any(item.format for item in looked_at.values()))
     except UsageError:
         raise
@@ -131,11 +143,18 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         failure=clipped(failure),
         self_reference=itself,
         confinement=facts.confinement,
-        timings={"detectors": dict(sorted(seconds.items())), "total": round(time.monotonic() - began, 3)},
+        timings=_timings(seconds, time.monotonic() - began, known, unkept),
     )
     if interrupted:
         raise Interrupted(report)
     return report
+
+
+def _timings(seconds: Mapping[str, float], total: float, known: Iterable[Outcome], unkept: str) -> dict[str, Any]:
+    """How long it took, and what took no time because it was known: the only part that differs from scan to scan of the same bytes."""
+    cached = sorted(outcome.detector for outcome in known)
+    said = {"cached": cached} if cached else {}
+    return {"detectors": dict(sorted(seconds.items())), "total": round(total, 3), **said, **({"cache": unkept} if unkept else {})}
 
 
 def describe(request: Request, registry: Registry, progress: Progress) -> Described:

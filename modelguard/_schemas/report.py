@@ -245,4 +245,7 @@ class ReportDocument(_Document):
     )
     outcomes: list[OutcomeDocument]
     decision: DecisionDocument
-    timings: dict[str, Any] = Field(description="Seconds. The only part that differs between two runs over the same input on one machine.")
+    timings: dict[str, Any] = Field(
+        description="Seconds, and what took none: `cached` lists the detectors whose outcome is from an earlier scan of the very same "
+        "bytes, `cache` says why none could be kept. The only part that differs between two runs over the same input on one machine."
+    )

@@ -79,6 +79,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> type[Worker]:
 def outcomes(timeouts: dict[str, float] | None = None) -> list[tuple[str, Status, str]]:
     tasks = [Task(name, f"m:{name}", {}, (timeouts or {}).get(name, 900.0)) for name in DETECTORS]
     with Scan(JOB, Silent()) as scan:
+        scan.describe(1.0)
         return [(item.detector, item.status, item.reason) for item in scan.run(tasks, DETECTORS)]
 
 
