@@ -57,7 +57,7 @@ def measure(folder: Path, *options: str) -> dict[str, Any]:
     """One scan: seconds on the clock and of all cores, the largest resident set of a process it started, and what it said."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "report.json"
-        command = [sys.executable, "-m", "modelguard", "scan", str(folder), "--samples", str(folder / "samples.npz"), "-q"]
+        command = [sys.executable, "-m", "modelguard", "scan", str(folder), "--samples", str(folder / "samples.npz"), "-q", "--no-cache"]
         command += ["--threads", str(THREADS), "-o", f"json={out}", *options]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

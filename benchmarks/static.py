@@ -100,7 +100,7 @@ def each(bin: Path, files: Sequence[Path]) -> list[str]:
 def commands(bins: Mapping[str, Path], target: Path) -> dict[str, list[str]]:
     files = sorted(target.rglob("*")) if target.is_dir() else [target]
     return {
-        "modelguard": [str(bins["modelguard"] / "modelguard"), "scan", str(target), "--quiet"],
+        "modelguard": [str(bins["modelguard"] / "modelguard"), "scan", str(target), "--quiet", "--no-cache"],
         "picklescan": [str(bins["picklescan"] / "picklescan"), "-p", str(target)],
         "fickling": each(bins["fickling"], files),
         "hayward": [str(bins["hayward"] / "hayward"), "scan", str(target)],
@@ -160,10 +160,10 @@ def many(bins: Mapping[str, Path], temporary: Path) -> tuple[dict[str, Any], boo
         place.mkdir()
         for number in range(count):
             (place / f"{number:05d}.pkl").write_bytes(pickle.dumps({"n": number, "data": os.urandom(3000)}))
-        took[count] = least({"": [str(bins["modelguard"] / "modelguard"), "scan", str(place), "--quiet"]}, 2)[""]
+        took[count] = least({"": [str(bins["modelguard"] / "modelguard"), "scan", str(place), "--quiet", "--no-cache"]}, 2)[""]
     files = sorted((temporary / "many-10000").iterdir())
     hashing = min(_hashing(files) for _ in range(3))
-    start = least({"": [str(bins["modelguard"] / "modelguard"), "scan", str(files[0]), "--quiet"]})[""]
+    start = least({"": [str(bins["modelguard"] / "modelguard"), "scan", str(files[0]), "--quiet", "--no-cache"]})[""]
     ratio, growth = took[10_000] / (hashing + start), (took[10_000] - start) / (took[1_000] - start)
     print(f"10 000 files: {took[10_000]:.2f} s, hashing {hashing:.2f} s + start-up {start:.2f} s: {ratio:.2f} x (figure: <= {MANY:g} x)")
     print(f"10 000 files take {growth:.1f} x what 1 000 take")
@@ -193,7 +193,7 @@ def large(bins: Mapping[str, Path], temporary: Path) -> tuple[dict[str, Any], bo
     del tensors, changed
     share = _read(names["pt"][0])
     print(f"2 GB torch file: {share:.1%} of it read for the verdict on its code (figure: <= {READ:.0%})")
-    diff = [str(bins["modelguard"] / "modelguard"), "diff", "--quiet"]
+    diff = [str(bins["modelguard"] / "modelguard"), "diff", "--quiet", "--no-cache"]
     took = least({kind: [*diff, *map(str, pair)] for kind, pair in names.items()})
     ratio = took["pt"] / took["safetensors"]
     print(

@@ -86,7 +86,7 @@ def modelguard(*arguments: str) -> dict[str, Any]:
     """Run the command line; what its report says."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "modelguard", *arguments, "-q", "-o", f"json={out}"]
+        command = [sys.executable, "-m", "modelguard", *arguments, "-q", "--no-cache", "-o", f"json={out}"]
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
         report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return report
