@@ -145,8 +145,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-def test_it_opens_from_a_folder_fits_a_telephone_and_is_searched_without_a_network(site: Path) -> None:
+def test_it_opens_from_a_folder_fits_a_telephone_is_accessible_and_searched_without_a_network(site: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install modelguard-core[browser]")
+    axe = Path(pytest.importorskip("axe_core_python", reason="pip install modelguard-core[browser]").__file__).with_name("axe.min.js")
     said: list[str] = []
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -157,6 +158,14 @@ def test_it_opens_from_a_folder_fits_a_telephone_and_is_searched_without_a_netwo
         for name in ("detection-matrix", "policy", "rules/MG1208", "index"):
             page.goto((site / f"{name}.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+        for scheme in ("light", "dark"):
+            own = browser.new_context(color_scheme=scheme).new_page()  # of its own, because a page remembers what the reader chose
+            for name in ("detection-matrix", "api"):
+                own.goto((site / f"{name}.html").as_uri())
+                assert own.locator("body").get_attribute("data-md-color-scheme") == {"light": "default", "dark": "slate"}[scheme]
+                own.evaluate(axe.read_text(encoding="utf-8"))
+                found = own.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']})")["violations"]
+                assert [(item["id"], item["nodes"][0]["html"]) for item in found] == [], (scheme, name)
         page.locator("label[for=__search]").first.click()
         page.locator(".md-search__input").press_sequentially("SingleRankOneEdit")
         page.locator(".md-search-result__link").first.wait_for()
