@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_a_row_without_a_verdict(cache: Path, tmp_path: P
 def test_no_cache_and_no_snapshot(tmp_path: Path, mg: Callable[..., Ran]) -> None:
     ran = mg("cache", "scan", tmp_path / "none", "-q")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert "there is no such file or folder" in ran.err
+    assert "is no cache that can be read" in ran.err
     ran = mg("cache", "scan", tmp_path, "-q")
     assert (ran.code, ran.out) == (3, "No snapshot of a model is in this cache; nothing was looked at.\n")
     (tmp_path / "file").write_text("")
