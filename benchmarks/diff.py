@@ -192,7 +192,9 @@ def speed(size: int, rounds: int, folder: Path, parts: set[str]) -> Iterator[tup
 def command_line(reference: Path, checkpoint: Path) -> float:
     """Seconds of ``modelguard diff`` from start to end. Raises ``RuntimeError`` where it gives no verdict."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "modelguard", "diff", "-q", "--no-cache", str(reference), str(checkpoint)], capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "modelguard", "diff", "-q", "--no-cache", str(reference), str(checkpoint)], capture_output=True
+    )
     if done.returncode not in (0, 1):
         raise RuntimeError(done.stderr.decode())
     return time.perf_counter() - began

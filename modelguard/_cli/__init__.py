@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -13,13 +12,12 @@ from typing import Any, NoReturn
 import click
 
 from modelguard import __version__
+from modelguard._cli._ending import Terminated, heard, leave, listen
 from modelguard._cli._streams import complain, let_go, stand_in, telling
 
 EXIT_NO_VERDICT = 3
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-
-_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 
 # Command, and the line `modelguard --help` shows for it; the module is imported only when the command is used.
 COMMANDS = {
@@ -127,17 +125,14 @@ def _pipe_hidden() -> Iterator[None]:
         raise _ReaderGone from error
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that no worker and no temporary folder is left behind."""
-
-
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
     stand_in()
-    for number in _ENDING:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _terminate)
-    sys.exit(run(argv))
+    listen()
+    code = run(argv)
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        leave(code)
+    sys.exit(code)
 
 
 def _of_echo(error: OSError) -> bool:
@@ -146,17 +141,6 @@ def _of_echo(error: OSError) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return place is not None and place.tb_frame.f_code is click.echo.__code__
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    # A second signal would cut short the unwinding that ends the worker and removes its folder. A function that does nothing, not
-    # SIG_IGN: Python complains on standard error about a signal that arrived just before it was ignored.
-    for number in _ENDING:
-        signal.signal(number, _already_ending)
-    raise KeyboardInterrupt if signum == signal.SIGINT else _Terminated
-
-
-def _already_ending(signum: int, frame: object) -> None: ...
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -174,7 +158,8 @@ def run(argv: list[str] | None = None) -> int:
             error.show()
         return EXIT_NO_VERDICT
     except (KeyboardInterrupt, click.Abort) as error:
-        terminated = isinstance(error.__cause__ or error, _Terminated)  # click turns every KeyboardInterrupt into Abort
+        heard()
+        terminated = isinstance(error.__cause__ or error, Terminated)  # click turns every KeyboardInterrupt into Abort
         with telling():
             print(f"modelguard: {'terminated' if terminated else 'interrupted'}; nothing was decided", file=sys.stderr)
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
