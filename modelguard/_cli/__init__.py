@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from modelguard import __version__
-from modelguard._cli._ending import Terminated, heard, leave, listen
+from modelguard._cli._ending import Terminated, leave, listen
 from modelguard._cli._streams import complain, let_go, stand_in, telling
 
 EXIT_NO_VERDICT = 3
@@ -158,7 +158,6 @@ def run(argv: list[str] | None = None) -> int:
             error.show()
         return EXIT_NO_VERDICT
     except (KeyboardInterrupt, click.Abort) as error:
-        heard()
         terminated = isinstance(error.__cause__ or error, Terminated)  # click turns every KeyboardInterrupt into Abort
         with telling():
             print(f"modelguard: {'terminated' if terminated else 'interrupted'}; nothing was decided", file=sys.stderr)

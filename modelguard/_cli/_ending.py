@@ -9,8 +9,6 @@ import sys
 from typing import NoReturn
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
-INSIST = 3.0
-"""Seconds after which it is looked whether the exception of a signal unwinds anything."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -22,12 +20,6 @@ def listen() -> None:
     for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
-
-
-def heard() -> None:
-    """The exception has arrived where the command meets it."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def leave(code: int) -> NoReturn:
@@ -43,21 +35,7 @@ def _end(signum: int, frame: object) -> NoReturn:
     # SIG_IGN: Python complains on standard error about a signal that arrived just before it was ignored.
     for number in ENDING:
         signal.signal(number, _already_ending)
-    ending = KeyboardInterrupt if signum == signal.SIGINT else Terminated
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda signum, frame: _insist(ending))
-        signal.setitimer(signal.ITIMER_REAL, INSIST, INSIST)
-    raise ending
-
-
-def _insist(ending: type[KeyboardInterrupt]) -> None:
-    """Raise what was lost: Python drops an exception that a signal raises in a destructor or in a callback of a weak reference."""
-    unwinding = sys.exception()
-    while unwinding is not None:
-        if isinstance(unwinding, KeyboardInterrupt):
-            return
-        unwinding = unwinding.__context__
-    raise ending
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
 
 
 def _already_ending(signum: int, frame: object) -> None: ...

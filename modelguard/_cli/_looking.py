@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from modelguard._cli._ending import heard
 from modelguard._cli._streams import telling
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ def looked(prepared: Prepared, quiet: bool) -> tuple[Report, bool]:
         with ProgressDisplay(quiet) as display:
             report, interrupted = prepared.scan(display), False
     except Interrupted as error:
-        heard()
         report, interrupted = error.report, True
     tell_uncached([report], quiet)
     return report, interrupted

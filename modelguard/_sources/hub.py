@@ -23,7 +23,7 @@ from modelguard._sources.listing import Listed, cached_listing, check_listing, r
 from modelguard._sources.local import COMMIT, Snapshot, entry, walk
 from modelguard._sources.paths import unsafe_path
 from modelguard._sources.references import references
-from modelguard._sources.session import Patience, Session, explain, raise_first
+from modelguard._sources.session import Patience, Session, explain, raise_first, settle
 from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, UnfetchedFile
 from modelguard.errors import DigestMismatchError, ModelguardError, SourceError
 
@@ -405,14 +405,14 @@ class _Fetch:
             if Path(brought) != root / path:
                 raise SourceError(f"{self.uri} {path}", "the Hub answers for another commit than the one asked for", "check HF_ENDPOINT")
 
-        from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+        from concurrent.futures import Future, ThreadPoolExecutor
 
         futures: list[Future[None]] = []
         with ThreadPoolExecutor(max_workers=WORKERS) as pool:
             try:
                 for path in wanted:  # in here too: an interrupt finds the first files being fetched already
                     futures.append(pool.submit(download, path))
-                wait(futures, return_when=FIRST_EXCEPTION)
+                settle(futures)
             finally:
                 fine = all(future.done() and not future.cancelled() and future.exception() is None for future in futures)
                 if not fine or len(futures) < len(wanted):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urljoin
 
 from modelguard._sources.listing import Listed
-from modelguard._sources.session import Session, explain, origin, raise_first, retry_after
+from modelguard._sources.session import Session, explain, origin, raise_first, retry_after, settle
 from modelguard.errors import DigestMismatchError, ModelguardError, SourceError
 
 PIECE = 8 << 20
@@ -56,7 +56,7 @@ class RangeReader:
         with ThreadPoolExecutor(max_workers=WORKERS) as pool:
             futures = [pool.submit(bring, *piece) for piece in pieces]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
+                settle(futures)
             finally:
                 if not all(future.done() and future.exception() is None for future in futures):
                     self._session.stop()

@@ -13,12 +13,18 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from modelguard.errors import ModelguardError, SourceError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+SLICE = 0.5
+"""Seconds after which a wait for transfers looks up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,19 @@ class Session:
                     pace = f"less than {self._patience.rate} bytes/s over {self._patience.window:g} s"
                     raise SourceError(self._thing, f"the Hub sends too slowly ({pace})", "try again later")
                 begin, received = now, 0
+
+
+def settle(futures: Sequence[Future[Any]]) -> None:
+    """Wait until all are done, or one has failed.
+
+    In slices: a signal that arrives just before a wait without end is not seen until somebody wakes this thread.
+    """
+    from concurrent.futures import FIRST_EXCEPTION, wait
+
+    while True:
+        done, waiting = wait(futures, SLICE, return_when=FIRST_EXCEPTION)
+        if not waiting or any(future.exception() is not None for future in done):
+            return
 
 
 def raise_first(failures: list[BaseException]) -> None:
