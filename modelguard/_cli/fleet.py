@@ -34,7 +34,16 @@ MAX_REASONS = 3
 @policy_option
 @click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
 @click.option("--budget", metavar="TIME", help="Time that all searches in one model may take together [policy's].")
-@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Models at the same time [all cores].")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Processes of this machine, or a Ray cluster (RAY_ADDRESS) [local].",
+)
+@click.option("--gpus", type=click.FloatRange(0, 8), default=0.0, metavar="N", help="With ray: GPUs that each model needs [0].")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), metavar="N", help="Models at the same time [all cores, or what the cluster takes]."
+)
 @click.option("--journal", metavar="F", default=JOURNAL, help=f"What is done is written here, and not done again [{JOURNAL}].")
 @click.option("--fresh", is_flag=True, help="Begin anew, whatever the journal has.")
 @click.option("--since", metavar="F", help="An earlier JSON summary: say what has changed.")
@@ -50,6 +59,8 @@ def command(
     policy: str | None,
     quick: bool,
     budget: str | None,
+    executor: str,
+    gpus: float,
     workers: int | None,
     journal: str,
     fresh: bool,
@@ -80,15 +91,15 @@ def command(
         check_file(f"-o {spec}", path)
     earlier = read_summary(since) if since is not None else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    engine = _engine(executor, workers, cores, run, gpus)
     number = workers or cores
-    run = replace(run, threads=run.threads or max(1, cores // number))
+    run = replace(run, threads=run.threads or (1 if executor == "ray" else max(1, cores // number)))
     prepared = prepare(ScanArguments(target=".", policy=policy, quick=quick, budget=budget, run=run, without=without))
-    if run.memory is None and (memory := prepared.request.limits.memory) is not None:
+    if executor == "local" and run.memory is None and (memory := prepared.request.limits.memory) is not None:
         run = replace(run, memory=max(memory // number, 1 << 30))
     asked = _asked(prepared, policy, quick, budget, run, without)
     folder = _folder(reports)
     wanted = read_targets(targets)
-    engine = _engine(number)
     lost = False
     links: dict[str, str] = {}
     with Journal(Path(journal), _digest(asked, prepared), fresh=fresh) as written:
@@ -137,10 +148,22 @@ def _digest(asked: Mapping[str, Any], prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def _engine(workers: int) -> Engine:
+def _engine(executor: str, workers: int | None, cores: int, run: RunOptions, gpus: float) -> Engine:
+    if executor == "ray":
+        from modelguard._fleet.on_ray import RayCluster
+
+        return RayCluster(workers, cpus=run.threads or 1, gpus=gpus, memory=_bytes(run.memory))
+    if gpus:
+        raise UsageError("--gpus", "is what a cluster is asked for", "give --executor ray as well")
     from modelguard._fleet.local import LocalPool
 
-    return LocalPool(workers)
+    return LocalPool(workers or cores)
+
+
+def _bytes(memory: int | str | None) -> int | None:
+    from modelguard._scanner.prepare import bytes_of
+
+    return None if memory is None else bytes_of(memory)
 
 
 def _folder(reports: str | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -101,6 +102,7 @@ def test_exit_codes_are_those_of_one_scan(mg: Run, here: Path) -> None:
         (["list.txt", "--journal", "no/where"], "--journal"),
         (["list.txt", "--journal", "list.txt"], "--journal"),
         (["hf://*/x"], "hf://org/*"),
+        (["list.txt", "--gpus", "1"], "--executor ray"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_before_anything_is_scanned(mg: Run, here: Path, argv: list[str], said: str) -> None:
@@ -294,3 +296,45 @@ def test_a_lock_brings_its_policies(org: LoopbackHub, here: Path) -> None:
     assert ran.code == 1, ran.err
     assert {item["name"]: item["verdict"] for item in ran.json["models"]} == {"a": "pass", "bert": "block"}
     assert any(reason["rule"] == "MG0211" for reason in ran.json["models"][0]["reasons"])
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_which_a_worker_is_killed_says_the_same(many: Path) -> None:
+    pytest.importorskip("ray", reason="Ray has no wheel for this Python or system")
+    process = started(many, "many.txt", "-f", "json", "--executor", "ray")
+    ended(process, 1)
+    killed = 0
+    deadline = time.monotonic() + 30
+    while not killed and time.monotonic() < deadline:
+        for pid in below(process.pid):
+            with contextlib.suppress(OSError):
+                if b"ray::_there" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    killed = pid
+                    break
+    out, err = process.communicate(timeout=200)
+    assert killed
+    assert process.returncode == 1, err
+    assert verdicts(json.loads(out)) == of_many()
+    local = started(many, "many.txt", "-f", "json", "--fresh", "-q")
+    expected = json.loads(local.communicate(timeout=200)[0])
+
+    def lasting(document: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in item.items() if name != "seconds"} for item in document["models"]]
+
+    assert lasting(json.loads(out)) == lasting(expected)
+
+
+def below(pid: int) -> Iterator[int]:
+    """Every process below one."""
+    with contextlib.suppress(OSError):
+        for child in children(pid):
+            yield child
+            yield from below(child)
+
+
+def test_without_ray_it_says_what_to_install(here: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; from modelguard._cli import main; main(['fleet', 'list.txt', '--executor', 'ray'])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "modelguard-core[ray]" in ran.stderr
