@@ -7,7 +7,7 @@ Every error answers three questions in one line: which thing failed, why, and wh
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import ClassVar, Self
 
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s'\"():,;/]+/)+([^\s'\"():,;/]+)")
 
@@ -43,6 +43,16 @@ class PolicyError(UsageError):
 
 class SourceError(ModelguardError):
     """An artifact could not be brought here: not found, refused, truncated, offline."""
+
+    again: float | None = None
+    """Seconds after which asking once more may help; None where it will not."""
+    busy: bool = False
+    """Whether it is the remote side that asks to wait."""
+
+    def later(self, seconds: float, *, busy: bool = False) -> Self:
+        """The same error, with :attr:`again` and :attr:`busy`."""
+        self.again, self.busy = seconds, busy
+        return self
 
 
 class DigestMismatchError(SourceError):

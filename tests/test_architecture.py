@@ -21,7 +21,7 @@ PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.to
 LEVELS = {
     "_cli": 6, "__main__": 6,
     "api": 5, "hub": 5, "testing": 5,
-    "_guard": 4, "_lock": 4, "_provenance": 4,
+    "_guard": 4, "_fleet": 4, "_lock": 4, "_provenance": 4,
     "_diff": 4, "_scanner": 4, "_plugins": 4, "_builtin": 4, "_sources": 4, "_formats": 4, "_reporters": 4, "_detectors": 4,
     "hookspecs": 3, "policy": 3, "_policies": 3, "_schemas": 3, "_inputs": 3, "_cache": 3,
     "detector": 2, "report": 2, "model": 2, "images": 2,

@@ -25,6 +25,7 @@ COMMANDS = {
     "fetch": "Download a model, scan it, and put it in place only if it passes.",
     "lock": "Pin models to a commit and to the digest of every file.",
     "cache": "Scan a Hugging Face cache; look after what is kept of scans.",
+    "fleet": "Scan many models, and sum them up.",
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
     "report": "Render or re-judge a stored JSON report.",

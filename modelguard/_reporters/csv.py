@@ -51,11 +51,11 @@ class CsvReporter(Reporter):
                 json.dumps(dict(item.evidence), sort_keys=True, ensure_ascii=False),
                 item.fingerprint,
             )
-            writer.writerow([_cell(text) for text in row])
+            writer.writerow([cell(text) for text in row])
         return out.getvalue()
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula (OWASP, "CSV Injection")."""
     shown = visible(text)
     return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") else shown

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from modelguard.report import CORE, Decision, Report, Reporter, Verdict
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 MOST_REASONS = 6
 
@@ -30,12 +30,12 @@ class HtmlReporter(Reporter):
 
         page = build(report, decision)
         reasons = why_not(report, decision, page.things)
-        style, script = _resource("report.css"), _resource("report.js")
+        style, script = resource("report.css"), resource("report.js")
         text = _template().render(
             style=style,
-            style_hash=_digest(style),
+            style_hash=digest(style),
             script=script,
-            script_hash=_digest(script),
+            script_hash=digest(script),
             verdict=decision.verdict.value,
             answer=answer(report, decision),
             why=why(report, decision, reasons),
@@ -60,22 +60,29 @@ class HtmlReporter(Reporter):
         return text.lstrip()
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """As a Content-Security-Policy names a style or script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
 def _template() -> Template:
+    return environment().from_string(resource("report.html.j2"))
+
+
+def environment() -> Environment:
+    """What pages are made with: everything is escaped, and what is not there is an error."""
     from jinja2 import Environment, StrictUndefined
 
     from modelguard._reporters.escape import visible
     from modelguard._reporters.numbers import size, written
     from modelguard._reporters.view import capital, count, place
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"visible": visible, "count": count, "size": size, "number": written, "place": place, "capital": capital}
-    return environment.from_string(_resource("report.html.j2"))
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    made.filters |= {"visible": visible, "count": count, "size": size, "number": written, "place": place, "capital": capital}
+    return made
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """The text of a file beside this one."""
     return (resources.files("modelguard._reporters") / name).read_text(encoding="utf-8")

@@ -126,7 +126,7 @@ def prepare(asked: ScanArguments) -> Prepared:
         timeout=_timeout(run.timeout),
         budget=_budget(asked.budget, policy),
         seed=_seed(run.seed),
-        limits=Limits(memory=_memory(run.memory), threads=threads),
+        limits=Limits(memory=bytes_of(run.memory), threads=threads),
         source=SourceContext(offline=run.offline, digest=asked.digest),
         sys_path=tuple(sorted({folder for detector in chosen if (folder := _folder(detector, registry))})),
         quick=asked.quick,
@@ -281,7 +281,7 @@ def _threads(threads: int | None) -> int:
     return threads
 
 
-def _memory(size: int | str | None) -> int | None:
+def bytes_of(size: int | str | None) -> int | None:
     """Bytes from ``8G``, ``512M``, plain bytes or ``none``; the default is a share of what the machine has."""
     if size is None:
         try:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SLICE = 0.5
 """Seconds after which a wait for transfers looks up."""
+SOON, BUSY = 1.0, 10.0
+"""Seconds after which one may ask again a Hub that failed, and one that is busy and does not say how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,8 @@ def retry_after(response: Any) -> int | None:
 
 def rate_limited(thing: str, wait: int | None) -> SourceError:
     asks = f" and asks to wait {wait} s" if wait is not None else ""
-    return SourceError(thing, f"the Hub limits the rate of requests (HTTP 429){asks}", "try again after that, or log in for a higher limit")
+    cause = f"the Hub limits the rate of requests (HTTP 429){asks}"
+    return SourceError(thing, cause, "try again after that, or log in for a higher limit").later(BUSY if wait is None else wait, busy=True)
 
 
 def explain(thing: str, error: BaseException) -> ModelguardError:
@@ -249,14 +252,15 @@ def explain(thing: str, error: BaseException) -> ModelguardError:
     ]
     for kind, cause, remedy in transport:
         if isinstance(error, kind):
-            return SourceError(thing, cause, remedy)
+            found = SourceError(thing, cause, remedy)
+            return found.later(SOON) if isinstance(error, httpx.TransportError) else found
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
             return SourceError(thing, "there is no space left for it in the cache", "free some, or set HF_HUB_CACHE to another disk")
         if error.errno is not None:
             return SourceError(thing, f"cannot be stored in the cache ({error.strerror})", "check HF_HUB_CACHE")
         if "Consistency check failed" in str(error):
-            return SourceError(thing, "the Hub sent fewer or more bytes than it announced", again)
+            return SourceError(thing, "the Hub sent fewer or more bytes than it announced", again).later(SOON)
     return SourceError(thing, f"the Hub's client failed ({type(error).__name__})", again)
 
 
@@ -271,5 +275,5 @@ def _explain_status(thing: str, response: Any, token: str) -> ModelguardError:
     if status == 429:
         return rate_limited(thing, retry_after(response))
     if status >= 500:
-        return SourceError(thing, f"the Hub is failing (HTTP {status})", "try again later")
+        return SourceError(thing, f"the Hub is failing (HTTP {status})", "try again later").later(SOON)
     return SourceError(thing, f"the Hub refuses the request (HTTP {status})", "check the name and HF_ENDPOINT")

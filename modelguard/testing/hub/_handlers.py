@@ -22,6 +22,9 @@ class HubHandler(Handler):
         url = urlsplit(self.path)
         parts = url.path.strip("/").split("/")
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        if parts == ["api", "models"]:
+            self._models(query)
+            return
         before = 2 if parts[:2] == ["api", "models"] else 0
         words = 1 if parts[before] in self.server.hub.repos or parts[before] in self.server.hub.moved else 2
         repo, rest = "/".join(parts[before : before + words]), [unquote(part) for part in parts[before + words :]]
@@ -33,6 +36,20 @@ class HubHandler(Handler):
             self._resolve(repo, rest[1], "/".join(rest[2:]))
         else:
             raise Answer(404)
+
+    def _models(self, query: Mapping[str, str]) -> None:
+        """The repositories of an owner that anybody may see, with paging."""
+        self.begin("models", query.get("author", ""), "")
+        hub, owner = self.server.hub, query.get("author", "")
+        listing = [
+            {"id": name, "modelId": name} for name, held in sorted(hub.repos.items()) if name.startswith(f"{owner}/") and not held.private
+        ]
+        begin, size = int(query.get("cursor", "0")), min(int(query.get("limit") or hub.page_size), hub.page_size)
+        headers = {}
+        if begin + size < len(listing):
+            asked = "&".join(f"{name}={value}" for name, value in {**query, "cursor": str(begin + size)}.items())
+            headers["Link"] = f'<{self.server.origin}/api/models?{asked}>; rel="next"'
+        self.send_json(listing[begin : begin + size], headers)
 
     def _api(self, repo: str, what: str, rest: list[str], query: Mapping[str, str]) -> None:
         hub, path = self.server.hub, "/".join(rest[1:])

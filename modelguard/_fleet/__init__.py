@@ -1,0 +1,1 @@
+"""Many models: the same scan for each of them, on an engine, with a journal and one summary (docs/scale.md)."""
