@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -16,7 +17,7 @@ from modelguard.errors import ModelguardError, UsageError
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, row TEXT NOT NULL, report TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, row TEXT NOT NULL, report BLOB NOT NULL);
 """
 _ANEW = "name another with --journal, or begin anew with --fresh"
 
@@ -85,19 +86,19 @@ class Journal:
         return {key: json.loads(row) for key, row in self._database.execute("SELECT key, row FROM models")}
 
     def report(self, key: str) -> str:
-        """The report of one model as it was recorded; empty where there is none."""
+        """The report of one model as :func:`~modelguard._fleet.work.perform` gave it; empty where there is none."""
         found = self._database.execute("SELECT report FROM models WHERE key = ?", (key,)).fetchone()
-        return str(found[0]) if found else ""
+        return base64.b64encode(found[0]).decode() if found else ""
 
     def record(self, key: str, row: Mapping[str, Any], report: str) -> None:
         """Write down that a model is done: the first word counts. Raises :class:`JournalError`."""
-        self._write("INSERT OR IGNORE INTO models VALUES (?, ?, ?)", (key, json.dumps(row), report))
+        self._write("INSERT OR IGNORE INTO models VALUES (?, ?, ?)", (key, json.dumps(row), base64.b64decode(report)))
 
     def finish(self) -> None:
         """Every model is done: the next fleet begins anew. Raises :class:`JournalError`."""
         self._write("INSERT OR REPLACE INTO about VALUES ('finished', 'yes')", ())
 
-    def _write(self, statement: str, values: tuple[str, ...]) -> None:
+    def _write(self, statement: str, values: tuple[str | bytes, ...]) -> None:
         try:
             with self._writing():
                 self._database.execute(statement, values)

@@ -60,7 +60,11 @@ def stored(report: str) -> dict[str, Any]:
 
 def lost(reason: str) -> dict[str, Any]:
     """The row of a model that there is no report of: nobody has looked, and that is no pass."""
-    return {"verdict": "incomplete", "exit_code": 3, "reasons": [{"rule": "", "message": reason[:MOST_LETTERS], "blocks": False}]}
+    reasons = [{"rule": "", "message": reason[:MOST_LETTERS], "blocks": False}]
+    nothing: dict[str, Any] = dict.fromkeys(("identity", "revision", "digest", "seconds", "licence"))
+    nothing |= dict.fromkeys(("more_reasons", "files", "bytes", "completed", "detectors", "cached"), 0)
+    nothing |= {"findings": {}, "fingerprints": [], "formats": [], "uncached": ""}
+    return {**nothing, "verdict": "incomplete", "exit_code": 3, "reasons": reasons}
 
 
 def row(report: Report, decision: Decision) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def test_a_journal_that_cannot_be_written_loses_no_verdict(mg: Run, here: Path, 
 
     real = Journal._write
 
-    def full(self: Journal, statement: str, values: tuple[str, ...]) -> None:
+    def full(self: Journal, statement: str, values: tuple[str | bytes, ...]) -> None:
         self._database.execute("PRAGMA max_page_count = 1")  # SQLite then says what it says of a full disk
         real(self, statement, (*values[:-1], values[-1] * 1000) if values else values)
 
