@@ -100,6 +100,8 @@ policy_option = click.option(
     "--policy", metavar="F", shell_complete=_complete.policies, help="Policy file, or builtin:NAME [builtin:baseline]."
 )
 
+quick_option = click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
+
 baseline_option = click.option(
     "--baseline",
     metavar="REPORT.json",
@@ -233,6 +235,18 @@ def check_file(what: str, path: Path) -> None:
         _check_output(what, path, {})
     except (OSError, ValueError) as error:
         raise UsageError(what, f"cannot be written ({getattr(error, 'strerror', None) or error})", "name another file") from error
+
+
+def reports_folder(named: str | None) -> Path | None:
+    """The folder of ``--reports``, made where it is not there. Raises :class:`UsageError`."""
+    if named is None:
+        return None
+    try:
+        Path(named).mkdir(exist_ok=True)
+    except (OSError, ValueError) as error:
+        cause = f"cannot be made a folder ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(f"--reports {named}", cause, "name another") from error
+    return Path(named)
 
 
 def print_answer(text: str, *, nl: bool = True) -> None:

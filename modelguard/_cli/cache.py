@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelguard._cli._looking import tell_uncached
-from modelguard._cli._options import plugin_option, print_answer, run_options
+from modelguard._cli._options import plugin_option, policy_option, print_answer, quick_option, reports_folder, run_options
 from modelguard._cli._streams import complain
 from modelguard.errors import OutputError, UsageError
 
@@ -108,8 +108,8 @@ class _Row:
 
 @command.command("scan", short_help="Scan every snapshot in a Hugging Face cache.")
 @click.argument("place", required=False, metavar="[CACHE]")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
-@click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
+@policy_option
+@quick_option
 @click.option("--reports", metavar="DIR", help="Write the JSON report of each snapshot into this folder.")
 @click.option("-f", "--format", "stdout_format", type=click.Choice(["console", "json"]), default="console", help="Table or JSON [console].")
 @run_options
@@ -135,7 +135,7 @@ def scan(
 
     cache = _cache(place)
     found = snapshots(cache)
-    folder = _folder(reports)
+    folder = reports_folder(reports)
     prepared = prepare(ScanArguments(target=str(cache), policy=policy, quick=quick, run=replace(run, offline=True), without=without))
     with ProgressDisplay(quiet) as display:
         rows = list(_scanned(prepared, cache, found, display))
@@ -161,17 +161,6 @@ def _cache(named: str | None) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
-
-
-def _folder(reports: str | None) -> Path | None:
-    if reports is None:
-        return None
-    try:
-        Path(reports).mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:
-        cause = f"cannot be made a folder ({getattr(error, 'strerror', None) or error})"
-        raise UsageError(f"--reports {reports}", cause, "name another") from error
-    return Path(reports)
 
 
 def _scanned(prepared: Prepared, cache: Path, found: list[Cached], progress: Progress) -> Iterator[_Row]:

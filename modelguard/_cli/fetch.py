@@ -11,7 +11,16 @@ import click
 
 from modelguard._cli._attest import Attester, AttestOptions, attest_options
 from modelguard._cli._looking import ended, looked
-from modelguard._cli._options import OutputOptions, deliver, output_options, parse_outputs, plugin_option, run_options
+from modelguard._cli._options import (
+    OutputOptions,
+    deliver,
+    output_options,
+    parse_outputs,
+    plugin_option,
+    policy_option,
+    quick_option,
+    run_options,
+)
 from modelguard._cli._streams import complain, telling
 from modelguard.errors import OutputError, UsageError
 
@@ -23,8 +32,8 @@ if TYPE_CHECKING:
 @click.argument("uri", metavar="hf://ORG/NAME[@REV]")
 @click.argument("folder", metavar="DIR")
 @click.option("--reference", metavar="R", help="A trusted artifact to compare with: path or hf://org/name@revision.")
-@click.option("--policy", metavar="F", help="Policy file, or builtin:NAME [builtin:baseline].")
-@click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
+@policy_option
+@quick_option
 @click.option("--budget", metavar="TIME", help="Time that all searches for backdoors may take together, such as 5m [policy's].")
 @run_options
 @output_options

@@ -15,7 +15,7 @@ import click
 
 from modelguard._cli import _complete
 from modelguard._cli._looking import ended
-from modelguard._cli._options import check_file, plugin_option, policy_option, print_answer, run_options
+from modelguard._cli._options import check_file, plugin_option, policy_option, print_answer, quick_option, reports_folder, run_options
 from modelguard._cli._streams import complain
 from modelguard.errors import OutputError, UsageError
 
@@ -32,7 +32,7 @@ MAX_REASONS = 3
 @click.command("fleet", short_help="Scan many models, and sum them up.")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGETS...", shell_complete=_complete.files)
 @policy_option
-@click.option("--quick", is_flag=True, help="A shorter look, which misses more; see `modelguard scan --help`.")
+@quick_option
 @click.option("--budget", metavar="TIME", help="Time that all searches in one model may take together [policy's].")
 @click.option(
     "--executor",
@@ -98,7 +98,7 @@ def command(
     if executor == "local" and run.memory is None and (memory := prepared.request.limits.memory) is not None:
         run = replace(run, memory=max(memory // number, 1 << 30))
     asked = _asked(prepared, policy, quick, budget, run, without)
-    folder = _folder(reports)
+    folder = reports_folder(reports)
     wanted = read_targets(targets)
     lost = False
     links: dict[str, str] = {}
@@ -166,17 +166,6 @@ def _bytes(memory: int | str | None) -> int | None:
     return None if memory is None else bytes_of(memory)
 
 
-def _folder(reports: str | None) -> Path | None:
-    if reports is None:
-        return None
-    try:
-        Path(reports).mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:
-        cause = f"cannot be made a folder ({getattr(error, 'strerror', None) or error})"
-        raise UsageError(f"--reports {reports}", cause, "name another") from error
-    return Path(reports)
-
-
 def _store(journal: Any, targets: list[FleetTarget], folder: Path) -> tuple[dict[str, str], bool]:
     """Where the report of each model lies, by key; and whether one could not be written."""
     from modelguard._fleet.work import stored
@@ -185,7 +174,7 @@ def _store(journal: Any, targets: list[FleetTarget], folder: Path) -> tuple[dict
 
     links, lost = {}, False
     for target in targets:
-        if not (report := journal.report(target.key)):
+        if not (report := journal.report(target.entry)):
             continue
         plain = re.sub(r"[^A-Za-z0-9._@-]+", "--", target.name or target.uri.removeprefix("hf://")).strip("-.")[:100]
         path = folder / f"{plain}-{hashlib.sha256(target.key.encode()).hexdigest()[:8]}.json"

@@ -26,7 +26,7 @@ WIDEST = 1 << 22
 """Rows longer than this are not looked at row by row."""
 SKETCHED, SPARED = 2048, 4
 """Rows that are enough for the sketches, and the densely changed blocks of a taller matrix, at most, of which they see one. On a
-fine-tune of 2 GiB the sketches, the energies and the fourth moments of every block were 40 % of the pass."""
+fine-tune of 2 GiB the sketches, the energies and the fourth moments of every block were a third of the pass."""
 POSITIONS = 64
 """Changed entries remembered with their position and bits."""
 SAMPLED, EVERY = 2048, 16

@@ -38,8 +38,8 @@ def run_fleet(
 ) -> Done:
     """Scan what the journal does not have. ``tell`` is told of each model that ends: target, row, report as ``perform`` gave it."""
     done = Done()
-    before, wanted = journal.rows(), {target.key for target in targets}
-    done.rows = {key: row for key, row in before.items() if key in wanted}
+    before = journal.rows()
+    done.rows = {target.key: before[target.entry] for target in targets if target.entry in before}
     done.resumed = len(done.rows)
     todo = [target for target in targets if target.key not in done.rows]
     try:
@@ -49,7 +49,7 @@ def run_fleet(
                     row, report = answer["row"], answer["report"]
                     done.rows.setdefault(target.key, row)
                     try:
-                        journal.record(target.key, row, report)
+                        journal.record(target.entry, row, report)
                     except JournalError as error:
                         done.problem = done.problem or str(error)
                     tell(target, row, report)

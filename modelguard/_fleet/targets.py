@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from modelguard._lock.file import read_lock
 from modelguard._sources.hub import HubSource
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.session import Session, explain
+from modelguard.artifact import FileStamp
 from modelguard.errors import ModelguardError, UsageError
 
 MOST = 10_000_000
@@ -20,16 +24,36 @@ MOST = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class FleetTarget:
-    """One model. ``lock`` is the file it is pinned in, under ``name``; both are empty for a model that is only listed."""
+    """One model. ``lock`` is the file it is pinned in, under ``name``; both are empty for a model that is only listed.
+
+    ``state`` is another once a lock pins another commit, or a file of a local model was touched. A name on the Hub that is not pinned has
+    none: the row of such a model says which commit was scanned.
+    """
 
     uri: str
     name: str = ""
     lock: str = ""
+    state: str = ""
 
     @property
     def key(self) -> str:
         """What tells it from every other target of a fleet."""
         return f"{self.name}={self.uri}" if self.name else self.uri
+
+    @property
+    def entry(self) -> str:
+        """What the journal has it under, so that nothing is taken for done that is no longer what was scanned."""
+        return f"{self.key} {self.state}"
+
+
+def _state(path: Path) -> str:
+    """A digest of what the operating system says of every file of a local model."""
+    files = [path] if not path.is_dir() else [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    said = []
+    for file in sorted(files):
+        with contextlib.suppress(OSError, ValueError):
+            said.append(f"{file} {FileStamp.in_stat(file.stat())}")
+    return hashlib.sha256("\n".join(said).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def read_targets(asked: Iterable[str]) -> list[FleetTarget]:
@@ -47,10 +71,10 @@ def _meant(item: str) -> Iterator[FleetTarget]:
         yield from _hub(item)
     elif item.endswith(".lock"):
         lock = read_lock(Path(item))
-        yield from (FleetTarget(model.uri, name, str(lock.path)) for name, model in lock.chosen(()).items())
+        yield from (FleetTarget(model.uri, name, str(lock.path), model.pinned) for name, model in lock.chosen(()).items())
     else:
         for line in _lines(Path(item)):
-            yield from _hub(line) if line.startswith("hf://") else [FleetTarget(line)]
+            yield from _hub(line) if line.startswith("hf://") else [FleetTarget(line, state=_state(Path(line)))]
 
 
 def _lines(path: Path) -> list[str]:

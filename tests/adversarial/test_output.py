@@ -9,14 +9,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from everything import everything
+from everything import everything, hostile
 from support import Ran
 
 from modelguard import Confidence, Finding, Location, Reporter, SourceContext, SourceError
@@ -46,22 +45,6 @@ HOSTILE = {
     "formula": '=HYPERLINK("http://evil.example","x")',
     "newline": "a\n::error::pwned\r\n##[error]pwned",
 }
-
-
-def hostile(value: Any, text: str) -> Any:
-    """``value`` with every free string in it replaced by ``text``."""
-    if isinstance(value, Enum):
-        return value
-    if isinstance(value, str):
-        return text
-    if isinstance(value, dict):
-        return {text + str(n): hostile(item, text) for n, item in enumerate(value.values())}
-    if isinstance(value, list | tuple):
-        return type(value)(hostile(item, text) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        kept = {"rule", "fingerprint", "id", "kind", "unit", "sha256", "media_type", "timings", "warnings", "expires"}
-        return replace(value, **{f.name: hostile(getattr(value, f.name), text) for f in fields(value) if f.name not in kept})
-    return value
 
 
 def check(shown: str, own: str = "$.") -> None:

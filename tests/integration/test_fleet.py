@@ -169,7 +169,7 @@ def test_killed_it_goes_on_where_it_was(mg: Run, many: Path) -> None:
     process.kill()
     process.communicate()
     with sqlite3.connect(many / "modelguard-fleet.journal") as database:
-        before = {key for (key,) in database.execute("SELECT key FROM models")}
+        before = {key.rpartition(" ")[0] for (key,) in database.execute("SELECT key FROM models")}
     assert 4 <= len(before) < 12
     ran = mg("fleet", "many.txt", "--policy", "gate.yaml", "--workers", 2, "-f", "json")
     assert ran.code == 1
@@ -177,6 +177,17 @@ def test_killed_it_goes_on_where_it_was(mg: Run, many: Path) -> None:
     assert f"{len(before)} of 12 models were done already" in ran.err
     again = {line.split()[-1] for line in ran.err.splitlines() if " of 12: " in line}
     assert again == set(of_many()) - before
+
+
+def test_a_model_that_was_touched_since_is_scanned_again(mg: Run, many: Path) -> None:
+    process = started(many, "many.txt")
+    ended(process, 4)
+    process.kill()
+    process.communicate()
+    with sqlite3.connect(many / "modelguard-fleet.journal") as database:
+        passed = sorted({key.rpartition(" ")[0] for (key,) in database.execute("SELECT key FROM models")} & {"m01", "m02", "m03"})
+    (many / passed[0] / "evil.pkl").write_bytes(BAD["extra.pkl"])
+    assert verdicts(fleet(mg, "many.txt", "--workers", "2"))[passed[0]] == "block"
 
 
 def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(mg: Run, many: Path) -> None:
