@@ -11,19 +11,18 @@ import contextlib
 import fnmatch
 import os
 import posixpath
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from modelguard._sources.digest import hash_files
+from modelguard._sources.download import ClientCache
 from modelguard._sources.hub_uri import HubUri
 from modelguard._sources.listing import Listed, cached_listing, check_listing, resolve_commit, verify_blob_name
 from modelguard._sources.local import COMMIT, Snapshot, entry, walk
-from modelguard._sources.paths import unsafe_path
 from modelguard._sources.references import references
-from modelguard._sources.session import Patience, Session, explain, raise_first, settle
+from modelguard._sources.session import Patience, Session, explain
 from modelguard.artifact import Artifact, ArtifactFile, Source, SourceContext, UnfetchedFile
 from modelguard.errors import DigestMismatchError, ModelguardError, SourceError
 
@@ -31,7 +30,6 @@ SMALL = 16 << 20
 """Files up to this size are fetched whatever they are: configurations, tokenizers, code, small weights."""
 LARGE = 256 << 20
 """Files that are read as text or looked at, by their names, are fetched up to this size: a name is no evidence, so they are read."""
-WORKERS = 4
 Choose = Callable[[Mapping[str, Listed], str, tuple[str, ...]], Collection[str]]
 """Given all files of a repository by path, the commit, and the endings of what formats read: the paths to bring."""
 
@@ -140,10 +138,8 @@ class _Fetch:
         self.uri = uri
         self.place = place
         self.context = context
-        self.repository = cache / ("models--" + place.repo_id.replace("/", "--"))
-        self.cache = cache
-        self.endpoint = endpoint
-        self.token = token
+        self._client = ClientCache(uri, place.repo_id, cache, endpoint, token, context.progress)
+        self.repository = self._client.repository
         self._choose = choose
         self._follow = follow
         self._lender = lender / self.repository.name if lender is not None else None
@@ -152,18 +148,19 @@ class _Fetch:
     def from_hub(self, session: Session) -> Artifact:
         from huggingface_hub import HfApi
 
-        api = HfApi(endpoint=self.endpoint, token=self.token, library_name="modelguard")
+        api = HfApi(endpoint=self._client.endpoint, token=self._client.token, library_name="modelguard")
         commit = resolve_commit(api, self.uri, self.place)
         tree = api.list_repo_tree(self.place.repo_id, recursive=True, revision=commit)
         listing = self._below_path(check_listing(self.uri, tree), commit)
-        self._remember(session, commit)
-        self._borrow()
+        self._client.remember(session, commit, self.place.revision or "main")
+        if self._lender is not None:
+            self._client.borrow(self._lender)
         snapshot = Snapshot(self.repository, commit, self._lender)
         root = self.repository / "snapshots" / commit
 
         def bring(wanted: Mapping[str, Listed]) -> list[ArtifactFile]:
             self._new |= {path for path in wanted if not os.path.lexists(root / path)}
-            self._download(session, root, wanted)
+            self._client.download(session, commit, wanted)
             return [entry(root, path, snapshot)[0] for path in wanted]
 
         return self._assemble(listing, root, commit, bring, notes=())
@@ -334,103 +331,3 @@ class _Fetch:
         if not COMMIT.fullmatch(commit):
             raise SourceError(self.uri, f"the cache's record of revision {revision!r} is damaged", "scan once online")
         return commit, (f"revision {revision!r} was resolved from the cache: the Hub was not asked whether it has moved",)
-
-    def _borrow(self) -> None:
-        """Link to the blobs that the lender has of the repository: the client takes them for its own, and fetches only the others."""
-        if self._lender is None:
-            return
-        blobs = self.repository / "blobs"
-        with contextlib.suppress(OSError), os.scandir(self._lender / "blobs") as found:
-            blobs.mkdir(parents=True, exist_ok=True)
-            for item in found:
-                if item.is_file() and "." not in item.name:  # no unfinished one
-                    os.symlink(item.path, blobs / item.name)
-
-    def _remember(self, session: Session, commit: str) -> None:
-        """Leave in the cache what an offline scan needs: the listing, in the client's own record, and the commit of the branch."""
-        from huggingface_hub import snapshot_download
-
-        session.attach()
-        with contextlib.suppress(OSError, ValueError):  # a read-only cache is no reason to fail
-            snapshot_download(
-                self.place.repo_id,
-                revision=commit,
-                cache_dir=self.cache,
-                endpoint=self.endpoint,
-                token=self.token,
-                allow_patterns=[],
-                tqdm_class=_quiet_bar(lambda _: None),
-            )
-            revision = self.place.revision or "main"
-            if not COMMIT.fullmatch(revision) and not unsafe_path(revision):
-                ref = self.repository / "refs" / revision
-                ref.parent.mkdir(parents=True, exist_ok=True)
-                fresh = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-                fresh.write_text(commit, encoding="ascii")
-                fresh.replace(ref)
-
-    def _download(self, session: Session, root: Path, wanted: Mapping[str, Listed]) -> None:
-        """Let the client bring the wanted files into its cache, a few at a time. The first failure ends all of them."""
-        from huggingface_hub import hf_hub_download
-
-        total = sum(listed.size for listed in wanted.values())
-        done = 0
-        lock = threading.Lock()
-
-        def download(path: str) -> None:
-            def count(size: int) -> None:
-                nonlocal done
-                with lock:
-                    done += size
-                    if self.context.progress is not None:
-                        self.context.progress(done, total, path)
-
-            session.attach()
-            try:
-                brought = hf_hub_download(
-                    self.place.repo_id,
-                    path,
-                    revision=root.name,
-                    cache_dir=self.cache,
-                    endpoint=self.endpoint,
-                    token=self.token,
-                    library_name="modelguard",
-                    tqdm_class=_quiet_bar(count),
-                )
-            except ModelguardError:
-                raise
-            except Exception as error:
-                session.check()  # a connection that was cut is no reason of anything
-                raise explain(f"{self.uri} {path}", error) from error
-            if Path(brought) != root / path:
-                raise SourceError(f"{self.uri} {path}", "the Hub answers for another commit than the one asked for", "check HF_ENDPOINT")
-
-        from concurrent.futures import Future, ThreadPoolExecutor
-
-        futures: list[Future[None]] = []
-        with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-            try:
-                for path in wanted:  # in here too: an interrupt finds the first files being fetched already
-                    futures.append(pool.submit(download, path))
-                settle(futures)
-            finally:
-                fine = all(future.done() and not future.cancelled() and future.exception() is None for future in futures)
-                if not fine or len(futures) < len(wanted):
-                    session.stop()
-                    pool.shutdown(wait=True, cancel_futures=True)
-        failures = [failure for future in futures if not future.cancelled() and (failure := future.exception()) is not None]
-        raise_first(failures)
-
-
-def _quiet_bar(count: Callable[[int], None]) -> type:
-    """A progress bar for the client that draws nothing and passes on the bytes."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
-
-        def update(self, n: float | None = 1) -> None:
-            count(int(n or 0))
-
-    return Bar
