@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from guarding import BAD, GOOD, quick_policy
+from sigstore_material import Sigstore
 from support import Ran
 
 signing: Any = pytest.importorskip("model_signing.signing", reason="the extra `signing` is not installed")
@@ -203,6 +204,50 @@ def test_certificates(scan: Scan, model: Path, tmp_path: Path) -> None:
     assert (ran.code, found(report)) == (1, {"model.sig": "MG0222"})
     (model / "config.json").write_text("[]")
     assert found(scan("certificate: authority.pem")[1]) == {"config.json": "MG0223"}
+
+
+WHO = "identity: a@acme.example, issuer: 'https://accounts.example', trust_root: root.json"
+
+
+@pytest.fixture
+def sigstore(tmp_path: Path, model: Path) -> Sigstore:
+    """``a@acme.example`` has signed the model."""
+    made = Sigstore()
+    (tmp_path / "root.json").write_text(made.trust_root)
+    made.resign(model / "model.sig", "a@acme.example", "https://accounts.example")
+    return made
+
+
+def test_an_identity_that_sigstore_vouches_for(scan: Scan, sigstore: Sigstore, model: Path) -> None:
+    assert scan(WHO)[0].code == 0
+    (model / "config.json").write_text("[]")
+    (model / "extra.json").write_text("{}")
+    ran, report = scan(WHO)
+    assert ran.code == 1
+    assert found(report) == {"config.json": "MG0223", "extra.json": "MG0224"}
+
+
+@pytest.mark.parametrize(
+    ("signature", "says"),
+    [
+        (WHO.replace("a@acme", "b@acme"), "b@acme.example"),
+        (WHO.replace("//accounts", "//others"), "others.example"),
+        (WHO.rpartition(", trust_root")[0], "a@acme.example"),
+    ],
+    ids=["another identity", "another issuer", "another sigstore"],
+)
+def test_another_identity_than_the_policys_is_refused(scan: Scan, sigstore: Sigstore, signature: str, says: str) -> None:
+    ran, report = scan(signature)
+    assert (ran.code, found(report)) == (1, {"model.sig": "MG0222"})
+    assert says in ran.out
+
+
+def test_a_statement_that_no_log_has_seen_is_refused(scan: Scan, sigstore: Sigstore, model: Path) -> None:
+    bundle = json.loads((model / "model.sig").read_text())
+    entry = bundle["verificationMaterial"]["tlogEntries"][0]
+    entry["inclusionProof"]["rootHash"] = b64encode(bytes(32)).decode()
+    (model / "model.sig").write_text(json.dumps(bundle))
+    assert found(scan(WHO)[1]) == {"model.sig": "MG0222"}
 
 
 def test_a_signature_that_is_not_sigstores_is_no_identity(scan: Scan) -> None:
