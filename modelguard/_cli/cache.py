@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelguard._cli._looking import tell_uncached
+from modelguard._cli._ending import Terminated
+from modelguard._cli._looking import ended, tell_uncached
 from modelguard._cli._options import plugin_option, policy_option, print_answer, quick_option, reports_folder, run_options
 from modelguard._cli._streams import complain
 from modelguard.errors import OutputError, UsageError
@@ -137,8 +138,16 @@ def scan(
     found = snapshots(cache)
     folder = reports_folder(reports)
     prepared = prepare(ScanArguments(target=str(cache), policy=policy, quick=quick, run=replace(run, offline=True), without=without))
-    with ProgressDisplay(quiet) as display:
-        rows = list(_scanned(prepared, cache, found, display))
+    rows: list[_Row] = []
+    interrupted = False
+    try:
+        with ProgressDisplay(quiet) as display:
+            for row in _scanned(prepared, cache, found, display):
+                rows.append(row)
+    except Terminated:  # nobody waits for a table
+        raise
+    except KeyboardInterrupt:
+        interrupted = True
     tell_uncached((row.report for row in rows), quiet)
     lost = False
     for row in rows if folder is not None else []:
@@ -149,10 +158,14 @@ def scan(
             lost = True
             complain(error)
     left = others(cache)
-    print_answer(json.dumps(_document(rows, left), indent=2) if stdout_format == "json" else "\n".join(_table(rows, left)))
-    codes = {row.decision.exit_code for row in rows} or {3}
+    unscanned = len(found) - len(rows)
+    if stdout_format == "json":
+        print_answer(json.dumps(_document(rows, left, unscanned), indent=2))
+    else:
+        print_answer("\n".join(_table(rows, left, unscanned)))
+    codes = {row.decision.exit_code for row in rows} | ({3} if unscanned or not rows else set())
     code = 1 if 1 in codes else max(codes)
-    return 3 if lost and code == 0 else code
+    return ended(3 if lost and code == 0 else code, interrupted=interrupted)
 
 
 def _cache(named: str | None) -> Path:
@@ -164,6 +177,8 @@ def _cache(named: str | None) -> Path:
 
 
 def _scanned(prepared: Prepared, cache: Path, found: list[Cached], progress: Progress) -> Iterator[_Row]:
+    """A row for each snapshot; Ctrl-C is raised once the row of the one that it interrupted was given."""
+    from modelguard._scanner.scan import Interrupted
     from modelguard._sources.cached import CachedSource
     from modelguard.policy import evaluate
 
@@ -177,7 +192,11 @@ def _scanned(prepared: Prepared, cache: Path, found: list[Cached], progress: Pro
             report = replace(known.report, target=target)
         else:
             request = replace(prepared.request, target=snapshot.uri, origin=source)
-            report = replace(prepared, request=request).scan(progress)
+            try:
+                report = replace(prepared, request=request).scan(progress)
+            except Interrupted as error:
+                yield _Row(snapshot, error.report, evaluate(error.report, prepared.policy, today))
+                raise
         row = _Row(snapshot, report, evaluate(report, prepared.policy, today), known.snapshot if known is not None else None)
         done.setdefault((snapshot.repo_id, snapshot.files), row)
         yield row
@@ -194,9 +213,10 @@ def _store(row: _Row, folder: Path) -> None:
     write_atomically(folder / _name(row), JsonReporter().render(row.report, row.decision))
 
 
-def _document(rows: list[_Row], left: tuple[str, ...]) -> dict[str, Any]:
+def _document(rows: list[_Row], left: tuple[str, ...], unscanned: int) -> dict[str, Any]:
     return {
         "not_models": list(left),
+        "not_scanned": unscanned,
         "snapshots": [
             {
                 "uri": row.snapshot.uri,
@@ -213,7 +233,7 @@ def _document(rows: list[_Row], left: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[_Row], left: tuple[str, ...]) -> Iterator[str]:
+def _table(rows: list[_Row], left: tuple[str, ...], unscanned: int) -> Iterator[str]:
     """The answer first; then a row for each snapshot, the worst first, with its first reasons below it."""
     from modelguard._reporters.escape import visible
     from modelguard._reporters.view import answer, count, reasons
@@ -222,10 +242,12 @@ def _table(rows: list[_Row], left: tuple[str, ...]) -> Iterator[str]:
     said = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
     blobs = {blob for row in rows for _, blob in row.snapshot.files}
     models = {row.snapshot.repo_id for row in rows}
-    if not rows:
-        yield "No snapshot of a model is in this cache; nothing was looked at."
-    else:
+    if rows:
         yield f"{count(len(rows), 'snapshot')} of {count(len(models), 'model')}, {count(len(blobs), 'blob')}: {said}"
+    elif not unscanned:
+        yield "No snapshot of a model is in this cache; nothing was looked at."
+    if unscanned:
+        yield f"Not scanned: {count(unscanned, 'snapshot')}"
     width = max(map(len, words), default=0)
     order = {1: 0, 3: 1, 0: 2}
     for row, word in sorted(zip(rows, words, strict=True), key=lambda pair: order[pair[0].decision.exit_code]):

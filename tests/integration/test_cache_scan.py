@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,3 +80,19 @@ def test_no_cache_and_no_snapshot(tmp_path: Path, mg: Callable[..., Ran]) -> Non
     (tmp_path / "file").write_text("")
     ran = mg("cache", "scan", tmp_path, "-q", "--reports", tmp_path / "file")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
+
+
+def test_ctrl_c_keeps_what_was_scanned(cache: Path, tmp_path: Path) -> None:
+    policy = quick_policy(tmp_path)
+    argv = [sys.executable, "-m", "modelguard", "cache", "scan", str(cache), "--policy", str(policy), "-f", "json"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = iter(process.stderr.readline, "")
+    assert any("completed" in line for line in said)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    document = json.loads(out)
+    assert document["not_scanned"] + len(document["snapshots"]) == 3
+    assert "interrupted" in err
+    assert not any(item["verdict"] == "pass" and "interrupted" in str(item["reasons"]) for item in document["snapshots"])
