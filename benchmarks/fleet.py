@@ -1,8 +1,7 @@
 """What a fleet costs beside its scans, how it scales, and how soon a killed one goes on.
 
 ``python benchmarks/fleet.py [MODELS] [MEGABYTES]``: so many tiny models for the overhead, so large a model for the guarded download. The
-figures are for 1 000 models, 1 GB and an idle machine. The recorded ones come from a small size on two cores that others used at the same
-time, and ``results/fleet.json`` says which.
+figures, and the recorded results, are for 1 000 models, 1 GB and an idle machine of two cores.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from modelguard._fleet.targets import read_targets
 
 HERE = Path(__file__).resolve().parent
 JOURNAL = 10_000
@@ -86,6 +87,9 @@ def resumed(folder: Path) -> dict[str, Any]:
     model(place / "m", 8, 1)
     names = [f"m/../m/./{number}" for number in range(JOURNAL - 1)]
     _, document, _ = fleet(place, [place / "m"], "--fresh")
+    (place / "list.txt").write_text("\n".join([*names, "m"]) + "\n")
+    with contextlib.chdir(place):
+        entries = {target.uri: target.entry for target in read_targets(["list.txt"])}
     row = {key: value for key, value in document["models"][0].items() if key not in ("uri", "name", "change")}
     fill = (
         "import json, sys, os, signal, sqlite3\n"
@@ -97,8 +101,7 @@ def resumed(folder: Path) -> dict[str, Any]:
         "for name in names: database.execute('INSERT INTO models VALUES (?, ?, ?)', (name, json.dumps(row), report))\n"
         "database.execute('COMMIT'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    subprocess.run([sys.executable, "-c", fill], cwd=place, input=json.dumps([names, row]), text=True)
-    (place / "list.txt").write_text("\n".join([*names, "m"]) + "\n")
+    subprocess.run([sys.executable, "-c", fill], cwd=place, input=json.dumps([[entries[name] for name in names], row]), text=True)
     command = [sys.executable, "-m", "modelguard", "fleet", "list.txt", "-f", "json", "--policy", "static.yaml"]
     began = time.perf_counter()
     ran = subprocess.run(command, cwd=place, capture_output=True, text=True, env={**os.environ, "MODELGUARD_CACHE": "off"})

@@ -20,6 +20,7 @@ from modelguard._cli._streams import complain
 from modelguard.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from modelguard._fleet.journal import Journal
     from modelguard._fleet.run import Engine
     from modelguard._fleet.targets import FleetTarget
     from modelguard._scanner.prepare import Prepared, RunOptions
@@ -48,7 +49,7 @@ MAX_REASONS = 3
 @click.option("--fresh", is_flag=True, help="Begin anew, whatever the journal has.")
 @click.option("--since", metavar="F", help="An earlier JSON summary: say what has changed.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="FORMAT=PATH", help="Write the summary: json, csv or html. Repeatable.")
-@click.option("--reports", metavar="DIR", help="Write the JSON report of each model into this folder.")
+@click.option("--reports", metavar="DIR", help="Write the JSON report of each model into this folder, and its page if -o html= is given.")
 @click.option(
     "-f", "--format", "stdout_format", type=click.Choice(["console", "json", "csv"]), default="console", help="Table, JSON or CSV."
 )
@@ -110,7 +111,7 @@ def command(
         with FleetDisplay(len(wanted), quiet) as display:
             done = run_fleet(asked, wanted, engine, written, tell)
         if folder is not None:
-            links, lost = _store(written, wanted, folder)
+            links, lost = _store(written, wanted, folder, pages=any(form == "html" for form, _ in files))
     document = summary(wanted, done, prepared.policy.info, earlier)
     _say(done.problem, done.resumed, document, quiet)
     for form, path in files:
@@ -166,10 +167,11 @@ def _bytes(memory: int | str | None) -> int | None:
     return None if memory is None else bytes_of(memory)
 
 
-def _store(journal: Any, targets: list[FleetTarget], folder: Path) -> tuple[dict[str, str], bool]:
-    """Where the report of each model lies, by key; and whether one could not be written."""
+def _store(journal: Journal, targets: list[FleetTarget], folder: Path, *, pages: bool) -> tuple[dict[str, str], bool]:
+    """Where a person reads the report of each model, by key; and whether one could not be written."""
     from modelguard._fleet.work import stored
-    from modelguard._reporters.json import dump
+    from modelguard._reporters.html import HtmlReporter
+    from modelguard._reporters.json import dump, report_from_json
     from modelguard._reporters.output import write_atomically
 
     links, lost = {}, False
@@ -179,7 +181,11 @@ def _store(journal: Any, targets: list[FleetTarget], folder: Path) -> tuple[dict
         plain = re.sub(r"[^A-Za-z0-9._@-]+", "--", target.name or target.uri.removeprefix("hf://")).strip("-.")[:100]
         path = folder / f"{plain}-{hashlib.sha256(target.key.encode()).hexdigest()[:8]}.json"
         try:
-            write_atomically(path, dump(stored(report)))
+            text = dump(stored(report))
+            write_atomically(path, text)
+            if pages:
+                path = path.with_suffix(".html")
+                write_atomically(path, HtmlReporter().render(*report_from_json(text)))
             links[target.key] = str(path)
         except OutputError as error:
             if not lost:

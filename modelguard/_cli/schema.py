@@ -9,11 +9,12 @@ import click
 from modelguard._cli._options import print_answer
 
 
-@click.command("schema", short_help="Print the JSON Schema of a report or policy file.")
-@click.argument("document", type=click.Choice(["policy", "report"]))
+@click.command("schema", short_help="Print the JSON Schema of a policy, report or summary.")
+@click.argument("document", type=click.Choice(["policy", "report", "fleet"]))
 def command(document: str) -> int:
-    """Print the JSON Schema (2020-12) of a policy file or of a JSON report."""
-    from modelguard._schemas import policy_schema, report_schema
+    """Print the JSON Schema (2020-12) of a policy file, of a JSON report, or of the JSON summary of a fleet."""
+    from modelguard._schemas import fleet_schema, policy_schema, report_schema
 
-    print_answer(json.dumps(policy_schema() if document == "policy" else report_schema(), indent=2, sort_keys=True))
+    schema = {"policy": policy_schema, "report": report_schema, "fleet": fleet_schema}[document]
+    print_answer(json.dumps(schema(), indent=2, sort_keys=True))
     return 0

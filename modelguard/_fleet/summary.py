@@ -16,6 +16,7 @@ from modelguard._fleet.targets import FleetTarget
 from modelguard._reporters.csv import cell
 from modelguard._reporters.json import dump
 from modelguard.errors import UsageError
+from modelguard.findings import Severity
 from modelguard.report import PolicyInfo
 
 if TYPE_CHECKING:
@@ -124,11 +125,11 @@ def _html(document: Mapping[str, Any], links: Mapping[str, str]) -> str:
     from modelguard._reporters.html import digest, resource
 
     style, script = resource("report.css"), resource("report.js")
-    return (
-        _template()
-        .render(style=style, style_hash=digest(style), script=script, script_hash=digest(script), fleet=document, links=links, key=key)
-        .lstrip()
-    )
+    page = _template().render(
+        style=style, style_hash=digest(style), script=script, script_hash=digest(script),
+        fleet=document, links=links, key=key, severities=[item.label for item in sorted(Severity, reverse=True)],
+    )  # fmt: skip
+    return page.lstrip()
 
 
 @cache

@@ -74,12 +74,20 @@ def environment() -> Environment:
     """What pages are made with: everything is escaped, and what is not there is an error."""
     from jinja2 import Environment, StrictUndefined
 
-    from modelguard._reporters.escape import visible
+    from modelguard._reporters.escape import shorten, visible
     from modelguard._reporters.numbers import size, written
     from modelguard._reporters.view import capital, count, place
 
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    made.filters |= {"visible": visible, "count": count, "size": size, "number": written, "place": place, "capital": capital}
+    made.filters |= {
+        "visible": visible,
+        "count": count,
+        "size": size,
+        "number": written,
+        "place": place,
+        "capital": capital,
+        "shorten": shorten,
+    }
     return made
 
 

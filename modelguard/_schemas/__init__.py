@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -15,10 +18,22 @@ def policy_schema() -> dict[str, Any]:
 
 
 def report_schema() -> dict[str, Any]:
-    """The schema of a JSON report. Open: a later version may add keys, so a validator must not refuse unknown ones."""
+    """The schema of a JSON report."""
     from modelguard._schemas.report import ReportDocument
 
-    schema = ReportDocument.model_json_schema(by_alias=True, mode="serialization")
+    return _written(ReportDocument, "report", "modelguard report")
+
+
+def fleet_schema() -> dict[str, Any]:
+    """The schema of the JSON summary of a fleet."""
+    from modelguard._schemas.fleet import FleetDocument
+
+    return _written(FleetDocument, "fleet", "modelguard fleet summary")
+
+
+def _written(document: type[BaseModel], name: str, title: str) -> dict[str, Any]:
+    """The schema of something modelguard writes. Open: a later version may add keys, so a validator must not refuse unknown ones."""
+    schema = document.model_json_schema(by_alias=True, mode="serialization")
     for definition in (schema, *schema["$defs"].values()):
         definition.pop("additionalProperties", None)
-    return {"$schema": DIALECT, "$id": "urn:modelguard:schema:report:1", **schema, "title": "modelguard report"}
+    return {"$schema": DIALECT, "$id": f"urn:modelguard:schema:{name}:1", **schema, "title": title}

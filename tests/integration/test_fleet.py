@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from guarding import BAD, GOOD, quick_policy, weights
 from support import Ran
 
+from modelguard._schemas.fleet import FleetDocument
 from modelguard.testing.hub import LoopbackHub
 
 Run = Callable[..., Ran]
@@ -74,16 +76,20 @@ def test_every_model_once_and_one_summary_in_every_format(mg: Run, here: Path) -
     assert ran.out.splitlines()[0] == "4 models: 2 BLOCKED, 1 NO VERDICT, 1 PASS"
     assert sorted(line.split(": ")[1] for line in ran.err.splitlines()) == [f"{n} of 4" for n in range(1, 5)]
     document = json.loads((here / "s.json").read_text())
+    jsonschema.Draft202012Validator(mg("schema", "fleet").json).validate(document)
+    FleetDocument.model_validate(document)
     assert verdicts(document) == EXPECTED
     assert document["counts"] == {"block": 2, "incomplete": 1, "pass": 1}
     rows = list(csv.DictReader((here / "s.csv").open()))
     assert {row["uri"]: row["verdict"] for row in rows} == EXPECTED
     page = (here / "s.html").read_text()
     assert 'class="sortable"' in page
-    reports = {json.loads(path.read_text())["target"]["uri"]: path for path in (here / "r").iterdir()}
+    reports = {json.loads(path.read_text())["target"]["uri"]: path for path in (here / "r").glob("*.json")}
     assert set(reports) == set(EXPECTED)
     assert mg("report", reports["b"]).code == 1
-    assert all(f'href="r/{path.name}"' in page for path in reports.values())
+    pages = [path.with_suffix(".html") for path in reports.values()]
+    assert all(f'href="r/{path.name}"' in page for path in pages)
+    assert "BLOCKED" in reports["b"].with_suffix(".html").read_text()
 
 
 def test_exit_codes_are_those_of_one_scan(mg: Run, here: Path) -> None:

@@ -166,6 +166,6 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_schema_is_a_schema(mg: Run) -> None:
     import jsonschema  # type: ignore[import-untyped]
 
-    for name in ("policy", "report"):
+    for name in ("policy", "report", "fleet"):
         jsonschema.Draft202012Validator.check_schema(mg("schema", name).json)
     assert json.loads(mg("schema", "report").out)["type"] == "object"

@@ -16,7 +16,12 @@ from everything import HOSTILE, everything, hostile
 from support import ROOT
 
 from modelguard import load_report
+from modelguard._fleet.run import Done
+from modelguard._fleet.summary import render, summary
+from modelguard._fleet.targets import FleetTarget
+from modelguard._fleet.work import lost, row
 from modelguard._reporters.html import HtmlReporter
+from modelguard.report import PolicyInfo
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
@@ -71,6 +76,35 @@ def test_the_page_is_accessible_and_silent(browser: Any, tmp_path: Path, said: l
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     assert said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_summary_of_a_fleet_is_accessible_and_silent(browser: Any, tmp_path: Path, said: list[str], width: int, scheme: str) -> None:
+    """Models with a report and without one, an earlier summary, hostile names."""
+    rows = [
+        row(*everything()),
+        lost("the process that scanned it died 2 times"),
+        row(*load_report(ROOT / "docs" / "examples" / "clean.json")),
+    ]
+    targets = [
+        FleetTarget("models/bert"),
+        FleetTarget(" ".join(HOSTILE)),
+        FleetTarget("hf://acme/gpt", name="writer"),
+        FleetTarget("never"),
+    ]
+    done = Done(rows={target.key: item for target, item in zip(targets, rows, strict=False)})
+    earlier = summary(targets[:1], Done(rows={targets[0].key: lost("")}), PolicyInfo("gate", "0" * 64), None)
+    text = render(summary(targets, done, PolicyInfo("gate", "0" * 64), earlier), "html", {targets[0].key: "reports/bert.json"})
+    page = opened(browser, tmp_path, text, said, viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert said == []
+    page.get_by_role("button", name="verdict").click()
+    first = page.locator("table.sortable tbody tr").first.inner_text()
+    page.get_by_role("button", name="verdict").click()
+    assert page.locator("table.sortable tbody tr").first.inner_text() != first
 
 
 @pytest.mark.parametrize("name", ["clean", "tampered", "backdoored", "hostile"])
