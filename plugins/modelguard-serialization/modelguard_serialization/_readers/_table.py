@@ -94,7 +94,7 @@ def _hidden_program(blob: Blob) -> bool:
 
 
 def _script(blob: Blob) -> bool:
-    return names.SHELL_NAMES.fullmatch(blob.base) is not None or ".github/workflows/" in blob.name
+    return names.SHELL_NAMES.fullmatch(blob.base) is not None or names.COMMANDS.search(blob.name.lower()) is not None
 
 
 def _packages(blob: Blob) -> bool:
@@ -206,6 +206,7 @@ ENTRIES: tuple[Entry, ...] = (
         words(".pdiparams .mnn"),
         _plain_model,
     ),
+    Entry("tables:Tables", (b"PAR1", b"ARROW1")),
     Entry("plain:TextModels", (b"{", b"t", b"<", b"\n", b"\xef")),
     Entry(
         "programs:ProgramReader",

@@ -7,7 +7,7 @@ import re
 from modelguard import Severity
 from modelguard_serialization import limits
 from modelguard_serialization._code import installs, rules, shell
-from modelguard_serialization._file_names import LANGUAGES, PACKAGES, SHELL, SHELL_NAMES
+from modelguard_serialization._file_names import COMMANDS, LANGUAGES, PACKAGES, SHELL, SHELL_NAMES
 from modelguard_serialization.blob import Blob
 from modelguard_serialization.reader import Look, NotReadError, Reader
 
@@ -29,8 +29,8 @@ class ScriptReader(Reader):
     rules = (rules.CODE, rules.INSTALL)
 
     def recognise(self, blob: Blob) -> bool:
-        workflow = ".github/workflows/" in blob.name and blob.ending in (".yml", ".yaml")
-        return blob.ending in SHELL or bool(SHELL_NAMES.fullmatch(blob.base)) or workflow or bool(_SHEBANG.match(blob.head(256)))
+        named = SHELL_NAMES.fullmatch(blob.base) or COMMANDS.search(blob.name.lower())
+        return blob.ending in SHELL or bool(named) or bool(_SHEBANG.match(blob.head(256)))
 
     def read(self, blob: Blob, look: Look) -> None:
         text = _text(blob, "a script")
