@@ -43,7 +43,7 @@ _KEYS = frozenset(
     auto_mapping parent_library user_dir class_path import_path init_parameters custom_imports structure model_file custom_ops_library
     activation_function activation_fn sbert_ce_default_activation_function megatron_core _class_name class_name _diffusers_version
     loader_module attn_implementation _attn_implementation _attn_implementation_internal experts_implementation _experts_implementation
-    _experts_implementation_internal trust_remote_code _target_
+    _experts_implementation_internal trust_remote_code _target_ weightsManifest
     """.split()  # noqa: SIM905
 )
 """Keys that the conventions below go by; beside them ``target`` and ``_type`` with a text, ``lc``, and ``py/`` as the first of a key."""
@@ -169,6 +169,15 @@ def _files(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
     for path in node.all("custom_ops_library"):
         if isinstance(path, str) and path:
             yield Pointer(path, f"ONNX Runtime loads the native library {path[:200]!r}", Severity.HIGH)
+
+
+def _weights(node: Pairs, artifact: Artifact) -> Iterator[Pointer]:
+    """TensorFlow.js fetches the weights of a ``model.json`` from the paths in its manifest, which may be addresses."""
+    for manifest in node.all("weightsManifest"):
+        groups = [group for group in manifest if isinstance(group, Pairs)] if isinstance(manifest, list) else []
+        for path in (path for group in groups for paths in group.all("paths") if isinstance(paths, list) for path in paths):
+            if isinstance(path, str) and outside(path):
+                yield Pointer(path, f"TensorFlow.js takes weights from {path[:200]!r}", Severity.CRITICAL, "MG0336")
 
 
 def _expressions(node: Pairs) -> Iterator[Pointer]:
@@ -303,6 +312,7 @@ _MAPPINGS: tuple[Convention, ...] = (
     _class_paths,
     _routes,
     _files,
+    _weights,
 )
 _ROOTS: tuple[Convention, ...] = (_pipeline,)
 """What is looked for in every mapping, and at the top of a document only."""

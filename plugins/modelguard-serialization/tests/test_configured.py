@@ -111,6 +111,8 @@ def worst(name: str, content: str | bytes | dict[str, Any] | list[Any], beside: 
         ("config.json", {"model_type": "x", "model_file": "custom.py"}, HIGH),
         ("genai_config.json", {"model": {"decoder": {"session_options": {"custom_ops_library": "ops.so"}}}}, HIGH),
         ("modular_model_index.json", {"_class_name": "X", "unet": ["evil", "UNet", {"repo": "a/b"}]}, HIGH),
+        # https://github.com/tensorflow/tfjs: a path of the manifest may be an address
+        ("model.json", {"format": "graph-model", "weightsManifest": [{"paths": ["https://x.invalid/w.bin"], "weights": []}]}, CRITICAL),
     ],
 )
 def test_code_that_a_configuration_names_is_told(name: str, content: Any, severity: Severity) -> None:
@@ -122,6 +124,7 @@ def test_code_that_a_configuration_names_is_told(name: str, content: Any, severi
     [
         ("config.yaml", "a: {_target_: torch.nn.Linear, in_features: 1}\nb: {_target_: torch.optim.AdamW, lr: 0.1}\nc: {_target_: pytorch_lightning.Trainer}"),
         ("config.json", {"distr_output": {"_target_": "uni2ts.distribution.MixtureOutput", "components": [{"_target_": "uni2ts.distribution.StudentTOutput"}]}}),
+        ("model.json", {"format": "graph-model", "weightsManifest": [{"paths": ["group1-shard1of1.bin"], "weights": []}]}),
         ("config.yaml", "data: {target: main.DataModuleFromConfig, params: {train: {target: ldm.data.simple.hf_dataset, params: {}}}}"),
         ("config.yaml", "a: {_target_: timm.create_model, model_name: x}\nb: {_target_: transformers.AutoModel.from_pretrained}\nc: {_target_: optuna.samplers.TPESampler}"),
         ("config.yaml", "target: production\nhost: a.b.example\nnote: Hello! World"),

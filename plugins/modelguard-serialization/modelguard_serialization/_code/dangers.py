@@ -72,6 +72,13 @@ _KINDS: dict[str, frozenset[str]] = {
         "lzma.decompress gzip.decompress marshal.loads builtins.bytes.fromhex builtins.bytearray.fromhex cryptography.fernet.Fernet"
     ),
 }
+LIBRARY = "a native library"
+"""What a loaded library goes by; an attribute of it is a function in it."""
+LIBRARIES = words("ctypes.CDLL ctypes.PyDLL ctypes.WinDLL ctypes.OleDLL ctypes.cdll.LoadLibrary ctypes.windll.LoadLibrary")
+_NATIVE_COMMANDS = words(
+    "system _wsystem popen _popen execl execle execlp execv execve execvp execvpe fexecve posix_spawn posix_spawnp WinExec "
+    "ShellExecuteA ShellExecuteW ShellExecuteExA ShellExecuteExW CreateProcessA CreateProcessW"
+)
 EXACT = {name: kind for kind, names in _KINDS.items() for name in names if not name.endswith(".")}
 _ORDINARY = words("run call spawn fork main open bootstrap")
 """Last parts of names of functions that run commands, which methods of anything are called too."""
@@ -101,6 +108,8 @@ def kind_of(name: str) -> str | None:
     if name in EXACT:
         return EXACT[name]
     top, _, _ = name.partition(".")
+    if top in (LIBRARY, "ctypes") and name.rpartition(".")[2] in _NATIVE_COMMANDS:
+        return COMMAND
     if top in _BELOW and name != top:
         return _BELOW[top]
     two = ".".join(name.split(".")[:2])

@@ -41,7 +41,7 @@ class Names:
         self.folder = Folder(self.constants, self.resolve)
         for name, value in assigned * 2:  # twice: an alias of an alias
             full = self.resolve(value)
-            if full and (dangers.kind_of(full) or full in dangers.REACH) and name not in self.alias:
+            if full and (dangers.kind_of(full) or full in (*dangers.REACH, dangers.LIBRARY)) and name not in self.alias:
                 self.alias[name] = full
             if self.decodes(value):
                 self.decoded.add(name)
@@ -101,7 +101,7 @@ class Names:
             return "builtins.globals"
         if called == "builtins.vars" and args:
             return self.resolve(args[0], depth)
-        return None
+        return dangers.LIBRARY if called in dangers.LIBRARIES else None
 
     def _looked_up(self, of: ast.expr, key: ast.expr, depth: int) -> str | None:
         held = self.constants.get(of.id, of) if isinstance(of, ast.Name) else of
@@ -111,9 +111,11 @@ class Names:
         table, item = self.resolve(of, depth), self.folder.text(key)
         if table == "sys.modules" and item:
             return item
+        if table in ("ctypes.cdll", "ctypes.windll", "ctypes.oledll") and item:
+            return dangers.LIBRARY
         if table == "builtins.globals" and item:
             return "builtins.__builtins__" if item == "__builtins__" else self.alias.get(item)
-        if table and item and (table.endswith("__dict__") or table in ("builtins", *dangers.REACH)):
+        if table and item and (table.endswith("__dict__") or table in ("builtins", "builtins.__builtins__", *dangers.REACH)):
             return _plain(f"{table.removesuffix('.__dict__')}.{item}")
         return None
 

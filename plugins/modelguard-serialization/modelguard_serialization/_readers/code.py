@@ -90,6 +90,8 @@ class PythonReader(Reader):
             raise NotReadError(f"cannot be parsed as Python ({error})") from error
         look.check()
         program = python.study(tree)
+        if posixpath.basename(blob.name) == "setup.py":  # pip calls the commands of a package that is installed from its folder
+            program.loading |= program.units.get("run", set())
         loaded = (
             bool(program.loading)
             or blob.ending == ".pth"
