@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,15 +42,15 @@ class Attester:
     key: Any
 
     @classmethod
-    def of(cls, options: AttestOptions, alone: tuple[str, ...] = ()) -> Attester:
-        """Raises :class:`UsageError`; ``alone`` are the detectors that the scan was narrowed to."""
+    def of(cls, options: AttestOptions, inputs: Iterable[str | None], alone: tuple[str, ...] = ()) -> Attester:
+        """Raises :class:`UsageError`; ``inputs`` are what the scan reads, ``alone`` the detectors that it was narrowed to."""
         if options.attest is None:
             if options.sign_key is not None:
                 raise UsageError("--sign-key", "has no effect without --attest", "give --attest FILE as well")
             return cls(None, None)
         if alone:
             raise UsageError("--attest", "says whether a policy as a whole was met, and the scan is narrowed", "leave --detector out")
-        check_file(f"--attest {options.attest}", Path(options.attest))
+        check_file(f"--attest {options.attest}", Path(options.attest), (*inputs, options.sign_key))
         from modelguard._provenance.attest import read_key
 
         return cls(options.attest, None if options.sign_key is None else read_key(Path(options.sign_key)))

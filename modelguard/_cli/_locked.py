@@ -26,24 +26,25 @@ def scan_locked(
     lock = read_lock(Path(file or DEFAULT))
     chosen = lock.chosen(names)
     _check_outputs(output, attestation, chosen)
-    attester = Attester.of(attestation)
     inputs = (str(lock.path), str(asked.policy or ""), str(asked.reference or ""), str(asked.samples or ""))
+    attester = Attester.of(attestation, inputs)
     work = []
     for name, model in chosen.items():
         prepared = _prepared(asked, lock, model)
         mine = replace(output, outputs=tuple(item.replace("{name}", name) for item in output.outputs))
         if prepared.alone:
-            Attester.of(attestation, prepared.alone)
-        work.append((name, model, prepared, parse_outputs(mine, prepared.registry, inputs)))
+            Attester.of(attestation, inputs, prepared.alone)
+        attested = None if attestation.attest is None else attestation.attest.replace("{name}", name)
+        work.append((name, model, prepared, parse_outputs(mine, prepared.registry, inputs, attested)))
     codes = []
     for name, model, prepared, files in work:
         source = LockedSource(model)
         report, interrupted = looked(replace(prepared, request=replace(prepared.request, origin=source)), quiet)
         report = replace(report, lock=LockInfo(name, _shown(lock.path), lock.lines[name], source.differences))
         decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
-        attested = attester.write(report, decision, name)
+        kept = attester.write(report, decision, name)
         code = deliver(report, decision, prepared.registry, files, output)
-        codes.append(3 if code == 0 and not attested else code)
+        codes.append(3 if code == 0 and not kept else code)
         if interrupted:
             return ended(codes[-1], interrupted=True)
     return 1 if 1 in codes else max(codes)

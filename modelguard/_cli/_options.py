@@ -195,16 +195,19 @@ def parse_detector_options(values: Iterable[str]) -> dict[str, dict[str, Any]]:
     return parsed
 
 
-def parse_outputs(output: OutputOptions, registry: Registry, inputs: Iterable[str | None]) -> tuple[tuple[str, Path], ...]:
+def parse_outputs(
+    output: OutputOptions, registry: Registry, inputs: Iterable[str | None], attestation: str | None = None
+) -> tuple[tuple[str, Path], ...]:
     """The files that ``-o`` asks for, as (format, path).
 
-    Raises :class:`UsageError` for an unknown format, a path in no folder, one given twice, and one among ``inputs``, which are read.
+    Raises :class:`UsageError` for an unknown format, a path in no folder, one given twice (as ``attestation`` too), and one among
+    ``inputs``, which are read.
     """
     from modelguard._reporters.output import parse_output_spec
 
     if output.stdout_format not in registry.reporters:
         raise UsageError(f"--format {output.stdout_format}", "there is no such format", "formats: " + ", ".join(registry.reporters))
-    taken = {os.path.realpath(path): "is read by this command" for path in inputs if path and "://" not in path}
+    taken = _taken(inputs, () if attestation is None else (attestation,))
     files = []
     for spec in output.outputs:
         name, path = parse_output_spec(spec, registry.reporters)
@@ -215,6 +218,11 @@ def parse_outputs(output: OutputOptions, registry: Registry, inputs: Iterable[st
             raise UsageError(f"-o {shorten(spec, 200)}", cause, "name another file") from error
         files.append((name, path))
     return tuple(files)
+
+
+def _taken(inputs: Iterable[str | None], written: Iterable[str | Path]) -> dict[str, str]:
+    taken = {os.path.realpath(path): "is given to two reports" for path in written}
+    return taken | {os.path.realpath(path): "is read by this command" for path in inputs if path and "://" not in path}
 
 
 def _check_output(what: str, path: Path, taken: dict[str, str]) -> None:
@@ -229,10 +237,13 @@ def _check_output(what: str, path: Path, taken: dict[str, str]) -> None:
         taken[real] = "is given to two reports"
 
 
-def check_file(what: str, path: Path) -> None:
-    """Refuse a file that could not be written; ``what`` names the option. Raises :class:`UsageError`."""
+def check_file(what: str, path: Path, inputs: Iterable[str | None] = (), written: Iterable[Path] = ()) -> None:
+    """Refuse a file that could not be written, is among ``inputs``, which are read, or ``written`` by another option than ``what``.
+
+    Raises :class:`UsageError`.
+    """
     try:
-        _check_output(what, path, {})
+        _check_output(what, path, _taken(inputs, written))
     except (OSError, ValueError) as error:
         raise UsageError(what, f"cannot be written ({getattr(error, 'strerror', None) or error})", "name another file") from error
 

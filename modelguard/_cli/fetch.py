@@ -69,8 +69,9 @@ def command(
     _check(uri, folder)
     place = Path(os.path.realpath(folder))
     prepared = prepare(ScanArguments(target=uri, reference=reference, policy=policy, quick=quick, budget=budget, run=run, without=without))
-    files = parse_outputs(output, prepared.registry, (reference, policy, folder))
-    attester = Attester.of(attestation)
+    inputs = (reference, policy, folder)
+    attester = Attester.of(attestation, inputs)
+    files = parse_outputs(output, prepared.registry, inputs, attester.path)
     from huggingface_hub import constants
 
     lost = False

@@ -88,8 +88,8 @@ def command(
     from modelguard._scanner.prepare import ScanArguments, prepare
 
     files = [parse_output_spec(item, FORMATS) for item in outputs]
-    for spec, (_, path) in zip(outputs, files, strict=True):
-        check_file(f"-o {spec}", path)
+    for number, (spec, (_, path)) in enumerate(zip(outputs, files, strict=True)):
+        check_file(f"-o {spec}", path, (*targets, policy, since, journal), [item for _, item in files[:number]])
     earlier = read_summary(since) if since is not None else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     engine = _engine(executor, workers, cores, run, gpus)
@@ -155,7 +155,7 @@ def _engine(executor: str, workers: int | None, cores: int, run: RunOptions, gpu
 
         return RayCluster(workers, cpus=run.threads or 1, gpus=gpus, memory=_bytes(run.memory))
     if gpus:
-        raise UsageError("--gpus", "is what a cluster is asked for", "give --executor ray as well")
+        raise UsageError("--gpus", "only a Ray cluster can be asked for GPUs", "give --executor ray as well")
     from modelguard._fleet.local import LocalPool
 
     return LocalPool(workers or cores)

@@ -144,8 +144,8 @@ def command(
     prepared = prepare(asked)
     if plan:
         return _show_plan(prepared, output.stdout_format)
-    attester = Attester.of(attestation, prepared.alone)
-    return perform(prepared, output, (target, reference, samples, policy, baseline), quiet, attester)
+    inputs = (target, reference, samples, policy, baseline)
+    return perform(prepared, output, inputs, quiet, Attester.of(attestation, inputs, prepared.alone))
 
 
 def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool, attester: Attester | None = None) -> int:
@@ -154,7 +154,7 @@ def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | No
 
     from modelguard.policy import evaluate
 
-    files = parse_outputs(output, prepared.registry, inputs)
+    files = parse_outputs(output, prepared.registry, inputs, attester.path if attester is not None else None)
     report, interrupted = looked(prepared, quiet)
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)

@@ -90,7 +90,7 @@ def _lines(path: Path) -> list[str]:
     if len(body) > MOST or b"\0" in body:
         raise UsageError(f"fleet {path}", f"is no list of models of at most {MOST} bytes", remedy)
     try:
-        lines = body.decode("utf-8").splitlines()
+        lines = body.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"fleet {path}", f"is not UTF-8 (byte {error.start})", remedy) from None
     named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

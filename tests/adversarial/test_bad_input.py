@@ -463,6 +463,8 @@ def test_a_name_that_is_not_utf8_is_refused(mg: Run, tmp_path: Path) -> None:
         (["s3://bucket/x"], "s3://bucket/x: no source handles s3://; use a path, or one of: hf://"),
         (["hf://"], "hf://: names no repository; write hf://org/name[@revision][/path]"),
         (["m", "-o", "json=r.json", "-o", "sarif=./r.json"], "-o sarif=./r.json: r.json is given to two reports; name another file"),
+        (["m", "-o", "json=r.json", "--attest", "r.json"], "-o json=r.json: r.json is given to two reports; name another file"),
+        (["m", "--reference", "ref", "--attest", "ref"], "--attest ref: ref is read by this command; name another file"),
         (["m", "-o", "json=m"], "-o json=m: m is read by this command; name another file"),
         (["m", "--reference", "ref", "-o", "json=./ref"], "-o json=./ref: ref is read by this command; name another file"),
         (["m", "-o", "json=-"], "-o json=-: standard output is not a file; write --format json"),

@@ -113,7 +113,7 @@ def test_a_signed_statement_is_verified_with_the_public_key(scan: Scan, tmp_path
     ("argv", "cause"),
     [
         (("--attest", "no/a.json"), "does not exist"),
-        (("--attest", "m"), "is a folder"),
+        (("--attest", "m"), "m is read by this command"),
         (("--attest", "a.json", "--detector", "remote-code"), "says whether a policy as a whole was met"),
         (("--sign-key", "k.pem"), "has no effect without --attest"),
         (("--attest", "a.json", "--sign-key", "none.pem"), "cannot be read"),

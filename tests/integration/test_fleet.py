@@ -94,7 +94,7 @@ def test_every_model_once_and_one_summary_in_every_format(mg: Run, here: Path) -
 
 def test_exit_codes_are_those_of_one_scan(mg: Run, here: Path) -> None:
     for names, code in (("a", 0), ("a\nnowhere", 3), ("nowhere\nb", 1), ("# nothing", 3)):
-        (here / "some.txt").write_text(names)
+        (here / "some.txt").write_text("\ufeff" + names)  # as some editors save it
         fleet(mg, "some.txt", "--fresh", code=code)
 
 
@@ -109,6 +109,8 @@ def test_exit_codes_are_those_of_one_scan(mg: Run, here: Path) -> None:
         (["list.txt", "--journal", "list.txt"], "--journal"),
         (["hf://*/x"], "hf://org/*"),
         (["list.txt", "--gpus", "1"], "--executor ray"),
+        (["list.txt", "-o", "json=list.txt"], "list.txt is read by this command"),
+        (["list.txt", "-o", "json=s", "-o", "html=./s"], "s is given to two reports"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_before_anything_is_scanned(mg: Run, here: Path, argv: list[str], said: str) -> None:
