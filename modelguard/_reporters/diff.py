@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from modelguard._diff.names import layer, pattern
 from modelguard._reporters.escape import visible
-from modelguard._reporters.view import judged
+from modelguard._reporters.view import count, judged
 from modelguard.findings import Severity
 from modelguard.report import Decision, Outcome, Report, Reporter, Status
 
@@ -146,7 +146,11 @@ def bar(value: float, top: float, width: int = BAR) -> str:
 
 
 def _counts(summary: Mapping[str, Any]) -> str:
-    words = [f"{summary.get('matched', 0)} tensors compared", f"{summary.get('identical', 0)} identical", f"{len(summary['tensors'])} not"]
+    words = [
+        f"{count(summary.get('matched', 0), 'tensor')} compared",
+        f"{summary.get('identical', 0)} identical",
+        f"{len(summary['tensors'])} not",
+    ]
     if summary.get("identical_by_digest"):
         words.append(f"{summary['identical_by_digest']} by digest only, not read")
     return ", ".join(words)
