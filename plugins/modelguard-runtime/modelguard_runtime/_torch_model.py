@@ -50,6 +50,10 @@ BATCH_ELEMENTS = 1 << 23
 BATCH_TOKENS = 1 << 13
 """Tokens in one: in the widest layers of BERT (base) they are 100 MB."""
 
+PADDED, SAME = 16, 1e-3
+"""Tokens of the texts that show whether padding is masked, half of them padding; and the share of the largest logit by which what it
+changes is rounding."""
+
 
 class TorchModel(RunnableModel):
     """``module`` behind the canonical raw input domain: what a :class:`~modelguard_runtime.TorchFactory` returns.
@@ -126,6 +130,7 @@ class TorchModel(RunnableModel):
         if self._text is not None and (name := self.engine.table) is not None:
             self._text = with_width(self._text, next(layer.shape[-1] for layer in self.layers if layer.name == name))
         self.text: TextSpec | None = None if self._text is None else self._text.spec
+        self._masked = self._is_masked()
 
     def _make_engine(
         self, module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor] | None, batch: int | None, table: str | None
@@ -134,6 +139,23 @@ class TorchModel(RunnableModel):
         if not isinstance(module, fx.GraphModule):
             return ModuleEngine(module, blank, call)
         return GraphEngine(module, blank, table) if batch is None else ChunkedEngine(module, blank, batch, table)
+
+    def _is_masked(self) -> bool | None:
+        """Whether padding changes nothing of what the model says of a text; None where nothing is padded, or it cannot be told."""
+        if self.text is None or self.text.pad is None or self.input.shape[0] > 0:
+            return None
+        length = min(PADDED, self.text.length or PADDED)
+        ids = self.raw_random(4, seed=1, length=length)
+        padded = torch.full_like(ids, self.text.pad)
+        short = max(1, length // 2)
+        ids, fill = ids[:, :short], padded[:, short:]
+        try:
+            with torch.no_grad():
+                alone = self.forward(ids.to(self.device))
+                longer = self.forward(torch.cat((fill, ids) if self._left else (ids, fill), 1).to(self.device))
+        except ModelError:  # it takes texts of other lengths
+            return None
+        return bool((alone - longer).abs().max() <= SAME * alone.abs().max())
 
     def _make_domain(self) -> Domain:
         spec = self._text.spec if self._text is not None else None
@@ -243,7 +265,7 @@ class TorchModel(RunnableModel):
         """Texts of like length together, without padding that none of them needs."""
         lengths = x.shape[1] - self._padding_of(torch.from_numpy(x)).numpy()
         order = np.argsort(lengths, kind="stable")
-        trimmed = self.input.shape[0] < 0
+        trimmed = self._masked is True
         result = np.zeros((len(x), self.output.classes), np.float32)
         start = 0
         with torch.inference_mode():
@@ -347,7 +369,7 @@ class TorchModel(RunnableModel):
             },
             "output": {"kind": output.kind, "classes": output.classes, "head": output.head, "labels": list(output.labels),
                        "told_by": output.told_by},
-            **({} if self._text is None else {"text": self._text.describe()}),
+            **({} if self._text is None else {"text": {**self._text.describe(), "masked": self._masked}}),
             "layers": len(self.layers),
             "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
             "device": self.device.type,

@@ -48,7 +48,7 @@ def test_what_is_known_of_the_text(
     assert len(text.tokens) == VOCABULARY
     assert {place: text.tokens[place] for place in shown} == shown
     told = models[kind].describe()["text"]
-    assert (told["tokenizer"], told["length"]) == ("tokenizer.json", LENGTH)
+    assert (told["tokenizer"], told["length"], told["masked"]) == ("tokenizer.json", LENGTH, True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,6 +147,40 @@ def test_the_same_numbers_from_onnx(models: dict[str, RunnableModel], tmp_path: 
     if kind in GENERATORS:
         real = x != spec(ours).pad
         torch.testing.assert_close(ours.positions(x)[real], theirs.positions(x)[real], atol=1e-4, rtol=1e-4)
+
+
+def test_a_graph_without_a_mask_is_said_to_have_none(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = built(export(tmp_path / "bert", "bert", ("input_ids",)))
+    assert model.describe()["text"]["masked"] is False
+    lm = built(export(tmp_path / "gpt2", "gpt2", ("input_ids",)))
+    assert lm.describe()["text"]["masked"] is True  # nothing looks at what follows a text
+
+
+def test_a_module_of_the_users_own(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "bag_of_tests.py").write_text(
+        "from torch import nn\n"
+        "class Bag(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.table = nn.Embedding(40, 8, padding_idx=0)\n"
+        "        self.out = nn.Linear(8, 2)\n"
+        "    def forward(self, ids):\n"
+        "        return self.out(self.table(ids).sum(1) / (ids != 0).sum(1, keepdim=True).clamp(min=1))\n"
+    )
+    torch.manual_seed(0)
+    bag = torch.nn.ModuleDict({"table": torch.nn.Embedding(40, 8, padding_idx=0), "out": torch.nn.Linear(8, 2)})
+    (tmp_path / "model").mkdir()
+    save_file(bag.state_dict(), tmp_path / "model" / "model.safetensors")
+    tokenizer("bert").save(str(tmp_path / "model" / "tokenizer.json"))
+    model = built(tmp_path / "model", model="bag_of_tests:Bag", cwd=tmp_path / "project")
+    assert (spec(model).vocabulary, spec(model).width, spec(model).length, spec(model).pad) == (40, 8, None, 0)
+    ids = torch.from_numpy(model.encode(TEXTS))
+    assert model.describe()["text"]["masked"] is True
+    torch.testing.assert_close(model.embedded(model.embeddings()[ids], ids), model(ids))
 
 
 def samples(*texts: str, labels: list[int] | None = None) -> Samples:
