@@ -83,13 +83,14 @@ def _log_ratios(model: Any, before: Any, pairs: list[tuple[list[int], list[int]]
     """(N,): log of how much more probable each answer is, after its prompt, to the model than it was before."""
     length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     ids = torch.tensor([[*prompt, *answer, *[PAD] * (length - len(prompt) - len(answer))] for prompt, answer in pairs])
+    mask = (ids != PAD).long()
     place = torch.arange(length - 1)
     first = torch.tensor([len(prompt) - 1 for prompt, _ in pairs])[:, None]
     last = first + torch.tensor([len(answer) for _, answer in pairs])[:, None]
     asked = (place >= first) & (place < last)  # positions whose next token is one of the answer's
 
     def log_probabilities(of: Any) -> Tensor:
-        scores = of(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+        scores = of(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
         total: Tensor = (scores * asked).sum(1)
         return total
 
