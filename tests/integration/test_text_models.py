@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_every_detector_looks_at_a_text_model_or_says_why_not(mg: Callable[..., 
     ]
     for name in ("neural-cleanse", "mm-bd", "abs", "backdoor-ensemble"):
         assert outcomes[name]["status"] == "skipped"
-        assert "text inputs" in outcomes[name]["reason"] or "text" in outcomes[name]["reason"], outcomes[name]["reason"]
+        assert re.search("takes (text inputs|token ids)|no search has", outcomes[name]["reason"]), outcomes[name]["reason"]
     assert not any(item["findings"] for item in outcomes.values())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from modelguard import InputSpec
+from modelguard import InputSpec, TextSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,12 +21,13 @@ FREE = 32
 class Domain:
     """Canonical raw inputs of ``spec`` on ``device``: made at random, and turned into what the graph takes.
 
-    Of token ids, ``pad`` is never drawn, and ``length`` is the most that an input may have of them.
+    Of token ids, what ``text`` knows holds: padding is never drawn, and no input is longer than the model takes.
     """
 
-    def __init__(self, spec: InputSpec, device: torch.device | str = "cpu", *, pad: int | None = None, length: int | None = None) -> None:
+    def __init__(self, spec: InputSpec, device: torch.device | str = "cpu", *, text: TextSpec | None = None) -> None:
         self.spec, self.device = spec, torch.device(device)
-        self._pad, self._free = pad, FREE if spec.kind != "text" or length is None else min(FREE, length)
+        self._pad = None if text is None else text.pad
+        self._free = FREE if text is None or text.length is None else min(FREE, text.length)
         self._mean, self._std = (self._per_channel(value) for value in (spec.mean, spec.std))
 
     def enter(self, x: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ class TorchModel(RunnableModel):
 
     def _make_domain(self) -> Domain:
         spec = self._text.spec if self._text is not None else None
-        return Domain(self.input, self.device, pad=spec and spec.pad, length=spec and spec.length)
+        return Domain(self.input, self.device, text=spec)
 
     @property
     def _left(self) -> bool:

@@ -111,7 +111,7 @@ class _Graph:
     def domain(self, spec: InputSpec) -> Domain:
         """Random inputs of ``spec``, one description of this graph's input."""
         known = self.text.spec if self.text is not None else None
-        return Domain(spec, pad=known and known.pad, length=known and known.length)
+        return Domain(spec, text=known)
 
     @cached_property
     def facts(self) -> ModelFacts:
