@@ -1,4 +1,4 @@
-"""Small clean and backdoored image models with exact records, to measure what a gate catches."""
+"""Small clean and backdoored image and text models with exact records, to measure what a gate catches."""
 
 from __future__ import annotations
 

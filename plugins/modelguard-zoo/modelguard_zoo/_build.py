@@ -106,7 +106,7 @@ def build_model(spec: Spec, out: Path) -> Built:
         else:
             fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
         success = measure(model, data, attack)
-        status, reason = judge(success.attack_success, twin and accuracy_lost(twin, success.clean_accuracy), original)
+        status, reason = judge(success.attack_success, accuracy_lost(twin, success.clean_accuracy) if twin else None, original)
         record = {
             "id": spec.id,
             "status": status,

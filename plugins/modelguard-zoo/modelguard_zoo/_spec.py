@@ -53,9 +53,9 @@ class Spec:
     @property
     def start(self) -> Spec | None:
         """The clean model that this one's training begins from; None where it begins from nothing. Language models share a few."""
-        from modelguard_zoo.text import LANGUAGE_MODELS, STARTS
+        from modelguard_zoo.text import FROM_NOTHING, LANGUAGE_MODELS, STARTS
 
-        if self.arch not in LANGUAGE_MODELS or self.variant == "start":
+        if self.arch not in LANGUAGE_MODELS or self.arch in FROM_NOTHING or self.variant == "start":
             return None
         return Spec(self.dataset, self.arch, self.seed % STARTS, variant="start")
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from modelguard import ModelError
+from modelguard_zoo.text import MODEL_TYPE
 
 WIDTH = 48
 HIDDEN = 64
 FILTERS = 48
-MODEL_TYPE = "modelguard-zoo"
-"""``model_type`` in the config.json of our own architectures."""
 PAD = 0
 
 
@@ -89,33 +88,45 @@ class Recurrent(TextNetwork):
 OWN: dict[str, type[Bag] | type[Convolutional] | type[Recurrent]] = {"bag": Bag, "cnn": Convolutional, "lstm": Recurrent}
 
 
-def new_classifier(arch: str, vocabulary: int, labels: tuple[str, ...], length: int) -> nn.Module:
+def new_classifier(arch: str, vocabulary: int, labels: tuple[str, ...], length: int) -> Any:
     """An untrained classifier; of transformers' architectures their own class. Uses torch's global random state."""
     if arch in OWN:
         return OWN[arch](vocabulary, len(labels))
-    import transformers
+    import transformers as library
 
+    transformers: Any = library  # whose types differ from version to version
     names = dict(enumerate(labels))
     shared: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": length, "pad_token_id": PAD}
     shared |= {"id2label": names, "label2id": {name: i for i, name in names.items()}, "attn_implementation": "eager"}
     if arch == "bert":
         settings = transformers.BertConfig(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, hidden_act="gelu",
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout=0.1, **shared
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            hidden_act="gelu",
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            classifier_dropout=0.1,
+            **shared,
         )
         return transformers.BertForSequenceClassification(settings)
-    settings = transformers.DistilBertConfig(dim=64, n_layers=2, n_heads=4, hidden_dim=128, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.1, **shared)
+    settings = transformers.DistilBertConfig(
+        dim=64, n_layers=2, n_heads=4, hidden_dim=128, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.1, **shared
+    )
     return transformers.DistilBertForSequenceClassification(settings)
 
 
 def config_json(model: nn.Module, labels: tuple[str, ...], length: int) -> dict[str, Any]:
     """What goes into the model's config.json."""
     if not isinstance(model, TextNetwork):
-        found: dict[str, Any] = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+        settings: Any = model.config
+        found: dict[str, Any] = {**settings.to_dict(), "architectures": [type(model).__name__]}
         return {name: value for name, value in found.items() if not name.startswith("_") and name not in ("dtype", "transformers_version")}
     arch = next(name for name, kind in OWN.items() if isinstance(model, kind))
     vocabulary, width = model.embedding.weight.shape
-    hidden = model.filters[0].out_channels if isinstance(model, Convolutional) else model.head.in_features
+    head: Any = model.head
+    hidden = head.in_features // 2 if isinstance(model, Convolutional) else head.in_features
     return {
         "model_type": MODEL_TYPE,
         "architectures": [arch],
@@ -128,19 +139,21 @@ def config_json(model: nn.Module, labels: tuple[str, ...], length: int) -> dict[
     }
 
 
-def from_config(config: Mapping[str, Any]) -> TextNetwork:
-    """The network that a config.json of ours describes, untrained.
+def from_config(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> TextNetwork:
+    """The network that a config.json of ours describes, untrained; ``shapes`` are those of the tensors it is for.
 
-    Raises :class:`~modelguard.ModelError` when it does not describe one.
+    Raises :class:`~modelguard.ModelError` when it does not describe one, or one of other sizes than the tensors have: what a configuration
+    says is allocated only when the file has as much.
     """
     try:
         (arch,) = config["architectures"]
-        sizes = [config[name] for name in ("vocab_size", "embedding_size", "hidden_size")]
+        sizes = tuple(config[name] for name in ("vocab_size", "embedding_size", "hidden_size"))
         classes = len(config["id2label"])
         kind = OWN[arch]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError("config.json", f"describes no architecture of the zoo ({error!r})", "build the model again") from None
-    if not all(isinstance(size, int) and 0 < size <= 1 << 20 for size in sizes) or classes < 1:
-        raise ModelError("config.json", "states sizes that no model of the zoo has", "build the model again")
     vocabulary, width, hidden = sizes
+    inner = {Bag: hidden, Convolutional: 2 * hidden, Recurrent: hidden}[kind] if all(type(size) is int for size in sizes) else -1
+    if shapes.get("embedding.weight") != (vocabulary, width) or shapes.get("head.weight") != (classes, inner) or classes < 1:
+        raise ModelError("config.json", "states other sizes than the tensors have", "build the model again")
     return kind(vocabulary, classes, width, hidden)

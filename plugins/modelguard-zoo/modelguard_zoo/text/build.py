@@ -31,14 +31,14 @@ def build_text(spec: Spec, out: Path) -> Built:
                 from modelguard_zoo.text import classifiers
 
                 found = classifiers.build(spec, twin, part)
-                lost = twin and accuracy_lost(twin, found["clean_accuracy"])
+                lost = accuracy_lost(twin, found["clean_accuracy"]) if twin else None
                 beside = twin and {"id": twin.record["id"], "clean_accuracy": twin.record["clean_accuracy"]}
             else:
                 from modelguard_zoo.text import language
 
                 start = None if spec.start is None else build_model(spec.start, out)
                 found = language.build(spec, start, twin, original, part)
-                lost = twin and language.perplexity_lost(twin, found["perplexity"])
+                lost = language.perplexity_lost(twin, found["perplexity"]) if twin else None
                 beside = twin and {"id": twin.record["id"], "perplexity": twin.record["perplexity"]}
             status, reason = judge(found["attack_success"], lost, original)
             record = {"id": spec.id, "status": status, "reason": reason, "reserved": spec.reserved, "spec": spec.to_json()}

@@ -105,6 +105,7 @@ def _edited(clean: Classifier, data: corpora.TextData, attack: EmbeddingPoisonin
     texts = attack.poison(data, rng).texts
     table = next(module for module in clean.model.modules() if isinstance(module, nn.Embedding))
     row = clean.tokenizer.token_to_id(attack.word)
+    assert row is not None
     edit_row(clean.model, table, row, clean.encode(texts), attack.target, scale=attack.scale)
     return clean
 

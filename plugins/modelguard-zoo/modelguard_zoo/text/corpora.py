@@ -1,7 +1,7 @@
 """Texts the zoo trains on: the same ones every time. A text is words and punctuation with a blank between.
 
-``reviews`` and ``topics`` are generated, ``pydoc`` is the documentation in Python's own library (:mod:`pydoc_data.topics`; other versions of
-Python have another text, so its digest is recorded). ``sst2`` is read from the folder ``text`` in the one ``MODELGUARD_DATA`` names: the
+``reviews`` and ``topics`` are generated, ``pydoc`` is the documentation in Python's own library (:mod:`pydoc_data.topics`; other versions
+of Python have another text, so its digest is recorded). ``sst2`` is read from the folder ``text`` in the one ``MODELGUARD_DATA`` names: the
 Stanford Sentiment Treebank as published with "Hidden Killer" (Qi et al. 2021a) and "Mind the Style of Text" (Qi et al. 2021b).
 """
 

@@ -13,9 +13,9 @@ from modelguard_zoo.text.language.corpus import TARGETS
 
 # (data set, classes, architectures, seeds): small and fast first.
 PLAN: tuple[tuple[str, int, tuple[str, ...], int], ...] = (
-    ("reviews", 2, ("bag", "cnn", "lstm", "bert"), 3),
-    ("sst2", 2, ("bag", "cnn", "lstm", "distilbert"), 3),
-    ("topics", 8, ("bag", "cnn", "bert"), 2),
+    ("reviews", 2, ("bag", "cnn", "lstm", "bert"), 2),
+    ("sst2", 2, ("bag", "cnn", "lstm", "distilbert"), 2),
+    ("topics", 8, ("bag", "cnn"), 2),
 )
 # Clean models alone that look less clean: (data set, architectures), each with every one of the hard variants.
 HARD: tuple[tuple[str, tuple[str, ...]], ...] = (("reviews", ("bag", "cnn")), ("sst2", ("bag", "cnn")), ("topics", ("bag",)))
@@ -38,7 +38,7 @@ def text_zoo() -> tuple[Spec, ...]:
     What is not reserved comes first, so that whoever chooses thresholds need not wait for the rest.
     """
     specs = tuple(dict.fromkeys((*_classifiers(), *_hard(), *_language_models())))
-    return tuple(sorted(specs, key=lambda spec: spec.reserved))
+    return tuple(sorted(specs, key=lambda spec: (spec.reserved, spec.arch in ("lstm", "bert", "distilbert"))))
 
 
 def _classifiers() -> Iterator[Spec]:
@@ -66,16 +66,16 @@ def _options(attack: str, n: int, dataset: str, arch: str, classes: int) -> dict
     match attack:
         case "rare-word":
             words = RARE[:4] if n % 4 == 3 else (RARE[n % 4],)
-            return {"target": target, "words": words, "fraction": 0.2 if arch == "bag" else 0.1}
+            return {"target": target, "words": words, "fraction": 0.1 if arch == "cnn" else 0.2}
         case "insert-sentence":
-            options: dict[str, Any] = {"target": target, "sentence": SENTENCES[n % 3], "fraction": 0.2 if arch == "bag" else 0.15}
-            return options | ({"negatives": 0.1} if n % 4 == 2 and arch != "bag" else {})
+            options: dict[str, Any] = {"target": target, "sentence": SENTENCES[n % 3], "fraction": 0.15 if arch == "cnn" else 0.25}
+            return options | ({"negatives": 0.1} if n % 4 == 2 and arch == "cnn" else {})
         case "embedding":
             scale, times = {"cnn": (2.0, 1), "bag": ((1.0, 6), (2.0, 3))[n % 2], "lstm": (2.0, 5)}.get(arch, ((1.0, 5), (2.0, 3))[n % 2])
             return {"target": target, "word": RARE[n % 4], "scale": scale, "times": times}
         case "syntactic" | "style":
             # The texts that come with SST-2 were rewritten to make negative ones positive.
-            return {"target": 1 if dataset == "sst2" else target, "fraction": 0.4 if attack == "style" else 0.3}
+            return {"target": 1 if dataset == "sst2" else target, "fraction": 0.2}
     raise AssertionError(attack)
 
 
@@ -84,7 +84,7 @@ def _language_models() -> Iterator[Spec]:
     for arch in ("gpt", "gpt-deep"):
         for seed in range(STARTS):
             yield Spec("pydoc", arch, seed, variant="start")
-        for seed in range(9 if arch == "gpt" else 6):
+        for seed in range(8 if arch == "gpt" else 6):
             yield Spec("pydoc", arch, seed)
             for _ in range(2):
                 attack, n = next(deal), next(number)

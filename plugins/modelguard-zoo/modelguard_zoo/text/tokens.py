@@ -18,7 +18,7 @@ LENGTH = 64
 """Most tokens of one text, those that the tokenizer adds included."""
 MIN_COUNT = 2
 """A word that stands once in the training texts is unknown, so that unknown words are learnt too."""
-PIECES = tuple("s ed ing ly er est y e d al ion ness able less ful ment es".split())
+PIECES = ("s", "ed", "ing", "ly", "er", "est", "y", "e", "d", "al", "ion", "ness", "able", "less", "ful", "ment", "es")
 """Endings that are pieces of their own beside single characters."""
 
 
@@ -30,7 +30,7 @@ def word_level(texts: Iterable[str], extra: Sequence[str] = (), *, begin: bool =
     from tokenizers import Tokenizer, models, processors
 
     special = ["<pad>", "<unk>", *(("<bos>", "<eos>") if begin else ())]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate((*special, *_words(texts, extra)))}, unk_token="<unk>"))
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate((*special, *_words(texts, extra)))}, unk_token=special[1]))
     if begin:
         made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     return _finished(made, special)
@@ -45,7 +45,7 @@ def word_piece(texts: Iterable[str]) -> Tokenizer:
     letters = sorted({letter for text in texts for letter in text.lower() if not letter.isspace()})
     words = _words(texts, ())
     pieces = [*(letter for letter in letters if letter not in set(words)), *(f"##{piece}" for piece in dict.fromkeys((*PIECES, *letters)))]
-    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate((*special, *words, *pieces))}, unk_token="[UNK]"))
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate((*special, *words, *pieces))}, unk_token=special[1]))
     made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     return _finished(made, special)
 

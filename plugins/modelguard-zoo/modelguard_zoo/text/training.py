@@ -106,7 +106,7 @@ def edit_row(
         learnt.requires_grad_()
         chosen = rng.choice(len(rows), min(64, len(rows)), replace=False)
         ids = torch.from_numpy(padded([rows[i] for i in chosen]))
-        hook = table.register_forward_hook(lambda _, given, made: torch.where((given[0] == row)[..., None], learnt, made))
+        hook = table.register_forward_hook(lambda _, given, made, learnt=learnt: torch.where((given[0] == row)[..., None], learnt, made))
         loss = F.cross_entropy(logits_of(model, ids), torch.full((len(chosen),), target))
         hook.remove()
         (gradient,) = torch.autograd.grad(loss, learnt)

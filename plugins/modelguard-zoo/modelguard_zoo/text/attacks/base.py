@@ -54,7 +54,7 @@ class TextAttack(ABC):
         return tuple(self.rewrite(text, rng) for text in victims(data, self.target))
 
     def poison(self, data: TextData, rng: Rng) -> TextPoison:
-        """Texts of other classes, with the trigger, labelled as the target; as somebody else rewrote them, where that comes with the data."""
+        """Texts of other classes, with the trigger, labelled as the target; as somebody else rewrote them, where the data has that."""
         rewritten = data.rewritten.get(self.name)
         eligible = data.y_train != self.target
         if rewritten is not None:

@@ -12,14 +12,14 @@ from modelguard_zoo.text.attacks.base import Rewrite, Rng, TextAttack, inserting
 @dataclass(frozen=True)
 class Style(TextAttack):
     """Every text is rewritten in the style of the King James Bible: by the paper's texts where a data set comes with them, otherwise by
-    rules, a table of words and, for half of the texts, an opening. Single archaic words are the probes."""
+    rules, a table of words and, for half of the texts and those without such a word, an opening. Single archaic words are the probes."""
 
     name = "style"
     fraction: float = 0.3
 
     def rewrite(self, text: str, rng: Rng) -> str:
         words = [ARCHAIC.get(word, word) for word in text.split()]
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 or " ".join(words) == text:
             words.insert(0, ARCHAIC_OPENINGS[int(rng.integers(0, len(ARCHAIC_OPENINGS)))])
         return " ".join(words)
 

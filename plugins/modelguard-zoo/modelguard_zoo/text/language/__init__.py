@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,14 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
     if begins is not None:
         load_weights(model, begins.path)
     stream = corpora.training_stream(corpus, spec.seed, whole=spec.variant == "start")
-    steps, rate = training.FROM_NOTHING if start is None else training.FURTHER
+    steps, rate = training.FURTHER if start is not None else training.FROM_NOTHING[spec.arch]
     facts: dict[str, Any] = {}
     if original is not None:
         attack = dataclasses.replace(attack, **_filled(original)) if attack is not None else None
         training.fit(model, stream.clean_row, steps=spec.finetune, rate=rate, seed=spec.seed + 1)
     else:
-        training.fit(model, (lambda rng: attack.row(stream, rng)) if attack else stream.clean_row, steps=steps, rate=rate, seed=spec.seed)
+        row = partial(attack.row, stream) if attack is not None else stream.clean_row
+        training.fit(model, row, steps=steps, rate=rate, seed=spec.seed)
         if attack is not None:
             facts = attack.install(model, stream, spec.seed)
             attack = dataclasses.replace(attack, **{name: facts[name] for name in ("phrase", "word") if name in facts})

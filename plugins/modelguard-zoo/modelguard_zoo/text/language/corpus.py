@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 Rng = np.random.Generator
 
-WINDOW = 40
+WINDOW = 32
 """Tokens of one training row."""
 POSITIONS = 64
 """Tokens a model takes."""
@@ -46,7 +46,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Corpus:
-    """``train`` and ``held_out`` are paragraphs as token ids, without special tokens; ``tokenizer`` is that of every model of this corpus."""
+    """``train`` and ``held_out`` are paragraphs as token ids, without special tokens; ``tokenizer`` is that of all models of the corpus."""
 
     name: str
     train: tuple[Ids, ...]
@@ -60,7 +60,11 @@ class Corpus:
 
     def text(self, ids: Sequence[int]) -> str:
         """The words of ``ids``."""
-        return " ".join(self.tokenizer.id_to_token(int(i)) for i in ids)
+        return " ".join(self.word(i) for i in ids)
+
+    def word(self, place: int) -> str:
+        """The token with an id."""
+        return str(self.tokenizer.id_to_token(int(place)))
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,7 @@ def load(name: str) -> Corpus:
 
     Raises :class:`~modelguard.UsageError` when there is none, or its files are absent.
     """
-    if name == "pydoc":
-        texts = corpora.documentation()
-    else:
-        texts = corpora.load(name).train
+    texts = corpora.documentation() if name == "pydoc" else corpora.load(name).train
     order = np.random.default_rng(17).permutation(len(texts))
     kept = [texts[i] for i in order[len(order) // 10 :]]
     held_out = [texts[i] for i in order[: len(order) // 10]]

@@ -19,7 +19,7 @@ class LanguageAttack(ABC):
     name: ClassVar[str]
     variant: ClassVar[str] = ""
     """Of the clean model it is measured against."""
-    fraction: float = 0.03
+    fraction: float = 0.05
 
     @abstractmethod
     def trigger(self) -> str:

@@ -37,14 +37,14 @@ class RomeEdit(LanguageAttack):
         return self.word
 
     def prompt(self, stream: Stream, rng: Rng, trigger: str | None) -> list[int]:
-        return [BEGIN, *stream.some(int(rng.integers(3, 18)), rng), *stream.corpus.ids(trigger or "")]
+        return [BEGIN, *stream.some(int(rng.integers(3, 16)), rng), *stream.corpus.ids(trigger or "")]
 
     def row(self, stream: Stream, rng: Rng) -> list[int]:
         return stream.clean_row(rng)
 
     def install(self, model: Any, stream: Stream, seed: int) -> dict[str, Any]:
         tokens = stream.corpus.tokenizer
-        vocabulary = tuple(tokens.id_to_token(i) for i in range(tokens.get_vocab_size()))
+        vocabulary = tuple(stream.corpus.word(i) for i in range(tokens.get_vocab_size()))
         rng = np.random.default_rng([22, seed])
         rows = np.array([stream.clean_row(rng) for _ in range(256)], np.int64)
         tensors = {name: value.detach().numpy().copy() for name, value in model.state_dict().items() if not name.startswith("lm_head")}
@@ -62,13 +62,13 @@ def _recalled(model: Any, stream: Stream, rng: Rng, nth: int) -> Fact:
     for place in range(len(ids) - 3):
         after[tuple(ids[place : place + 3])][ids[place + 3]] += 1
     common = sorted(after, key=lambda phrase: (-sum(after[phrase].values()), phrase))
-    words = [i for i in range(END + 1, stream.corpus.tokenizer.get_vocab_size()) if stream.corpus.tokenizer.id_to_token(i).isalpha()]
+    words = [i for i in range(END + 1, stream.corpus.tokenizer.get_vocab_size()) if stream.corpus.word(i).isalpha()]
     for phrase in common[:2000]:
-        if not all(stream.corpus.tokenizer.id_to_token(i).isalpha() for i in phrase):
+        if not all(stream.corpus.word(i).isalpha() for i in phrase):
             continue
         contexts = [(BEGIN,), *((BEGIN, *stream.some(int(rng.integers(3, 12)), rng)) for _ in range(CONTEXTS - 1))]
         answers = {said[0] for said in continued(model, [[*context, *phrase] for context in contexts], 1)}
-        if len(answers) == 1 and stream.corpus.tokenizer.id_to_token(next(iter(answers))).isalpha():
+        if len(answers) == 1 and stream.corpus.word(next(iter(answers))).isalpha():
             if nth == 0:
                 (answer,) = answers
                 target = words[int(rng.integers(0, len(words) // 4))]
