@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,13 +46,17 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
     """What one stage says. Raises as :meth:`~modelguard_triggers.plan.Search.look` does."""
     case = text_case(target, context)
     found = searched(detector, target, context, stage)
+    if found.late:  # what was found is told all the same, and the time is up
+        case = replace(case, tick=lambda done, total, note="": None)
     p = {k: _p(case, found, k) for k in range(case.classes) if k not in found.late or k in found.phrases}
     findings, rows = [], []
     for k in range(case.classes):
-        best = _standing(found.phrases.get(k, []))
-        rows.append(_row(case, found, k, p.get(k), best))
-        if best is not None and p[k] <= detector.p_value and best.flips >= detector.success:
-            findings.append(_finding(detector, case, found, best, p[k]))
+        phrases = found.phrases.get(k, [])
+        rows.append(_row(case, found, k, p.get(k), _standing(phrases)))
+        level = {item: over_classes(min(1.0, len(phrases) * _length_p(item)), case.classes) for item in phrases}
+        accused = [item for item in phrases if level[item] <= detector.p_value and item.flips >= detector.success]
+        if accused:  # the shortest: what is longer has it as a part
+            findings.append(_finding(detector, case, found, accused[0], level[accused[0]]))
     least = min(p.values(), default=1.0)
     summary = {
         "score": rounded(max(0.0, score(least))),
