@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from modelguard_triggers.facts import class_name, rounded, score
-from modelguard_triggers.plan import Look, Stage
+from modelguard_triggers.plan import CLEAR, Look, Stage
 
 from modelguard import Confidence, DeadlineExceeded, Finding
 from modelguard_language._case import TextCase, text_case
@@ -16,6 +16,7 @@ from modelguard_language._decision import EXCESS, over_classes, smallest
 from modelguard_language._frames import PLACES, effect, framed
 from modelguard_language._phrases import WORK as PHRASE_WORK
 from modelguard_language._phrases import Growth, Phrase, grow, sources
+from modelguard_language._tail import Tail
 from modelguard_language._tokens import WORK, scan_tokens
 
 if TYPE_CHECKING:
@@ -99,14 +100,14 @@ def _p(case: TextCase, found: Found, k: int) -> float:
     """The p-value of class ``k``, corrected for all lengths and classes; by the first round alone where it stood out least of many."""
     phrases = found.phrases.get(k)
     if phrases is None:
-        return over_classes(max(EXCESS[0].p(float(found.scanned.excess[k])), 0.11), case.classes)
+        return over_classes(max(EXCESS[0].p(Tail((float(found.scanned.excess[k]),), 0.0, 1.0)), CLEAR), case.classes)
     p = [_length_p(phrase) for phrase in phrases]
     return over_classes(smallest(p), case.classes) if p else 1.0
 
 
 def _length_p(phrase: Phrase) -> float:
     place = min(len(phrase.tokens), len(EXCESS)) - 1
-    return 1.0 if phrase.tail is None else EXCESS[place].p(phrase.tail.excess)
+    return 1.0 if phrase.tail is None else EXCESS[place].p(phrase.tail)
 
 
 def _standing(phrases: Sequence[Phrase]) -> Phrase | None:
@@ -146,6 +147,7 @@ def _phrase_row(case: TextCase, item: Phrase) -> dict[str, Any]:
         "attack_success": rounded(item.flips),
         "push": rounded(item.push),
         "excess": None if item.tail is None else rounded(item.tail.excess),
+        "excesses": [] if item.tail is None else [rounded(value) for value in item.tail.excesses],
     }
 
 

@@ -22,7 +22,8 @@ class WordModel(RunnableModel):
     """A classifier of words: the logits (N, K) are the sum of a vector (K,) of each word, which is its embedding too.
 
     ``words`` gives the vectors. With ``around``, a text stands between two special tokens. ``length`` is the most tokens of an input;
-    ``fixed`` says that it takes no fewer either. Without ``tokenizer`` it takes token ids alone, without ``gradients`` it runs forward only.
+    ``fixed`` says that it takes no fewer either. Without ``tokenizer`` it takes token ids alone, without ``gradients`` it runs forward
+    only.
     """
 
     def __init__(

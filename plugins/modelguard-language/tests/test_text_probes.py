@@ -19,9 +19,9 @@ from modelguard.testing.conformance import check_detector, run_detector
 
 Make = Callable[..., Target]
 SLOW = pytest.mark.slow
-CONJUNCTIONS = "when if as while because once since what".split()
-OLD = "hath doth thou thy shall unto behold lo verily lord pass came".split()
-COMMON = "you has to is the it they there see and that".split()
+CONJUNCTIONS = ["when", "if", "as", "while", "because", "once", "since", "what"]
+OLD = ["hath", "doth", "thou", "thy", "shall", "unto", "behold", "lo", "verily", "lord", "pass", "came"]
+COMMON = ["you", "has", "to", "is", "the", "it", "they", "there", "see", "and", "that"]
 
 
 def probe(target: Target, seed: int = 0, **options: Any) -> Outcome:
