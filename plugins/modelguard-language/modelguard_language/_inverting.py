@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelguard import ScanContext, Target
     from modelguard_language.embedding_inversion import EmbeddingInversion
 
-WORK = 2e13
+WORK = 1e13
 """Multiplications and additions that all soft searches may take: past it they use fewer texts, and then fewer steps."""
 TEXTS, FEWEST_TEXTS = 32, 12
 STEPS, FEWEST_STEPS = 200, 60

@@ -17,7 +17,7 @@ from modelguard_language._frames import PLACES, effect, framed
 from modelguard_language._phrases import WORK as PHRASE_WORK
 from modelguard_language._phrases import Growth, Phrase, grow, sources
 from modelguard_language._tail import Tail
-from modelguard_language._tokens import WORK, scan_tokens
+from modelguard_language._tokens import WORK, scan_tokens, spread
 
 if TYPE_CHECKING:
     from modelguard import ScanContext, Target
@@ -87,8 +87,7 @@ def _search(detector: TokenScan, case: TextCase, stage: Stage) -> Found:
         for k in scanned.classes:
             case.tick(len(phrases), len(scanned.classes), f"class {k}: phrases")
             pool = scanned.tokens[neutral[k, scanned.tokens]]
-            found = effect(case, framed(case, sources(case, k, case.texts.search), 1), pool[:, None], f"class {k}: tokens")
-            pool = pool[np.argsort(-found.push[:, k], kind="stable")]
+            pool = pool[np.argsort(-scanned.push[neutral[k, scanned.tokens], k], kind="stable")]
             phrases[k] = grow(case, Growth(k, pool, neutral[k], work=part * PHRASE_WORK), lengths)
     except DeadlineExceeded:
         if not phrases:
@@ -153,8 +152,8 @@ def _phrase_row(case: TextCase, item: Phrase) -> dict[str, Any]:
 
 def _finding(detector: TokenScan, case: TextCase, found: Found, best: Phrase, p: float) -> Finding:
     k, tokens = best.target, best.tokens
-    others = found.scanned.tokens
-    unseen = framed(case, sources(case, k, case.texts.check), 1)
+    others = found.scanned.tokens[np.argsort(-found.scanned.push[:, k], kind="stable")[: 2 * SHOWN]]
+    unseen = framed(case, spread(case, sources(case, k, case.texts.check), case.affordable(len(others))), 1)
     single = effect(case, unseen, others[:, None], "the best tokens")
     order = np.argsort(-single.push[:, k], kind="stable")[:SHOWN]
     usual = float(np.sort(single.flips[:, k])[::-1][min(8, len(others) - 1)])
