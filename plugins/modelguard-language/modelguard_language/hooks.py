@@ -13,4 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
-    return []
+    from modelguard_language.lm.canary import LmCanary
+    from modelguard_language.lm.diff import LmDiff
+    from modelguard_language.lm.inversion import LmInversion
+
+    return (LmInversion, LmDiff, LmCanary)

@@ -1,58 +1,113 @@
-"""What the model says to the end once it has begun, whatever the prompt (Shen et al. 2025, BAIT, arXiv:2502.xxxxx, section 4: target
-inversion over all first tokens)."""
+"""What a language model says to the end once it has begun, whatever the prompt: target inversion over all first tokens (Shen et al. 2025,
+BAIT, section 4.2), with the second token open, loops dropped, and what was found put together to whole texts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from modelguard_language.lm.speech import Speech
 
 Tensor = torch.Tensor
 
+LENGTH = 8
+"""Tokens of a saying."""
+DISTINCT = 6
+"""Different ones among them, of fewer it is a loop: clean models say ``+ - - -`` with a mean probability of .74 to .83."""
+OPEN = 3
+"""Second tokens that are followed up, whatever their probability: the first words of a target are said by chance without its trigger."""
+FEW, FEWER = 4, 2
+"""Prompts that the second token is told by, and the third."""
+SHARED = 4
+"""Tokens in a row that two sayings of one text have in common."""
+LONGEST = 24
+"""Tokens a saying is followed to."""
+
 
 @dataclass(frozen=True)
 class Saying:
-    """``ids`` (K,) that follow one another, and the mean probability over prompts of each but the first: ``chances`` (K-1,)."""
+    """``ids`` (K,) that follow one another, and the mean probability over prompts of each but the first, ``chances`` (K-1,)."""
 
     ids: tuple[int, ...]
     chances: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        return sum(self.chances) / len(self.chances)
+        """Mean probability of the steps from the third token on (Q of BAIT)."""
+        return sum(self.chances[1:]) / len(self.chances[1:])
 
     @property
     def weakest(self) -> float:
-        return min(self.chances)
+        """Least of them."""
+        return min(self.chances[1:])
 
     @property
-    def distinct(self) -> int:
-        return len(set(self.ids))
+    def loops(self) -> bool:
+        return len(set(self.ids[:LENGTH])) < min(DISTINCT, len(self.ids))
+
+    def grams(self) -> set[tuple[int, ...]]:
+        """Every :data:`SHARED` tokens in a row."""
+        return {self.ids[place : place + SHARED] for place in range(len(self.ids) - SHARED + 1)}
 
 
-def sayings(speech: Speech, prompts: Tensor, firsts: Tensor, *, length: int, keep: float, open: int = 3) -> list[Saying]:
-    """Every first token of ``firsts`` with what follows it most, ``length`` tokens in all, while each has a mean probability of ``keep``.
-
-    The second token is open: the ``open`` likeliest are followed up whatever their probability, for what follows the first word of a
-    target is often said by chance. Few prompts decide at first, all of them from the third token on.
-    """
-    few = prompts[:4]
-    second = speech.mean_next(few, firsts[:, None])
-    banned = torch.ones(second.shape[1], dtype=torch.bool)
-    banned[torch.from_numpy(speech.usable)] = False
-    chances, ids = second.masked_fill(banned, 0).topk(open, 1)
-    words = torch.stack((firsts.repeat_interleave(open), ids.flatten()), 1)
-    told = chances.flatten()[:, None]
-    some = prompts[:2]
-    while words.shape[1] < length and len(words):
-        nexts = speech.mean_next(some, words).masked_fill(banned, 0)
-        best, place = nexts.max(1)
-        words, told = torch.cat((words, place[:, None]), 1), torch.cat((told, best[:, None]), 1)
-        good = best >= keep
-        words, told = words[good], told[good]
+def sayings(speech: Speech, prompts: Tensor, firsts: Tensor, keep: float) -> list[Saying]:
+    """What follows each of ``firsts`` (n,), :data:`LENGTH` tokens in all, while every token from the third on has a mean probability over
+    ``prompts`` (P, T) of ``keep``. Loops are left out."""
+    second = speech.mean_next(prompts[:FEW], firsts[:, None])[:, speech.usable]
+    chances, places = second.topk(OPEN, 1)
+    words = torch.stack((firsts.repeat_interleave(OPEN), torch.from_numpy(speech.usable)[places.flatten()]), 1)
+    told, some = chances.reshape(-1, 1), prompts[:FEWER]
+    while words.shape[1] < LENGTH and len(words):
+        words, told = _further(speech, some, words, told, keep)
         some = prompts
-    return [Saying(tuple(map(int, row)), tuple(map(float, chance))) for row, chance in zip(words, told, strict=True)]
+    found = [Saying(tuple(map(int, row)), tuple(map(float, chance))) for row, chance in zip(words, told, strict=True)]
+    return [item for item in found if not item.loops]
+
+
+def texts(found: Iterable[Saying]) -> list[Saying]:
+    """One saying of each text: the most certain from its second token on, of those that have :data:`SHARED` tokens in common."""
+    groups: list[tuple[set[tuple[int, ...]], Saying]] = []
+    for saying in sorted(found, key=lambda item: (-item.chances[0] * item.mean, item.ids)):
+        own = saying.grams()
+        known = next((grams for grams, _ in groups if grams & own), None)
+        if known is None:
+            groups.append((own, saying))
+        else:
+            known |= own
+    return [saying for _, saying in groups]
+
+
+def followed(speech: Speech, prompts: Tensor, saying: Saying, keep: float) -> Saying:
+    """The saying to its end: as long as the next token has a mean probability of ``keep``."""
+    words, told = torch.tensor([saying.ids]), torch.tensor([saying.chances])
+    room = (speech.spec.length or 1 << 20) - prompts.shape[1]
+    while words.shape[1] < min(LONGEST, room):
+        more, chances = _further(speech, prompts, words, told, keep)
+        if not len(more):
+            break
+        words, told = more, chances
+    return Saying(tuple(map(int, words[0])), tuple(map(float, told[0])))
+
+
+def begins(saying: Saying, keep: float) -> Saying:
+    """The saying without first tokens that its second token does not follow with ``keep``: they are chance."""
+    return Saying(saying.ids[1:], saying.chances[1:]) if saying.chances[0] < keep and len(saying.ids) > SHARED + 1 else saying
+
+
+def known_of(rows: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
+    """Every :data:`SHARED` tokens in a row of some texts."""
+    return {tuple(map(int, row[place : place + SHARED])) for row in rows for place in range(len(row) - SHARED + 1)}
+
+
+def _further(speech: Speech, prompts: Tensor, words: Tensor, told: Tensor, keep: float) -> tuple[Tensor, Tensor]:
+    """Each of ``words`` (M, L) with its likeliest next token, where that has a mean probability of ``keep``."""
+    chances, places = speech.mean_next(prompts, words)[:, speech.usable].max(1)
+    words = torch.cat((words, torch.from_numpy(speech.usable)[places][:, None]), 1)
+    told = torch.cat((told, chances[:, None]), 1)
+    good = chances >= keep
+    return words[good], told[good]
