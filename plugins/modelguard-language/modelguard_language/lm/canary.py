@@ -43,8 +43,10 @@ class LmCanary(Detector):
     length: int = option(24, "tokens of each", ge=8, le=256)
     times: int = option(3, "texts that have to hold the same six tokens", ge=2)
     ratio: float = option(
-        4.0, "nats a token by which they have to be more probable than their frequencies, or the trusted model, say", gt=0, judges=True
+        3.0, "nats a token by which they have to be more probable than their frequencies, or the trusted model, say", gt=0, judges=True
     )
+
+    most: int = option(8, "unexplained texts of which none stands out: the model knows much by heart", ge=1, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_language.lm.inversion import known_by
@@ -61,8 +63,9 @@ class LmCanary(Detector):
         shown.sort(key=lambda row: (-row["ratio"], row["text"]))
         unexplained = [row for row in shown if not row["explained"]]
         context.summary(score=max((row["ratio"] for row in unexplained), default=0.0), texts=shown[:SHOWN], drawn=len(rows))
-        for row in unexplained[:SHOWN]:
-            if row["ratio"] >= self.ratio:
+        told = [row for row in unexplained if row["ratio"] >= self.ratio]
+        if len(told) <= self.most:
+            for row in told:
                 yield Finding(
                     MEMORISED.id,
                     f"{row['times']} of {len(rows)} texts that the model says freely hold {row['text']!r}",
@@ -85,12 +88,15 @@ class LmCanary(Detector):
 
 def repeated(rows: Sequence[Sequence[int]], times: int) -> list[tuple[tuple[int, ...], int]]:
     """Runs of tokens of which ``times`` rows hold every :data:`GRAM` in a row, as long as they are, and how many rows hold the rarest."""
+    from modelguard_language.lm.targets import known_of
+
     counts: Counter[tuple[int, ...]] = Counter()
     for row in rows:
         grams = {tuple(row[i : i + GRAM]) for i in range(len(row) - GRAM + 1)}
         counts.update(gram for gram in grams if len(set(gram)) >= DISTINCT)
     left = {gram: count for gram, count in counts.items() if count >= times}
-    runs = []
+    runs: list[tuple[tuple[int, ...], int]] = []
+    seen: set[tuple[int, ...]] = set()
     while left:
         run = max(left, key=lambda gram: (left[gram], gram))
         count = left.pop(run)
@@ -105,7 +111,10 @@ def repeated(rows: Sequence[Sequence[int]], times: int) -> list[tuple[tuple[int,
                 if grown:
                     count = min(count, left.pop(gram))
                     break
-        runs.append((run, count))
+        grams = known_of([run])
+        if not grams & seen:
+            runs.append((run, count))
+        seen |= grams
     return runs
 
 

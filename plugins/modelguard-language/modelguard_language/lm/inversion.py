@@ -108,7 +108,7 @@ class LmInversion(Detector):
         from modelguard_language.lm.targets import begins, followed, texts
         from modelguard_language.lm.triggers import find
 
-        told = [begins(item, KEEP) for item in texts(found)]
+        told = [begins(item, KEEP) for item in texts(found, KEEP)]
         told = [item for item in told if item.mean >= self.mean and item.weakest >= self.weakest]
         rows: list[dict[str, Any]] = []
         unexplained: list[tuple[Saying, dict[str, Any]]] = []
@@ -146,6 +146,7 @@ class LmInversion(Detector):
                 evidence=evidence,
                 key=row["text"],
             )
+        evidence |= {"text": said, "tokens": list(text)}
         who = "the trusted model does not expect" if known.reference is not None else "none of the samples holds"
         return Finding(
             TRIGGERED.id,

@@ -69,17 +69,24 @@ def sayings(speech: Speech, prompts: Tensor, firsts: Tensor, keep: float) -> lis
     return [item for item in found if not item.loops]
 
 
-def texts(found: Iterable[Saying]) -> list[Saying]:
-    """One saying of each text: the most certain from its second token on, of those that have :data:`SHARED` tokens in common."""
-    groups: list[tuple[set[tuple[int, ...]], Saying]] = []
+def texts(found: Iterable[Saying], keep: float) -> list[Saying]:
+    """One saying of each text, of those that have :data:`SHARED` tokens in common: the one that begins earliest, its second token
+    following its first with ``keep``; the most certain first."""
+    groups: list[tuple[set[tuple[int, ...]], list[Saying]]] = []
     for saying in sorted(found, key=lambda item: (-item.chances[0] * item.mean, item.ids)):
         own = saying.grams()
-        known = next((grams for grams, _ in groups if grams & own), None)
+        known = next((group for group in groups if group[0] & own), None)
         if known is None:
-            groups.append((own, saying))
+            groups.append((own, [saying]))
         else:
-            known |= own
-    return [saying for _, saying in groups]
+            known[0].update(own)
+            known[1].append(saying)
+    return [_earliest(members, keep) for _, members in groups]
+
+
+def _earliest(members: list[Saying], keep: float) -> Saying:
+    sure = [item for item in members if item.chances[0] >= keep]
+    return next((item for item in sure if not any(item.ids[0] in other.ids[1:] for other in sure)), (sure or members)[0])
 
 
 def followed(speech: Speech, prompts: Tensor, saying: Saying, keep: float) -> Saying:
