@@ -81,10 +81,13 @@ class LmInversion(Detector):
         found: list[Saying] = []
         late: DeadlineExceeded | None = None
         tried = 0
-        step = max(1, len(firsts) // STEPS)
+        step, allowed = max(1, len(firsts) // STEPS), context.remaining()
         for start in range(0, len(firsts), step):
             part = firsts[start : start + step]
             context.progress(start, len(firsts), "first tokens")
+            if context.remaining() < JUDGING * allowed < float("inf"):
+                late = DeadlineExceeded()
+                break
             try:
                 found += sayings(speech, prompts, torch.from_numpy(part), KEEP)
             except DeadlineExceeded as error:
@@ -164,6 +167,8 @@ class LmInversion(Detector):
 
 STEPS = 64
 """Parts that the first tokens are tried in, so that what was found is judged when time runs out."""
+JUDGING = 0.25
+"""Part of the time there is that is kept for what was found."""
 SHOWN = 16
 """Texts that are followed to their end."""
 
