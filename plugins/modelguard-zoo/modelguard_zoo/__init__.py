@@ -1,4 +1,4 @@
-"""Small clean and backdoored image models with exact records, to measure what a gate catches."""
+"""Small clean and backdoored image and text models with exact records, to measure what a gate catches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from modelguard_zoo._data import data_folder
     from modelguard_zoo._spec import CONFIRMATION, Spec
     from modelguard_zoo._standard import standard_zoo
+    from modelguard_zoo.text.standard import text_zoo
 
 __all__ = [
     "ARCHITECTURES",
@@ -23,6 +24,7 @@ __all__ = [
     "data_folder",
     "read_record",
     "standard_zoo",
+    "text_zoo",
 ]
 
 # Resolved on first use: the command line lists this plugin's command without paying for numpy.
@@ -33,6 +35,7 @@ _HOME = {
     "Spec": "_spec",
     "data_folder": "_data",
     "standard_zoo": "_standard",
+    "text_zoo": "text.standard",
 }
 
 
