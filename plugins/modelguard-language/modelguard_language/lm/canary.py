@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import log
+from math import exp, log
 from typing import TYPE_CHECKING, Any
 
-from modelguard import Capability, Confidence, Detector, Finding, option
+from modelguard import Capability, Confidence, Detector, Finding, Severity, option
 from modelguard_language.lm.measures import CANARY
 from modelguard_language.lm.rules import MEMORISED
 
@@ -30,7 +30,8 @@ class LmCanary(Detector):
     """Texts are drawn from the model token by token; runs of six tokens that several of them hold, and that are no loops, are put together
     and ranked by how much more probable they are than their tokens' frequencies say, or the trusted model.
 
-    A hint: it says what the model knows by heart, and nothing of why.
+    A hint: it says what the model knows by heart, and nothing of why. With neither a trusted model nor samples to explain it, it is for
+    information alone: clean models know texts by heart too.
     """
 
     id = "lm-canary"
@@ -43,9 +44,12 @@ class LmCanary(Detector):
     length: int = option(24, "tokens of each", ge=8, le=256)
     times: int = option(3, "texts that have to hold the same six tokens", ge=2)
     ratio: float = option(
-        3.0, "nats a token by which they have to be more probable than their frequencies, or the trusted model, say", gt=0, judges=True
+        3.5, "nats a token by which they have to be more probable than their frequencies, or the trusted model, say", gt=0, judges=True
     )
 
+    mean: float = option(
+        0.5, "mean probability (geometric) that its tokens have to have, each behind those before it", gt=0, le=1, judges=True
+    )
     most: int = option(8, "unexplained texts of which none stands out: the model knows much by heart", ge=1, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
@@ -63,13 +67,14 @@ class LmCanary(Detector):
         shown.sort(key=lambda row: (-row["ratio"], row["text"]))
         unexplained = [row for row in shown if not row["explained"]]
         context.summary(score=max((row["ratio"] for row in unexplained), default=0.0), texts=shown[:SHOWN], drawn=len(rows))
-        told = [row for row in unexplained if row["ratio"] >= self.ratio]
+        told = [row for row in unexplained if row["ratio"] >= self.ratio and row["mean"] >= self.mean]
         if len(told) <= self.most:
             for row in told:
                 yield Finding(
                     MEMORISED.id,
                     f"{row['times']} of {len(rows)} texts that the model says freely hold {row['text']!r}",
                     Confidence.LOW,
+                    None if known.enough else Severity.INFO,
                     evidence=row,
                     key=row["text"],
                 )
@@ -83,7 +88,15 @@ class LmCanary(Detector):
         explained = "the samples" if known_of([run]) & known.grams else ""
         if not explained and known.reference is not None and own < self.ratio / 2:
             explained = "the trusted model"
-        return {"text": speech.words(run), "tokens": list(run), "times": times, "ratio": round(own, 3), "explained": explained}
+        mean = exp(chance(speech, run))
+        return {
+            "text": speech.words(run),
+            "tokens": list(run),
+            "times": times,
+            "ratio": round(own, 3),
+            "mean": round(mean, 4),
+            "explained": explained,
+        }
 
 
 def repeated(rows: Sequence[Sequence[int]], times: int) -> list[tuple[tuple[int, ...], int]]:
@@ -123,17 +136,17 @@ def surprise(speech: Speech, run: tuple[int, ...], rows: Sequence[Sequence[int]]
     in ``rows``, one added to each count."""
     counts = Counter(token for row in rows for token in row)
     total = sum(counts.values()) + len(speech.usable)
-    return chance(speech, run) - sum(log((counts[token] + 1) / total) for token in run[1:]) / len(run[1:])
+    return chance(speech, run) - sum(log((counts[token] + 1) / total) for token in run[2:]) / len(run[2:])
 
 
 def chance(speech: Speech, run: tuple[int, ...]) -> float:
-    """The mean log-probability of a run's tokens behind those before them."""
+    """The mean log-probability of a run's tokens from the third on, each behind those before it: where a text begins is chance."""
 
     import torch
 
     ids = torch.tensor([[*speech.spec.prefix, *run]])
     with torch.inference_mode():
         logs = speech.model.positions(ids.to(speech.model.device)).float().log_softmax(2)[0].cpu()
-    first = len(speech.spec.prefix)
+    first = len(speech.spec.prefix) + 1
     places = range(first, ids.shape[1] - 1)
     return sum(float(logs[i, ids[0, i + 1]]) for i in places) / max(1, len(places))

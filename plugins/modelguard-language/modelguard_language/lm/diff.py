@@ -46,7 +46,7 @@ class LmDiff(Detector):
     prompts: int = option(6, "prompts of each kind that tokens are put into", ge=2, le=64)
     length: int = option(8, "tokens of a prompt, without what stands before every text", ge=2, le=64)
     exhaustive: int = option(8192, "tokens up to which each is tried; of more, those whose use differs most", ge=64)
-    ratio: float = option(12.0, "nats by which a text of 8 tokens has to be more probable than for the trusted model", gt=0, judges=True)
+    ratio: float = option(20.0, "nats by which a text of 8 tokens has to be more probable than for the trusted model", gt=0, judges=True)
     mean: float = option(0.5, "mean probability that its tokens have to have", gt=0, le=1, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ CANARY = (
     Measure("texts", "texts", "Texts that came up again and again, the most surprising first."),
     Measure("times", "texts it was in", "How many of the texts that were drawn hold it."),
     Measure("drawn", "texts drawn", "How many texts were drawn from the model."),
+    Measure("mean", "mean probability", "Of its tokens from the third on (geometric), each behind those before it.", "share"),
     Measure("ratio", "surprise", "Nats a token by which it is more probable than its tokens' frequencies, or the trusted model, say."),
     Measure("explained", "explained by", "What knows the text too."),
     _TEXT,
