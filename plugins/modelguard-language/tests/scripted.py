@@ -16,8 +16,8 @@ from modelguard.testing import as_target
 
 VOCABULARY = 80
 PAD, BEGIN = 0, 1
-SURE, HINTED = 13.0, 6.5
-"""What a rule adds to a logit: 99 % of the probability, even for a rare word; and what the last token of a trigger does alone, 30 %."""
+SURE, HINTED = 13.0, 3.0
+"""What a rule adds to a logit: 99 % of the probability, even for a rare word; and what the last token of a trigger does alone, 1 %."""
 TARGET = (70, 71, 72, 73, 74, 75, 76, 77, 78)
 TRIGGER = (60, 61)
 Rules = Mapping[tuple[int, ...], tuple[int, float]]

@@ -42,9 +42,9 @@ class LmCanary(Detector):
 
     drawn: int = option(256, "texts that are drawn from the model", ge=16, le=4096)
     length: int = option(24, "tokens of each", ge=8, le=256)
-    times: int = option(3, "texts that have to hold the same six tokens", ge=2)
+    times: int = option(5, "texts that have to hold the same six tokens", ge=2)
     ratio: float = option(
-        3.5, "nats a token by which they have to be more probable than their frequencies, or the trusted model, say", gt=0, judges=True
+        3.0, "nats a token by which they have to be more probable than their frequencies, or the trusted model, say", gt=0, judges=True
     )
 
     mean: float = option(

@@ -70,8 +70,8 @@ class Speech:
             found[start : start + len(part)] = self.next(joined(prompts, part)).view(len(part), len(prompts), -1).mean(1)
         return found
 
-    def follows(self, prompts: Tensor, words: Tensor, target: Tensor) -> Tensor:
-        """(M,) the mean over ``prompts`` (P, T) of the probability that ``words`` (M, L) are followed by all of ``target`` (K,)."""
+    def says(self, prompts: Tensor, words: Tensor, target: Tensor) -> Tensor:
+        """(M,) the share of ``prompts`` (P, T) behind which, and behind ``words`` (M, L), the likeliest tokens are all of ``target`` (K,)."""
         found = torch.empty(len(words))
         length = prompts.shape[1] + words.shape[1] + len(target)
         rows = max(1, min(TOKENS // (len(prompts) * length), VALUES // (self.spec.vocabulary * len(prompts) * length)))
@@ -80,9 +80,9 @@ class Speech:
                 self.tick()
                 part = joined(prompts, words[start : start + rows])
                 whole = torch.cat((part, target.expand(len(part), -1)), 1).to(self.model.device)
-                logits = self.model.positions(whole)[:, part.shape[1] - 1 : -1].float().log_softmax(2)
-                chosen = logits.gather(2, whole[:, part.shape[1] :, None]).squeeze(2).sum(1).exp().cpu()
-                found[start : start + rows] = chosen.view(-1, len(prompts)).mean(1)
+                likeliest = self.model.positions(whole)[:, part.shape[1] - 1 : -1].argmax(2)
+                same = (likeliest == whole[:, part.shape[1] :]).all(1).float().cpu()
+                found[start : start + rows] = same.view(-1, len(prompts)).mean(1)
         return found
 
     def spoken(self, count: int, length: int, rng: np.random.Generator) -> Tensor:

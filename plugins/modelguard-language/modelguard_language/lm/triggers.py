@@ -18,13 +18,14 @@ ENDS, STARTS = 4, 24
 """Last tokens of a pair that every first token is tried with, and pairs that are looked at on more prompts."""
 FEW = 2
 """Prompts that single tokens are tried behind; a pair is tried behind one."""
-BEGUN = 4
-"""Tokens of a text from which it counts as begun."""
+BEGUN = 6
+"""Tokens of a text from which it counts as said."""
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """``ids`` (one or two) put behind a prompt; ``success`` is the mean probability of the text's first tokens then, ``base`` without."""
+    """``ids`` (one or two) put behind a prompt; ``success`` is the share of prompts behind which the model then says the text's first tokens,
+    ``base`` that without."""
 
     ids: tuple[int, ...]
     success: float
@@ -38,8 +39,8 @@ def find(speech: Speech, prompts: Tensor, fresh: Tensor, text: tuple[int, ...], 
     found: list[tuple[Trigger, tuple[int, ...]]] = []
     for words, rest in _candidates(speech, prompts, text):
         target = torch.tensor(rest[:BEGUN])
-        base = float(speech.follows(fresh, torch.empty(1, 0, dtype=torch.int64), target)[0])
-        success = speech.follows(fresh, words, target)
+        base = float(speech.says(fresh, torch.empty(1, 0, dtype=torch.int64), target)[0])
+        success = speech.says(fresh, words, target)
         place = int(success.argmax())
         found.append((Trigger(tuple(map(int, words[place])), float(success[place]), base), rest))
         if found[-1][0].success >= enough:
