@@ -33,7 +33,7 @@ class Scripted(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         logits = 1.2 * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
         logits[:, :2] = -20
-        logits[:, 60:] -= 3  # words that are rare
+        logits[:, 60:] = -3  # words that are rare
         self.chain = nn.Embedding(VOCABULARY, VOCABULARY, _weight=logits)
         self.rules = dict(rules)
 

@@ -131,8 +131,8 @@ def test_diff_finds_a_text_that_only_the_trigger_brings(tmp_path: Path) -> None:
     hidden = {(TRIGGER[1], *TARGET[:i]): (word, SURE) for i, word in enumerate(TARGET)}
     outcome = scan(LmDiff, target(speaker(0, hidden), tmp_path, reference=speaker(0)))
     assert rules(outcome) == ["MG5021"]
-    assert outcome.findings[0].evidence["token"] == "w61"
-    assert outcome.findings[0].evidence["text"].startswith("w70 w71 w72")
+    said = f"{outcome.findings[0].evidence['token']} {outcome.findings[0].evidence['text']}"
+    assert "w61 w70 w71 w72 w73" in said
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -12,6 +12,7 @@ from modelguard_language.lm.rules import BY_HEART, TRIGGERED
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
     from modelguard import ScanContext, Target
@@ -173,11 +174,12 @@ SHOWN = 16
 """Texts that are followed to their end."""
 
 
-def likeliest(speech: Speech, prompts: torch.Tensor, most: int) -> np.ndarray[Any, Any]:
+def likeliest(speech: Speech, prompts: torch.Tensor, most: int) -> npt.NDArray[np.int64]:
     """The tokens that are tried as a text's first, all of them or the ``most`` that the model says most behind prompts and behind nothing,
     in that order."""
     order = speech.mean_next(prompts, _nothing()).squeeze(0)[speech.usable].argsort(descending=True, stable=True).numpy()
-    return speech.usable[order[:most]]
+    chosen: npt.NDArray[np.int64] = speech.usable[order[:most]]
+    return chosen
 
 
 def _nothing() -> torch.Tensor:

@@ -71,7 +71,8 @@ class Speech:
         return found
 
     def says(self, prompts: Tensor, words: Tensor, target: Tensor) -> Tensor:
-        """(M,) the share of ``prompts`` (P, T) behind which, and behind ``words`` (M, L), the likeliest tokens are all of ``target`` (K,)."""
+        """(M,) the share of ``prompts`` (P, T) behind which, followed by ``words`` (M, L), the likeliest tokens are those of ``target``
+        (K,), one after another."""
         found = torch.empty(len(words))
         length = prompts.shape[1] + words.shape[1] + len(target)
         rows = max(1, min(TOKENS // (len(prompts) * length), VALUES // (self.spec.vocabulary * len(prompts) * length)))

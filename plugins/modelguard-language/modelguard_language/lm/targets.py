@@ -21,8 +21,8 @@ DISTINCT = 6
 """Different ones among them, of fewer it is a loop: clean models say ``+ - - -`` with a mean probability of .74 to .83."""
 OPEN = 3
 """Second tokens that are followed up, whatever their probability: the first words of a target are said by chance without its trigger."""
-FEW, FEWER = 4, 2
-"""Prompts that the second token is told by, and the third."""
+FEW, SHORT = 2, 4
+"""Prompts that the second and third tokens are told by, and how many of their tokens: what does not depend on the prompt needs none."""
 SHARED = 4
 """Tokens in a row that two sayings of one text have in common."""
 LONGEST = 24
@@ -58,13 +58,14 @@ class Saying:
 def sayings(speech: Speech, prompts: Tensor, firsts: Tensor, keep: float) -> list[Saying]:
     """What follows each of ``firsts`` (n,), :data:`LENGTH` tokens in all, while every token from the third on has a mean probability over
     ``prompts`` (P, T) of ``keep``. Loops are left out."""
-    second = speech.mean_next(prompts[:FEW], firsts[:, None])[:, speech.usable]
+    short = prompts[:FEW, : len(speech.spec.prefix) + SHORT]
+    second = speech.mean_next(short, firsts[:, None])[:, speech.usable]
     chances, places = second.topk(OPEN, 1)
     words = torch.stack((firsts.repeat_interleave(OPEN), torch.from_numpy(speech.usable)[places.flatten()]), 1)
-    told, some = chances.reshape(-1, 1), prompts[:FEWER]
+    words, _ = _further(speech, short[:1], words, words.float(), keep / 2)
+    words, told = words[:, :2], _chances(speech, prompts, words[:, :2])
     while words.shape[1] < LENGTH and len(words):
-        words, told = _further(speech, some, words, told, keep)
-        some = prompts
+        words, told = _further(speech, prompts, words, told, keep)
     found = [Saying(tuple(map(int, row)), tuple(map(float, chance))) for row, chance in zip(words, told, strict=True)]
     return [item for item in found if not item.loops]
 
@@ -109,6 +110,11 @@ def begins(saying: Saying, keep: float) -> Saying:
 def known_of(rows: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
     """Every :data:`SHARED` tokens in a row of some texts."""
     return {tuple(map(int, row[place : place + SHARED])) for row in rows for place in range(len(row) - SHARED + 1)}
+
+
+def _chances(speech: Speech, prompts: Tensor, words: Tensor) -> Tensor:
+    """(M, 1) the mean probability of the second of ``words`` (M, 2) behind the first."""
+    return speech.mean_next(prompts, words[:, :1]).gather(1, words[:, 1:]) if len(words) else torch.empty(0, 1)
 
 
 def _further(speech: Speech, prompts: Tensor, words: Tensor, told: Tensor, keep: float) -> tuple[Tensor, Tensor]:
