@@ -60,7 +60,7 @@ def sayings(speech: Speech, prompts: Tensor, firsts: Tensor, keep: float) -> lis
     ``prompts`` (P, T) of ``keep``. Loops are left out."""
     short = prompts[:FEW, : len(speech.spec.prefix) + SHORT]
     second = speech.mean_next(short, firsts[:, None])[:, speech.usable]
-    chances, places = second.topk(OPEN, 1)
+    places = second.topk(OPEN, 1).indices
     words = torch.stack((firsts.repeat_interleave(OPEN), torch.from_numpy(speech.usable)[places.flatten()]), 1)
     words, _ = _further(speech, short[:1], words, words.float(), keep / 2)
     words, told = words[:, :2], _chances(speech, prompts, words[:, :2])

@@ -24,8 +24,8 @@ BEGUN = 6
 
 @dataclass(frozen=True)
 class Trigger:
-    """``ids`` (one or two) put behind a prompt; ``success`` is the share of prompts behind which the model then says the text, ``base`` that
-    without."""
+    """``ids`` (one or two) put behind a prompt; ``success`` is the share of prompts behind which the model then says the text, and ``base``
+    that of those behind which it does without."""
 
     ids: tuple[int, ...]
     success: float
