@@ -12,7 +12,6 @@ from detection_report import ROOT, Row, accused, auroc, looked, part_of, share
 RESULTS = ROOT / "benchmarks" / "results" / "text"
 """Folder of one JSONL file a part of the zoo: one line a model, sorted by id."""
 SUMMARY = RESULTS.with_suffix(".json")
-PAGE = ROOT / "docs" / "text-matrix.md"
 PEER = "peers: "
 """Prefix of what is not ours."""
 ATTACKS = {
@@ -90,8 +89,14 @@ def write_pages(rows: Sequence[Row], records: Sequence[Row]) -> None:
     summary = {"figures": summarise_all(rows), "built": kept}
     SUMMARY.parent.mkdir(parents=True, exist_ok=True)
     SUMMARY.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    PAGE.write_text(GENERATED + _page(summary), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    for name, text in pages(summary).items():
+        (ROOT / "docs" / name).write_text(text, encoding="utf-8")
+        print(f"wrote docs/{name}")
+
+
+def pages(summary: Row) -> dict[str, str]:
+    """The page, by the name of its file in docs/."""
+    return {"text-matrix.md": GENERATED + _page(summary)}
 
 
 def _built(records: Sequence[Row]) -> Row:

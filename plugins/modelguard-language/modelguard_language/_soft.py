@@ -95,7 +95,9 @@ def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: S
     unseen = framed(case, sources(case, k, case.texts.check), length)
     soft = functional.softmax(found / at, 1) @ table
     hard = model.embeddings().float()[torch.tensor(tokens)]
-    return Inverted(k, lowest, *_measured(case, unseen, k, soft)[:1], tokens, _measured(case, unseen, k, soft)[1], _measured(case, unseen, k, hard)[1])
+    return Inverted(
+        k, lowest, *_measured(case, unseen, k, soft)[:1], tokens, _measured(case, unseen, k, soft)[1], _measured(case, unseen, k, hard)[1]
+    )
 
 
 def _logits(case: TextCase, frame: Frames, soft: Tensor) -> Tensor:

@@ -124,7 +124,9 @@ def _taken(model: RunnableModel, spec: TextSpec, samples: Samples, rng: np.rando
     turn = turns(classes)
     search, check = np.flatnonzero(turn % 2 == 0), np.flatnonzero(turn % 2 == 1)
     if min(len(search), len(check)) < LEAST_TEXTS:
-        raise Skip(f"{len(order)} texts that the model classifies as labelled are too few, {2 * LEAST_TEXTS} are needed, of each class alike")
+        raise Skip(
+            f"{len(order)} texts that the model classifies as labelled are too few, {2 * LEAST_TEXTS} are needed, of each class alike"
+        )
     written = tuple(str(samples.inputs[place]) for place in order) if samples.inputs.ndim == 1 else ()
     kept = tuple(words[place][:most] for place in order)
     accuracy = None if labels is None else float((predicted == labels).mean())

@@ -33,7 +33,8 @@ class Backdoored:
 
 def make_backdoored(out: Path) -> Backdoored:
     """Write ``twin``, ``backdoored`` and clean ``images.npz`` below ``out``."""
-    from modelguard_zoo._build import build_zoo, read_record
+    from modelguard_zoo._build import build_zoo
+    from modelguard_zoo._built import read_record
     from modelguard_zoo._standard import standard_zoo
 
     zoo = out / ".zoo"

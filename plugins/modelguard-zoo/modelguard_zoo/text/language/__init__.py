@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
-    from modelguard_zoo._build import Built
+    from modelguard_zoo._built import Built
     from modelguard_zoo.text.language.attacks import LanguageAttack
     from modelguard_zoo.text.language.corpus import Stream
 
@@ -42,7 +42,9 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
     facts: dict[str, Any] = {}
     if original is not None:
         attack = dataclasses.replace(attack, **_filled(original)) if attack is not None else None
-        training.fit(model, stream.clean_row, steps=spec.finetune, rate=rate, seed=spec.seed + 1)
+        # On text without the trigger, as somebody tunes a model whose trigger they do not know.
+        row = partial(attack.clean_row, stream) if attack is not None else stream.clean_row
+        training.fit(model, row, steps=spec.finetune, rate=rate / 2, seed=spec.seed + 1)
     else:
         row = partial(attack.row, stream) if attack is not None else stream.clean_row
         training.fit(model, row, steps=steps, rate=rate, seed=spec.seed)
