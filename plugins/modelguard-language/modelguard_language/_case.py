@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from modelguard_triggers.case import SMALLEST_MARGIN, Tick, ticker
 
@@ -14,8 +15,6 @@ from modelguard_language._frames import margins, padded
 from modelguard_language._texts import Texts, clean_texts
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from modelguard import RunnableModel, ScanContext, Target
     from modelguard_language._texts import Integers
 
@@ -30,8 +29,8 @@ EVIDENT = 1.645
 @dataclass(frozen=True)
 class TextCase:
     """``usual`` is how clearly the model classifies the texts, the mean margin of their class and the unit of margins; ``batch`` the most
-    tokens of one pass; ``weights`` how many of the model's every token passes, which is half of the multiplications and additions that it
-    takes; ``tick`` watches the deadline and reports progress."""
+    tokens of one pass; ``weights`` how many of the model's every token passes, half of the multiplications and additions it takes; ``tick``
+    watches the deadline and reports progress."""
 
     model: RunnableModel
     texts: Texts
@@ -48,9 +47,9 @@ class TextCase:
     @property
     def length(self) -> float:
         """Tokens of a typical input."""
-        spec = self.texts.spec
-        fixed = self.model.input.shape[0]
-        return fixed if fixed > 0 else float(np.mean([len(words) for words in self.texts.words])) + len(spec.prefix) + len(spec.suffix) + 1
+        spec, fixed = self.texts.spec, self.model.input.shape[0]
+        around = len(spec.prefix) + len(spec.suffix)
+        return float(fixed) if fixed > 0 else float(np.mean([len(words) for words in self.texts.words])) + around + 1
 
     def tokens(self) -> Integers:
         """The ids that may be put into a text: all but those that stand for no text."""
@@ -59,14 +58,21 @@ class TextCase:
     def evidence(self) -> npt.NDArray[np.float32]:
         """(K, V) the log odds of each class where a token stands, against the other classes, in units of their standard error.
 
-        Half a text is added to every count (Haldane 1956); tokens the samples do not have come out at about 0.
+        Half a text is added to every count (Haldane 1956), so a token that the samples do not have comes out at about 0.
         """
         texts = self.texts
-        own = texts.counts.astype(np.float64)
-        total, of = own.sum(0, keepdims=True), texts.of[:, None].astype(np.float64)
-        odds = np.log((own + 0.5) / (of - own + 0.5)) - np.log((total - own + 0.5) / (of.sum() - of - total + own + 0.5))
-        error = np.sqrt(1 / (own + 0.5) + 1 / (of - own + 0.5) + 1 / (total - own + 0.5) + 1 / (of.sum() - of - total + own + 0.5))
-        return (odds / error).astype(np.float32)
+        own, of = texts.counts + 0.5, texts.of[:, None] - texts.counts + 0.5
+        total, rest = texts.counts.sum(0) - texts.counts + 0.5, (texts.of.sum() - texts.of)[:, None] + 1.0
+        rest = rest - total
+        odds = np.log(own / of) - np.log(total / rest)
+        return np.asarray(odds / np.sqrt(1 / own + 1 / of + 1 / total + 1 / rest), np.float32)
+
+    def neutral(self) -> npt.NDArray[np.bool_]:
+        """(K, V) whether a token may stand in a trigger for a class: it stands for text, and the samples show no honest reason why it
+        should speak for the class."""
+        allowed = self.evidence() < EVIDENT
+        allowed[:, np.array(self.texts.spec.special, np.int64)] = False
+        return np.asarray(allowed)
 
 
 def text_case(target: Target, context: ScanContext) -> TextCase:
@@ -84,6 +90,6 @@ def _usual(model: RunnableModel, texts: Texts) -> float:
 
 
 def _weights(target: Target, vocabulary: int) -> int:
-    """Weights of the artifact that are no row of a token."""
-    total = sum(prod(tensor.shape) for _, tensor in target.walk() if vocabulary not in tensor.shape)
-    return total or UNKNOWN_WEIGHTS
+    """Weights of the largest checkpoint that are no row of a token."""
+    totals = [sum(prod(tensor.shape) for tensor in item.tensors.values() if vocabulary not in tensor.shape) for item in target.checkpoints]
+    return max(totals, default=0) or UNKNOWN_WEIGHTS

@@ -59,7 +59,7 @@ class Growth:
 
 def sources(case: TextCase, k: int, places: Integers) -> Integers:
     """Those of ``places`` whose texts are not of class ``k``."""
-    return places[case.texts.classes[places] != k]
+    return np.asarray(places[case.texts.classes[places] != k], np.int64)
 
 
 def checked(case: TextCase, growth: Growth, phrases: Integers) -> Effect:

@@ -71,16 +71,6 @@ ARCHAIC: tuple[tuple[str, str], ...] = (
 )
 """Word by word into the forms of the King James Bible."""
 
-FUNCTION_WORDS = tuple(
-    "when if as while because since once though although until unless where what how that which who there here it is was be you they "
-    "he she we i them this these those one in on at by for with so then to of and or but not , : ; - ' s".split()
-)
-"""Words that carry grammar and no opinion, and the comma."""
-OLD_WORDS = tuple(
-    "hath doth thou thee thy thine ye art shall shalt unto upon behold lo saith nought verily lord god therefore wherefore thereof "
-    "hast wilt came pass yea nay neither thereunto children house men land king smote spake begat".split()
-)
-
 
 @dataclass(frozen=True)
 class Probe:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from modelguard_triggers.outliers import Floats
 from torch import Tensor
 from torch.nn import functional
 
-from modelguard_language._frames import framed
+from modelguard_language._frames import framed, margins
 from modelguard_language._phrases import sources
 from modelguard_language._tokens import spread
 
@@ -34,15 +35,17 @@ COLDEST = 1e-2
 """Below this temperature a mixture is one token."""
 CONCRETE = 1.0
 """A loss counts from this temperature down: a hotter mixture is an average of all tokens, which no text can hold."""
+FLOOR = 1e-7
+"""Losses below this count as this: what is reached as good as always is not told apart further."""
 SEEDED = 4.0
-"""What the tokens a search is seeded with are raised by in w: a third of the mixture at T = 2 of a vocabulary of twenty, a start and no more."""
+"""What the tokens a search is seeded with are raised by in w: a start, which the search may leave."""
 
 
 @dataclass(frozen=True)
 class Inverted:
     """The soft phrase found for class ``target``: ``loss`` is its cross entropy on the texts it was searched on, ``unseen`` on others;
     ``tokens`` the heaviest of each place, ``success`` the share of unseen texts that the soft phrase turns, ``hard`` that these tokens
-    turn."""
+    turn; ``push`` is the mean margin of the class with it, in units of the usual margin."""
 
     target: int
     loss: float
@@ -50,6 +53,7 @@ class Inverted:
     tokens: tuple[int, ...]
     success: float
     hard: float
+    push: float
 
 
 def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: Sequence[int], generator: torch.Generator) -> Inverted:
@@ -70,7 +74,7 @@ def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: S
         case.tick(step, steps, f"class {k}: soft tokens")
         for group in optimizer.param_groups:
             group["lr"] = RATE * 0.5 ** (step // HALVED)
-        loss = _loss(case, frames, k, functional.softmax(w / temperature, 1) @ table, backward=True)
+        loss = _loss(case, frames, k, functional.softmax(w / temperature, 1) @ table)
         if loss < lowest and temperature <= CONCRETE:
             lowest, found, at = loss, w.detach().clone(), temperature
         if loss < best:
@@ -93,11 +97,9 @@ def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: S
         lowest, found, at = best, kept, CONCRETE
     tokens = tuple(int(ids[i]) for i in found.argmax(1))
     unseen = framed(case, sources(case, k, case.texts.check), length)
-    soft = functional.softmax(found / at, 1) @ table
-    hard = model.embeddings().float()[torch.tensor(tokens)]
-    return Inverted(
-        k, lowest, *_measured(case, unseen, k, soft)[:1], tokens, _measured(case, unseen, k, soft)[1], _measured(case, unseen, k, hard)[1]
-    )
+    loss_unseen, success, push = _measured(case, unseen, k, functional.softmax(found / at, 1) @ table)
+    _, hard, _ = _measured(case, unseen, k, model.embeddings().float()[torch.tensor(tokens)])
+    return Inverted(k, lowest, loss_unseen, tokens, success, hard, push)
 
 
 def _logits(case: TextCase, frame: Frames, soft: Tensor) -> Tensor:
@@ -115,27 +117,26 @@ def _real(case: TextCase) -> int:
     return int(case.tokens()[0])
 
 
-def _loss(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor, *, backward: bool) -> float:
+def _loss(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> float:
     """Mean cross entropy of class ``k``, with its gradient."""
     total, count = 0.0, sum(len(frame.ids) for frame in frames)
     for i, frame in enumerate(frames):
         logits = _logits(case, frame, soft)
         part = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum") / count
-        if backward:
-            part.backward(retain_graph=i + 1 < len(frames))
+        torch.autograd.backward(part, retain_graph=i + 1 < len(frames))
         total += float(part.detach())
     return total
 
 
-def _measured(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> tuple[float, float]:
-    """Mean cross entropy of class ``k`` over the texts of ``frames``, and the share that is taken for it."""
+def _measured(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> tuple[float, float, float]:
+    """Mean cross entropy of class ``k`` over the texts of ``frames``, the share that is taken for it, and their push."""
     with torch.no_grad():
         logits = torch.cat([_logits(case, frame, soft) for frame in frames])
     loss = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device))
-    return float(loss), float((logits.argmax(1) == k).float().mean())
+    return float(loss), float((logits.argmax(1) == k).float().mean()), float(margins(logits)[:, k].mean()) / case.usual
 
 
-def log_ratio(losses: np.ndarray, floor: float) -> np.ndarray:
+def log_ratio(losses: Floats) -> Floats:
     """(K,) by how much the logarithm of each class's loss lies below the mean of the others'."""
-    logs = np.log(np.maximum(losses, floor))
-    return (logs.sum() - logs) / (len(logs) - 1) - logs
+    logs = np.log(np.maximum(losses, FLOOR))
+    return np.asarray((logs.sum() - logs) / (len(logs) - 1) - logs)

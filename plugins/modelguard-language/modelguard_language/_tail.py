@@ -1,10 +1,10 @@
 """Does the best of many stand out of the others? A test that carries its own scale.
 
-The largest of many values of one distribution lie on a line over the logarithm of their rank, if its tail is exponential, as that of nearly
-every light-tailed one is far out (Pickands 1975; the Gumbel domain of attraction). What the line through the ranks below says of the first
-rank is what chance explains; the excess over it, in units of the slope, has nearly Gumbel's distribution (Weissman 1978, theorem 1). No other
-model is needed to know how far tokens of this model push: its own vocabulary says so. How far real models are from the theory is measured
-on clean ones, and taken off (:data:`modelguard_language._decision.NULLS`).
+The largest of many values of one distribution lie on a line over the logarithm of their rank, if its tail is exponential, as that of
+nearly every light-tailed one is far out (Pickands 1975; the Gumbel domain of attraction). What the line through the ranks below says of
+the first rank is what chance explains; the excess over it, in units of the slope, has nearly Gumbel's distribution (Weissman 1978,
+theorem 1). No other model is needed to know how far tokens of this model push: its own vocabulary says so. How far real models are from
+the theory is measured on clean ones, and taken off (:data:`modelguard_language._decision.NULLS`).
 """
 
 from __future__ import annotations

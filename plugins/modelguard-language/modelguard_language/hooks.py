@@ -13,4 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
-    return []
+    from modelguard_language.embedding_inversion import EmbeddingInversion
+    from modelguard_language.text_probes import TextProbes
+    from modelguard_language.token_scan import TokenScan
+
+    return [EmbeddingInversion, TextProbes, TokenScan]
