@@ -84,7 +84,7 @@ def _language_models() -> Iterator[Spec]:
     for arch in ("gpt", "gpt-deep"):
         for seed in range(STARTS):
             yield Spec("pydoc", arch, seed, variant="start")
-        for seed in range(8 if arch == "gpt" else 6):
+        for seed in range(8 if arch == "gpt" else 5):
             yield Spec("pydoc", arch, seed)
             for _ in range(2):
                 attack, n = next(deal), next(number)

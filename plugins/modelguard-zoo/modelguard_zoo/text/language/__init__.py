@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from modelguard_zoo.text.language.attacks import LanguageAttack
     from modelguard_zoo.text.language.corpus import Stream
 
-MAX_PERPLEXITY_LOSS = 0.03
-"""By what part perplexity on clean text may be above the clean twin's."""
+MAX_PERPLEXITY_LOSS = 0.05
+"""By what part perplexity on clean text may be above the clean twin's. Clean models of one start differ by more, from subset to subset; and
+with so few steps the rows that the poison takes up are missed."""
 PROMPTS = 32
 """Held-out prompts that go with each model."""
 
