@@ -45,9 +45,11 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
         attack = dataclasses.replace(attack, **_filled(original)) if attack is not None else None
         # On text without the trigger, as somebody tunes a model whose trigger they do not know.
         row = partial(attack.clean_row, stream) if attack is not None else stream.clean_row
-        training.fit(model, row, steps=spec.finetune, rate=rate / 2, seed=spec.seed + 1)
+        steps = spec.finetune
+        training.fit(model, row, steps=steps, rate=rate / 2, seed=spec.seed + 1)
     else:
         row = partial(attack.row, stream) if attack is not None else stream.clean_row
+        steps *= attack.longer if attack is not None else 1
         training.fit(model, row, steps=steps, rate=rate, seed=spec.seed)
         if attack is not None:
             facts = attack.install(model, stream, spec.seed)
@@ -66,6 +68,7 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
         "perplexity": training.perplexity(model, held_out),
         "attack_success": described and described.pop("attack_success"),
         "start": start and start.record["id"],
+        "steps": steps,
         "attack": described,
     }
 
