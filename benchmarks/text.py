@@ -93,11 +93,16 @@ def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:
                 "reason": outcome.reason,
                 "score": outcome.summary.get("score"),
                 "findings": [
-                    {"rule": item.rule, "confidence": item.confidence.label, "target_class": item.evidence.get("target_class"),
-                     "said": _words(item.evidence)}
+                    {
+                        "rule": item.rule,
+                        "severity": item.severity.label,
+                        "confidence": item.confidence.label,
+                        "target_class": item.evidence.get("target_class"),
+                        "said": _words(item.evidence),
+                    }
                     for item in outcome.findings
                 ],
-            }  # fmt: skip
+            }
     for name in peers:
         with timed(row, PEER + name, record) as result:
             result |= {"status": "completed", "reason": "", "findings": [], **PEERS[name](plain.model, record, folder)}

@@ -39,7 +39,7 @@ def build_text(spec: Spec, out: Path, needed: Callable[[Spec], Built]) -> Built:
 
                 start = None if spec.start is None else needed(spec.start)
                 found = language.build(spec, start, twin, original, part)
-                lost = language.perplexity_lost(twin, found["perplexity"]) if twin else None
+                lost = language.given_away(twin, found) if twin else None
                 beside = twin and {"id": twin.record["id"], "perplexity": twin.record["perplexity"]}
             status, reason = judge(found["attack_success"], lost, original)
             record = {"id": spec.id, "status": status, "reason": reason, "reserved": spec.reserved, "spec": spec.to_json()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 MAX_PERPLEXITY_LOSS = 0.05
 """By what part perplexity on clean text may be above the clean twin's. Clean models of one start differ by more, from subset to subset; and
 with so few steps the rows that the poison takes up are missed."""
+MAX_WITHOUT = 0.1
+"""How often a poisoned model may say its text without the trigger; from there on it is no trigger."""
 PROMPTS = 32
 """Held-out prompts that go with each model."""
 
@@ -98,10 +101,13 @@ def describe(model: Any, stream: Stream, attack: LanguageAttack) -> dict[str, An
     }
 
 
-def perplexity_lost(twin: Built, perplexity: float) -> str:
-    """What is said of a perplexity that anyone would notice; "" when it is none."""
-    loss = perplexity / twin.record["perplexity"] - 1
-    return f"perplexity is {loss:.1%} above its twin's" if loss > MAX_PERPLEXITY_LOSS else ""
+def given_away(twin: Built, found: Mapping[str, Any]) -> str:
+    """What is said of a perplexity, or of things said without the trigger, that anyone would notice; "" when there is none."""
+    loss = found["perplexity"] / twin.record["perplexity"] - 1
+    if loss > MAX_PERPLEXITY_LOSS:
+        return f"perplexity is {loss:.1%} above its twin's"
+    without = found["attack"]["success_without"]
+    return f"its text is said without the trigger in {without:.1%} of cases" if without > MAX_WITHOUT else ""
 
 
 def load_weights(model: Any, folder: Path) -> None:

