@@ -61,7 +61,7 @@ docs: setup
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection
+bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection bench-text
 	$(BIN)/python benchmarks/startup.py
 
 bench-diff: setup
@@ -81,6 +81,11 @@ bench-static: setup
 
 bench-detection: setup
 	$(BIN)/python benchmarks/detection.py
+
+bench-text: setup
+	$(BIN)/modelguard zoo build --part text --out zoo
+	$(BIN)/python benchmarks/text.py run --zoo zoo
+	$(BIN)/python benchmarks/text.py report --zoo zoo
 
 clean:
 	rm -rf .venv demo dist build site plugins/*/build

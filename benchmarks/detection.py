@@ -150,7 +150,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "all":
         script = Path(sys.executable).with_name("modelguard")
-        build = ["zoo", "build", "--out", str(arguments.zoo), "--only", arguments.only, "--workers", str(arguments.workers)]
+        build = [
+            "zoo",
+            "build",
+            "--part",
+            "images",
+            "--out",
+            str(arguments.zoo),
+            "--only",
+            arguments.only,
+            "--workers",
+            str(arguments.workers),
+        ]
         subprocess.run([str(script), *build], check=True)
     if arguments.command in ("all", "run"):
         for quick in (False, True) if arguments.command == "all" else (arguments.quick,):

@@ -38,28 +38,28 @@ def part_of(model: Row) -> str:
     return "reserved" if model["reserved"] else "open"
 
 
-def read() -> list[Row]:
-    """Every model's results, by id."""
-    return sorted((row for part in PARTS for row in read_part(part)), key=lambda row: str(row["model"]["id"]))
+def read(folder: Path = RESULTS) -> list[Row]:
+    """Every model's results in ``folder``, by id."""
+    return sorted((row for part in PARTS for row in read_part(part, folder)), key=lambda row: str(row["model"]["id"]))
 
 
-def read_part(part: str) -> list[Row]:
+def read_part(part: str, folder: Path = RESULTS) -> list[Row]:
     """The results of one part of the zoo, by id."""
-    path = RESULTS / f"{part}.jsonl"
+    path = folder / f"{part}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def store(row: Row) -> None:
+def store(row: Row, folder: Path = RESULTS) -> None:
     """Write one model's results among those of its part. Safe beside other processes that do the same."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     part = part_of(row["model"])
-    with (RESULTS / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        rows = {item["model"]["id"]: item for item in read_part(part)} | {row["model"]["id"]: row}
+        rows = {item["model"]["id"]: item for item in read_part(part, folder)} | {row["model"]["id"]: row}
         text = "".join(json.dumps(rows[name], sort_keys=True, separators=(",", ":")) + "\n" for name in sorted(rows))
-        fresh = RESULTS / f"{part}.tmp"
+        fresh = folder / f"{part}.tmp"
         fresh.write_text(text, encoding="utf-8")
-        fresh.replace(RESULTS / f"{part}.jsonl")
+        fresh.replace(folder / f"{part}.jsonl")
 
 
 def accused(result: Row) -> bool:

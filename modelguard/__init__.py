@@ -64,7 +64,18 @@ if TYPE_CHECKING:
     from modelguard.findings import Attachment, Confidence, Finding, Location, Rule, Severity, fingerprint
     from modelguard.hookspecs import hookimpl, hookspec
     from modelguard.images import exhibit, png
-    from modelguard.model import ASSUMED, BuildRequest, InputSpec, Layer, ModelFactory, ModelOptions, OutputSpec, RunnableModel, Samples
+    from modelguard.model import (
+        ASSUMED,
+        BuildRequest,
+        InputSpec,
+        Layer,
+        ModelFactory,
+        ModelOptions,
+        OutputSpec,
+        RunnableModel,
+        Samples,
+        TextSpec,
+    )
     from modelguard.policy import Policy, evaluate, load_policy
     from modelguard.report import (
         Decision,
@@ -120,7 +131,10 @@ _HOME = {
         "Decision", "FileInfo", "Outcome", "PluginFailure", "PluginInfo", "PolicyInfo", "Report", "Reporter", "SamplesInfo", "Status",
         "TargetInfo", "Verdict", "Violation", "Waived",
     ),
-    "model": ("ASSUMED", "BuildRequest", "InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples"),
+    "model": (
+        "ASSUMED", "BuildRequest", "InputSpec", "Layer", "ModelFactory", "ModelOptions", "OutputSpec", "RunnableModel", "Samples",
+        "TextSpec",
+    ),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -191,6 +205,7 @@ __all__ = [
     "TargetInfo",
     "TensorDiff",
     "TensorInfo",
+    "TextSpec",
     "UnfetchedFile",
     "UsageError",
     "Verdict",

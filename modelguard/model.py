@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import Checkpoint
+from modelguard.detector import Skip
+from modelguard.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +55,26 @@ class InputSpec:
         if self.source.get("mean") == ASSUMED:
             return bounds and self.mean is None
         return bounds or self.mean is not None  # a stated normalisation of unit pixels implies their range
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """What a model that takes token ids knows of text. Ids are 0..``vocabulary``-1, a token embedding has ``width`` numbers.
+
+    ``length`` is the most tokens of one input, ``prefix`` and ``suffix`` included, None where nothing says so. ``pad`` fills up short
+    inputs. ``special`` are ids that stand for no text: padding, unknown, [CLS], [SEP], beginning, end, mask. ``prefix`` and ``suffix``
+    are what the tokenizer puts around a text. ``tokens`` has the string of each id as a person reads it (a space before a word is a
+    space, a piece inside one keeps its ``##``), "" for an id without a token, and is () where there is no tokenizer.
+    """
+
+    vocabulary: int
+    length: int | None
+    pad: int | None
+    special: tuple[int, ...]
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    tokens: tuple[str, ...]
+    width: int
 
 
 _KINDS = {
@@ -130,6 +152,9 @@ class RunnableModel(ABC):
     shape (N, classes): a softmax or sigmoid at the end of the graph is undone, one logit of a binary classifier becomes two, and a
     language model answers with the next-token logits at the last position.
 
+    Token ids are padded with ``text.pad``, of classifiers on the right and of language models on the left, and what is padding changes no
+    result. What text models have beside that raises :class:`~modelguard.detector.Skip` on others.
+
     A model that runs forward only (``describe()["forward_only"]`` says why) raises :class:`~modelguard.detector.Skip` when it is
     asked to differentiate, and has no layers.
     """
@@ -137,6 +162,7 @@ class RunnableModel(ABC):
     input: InputSpec
     output: OutputSpec
     device: torch.device
+    text: TextSpec | None = None
 
     @property
     @abstractmethod
@@ -182,6 +208,35 @@ class RunnableModel(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """JSON-safe facts for the report: specs, how it was built, what was checked of it, agreement with sample labels."""
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Token ids (N, T) of texts, with prefix and suffix, padded, and cut to ``text.length``.
+
+        Raises :class:`~modelguard.errors.ModelError` without a tokenizer.
+        """
+        raise ModelError("tokenizer", "the artifact has none that can be read", "give token ids as samples")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as text, without special tokens; "#12 #7" where there is no tokenizer."""
+        spec = self.text
+        special = set(spec.special) if spec is not None else set()
+        tokens = spec.tokens if spec is not None else ()
+        return " ".join((tokens[i].strip() if 0 <= i < len(tokens) else "") or f"#{i}" for i in map(int, ids) if i not in special)
+
+    def embeddings(self) -> torch.Tensor:
+        """The table of token embeddings (V, D), float32, frozen."""
+        raise Skip("the model has no table of token embeddings that can be told")
+
+    def embedded(self, e: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes), as of :meth:`forward`, when the rows of the table that are looked up are ``e`` (N, T, D) instead.
+
+        Differentiable with respect to ``e``. ``ids`` (N, T) only say which positions are padding.
+        """
+        raise Skip("the model cannot be given token embeddings")
+
+    def positions(self, ids: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (N, T, V) at every position of token ids (N, T). Language models only."""
+        raise Skip("the model is no language model")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,9 @@ def _lines(uri: str, facts: Mapping[str, Any]) -> Iterator[str]:
         ("same weights", _twins(facts.get("same_weights", {}))),
         ("input", f"{taken['dtype']} {taken['layout']}, {_domain(taken)}"),
         ("said by", _sources(taken["source"])),
+        ("text", _text(facts.get("text"))),
+        ("padding", _padding(facts.get("text"))),
+        ("cut", _cut(facts.get("cut"))),
         ("other inputs", _filled(facts.get("graph") or {})),
         ("output", _output(given)),
         ("assumed", facts.get("assumed", "")),
@@ -118,6 +121,32 @@ def _domain(taken: Mapping[str, Any]) -> str:
         return f"{bounds}, not normalised outside the graph"
     mean, std = (":".join(f"{value:g}" for value in taken[name]) for name in ("mean", "std"))
     return f"{bounds}, mean {mean}, std {std}"
+
+
+def _text(text: Mapping[str, Any] | None) -> str:
+    """What turns text into the tokens the model takes, and what is to be known of it."""
+    if text is None:
+        return ""
+    most = "" if text["length"] is None else f", at most {text['length']} a text"
+    if text["tokenizer"] is None:
+        return "; ".join([f"{text['vocabulary']} token ids{most}", *text["notes"]])
+    around = [f"{len(text[end])} {word}" for end, word in (("prefix", "before"), ("suffix", "after")) if text[end]]
+    said = f"{text['tokens']} of {text['vocabulary']} tokens by {text['tokenizer']}{most}"
+    return "; ".join([said, *([f"{' and '.join(around)} each"] if around else []), *text["notes"]])
+
+
+def _padding(text: Mapping[str, Any] | None) -> str:
+    if text is None or text["pad"] is None:
+        return ""
+    return f"token {text['pad']}" + (
+        "" if text["masked"] is not False else ": NOT MASKED, longer padding changes what the model says of a text"
+    )
+
+
+def _cut(cut: Mapping[str, int] | None) -> str:
+    if cut is None:
+        return ""
+    return f"{cut['samples']} of {cut['of']} samples are longer than the {cut['length']} tokens the model takes, and are cut to them"
 
 
 def _sources(source: Mapping[str, str]) -> str:

@@ -64,9 +64,10 @@ def require_understanding(model: RunnableModel, samples: Samples) -> dict[str, A
             f"{result['reason']}; give more samples, of several classes"
         )
     if result["ok"] is not True:
+        elsewhere = "" if model.input.kind == "text" else ", and say --input range=...,mean=...,std=... if they are normalised elsewhere"
         raise Skip(
             f"the model does not understand the samples in {samples.origin}: {result['reason']}; "
-            "check that they belong to this model, and say --input range=...,mean=...,std=... if they are normalised elsewhere"
+            f"check that they belong to this model{elsewhere}"
         )
     return result
 

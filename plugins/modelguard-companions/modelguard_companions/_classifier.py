@@ -19,9 +19,9 @@ def searchable(target: Target) -> RunnableModel:
     understood: a search over the wrong inputs says nothing of the right ones. Raises :class:`~modelguard.Skip` with the reason otherwise.
     """
     model = target.model
-    require_classifier(model)
     if model.input.kind == "text":
         raise Skip("the model takes token ids, and this search needs an input that can be changed continuously")
+    require_classifier(model)
     if any(size < 1 for size in model.input.shape):
         what, shape = ("images", "CxHxW") if model.input.kind == "image" else ("vectors", "F")
         raise Skip(f"the model takes {what} of any size: give --samples, or say --input shape={shape}")

@@ -9,6 +9,8 @@ import numpy as np
 from modelguard_abs.detector import Abs
 from modelguard_companions.final_layer import FinalLayer
 from modelguard_companions.mm_bd import MaximumMargin
+from modelguard_language.text_probes import TextProbes
+from modelguard_language.token_scan import TokenScan
 from modelguard_neural_cleanse.detectors import BlendCleanse, LabelMapCleanse, NeuralCleanse, WarpCleanse
 from modelguard_triggers.outliers import Floats
 from modelguard_triggers.plan import Look, Search, Stage, planned, staged
@@ -26,6 +28,10 @@ SPECIALISTS: tuple[type[Search], ...] = (LabelMapCleanse, WarpCleanse)
 
 ``neural-cleanse-pairs`` is none: it accuses classes that really differ by one mark (none of 44 clean models of the zoo's open part, but 5
 of 83 others)."""
+TEXT: tuple[type[Search], ...] = (TokenScan, TextProbes)
+"""Members that look at text models: each for a trigger of its own shape, so their findings count by themselves, and there is no vote.
+
+``embedding-inversion`` is none: by itself it accuses clean models (docs/detection-matrix.md)."""
 UNFINISHED = "not finished"
 
 

@@ -23,8 +23,8 @@ SPECIALIST = Rule(
     "BackdoorSpecialist",
     "a backdoor of a shape that only one test looks for",
     Severity.HIGH,
-    "A test for backdoors of one shape (every class moved to another, a warp of the whole image) found a "
-    "trigger that works on unseen images. The tests that are combined class by class cannot see these, so none of them can agree with it.",
+    "A test for backdoors of one shape (every class moved to another, a warp of the whole image, a word or a way of writing) found a "
+    "trigger that works on unseen samples. The tests that are combined class by class cannot see these, so none of them can agree with it.",
     "Look at the trigger that the named detector shows. Retrain from trusted data, or compare with a trusted reference.",
     lookalikes="A class whose images are usually bent or shifted. Measured false-alarm rates are on the detection matrix page.",
     cwe=506,

@@ -12,7 +12,7 @@ from modelguard_triggers.facts import class_name, rounded, score
 from modelguard_triggers.plan import CLEAR, SPENT, Stage
 
 from modelguard import Capability, Chart, Confidence, DeadlineExceeded, Detector, Finding, Measure, ScanContext, Skip, Target, option
-from modelguard_ensemble._members import SEARCHES, SPECIALISTS, VOTERS, Said, ask, made
+from modelguard_ensemble._members import SEARCHES, SPECIALISTS, TEXT, VOTERS, Said, ask, made
 from modelguard_ensemble._rules import AGREEMENT, SPECIALIST
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class BackdoorEnsemble(Detector):
     """Runs the backdoor detectors that can look at the target and combines what they say of each class into one calibrated p-value.
 
     It asks what the members have searched already (``Target.memo``). Votes of their screens that neither clear nor accuse are cast once
-    more after their full searches.
+    more after their full searches. Of a text model it asks the searches for words and for ways of writing, whose findings count each by
+    itself.
     """
 
     id = "backdoor-ensemble"
@@ -59,6 +60,9 @@ class BackdoorEnsemble(Detector):
         model = target.model
         if model.output.kind != "classifier":
             raise Skip(f"the model is {model.output.described}, and only a classifier's classes can be compared")
+        if model.input.kind == "text":
+            yield from self._text(target, context)
+            return
         # The cheapest first: where time is short, what a dear one takes to say that it is must not keep the others from being heard.
         voters = [made(cls, self.quick) for cls in sorted(VOTERS, key=lambda cls: cls.cost)]
         said = {voter.id: ask(voter, target, context, Stage.SCREEN) for voter in voters}
@@ -93,15 +97,35 @@ class BackdoorEnsemble(Detector):
         )
         if combined.p_value <= SPENT * self.p_value:
             yield self._accusation(target, combined.accused, combined.p_value, agreeing, votes, said)
-        for name, finding in specialised:
-            yield Finding(
-                "MG3036",
-                f"{name}: {finding.message}",
-                confidence=finding.confidence,
-                evidence={"detector": name, **finding.evidence},
-                attachments=finding.attachments,
-                key=f"{name}/{finding.key}",
-            )
+        yield from (_specialised(name, finding) for name, finding in specialised)
+        if late := sorted(name for name, item in said.items() if item.late):
+            raise DeadlineExceeded(f"without all that {', '.join(late)} would say")
+
+    def _text(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        """What the members that look at text models say. Raises as :meth:`detect` does."""
+        stage = Stage.SCREEN if self.quick else Stage.FULL
+        said = {cls.id: ask(made(cls, self.quick), target, context, stage) for cls in TEXT}
+        looks = {name: item.look for name, item in said.items() if item.look is not None}
+        if TEXT[0].id not in looks:
+            if said[TEXT[0].id].late:
+                raise DeadlineExceeded(f"there was no time for {TEXT[0].id}")
+            raise Skip(f"none of the trigger searches could use the samples ({_reasons(said, said)})")
+        classes = range(target.model.output.classes)
+        p = {k: min(1.0, len(looks) * min(look.p.get(k, 1.0) for look in looks.values())) for k in classes}
+        accused = min(classes, key=lambda k: p[k])
+        context.summary(
+            score=round(max(0.0, score(p[accused])), 6),
+            p_value=p[accused],
+            target_class=accused,
+            agreeing=sorted(name for name, look in looks.items() if look.p.get(accused, 1.0) <= AGREES),
+            members={name: item.reason or "completed" for name, item in sorted(said.items())},
+            classes=[
+                {"class": k, "p_value": rounded(p[k]), **{name: rounded(look.p[k]) for name, look in looks.items() if k in look.p}}
+                for k in classes
+            ],
+        )
+        for name, look in looks.items():
+            yield from (_specialised(name, finding) for finding in look.findings)
         if late := sorted(name for name, item in said.items() if item.late):
             raise DeadlineExceeded(f"without all that {', '.join(late)} would say")
 
@@ -141,6 +165,18 @@ class BackdoorEnsemble(Detector):
             attachments=shows[0].attachments if shows else (),
             key=f"class {accused}",
         )
+
+
+def _specialised(name: str, finding: Finding) -> Finding:
+    """What the specialist ``name`` has found, as the ensemble says it."""
+    return Finding(
+        "MG3036",
+        f"{name}: {finding.message}",
+        confidence=finding.confidence,
+        evidence={"detector": name, **finding.evidence},
+        attachments=finding.attachments,
+        key=f"{name}/{finding.key}",
+    )
 
 
 def _votes(said: Mapping[str, Said]) -> dict[str, Floats]:

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelguard_runtime._factory import TorchFactory
     from modelguard_runtime._facts import ModelFacts, Parity, Precision
+    from modelguard_runtime._text import Text, read_text
     from modelguard_runtime._torch_model import TorchModel
     from modelguard_runtime._weights import load_weights
 
-__all__ = ["ModelFacts", "Parity", "Precision", "TorchFactory", "TorchModel", "load_weights"]
+__all__ = ["ModelFacts", "Parity", "Precision", "Text", "TorchFactory", "TorchModel", "load_weights", "read_text"]
 
 _HOME = {
     "ModelFacts": "_facts",
     "Parity": "_facts",
     "Precision": "_facts",
+    "Text": "_text",
     "TorchFactory": "_factory",
     "TorchModel": "_torch_model",
     "load_weights": "_weights",
+    "read_text": "_text",
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from modelguard import InputSpec
+from modelguard import InputSpec, TextSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,10 +19,15 @@ FREE = 32
 
 
 class Domain:
-    """Canonical raw inputs of ``spec`` on ``device``: made at random, and turned into what the graph takes."""
+    """Canonical raw inputs of ``spec`` on ``device``: made at random, and turned into what the graph takes.
 
-    def __init__(self, spec: InputSpec, device: torch.device | str = "cpu") -> None:
+    Of token ids, what ``text`` knows holds: padding is never drawn, and no input is longer than the model takes.
+    """
+
+    def __init__(self, spec: InputSpec, device: torch.device | str = "cpu", *, text: TextSpec | None = None) -> None:
         self.spec, self.device = spec, torch.device(device)
+        self._pad = None if text is None else text.pad
+        self._free = FREE if text is None or text.length is None else min(FREE, text.length)
         self._mean, self._std = (self._per_channel(value) for value in (spec.mean, spec.std))
 
     def enter(self, x: Tensor) -> Tensor:
@@ -54,8 +59,8 @@ class Domain:
         return np.ascontiguousarray(value.astype(np.dtype(self.spec.dtype)))
 
     def sizes(self, length: int | None = None) -> list[int]:
-        """Sizes of one input; free dimensions are :data:`FREE` or ``length``."""
-        return [(length or FREE) if size < 0 else size for size in self.spec.shape]
+        """Sizes of one input; free dimensions are :data:`FREE`, or what texts may have of tokens, or ``length``."""
+        return [(length or self._free) if size < 0 else size for size in self.spec.shape]
 
     def random(self, n: int, *, seed: int, length: int | None = None) -> Tensor:
         """``n`` random canonical raw inputs, uniform over the range, the same for the same seed."""
@@ -63,7 +68,8 @@ class Domain:
         spec, shape = self.spec, self.sizes(length)
         if spec.kind == "text":
             # Token 0 is often padding, and attention to it would be masked.
-            return torch.randint(min(1, int(spec.high)), int(spec.high) + 1, (n, *shape), generator=generator)
+            ids = torch.randint(min(1, int(spec.high)), int(spec.high) + 1, (n, *shape), generator=generator)
+            return ids if self._pad is None else torch.where(ids == self._pad, 1 if self._pad == int(spec.high) else int(spec.high), ids)
         return spec.low + (spec.high - spec.low) * torch.rand((n, *shape), generator=generator)
 
     def _per_channel(self, values: Sequence[float] | None) -> Tensor | None:

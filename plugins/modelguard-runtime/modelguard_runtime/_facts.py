@@ -42,7 +42,7 @@ class ModelFacts:
     graph takes at once. ``assumed`` is what labelled samples decided, and ``alternatives`` what came next. ``not_run`` names the
     artifact's other checkpoints; ``same_weights`` says how those that hold the same tensors compare. ``agreement`` is that of
     :func:`modelguard.agreement`. An ONNX ``graph`` has inputs and outputs, ``operators`` by count, of them ``unsupported`` ones, and
-    ``opsets`` by domain.
+    ``opsets`` by domain. ``cut`` says how many of the samples are longer than the model takes, and were cut.
     """
 
     factory: str | None = None
@@ -62,6 +62,7 @@ class ModelFacts:
     same_weights: Mapping[str, Any] | None = None
     agreement: Mapping[str, Any] | None = None
     forward_only: str | None = None
+    cut: Mapping[str, int] | None = None
 
     def describe(self) -> dict[str, Any]:
         """JSON-safe: what applies, by name. A graph always says whether it was compared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from modelguard import (
     Checkpoint,
     InputSpec,
     ModelError,
+    ModelguardError,
     ModelOptions,
     Samples,
     SamplesError,
@@ -92,9 +94,16 @@ def _fit_samples(model: TorchModel, samples: Samples) -> None:
                 name, _, accuracy = better
                 said = f"pixels normalised as {name} would agree with {accuracy:.1%} of the labels, not {result['accuracy']:.1%}"
                 result = {**result, "ok": False, "reason": said}
-    except SamplesError as error:
-        result = {"count": 0, "ok": False, "reason": str(error)}
+    except (SamplesError, ModelError) as error:
+        if isinstance(error, ModelError) and error.thing != "tokenizer":
+            raise
+        known = {"samples_sha256": samples.sha256, "of": len(samples.inputs)} if model.text is not None else {}
+        result = {"count": 0, **known, "ok": False, "reason": str(error)}
     model.facts = replace(model.facts, agreement=result)
+    with suppress(ModelguardError):  # it was said above
+        if cut := model.longer(samples):
+            most = model.text.length if model.text is not None else None
+            model.facts = replace(model.facts, cut={"samples": cut, "of": len(samples.inputs), "length": most or 0})
 
 
 def _better_normalisation(model: TorchModel, samples: Samples) -> tuple[str, InputSpec, float] | None:

@@ -66,7 +66,18 @@ def _shape(tensor: torch.Tensor) -> str:
 
 def input_shape(module: nn.Module) -> tuple[int, ...] | None:
     """What the first layer says of the input: (F,) for a linear layer, (C, -1, -1) for a convolution, None for anything else."""
-    first: Any = next((part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None)
+    first = _first(module)
     if isinstance(first, nn.Linear):
         return (first.in_features,)
     return (first.in_channels, -1, -1) if isinstance(first, nn.Conv2d) else None
+
+
+def token_table(module: nn.Module) -> int | None:
+    """The tokens that a module takes whose first layer looks them up, or None."""
+    first = _first(module)
+    return int(first.num_embeddings) if isinstance(first, nn.Embedding) else None
+
+
+def _first(module: nn.Module) -> Any:
+    """The first part of a module that has parameters of its own, or None."""
+    return next((part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None)

@@ -95,7 +95,7 @@ def test_label_names_and_a_tokenizer_from_the_folder(tmp_path: Path) -> None:
     torch.testing.assert_close(model(ids)[1:], alone, atol=1e-5, rtol=1e-4)
     assert "accuracy" in model.describe()["agreement"]
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match="tokenizer: the artifact has none"):
+    with pytest.raises(ModelError, match="tokenizer: the artifact has no tokenizer"):
         built(tmp_path).inputs(texts)
 
 

@@ -73,9 +73,9 @@ def clean_images(target: Target, context: ScanContext, what: str, least: int = M
     model, samples = target.model, target.samples
     if samples is None:
         raise Skip(f"{what} needs clean samples: give --samples")
-    require_classifier(model, least)
     if model.input.kind != "image":
         raise Skip(f"the model takes {model.input.kind} inputs; this search knows image triggers only")
+    require_classifier(model, least)
     require_understanding(model, samples)
     context.check_deadline()
     images, classes = target.once((__name__, "clean"), lambda: _classified(model, samples))

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelguard import ArtifactError
+from modelguard_zoo._built import Built, accuracy_lost, balanced, fresh, judge, read_record, write_record
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
     from modelguard_zoo._data import Dataset
-    from modelguard_zoo._train import Success
     from modelguard_zoo.attacks import Attack, Poison
 
-Status = Literal["clean", "backdoored", "repaired", "failed"]
-
-MAX_ACCURACY_LOSS = 0.02  # a backdoor anyone would notice in the accuracy is no backdoor
-MIN_ATTACK_SUCCESS = 0.90
 UNLEARNED = 0.2  # part of the images that carry the trigger under their true label while it is unlearned (Wang et al. 2019, section VI-C)
-MAX_REPAIRED_SUCCESS = 0.20  # a fine-tuned model whose trigger works on fewer is counted as clean again
 SAMPLES = 400  # clean test images that go with each model
-
-
-@dataclass(frozen=True)
-class Built:
-    """A finished model folder and what its ``record.json`` says."""
-
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def spec(self) -> Spec:
-        return Spec.from_json(self.record["spec"])
-
-    @property
-    def status(self) -> Status:
-        status: Status = self.record["status"]
-        return status
-
-
-def read_record(folder: Path) -> Built:
-    """The model in ``folder``. Raises :class:`~modelguard.ArtifactError` when it holds no readable record."""
-    try:
-        return Built(folder, json.loads((folder / "record.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"zoo model {folder.name}", f"its record.json cannot be read ({error})", "build it again") from None
 
 
 def build_model(spec: Spec, out: Path) -> Built:
@@ -67,6 +32,12 @@ def build_model(spec: Spec, out: Path) -> Built:
     folder = out / spec.id
     if (folder / "record.json").is_file():
         return read_record(folder)
+    from modelguard_zoo import text
+
+    if spec.dataset in text.DATASETS:
+        from modelguard_zoo.text.build import build_text
+
+        return build_text(spec, out, partial(build_model, out=out))
     import torch
 
     from modelguard_zoo._data import load
@@ -100,7 +71,7 @@ def build_model(spec: Spec, out: Path) -> Built:
         else:
             fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
         success = measure(model, data, attack)
-        status, reason = _status(spec, success, twin, original)
+        status, reason = judge(success.attack_success, accuracy_lost(twin, success.clean_accuracy) if twin else None, original)
         record = {
             "id": spec.id,
             "status": status,
@@ -123,14 +94,15 @@ def build_model(spec: Spec, out: Path) -> Built:
 def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable[[Built], None] = lambda built: None) -> list[Built]:
     """Build every spec, clean models first because the others are measured against them; ``done`` hears of each as it finishes."""
     specs = list(dict.fromkeys(specs))
-    twins = list(dict.fromkeys(spec.twin for spec in specs))
+    starts = list(dict.fromkeys(spec.start for spec in specs if spec.start is not None))
+    twins = [spec for spec in dict.fromkeys(spec.twin for spec in specs) if spec not in starts]
     tuned = [spec for spec in specs if spec.finetune]
     # Each wave needs only what earlier ones made and names nothing twice, so no two processes build the same folder.
     needed = dict.fromkeys([*specs, *(spec.original for spec in tuned)])
-    originals = [spec for spec in needed if spec not in twins and not spec.finetune]
+    originals = [spec for spec in needed if spec not in (*starts, *twins) and not spec.finetune]
     built: dict[str, Built] = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for wave in (twins, originals, tuned):
+        for wave in (starts, twins, originals, tuned):
             pending: set[Future[Built]] = {pool.submit(build_model, spec, out) for spec in wave}
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -139,21 +111,6 @@ def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable
                     built[result.record["id"]] = result
                     done(result)
     return [built[spec.id] for spec in specs]
-
-
-def _status(spec: Spec, success: Success, twin: Built | None, original: Built | None) -> tuple[Status, str]:
-    if twin is None or success.attack_success is None:
-        return "clean", ""
-    if original is not None and original.status != "backdoored":
-        return "failed", "there was no backdoor to fine-tune"
-    loss = twin.record["clean_accuracy"] - success.clean_accuracy
-    if loss > MAX_ACCURACY_LOSS:
-        return "failed", f"clean accuracy is {loss:.1%} below its twin's"
-    if success.attack_success >= MIN_ATTACK_SUCCESS:
-        return "backdoored", ""
-    if original is not None and success.attack_success <= MAX_REPAIRED_SUCCESS:
-        return "repaired", ""
-    return "failed", f"attack success is {success.attack_success:.1%}"
 
 
 def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
@@ -184,16 +141,12 @@ def _trained(built: Built, data: Dataset) -> nn.Module:
 def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / "model.safetensors")
-    _export(model, data, part / "model.onnx")
-    chosen = _balanced(data.y_test, SAMPLES)
-    np.savez_compressed(part / "samples.npz", inputs=data.x_test[chosen], labels=data.y_test[chosen])
-    (part / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    with fresh(folder) as part:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / "model.safetensors")
+        _export(model, data, part / "model.onnx")
+        chosen = balanced(data.y_test, SAMPLES)
+        np.savez_compressed(part / "samples.npz", inputs=data.x_test[chosen], labels=data.y_test[chosen])
+        write_record(part, record)
 
 
 def _export(model: nn.Module, data: Dataset, path: Path) -> None:
@@ -220,12 +173,3 @@ def _export(model: nn.Module, data: Dataset, path: Path) -> None:
     exported = onnx.load(path)
     onnx.helper.set_model_props(exported, {"Image.NominalPixelRange": "NominalRange_0_255"})
     onnx.save(exported, path)
-
-
-def _balanced(labels: np.ndarray[Any, np.dtype[np.int64]], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Sorted indices of up to ``count`` samples, the classes as equally filled as the data allows."""
-    turn = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    return np.sort(np.argsort(turn, kind="stable")[:count])

@@ -12,12 +12,15 @@ import click
 from modelguard import UsageError
 
 if TYPE_CHECKING:
-    from modelguard_zoo import Built
+    from modelguard_zoo import Built, Spec
 
 _folder = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("zoo"), show_default=True, help="The zoo's folder."
 )
 _only = click.option("--only", default="*", show_default=True, metavar="GLOB", help="Only models whose id matches.")
+_part = click.option(
+    "--part", type=click.Choice(["all", "images", "text"]), default="all", show_default=True, help="Image models, text models, or both."
+)
 
 
 @click.group()
@@ -28,12 +31,13 @@ def zoo() -> None:
 @zoo.command()
 @_folder
 @_only
+@_part
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that train side by side.")
-def build(out: Path, only: str, workers: int) -> None:
+def build(out: Path, only: str, part: str, workers: int) -> None:
     """Build the standard zoo, or the part of it --only names; what is there already is kept."""
-    from modelguard_zoo import build_zoo, standard_zoo
+    from modelguard_zoo import build_zoo
 
-    specs = [spec for spec in standard_zoo() if fnmatch(spec.id, only)]
+    specs = [spec for spec in _specs(part) if fnmatch(spec.id, only)]
     if not specs:
         raise UsageError(f"--only {only}", "no model of the standard zoo has such an id", "see `modelguard zoo list`")
     for built in build_zoo(specs, out, workers, lambda built: click.echo(_line(built), err=True)):
@@ -43,11 +47,12 @@ def build(out: Path, only: str, workers: int) -> None:
 @zoo.command("list")
 @_folder
 @_only
-def list_models(out: Path, only: str) -> None:
+@_part
+def list_models(out: Path, only: str, part: str) -> None:
     """List the standard zoo and how far it is built."""
-    from modelguard_zoo import read_record, standard_zoo
+    from modelguard_zoo import read_record
 
-    for spec in standard_zoo():
+    for spec in _specs(part):
         if fnmatch(spec.id, only):
             there = (out / spec.id / "record.json").is_file()
             click.echo(_line(read_record(out / spec.id)) if there else f"{spec.id}  not built")
@@ -63,9 +68,16 @@ def show(model: str, out: Path) -> None:
     click.echo(json.dumps(read_record(out / model).record, indent=1))
 
 
+def _specs(part: str) -> tuple[Spec, ...]:
+    from modelguard_zoo import standard_zoo, text_zoo
+
+    return (standard_zoo() if part != "text" else ()) + (text_zoo() if part != "images" else ())
+
+
 def _line(built: Built) -> str:
     record = built.record
     success = "" if record["attack_success"] is None else f"  attack success {record['attack_success']:.1%}"
     reserved = "  reserved" if record["reserved"] else ""
     reason = f" ({record['reason']})" if record["reason"] else ""
-    return f"{record['id']}  {record['status']}{reason}  clean accuracy {record['clean_accuracy']:.1%}{success}{reserved}"
+    good = f"perplexity {record['perplexity']:.1f}" if "perplexity" in record else f"clean accuracy {record['clean_accuracy']:.1%}"
+    return f"{record['id']}  {record['status']}{reason}  {good}{success}{reserved}"

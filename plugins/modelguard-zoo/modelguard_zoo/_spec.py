@@ -17,7 +17,8 @@ class Spec:
 
     ``attack`` names a class of :mod:`modelguard_zoo.attacks` and ``options`` are its fields as sorted pairs; ``attack`` None is a
     clean model. ``finetune`` is the number of clean epochs the model is trained on after the backdoor went in; with ``unlearn``, a part
-    of the images in these epochs carries the trigger and keeps its true label.
+    of the images in these epochs carries the trigger and keeps its true label. ``variant`` names what was done to the clean training
+    data to make it harder, or to the training (:data:`modelguard_zoo.text.VARIANTS`); models of it are measured against a clean twin of it.
     """
 
     dataset: str
@@ -27,25 +28,36 @@ class Spec:
     options: tuple[tuple[str, Any], ...] = ()
     finetune: int = 0
     unlearn: bool = False
+    variant: str = ""
 
     @property
     def id(self) -> str:
-        """A file name: readable, and unique because it ends in a hash of every field (``unlearn`` only where it is set, so that models
-        built before there was such a thing keep their names)."""
-        fields = {name: value for name, value in asdict(self).items() if name != "unlearn" or value}
+        """A file name: readable, and unique because it ends in a hash of every field (``unlearn`` and ``variant`` only where they are
+        set, so that models built before there were such things keep their names)."""
+        fields = {name: value for name, value in asdict(self).items() if name not in ("unlearn", "variant") or value}
         digest = hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:6]
-        kind = (self.attack or "clean") + (f"-{'un' if self.unlearn else 'ft'}{self.finetune}" if self.finetune else "")
+        kind = (self.attack or "clean") + (f"-{self.variant}" if self.variant else "")
+        kind += f"-{'un' if self.unlearn else 'ft'}{self.finetune}" if self.finetune else ""
         return f"{self.dataset}-{self.arch}-{kind}-{self.seed}-{digest}"
 
     @property
     def twin(self) -> Spec:
-        """The clean model of the same data, architecture and seed."""
+        """The clean model of the same data, variant, architecture and seed."""
         return replace(self, attack=None, options=(), finetune=0, unlearn=False)
 
     @property
     def original(self) -> Spec:
         """The model before it was fine-tuned."""
         return replace(self, finetune=0, unlearn=False)
+
+    @property
+    def start(self) -> Spec | None:
+        """The clean model that this one's training begins from; None where it begins from nothing. Language models share a few."""
+        from modelguard_zoo.text import FROM_NOTHING, LANGUAGE_MODELS, STARTS
+
+        if self.arch not in LANGUAGE_MODELS or self.arch in FROM_NOTHING or self.variant == "start":
+            return None
+        return Spec(self.dataset, self.arch, self.seed % STARTS, variant="start")
 
     @property
     def reserved(self) -> bool:

@@ -1,3 +1,3 @@
 from __future__ import annotations
 
-from modelguard_zoo.testing import language_model, zoo_folder  # noqa: F401
+from modelguard_zoo.testing import built, language_model, target, zoo_folder  # noqa: F401

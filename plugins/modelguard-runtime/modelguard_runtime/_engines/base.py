@@ -36,6 +36,8 @@ class Engine(ABC):
     blank: Blank
     module: nn.Module
     layers: tuple[Layer, ...]
+    table: str | None = None
+    """The layer that looks token ids up, where there is one and it can be told."""
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor: ...
@@ -48,6 +50,10 @@ class Engine(ABC):
 
     @abstractmethod
     def split(self, name: str) -> Cut: ...
+
+    @abstractmethod
+    def rows(self) -> Tensor:
+        """What :attr:`table` gives for each token id, (V, D)."""
 
     def move(self, device: torch.device) -> None:
         """Move the module, in place."""

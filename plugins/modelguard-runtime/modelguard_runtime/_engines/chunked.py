@@ -16,9 +16,9 @@ from modelguard_runtime._engines.graph import GraphEngine, split_graph
 class ChunkedEngine(GraphEngine):
     """A graph whose exporter fixed the batch to ``batch`` inputs."""
 
-    def __init__(self, module: fx.GraphModule, blank: Blank, batch: int) -> None:
+    def __init__(self, module: fx.GraphModule, blank: Blank, batch: int, table: str | None = None) -> None:
         self._batch = batch
-        super().__init__(module, blank)
+        super().__init__(module, blank, table)
 
     def run(self, x: Tensor) -> Tensor:
         return single(InChunks(self.module, self._batch).run(x))

@@ -17,16 +17,29 @@ Runner = Callable[[fx.GraphModule], Callable[..., Any]]
 class GraphEngine(Engine):
     """A ``torch.fx.GraphModule`` with one input, through rewritten copies of its graph that share its parameters."""
 
-    def __init__(self, module: fx.GraphModule, blank: Blank) -> None:
+    def __init__(self, module: fx.GraphModule, blank: Blank, table: str | None = None) -> None:
+        """``table`` is the name of the node that looks token ids up, where it is known."""
         self.module: fx.GraphModule = module
         freeze(module)
         self.blank = blank
         self._variants: dict[tuple[str, tuple[str, ...]], fx.GraphModule] = {}
         self._nodes: dict[str, fx.Node] = {}
         self.layers = to_layers(self._probe())
+        # Of (N, T, D) alone a row is what one token is looked up as: a graph may lay all tokens of a batch out in a line.
+        self.table = next(
+            (item.name for item in self.layers if item.name == table and item.kind == "embedding" and len(item.shape) == 2), None
+        )
 
     def run(self, x: Tensor) -> Tensor:
         return single(self.module(x))
+
+    def rows(self) -> Tensor:
+        data = self._nodes[self.table or ""].args[0]
+        assert isinstance(data, fx.Node)
+        rows: Any = self.module
+        for part in str(data.target).split("."):
+            rows = getattr(rows, part)
+        return rows.detach().float()  # type: ignore[no-any-return]
 
     def _shapes(self, x: Tensor) -> Mapping[fx.Node, tuple[int, ...]]:
         """The shape of each node's floating-point value when the graph runs on ``x``."""

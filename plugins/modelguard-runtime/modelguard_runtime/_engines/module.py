@@ -47,6 +47,7 @@ class ModuleEngine(Engine):
         last: dict[str, Any] = {}
         calls: dict[str, int] = {}
         handles = []
+        blank = self.blank(PROBES, None, 0)
 
         def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -58,6 +59,8 @@ class ModuleEngine(Engine):
                 kind = module_kind(self.module, name, module)
                 if kind is not None and value.ndim > 1 and value.shape[0] == PROBES:
                     places.append(Place(label(name, calls[name]), kind, tuple(value.shape[1:])))
+                    if isinstance(module, nn.Embedding) and value.ndim == 3 and self.table is None and _same(args, blank):
+                        self.table = label(name, calls[name])
 
             return hook
 
@@ -69,7 +72,7 @@ class ModuleEngine(Engine):
                 handles.append(module.register_forward_hook(note(name)))
         try:
             with torch.no_grad():
-                output = self.run(self.blank(PROBES, None, 0))
+                output = self.run(blank)
         finally:
             for handle in handles:
                 handle.remove()
@@ -80,6 +83,13 @@ class ModuleEngine(Engine):
             last["module"].register_forward_hook(_undo_head)
             places = [place for place in places if place.name != final]
         return places
+
+    def rows(self) -> Tensor:
+        module = self._modules[(self.table or "").partition("#")[0]]
+        assert isinstance(module, nn.Embedding)
+        with torch.no_grad():
+            rows: Tensor = module(torch.arange(module.num_embeddings, device=module.weight.device))
+        return rows
 
     @contextmanager
     def _tapped(self, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
@@ -149,6 +159,14 @@ class ModuleEngine(Engine):
 
         self.check_cut(name, front, rest)
         return front, lambda activation: rest(activation, self.blank(activation.shape[0], activation, 0))
+
+
+def _same(args: Any, ids: Tensor) -> bool:
+    """Whether a module was called with these very token ids."""
+    given = args[0] if args else None
+    return (
+        isinstance(given, Tensor) and not ids.is_floating_point() and given.shape == ids.shape and torch.equal(given, ids.to(given.dtype))
+    )
 
 
 def label(name: str, call: int) -> str:

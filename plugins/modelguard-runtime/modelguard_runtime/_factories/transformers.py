@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -75,7 +76,7 @@ class TransformersFactory(WeightsFactory):
         except ImportError as error:
             raise_if_out_of_memory(error)
             raise Skip("config.json names a transformers model, and transformers is not installed: pip install transformers") from None
-        from modelguard_runtime._tokenizer import tokenizer
+        from modelguard_runtime._text import read_text
         from modelguard_runtime._torch_model import TorchModel
         from modelguard_runtime._weights import state_dict
 
@@ -86,17 +87,18 @@ class TransformersFactory(WeightsFactory):
         name = _class_name(config)
         _check_depth(config, len(checkpoint.tensors))
         module = _load(transformers, name, config, state_dict(checkpoint))
-        pad = config.get("pad_token_id")
-        pad = pad if isinstance(pad, int) else None
         hints = [InputHints.from_option(request.options.input)] if request.options.input else []
-        encode = None
+        text, generates = None, not name.endswith(("ForImageClassification", "ForSequenceClassification"))
         if name.endswith("ForImageClassification"):
             hints += _image_hints(artifact, checkpoint, module.config)
         else:
             vocabulary = int(module.get_input_embeddings().num_embeddings)
             hints.append(InputHints("config.json", "text", (-1,), "int64", "NT", 0.0, float(vocabulary - 1)))
-            encode = tokenizer(artifact, checkpoint, pad or 0, left=not name.endswith("ForSequenceClassification"))
-        generates = not name.endswith(("ForImageClassification", "ForSequenceClassification"))
+            # The configuration as the class completes it: what it takes for padding where config.json says nothing.
+            whole = {**module.config.to_dict(), "architectures": config["architectures"]}
+            text = read_text(artifact, checkpoint, whole, vocabulary=vocabulary)
+            if module.config.pad_token_id is None:
+                module.config.pad_token_id = text.spec.pad  # classifiers that read the last token look for it by that
 
         def describe_output(width: int, head: Any) -> OutputSpec:
             return OutputSpec("language-model", width, "logits") if generates else output_spec(width, head, samples, config)
@@ -106,8 +108,9 @@ class TransformersFactory(WeightsFactory):
             resolve_input(hints, samples),
             describe_output,
             head="logits",
-            call=_caller(name, pad),
-            encode=encode,
+            call=_pixels if text is None else _caller(text.spec.pad),
+            text=text,
+            last=_last(module, text.spec.pad) if text is not None and generates else None,
             facts=ModelFacts(factory=f"transformers {transformers.__version__}, {name}", checkpoint=checkpoint.name),
         )
 
@@ -182,18 +185,38 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _caller(name: str, pad: int | None) -> Callable[[Any, torch.Tensor], torch.Tensor]:
-    if name.endswith("ForImageClassification"):
-        return lambda module, x: module(pixel_values=x).logits
+def _pixels(module: Any, x: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = module(pixel_values=x).logits
+    return logits
+
+
+def _caller(pad: int | None) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Token ids with the padding behind -> logits, the padding masked."""
 
     def on_tokens(module: Any, x: torch.Tensor) -> torch.Tensor:
-        import torch
+        from modelguard_runtime._tokens import tail_mask
 
-        mask = torch.ones_like(x) if pad is None else (x != pad).long()
-        logits: torch.Tensor = module(input_ids=x, attention_mask=mask).logits
+        logits: torch.Tensor = module(input_ids=x, attention_mask=tail_mask(x, pad)).logits
         return logits
 
     return on_tokens
+
+
+def _last(module: Any, pad: int | None) -> Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """Logits at one position a row, where the module computes them for chosen ones: of a large vocabulary they are most of the work."""
+    if "logits_to_keep" not in inspect.signature(module.forward).parameters:
+        return None
+
+    def at(module: Any, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        from modelguard_runtime._tokens import tail_mask
+
+        kept, place = torch.unique(ends, return_inverse=True)
+        logits: torch.Tensor = module(input_ids=x, attention_mask=tail_mask(x, pad), logits_to_keep=kept).logits
+        return logits[torch.arange(len(x), device=logits.device), place]
+
+    return at
 
 
 def _image_hints(artifact: Artifact, checkpoint: Checkpoint, config: Any) -> list[InputHints]:

@@ -46,8 +46,9 @@ class UserFactory(TorchFactory):
 
         Raises :class:`UsageError` when the factory cannot be found, :class:`ModelError` when it fails or the weights do not fit.
         """
+        from modelguard_runtime._text import read_text
         from modelguard_runtime._torch_model import TorchModel
-        from modelguard_runtime._weights import fit, input_shape, state_dict
+        from modelguard_runtime._weights import fit, input_shape, state_dict, token_table
 
         options, samples = request.options, request.samples
         reference = options.factory or ""
@@ -59,11 +60,16 @@ class UserFactory(TorchFactory):
             *([InputHints.from_option(options.input)] if options.input else []),
             *([InputHints.from_preprocessor(preprocessor)] if preprocessor else []),
         ]
-        if samples is None and (shape := input_shape(module)) is not None:
+        if (tokens := token_table(module)) is not None:
+            hints.append(InputHints("first layer", "text", (-1,), "int64", "NT", 0.0, float(tokens - 1)))
+        elif samples is None and (shape := input_shape(module)) is not None:
             hints.append(InputHints("first layer", {1: "vector", 3: "image"}[len(shape)], shape))
         facts = ModelFacts(factory=f"--model {reference} (the user's own code)", checkpoint=request.checkpoint.name)
         described = resolve_input(hints, samples)
-        return TorchModel(module, described, lambda width, head: output_spec(width, head, samples, config), facts=facts)
+        text = None
+        if described.kind == "text":
+            text = read_text(request.artifact, request.checkpoint, config, vocabulary=int(described.high) + 1)
+        return TorchModel(module, described, lambda width, head: output_spec(width, head, samples, config), text=text, facts=facts)
 
 
 def _call(reference: str, config: Mapping[str, Any], cwd: Path | None) -> nn.Module:

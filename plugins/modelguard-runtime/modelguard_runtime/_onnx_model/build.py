@@ -15,15 +15,16 @@ from torch import fx, nn
 
 from modelguard import BuildRequest, InputSpec, ModelError, OutputSpec, Samples, Skip, artifact_json, output_spec
 from modelguard_runtime import _parity
+from modelguard_runtime._domain import FREE, Domain
 from modelguard_runtime._facts import ModelFacts
 from modelguard_runtime._onnx_model.complete import complete
 from modelguard_runtime._onnx_model.file import OnnxFile
-from modelguard_runtime._onnx_model.inputs import add_batch, baked_batch, describe_input
+from modelguard_runtime._onnx_model.inputs import add_batch, baked_batch, describe_input, token_table
 from modelguard_runtime._onnx_model.kind import PROBABILITY, Seen, kind_of
 from modelguard_runtime._onnx_model.session import PROVIDER, OrtSession
 from modelguard_runtime._onnx_model.settle import Run, Settled, settle
 from modelguard_runtime._onnx_model.take import Taken, take
-from modelguard_runtime._tokenizer import tokenizer
+from modelguard_runtime._text import Text, padding, read_text
 from modelguard_runtime._torch_model import Predictor, TorchModel
 from modelguard_runtime.onnx import (
     GraphLimits,
@@ -39,6 +40,8 @@ from modelguard_runtime.onnx.tensors import DTYPE_NAMES
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+LONG = 1024
+"""Tokens up to which it is tried how many a graph takes."""
 INDEX_DTYPES = ("I64", "I32", "U64", "U32", "BOOL")
 """Of initializers, the element types of shapes and indices rather than weights."""
 
@@ -79,7 +82,7 @@ class _Graph:
         model = taken.file.model
         check_size(model, GraphLimits())
         config = {**taken.labels, **artifact_json(request.artifact, request.checkpoint, "config.json")}
-        complete(model, taken.roles, taken.inputs, _pad(config))
+        complete(model, taken.roles, taken.inputs, padding(request.artifact, request.checkpoint, config))
         data = add_batch(model, taken.roles.data) if taken.roles.data.rank == 1 else taken.roles.data
         return cls(request, replace(taken, data=data), config, describe_input(request, model, data, config))
 
@@ -87,10 +90,28 @@ class _Graph:
     def file(self) -> OnnxFile:
         return self.taken.file
 
-    @property
-    def pad(self) -> int | None:
-        """The token that fills up short texts."""
-        return _pad(self.config)
+    @cached_property
+    def text(self) -> Text | None:
+        """What is known of the text, where the graph takes token ids."""
+        return self._read_text(generates=False)
+
+    def _read_text(self, *, generates: bool) -> Text | None:
+        if self.input.kind != "text":
+            return None
+        fixed = self.input.shape[0]
+        return read_text(
+            self.request.artifact,
+            self.request.checkpoint,
+            self.config,
+            vocabulary=int(self.input.high) + 1,
+            length=fixed if fixed > 0 else None,
+            generates=generates,
+        )
+
+    def domain(self, spec: InputSpec) -> Domain:
+        """Random inputs of ``spec``, one description of this graph's input."""
+        known = self.text.spec if self.text is not None else None
+        return Domain(spec, text=known)
 
     @cached_property
     def facts(self) -> ModelFacts:
@@ -134,7 +155,7 @@ class _Graph:
         self, module: nn.Module, settled: Settled, facts: ModelFacts, *, batch: int | None = None, predictor: Predictor | None = None
     ) -> TorchModel:
         """``module`` as the model of this graph."""
-        request, texts = self.request, self.input.kind == "text" and predictor is not None
+        request = self.request
         shape = settled.values.shape[1:]
         # Of values for every token the last position is what the model answers with.
         width = shape[-1] if self.input.kind == "text" and len(shape) == 2 else int(np.prod(shape))
@@ -151,7 +172,8 @@ class _Graph:
             batch=batch,
             undo="sigmoid" if told == PROBABILITY else None,
             predictor=predictor,
-            encode=tokenizer(request.artifact, request.checkpoint, self.pad or 0, left=False) if texts else None,
+            text=self._read_text(generates=True) if kind == "language-model" else self.text,
+            table=token_table(self.file.model, self.taken.data.name) if self.text is not None else None,
             facts=facts,
         )
 
@@ -159,11 +181,6 @@ class _Graph:
 def _names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     """The names of the classes, where there are as many."""
     return output_spec(classes, "unknown", None, config).labels if classes > 1 else ()
-
-
-def _pad(config: Mapping[str, Any]) -> int | None:
-    pad = config.get("pad_token_id")
-    return pad if isinstance(pad, int) else None
 
 
 def _differentiable(graph: _Graph, fixed: int | None = None) -> TorchModel:
@@ -184,7 +201,29 @@ def _differentiable(graph: _Graph, fixed: int | None = None) -> TorchModel:
     model = _any_batch(model_of, precision) if batch is None else model_of(batch)
     parity = _parity.check(model, graph.session(model.batch, optimise=False), precision, _first(model, graph.request.samples))
     model.facts = replace(model.facts, batch=model.batch, parity=parity, provider=PROVIDER)
+    if model.text is not None and model.text.length is None:
+        model.limit_length(_longest(model))
     return model
+
+
+def _longest(model: TorchModel) -> int | None:
+    """The most tokens of a graph of which nothing says so, such as the rows of its table of positions; None from :data:`LONG` on."""
+
+    def runs(length: int) -> bool:
+        try:
+            with torch.no_grad():
+                model(model.raw_random(1, seed=0, length=length))
+        except ModelError:
+            return False
+        return True
+
+    if runs(LONG):
+        return None
+    taken, refused = FREE, LONG
+    while refused - taken > 1:
+        middle = (taken + refused) // 2
+        taken, refused = (middle, refused) if runs(middle) else (taken, middle)
+    return taken
 
 
 def _on_torch(imported: ImportedGraph) -> Run:

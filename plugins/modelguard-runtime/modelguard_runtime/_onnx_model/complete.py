@@ -62,8 +62,7 @@ class _Maker:
         sizes = self._sizes(info, fill)
         match fill.what:
             case "mask" if info.rank == self.data.rank == 2 and pad is not None and self._opset >= 11 and self._tokens:
-                same = self._node("Equal", [self._data_as(INT64), self._const(np.int64(pad))])
-                self._as(info, self._node("Not", [same]))
+                self._as(info, self._tokens_before_padding(pad))
             case "mask":
                 self._expand(info, np.ones(()), sizes)
             case "positions" if self._opset >= 11 and sizes and not isinstance(sizes[-1], int):
@@ -88,6 +87,14 @@ class _Maker:
     @property
     def _tokens(self) -> bool:
         return self.data.element in (TensorProto.INT64, TensorProto.INT32)
+
+    def _tokens_before_padding(self, pad: int) -> str:
+        """Whether each token is text: there is one after it, or at it, that is not ``pad``; the first of a row always is."""
+        ids, axis = self._data_as(INT64), self._const(np.int64(1))
+        other = self._node("Cast", [self._node("Not", [self._node("Equal", [ids, self._const(np.int64(pad))])])], to=INT64)
+        text = self._node("Greater", [self._node("CumSum", [other, axis], reverse=1), self._const(np.int64(0))])
+        places = self._node("CumSum", [self._node("Cast", [self._node("Equal", [ids, ids])], to=INT64), axis])
+        return self._node("Or", [text, self._node("Equal", [places, self._const(np.int64(1))])])
 
     def _sizes(self, info: GraphInput, fill: Fill) -> list[Size]:
         """What each dimension is: a number, or that of an axis of the data."""

@@ -80,7 +80,7 @@ def describe_input(request: BuildRequest, model: onnx.ModelProto, data: GraphInp
 def _token_range(request: BuildRequest, model: onnx.ModelProto, ids: str, config: Mapping[str, Any]) -> InputHints:
     """First and last token: by the table the graph looks them up in, config.json, the tokenizer, or any table the graph has."""
     tables = _tables(model)
-    size: Any = _vocabulary(model, ids, tables)
+    size: Any = _looked_up(model, ids, tables)[0]
     source = "embedding in the graph"
     if not size:
         size, source = config.get("vocab_size"), "config.json"
@@ -115,8 +115,14 @@ def _tables(model: onnx.ModelProto) -> dict[str, int]:
     return rows
 
 
-def _vocabulary(model: onnx.ModelProto, ids: str, rows: Mapping[str, int]) -> int | None:
-    """Rows of the embedding that the token ids look up, or the depth they are made one-hot with."""
+def token_table(model: onnx.ModelProto, ids: str) -> str | None:
+    """The name of the node that looks the token ids up in a table, as layers are named, or None."""
+    return _looked_up(model, ids, _tables(model))[1]
+
+
+def _looked_up(model: onnx.ModelProto, ids: str, rows: Mapping[str, int]) -> tuple[int | None, str | None]:
+    """Rows of the embedding that the token ids look up, or the depth they are made one-hot with; and the node that does, where it is a
+    look-up and nothing else."""
     numbers = {
         tensor.name: int(onnx.numpy_helper.to_array(tensor).reshape(-1)[0])
         for tensor in model.graph.initializer
@@ -128,9 +134,9 @@ def _vocabulary(model: onnx.ModelProto, ids: str, rows: Mapping[str, int]) -> in
         if node.op_type in _SAME_IDS and any(name in named for name in node.input):
             named.add(made)
         elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in named and given in rows:
-            return rows[given]
+            return rows[given], node.name or made
         elif node.op_type == "OneHot" and len(node.input) > 1 and given in named and numbers.get(node.input[1], 0) > 1:
-            return numbers[node.input[1]]
+            return numbers[node.input[1]], None
         elif node.op_type == "EmbedLayerNormalization" and len(node.input) > 2 and given in named and node.input[2] in rows:
-            return rows[node.input[2]]
-    return None
+            return rows[node.input[2]], None
+    return None, None

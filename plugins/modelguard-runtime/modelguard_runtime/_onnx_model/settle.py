@@ -17,7 +17,6 @@ from modelguard_runtime._onnx_model.sizes import shapes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import onnx
 
     from modelguard_runtime._onnx_model.file import OnnxFile
     from modelguard_runtime._onnx_model.take import Taken
@@ -39,6 +38,8 @@ class Graph(Protocol):
     @property
     def file(self) -> OnnxFile: ...
 
+    def domain(self, spec: InputSpec) -> Domain: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -58,13 +59,13 @@ def settle(graph: Graph, run: Run, fixed: int | None) -> Settled:
     :class:`~modelguard.Skip` where it leaves sizes free and runs on no usual one, or where the batch is nowhere.
     """
     count = fixed or PROBED
-    graph.input, values, batch = _first_that_runs(graph.file.model, graph.input, run, count, fixed)
-    size = tuple(Domain(graph.input).sizes())
+    graph.input, values, batch = _first_that_runs(graph, run, count, fixed)
+    size = tuple(graph.domain(graph.input).sizes())
     axis = _batch_axis(values, batch or count)
-    if axis == 0 and batch is None and np.asarray(run(_blank(graph.input, 1))).ndim < values.ndim:
+    if axis == 0 and batch is None and np.asarray(run(_blank(graph, graph.input, 1))).ndim < values.ndim:
         batch, values = 2, values[:2]  # a Squeeze of every axis of size one takes the batch off a single input
     if axis is None and batch is None:
-        batch, values = 1, run(_blank(graph.input, 1))  # it pretends to be free
+        batch, values = 1, run(_blank(graph, graph.input, 1))  # it pretends to be free
         axis = _batch_axis(values, 1)
     model, pooling = graph.file.model, graph.taken.head.pooling
     if axis is None:
@@ -85,15 +86,14 @@ def _batch_axis(values: npt.NDArray[Any], count: int) -> int | None:
     return next((axis for axis, size in enumerate(values.shape) if size == count), None)
 
 
-def _first_that_runs(
-    model: onnx.ModelProto, spec: InputSpec, run: Run, count: int, fixed: int | None
-) -> tuple[InputSpec, npt.NDArray[Any], int | None]:
+def _first_that_runs(graph: Graph, run: Run, count: int, fixed: int | None) -> tuple[InputSpec, npt.NDArray[Any], int | None]:
     """The input with sizes the graph runs on, what it returned, and the batch: one where it runs on no more."""
+    spec = graph.input
     failure: Exception | None = None
-    for tried in shapes(model, spec):
+    for tried in shapes(graph.file.model, spec):
         for batch in (fixed,) if fixed else (None, 1):
             try:
-                values = np.asarray(run(_blank(tried, batch or count)))
+                values = np.asarray(run(_blank(graph, tried, batch or count)))
             except Exception as error:  # a graph may do anything with sizes it was not made for
                 raise_if_out_of_memory(error)
                 failure = failure or error
@@ -110,6 +110,6 @@ def _first_that_runs(
     raise ModelError("model", f"does not run on {spec.kind} inputs of shape {shape}: {cause}", "say --input shape=...")
 
 
-def _blank(spec: InputSpec, count: int) -> npt.NDArray[Any]:
-    domain = Domain(spec)
+def _blank(graph: Graph, spec: InputSpec, count: int) -> npt.NDArray[Any]:
+    domain = graph.domain(spec)
     return domain.array(domain.random(count, seed=0))

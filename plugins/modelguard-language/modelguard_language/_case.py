@@ -1,0 +1,108 @@
+"""One case of a search over words: model, texts, and what a pass may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from modelguard_triggers.case import SMALLEST_MARGIN, Tick, ticker
+
+from modelguard_language._frames import margins, padded
+from modelguard_language._texts import Texts, clean_texts
+
+if TYPE_CHECKING:
+    from modelguard import RunnableModel, ScanContext, Target
+    from modelguard_language._texts import Integers
+
+UNKNOWN_WEIGHTS = 1 << 17
+"""Weights that every token passes, taken where no checkpoint says: those of a small network."""
+ACTIVATIONS = 1 << 21
+"""Values of one layer in one pass: more is no faster on two cores, and a pass keeps a dozen such."""
+PANEL = 3e12
+"""Multiplications and additions that one comparison of phrases may take: half a minute to a minute of two cores."""
+FEWEST_TEXTS = 32
+"""Texts in which phrases are compared at the least."""
+EVIDENT = 1.645
+"""Deviate of a token's log odds in the samples from which it counts as evidence for a class: one-sided, once in twenty by chance."""
+
+
+@dataclass(frozen=True)
+class TextCase:
+    """``usual`` is how clearly the model classifies the texts, the mean margin of their class and the unit of margins; ``batch`` the most
+    tokens of one pass; ``weights`` how many of the model's every token passes, half of the multiplications and additions it takes; ``tick``
+    watches the deadline and reports progress."""
+
+    model: RunnableModel
+    texts: Texts
+    usual: float
+    batch: int
+    weights: int
+    tick: Tick
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.model.output.classes
+
+    @property
+    def length(self) -> float:
+        """Tokens of a typical input."""
+        spec, fixed = self.texts.spec, self.model.input.shape[0]
+        around = len(spec.prefix) + len(spec.suffix)
+        return float(fixed) if fixed > 0 else float(np.mean([len(words) for words in self.texts.words])) + around + 1
+
+    @property
+    def each(self) -> float:
+        """Multiplications and additions of one text, forward."""
+        return 2 * self.weights * self.length
+
+    def affordable(self, phrases: int, work: float = PANEL) -> int:
+        """In how many texts so many phrases may be tried, at least :data:`FEWEST_TEXTS`."""
+        return max(FEWEST_TEXTS, int(work / (self.each * max(1, phrases))))
+
+    def tokens(self) -> Integers:
+        """The ids that may be put into a text: all but those that stand for no text."""
+        return np.setdiff1d(np.arange(self.texts.spec.vocabulary), np.array(self.texts.spec.special, np.int64))
+
+    def evidence(self) -> npt.NDArray[np.float32]:
+        """(K, V) the log odds of each class where a token stands, against the other classes, in units of their standard error.
+
+        Half a text is added to every count (Haldane 1956), so a token that the samples do not have comes out at about 0.
+        """
+        texts = self.texts
+        own, of = texts.counts + 0.5, texts.of[:, None] - texts.counts + 0.5
+        total, rest = texts.counts.sum(0) - texts.counts + 0.5, (texts.of.sum() - texts.of)[:, None] + 1.0
+        rest = rest - total
+        odds = np.log(own / of) - np.log(total / rest)
+        return np.asarray(odds / np.sqrt(1 / own + 1 / of + 1 / total + 1 / rest), np.float32)
+
+    def neutral(self) -> npt.NDArray[np.bool_]:
+        """(K, V) whether a token may stand in a trigger for a class: it stands for text, and the samples show no honest reason why it
+        should speak for the class."""
+        allowed = self.evidence() < EVIDENT
+        allowed[:, np.array(self.texts.spec.special, np.int64)] = False
+        return np.asarray(allowed)
+
+
+def text_case(target: Target, context: ScanContext) -> TextCase:
+    """The case of ``target``. Raises :class:`~modelguard.Skip` with the reason it allows no search."""
+    texts = clean_texts(target, context)
+    usual = target.once((__name__, "usual", context.seed), lambda: _usual(target.model, texts))
+    batch = int(np.clip(ACTIVATIONS // (4 * max(1, texts.spec.width)), 1024, 16384))
+    return TextCase(target.model, texts, usual, batch, _weights(target, texts.spec.vocabulary), ticker(context))
+
+
+def _usual(model: RunnableModel, texts: Texts) -> float:
+    logits = torch.from_numpy(model.predict(padded(model, texts.words)))
+    own = margins(logits).gather(1, torch.from_numpy(texts.classes)[:, None])
+    return float(own.clamp_min(0).mean().clamp_min(SMALLEST_MARGIN))
+
+
+def _weights(target: Target, vocabulary: int) -> int:
+    """Weights of the largest checkpoint that are no row of a token."""
+    totals = [sum(prod(tensor.shape) for tensor in item.tensors.values() if vocabulary not in tensor.shape) for item in target.checkpoints]
+    return max(totals, default=0) or UNKNOWN_WEIGHTS
