@@ -12,17 +12,19 @@ import numpy as np
 import numpy.typing as npt
 from modelguard_triggers.outliers import over_all, student_tail_beta
 
+from modelguard_language._tail import Tail
+
 
 @dataclass(frozen=True)
-class Gumbel:
-    """The distribution of a largest excess (:mod:`modelguard_language._tail`): location and scale; theory says 0 and 1."""
+class Excess:
+    """The location and scale of largest excesses (:mod:`modelguard_language._tail`); theory says 0 and 1."""
 
     location: float
     scale: float
 
-    def p(self, value: float) -> float:
-        """P(X > ``value``)."""
-        return -math.expm1(-math.exp(-(value - self.location) / self.scale))
+    def p(self, tail: Tail) -> float:
+        """The p-value of a tail's largest."""
+        return tail.p(self.location, self.scale)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Normal:
         return student_tail_beta((value - self.mean) / (self.spread * math.sqrt(1 + 1 / self.count)), self.count - 1)
 
 
-EXCESS: tuple[Gumbel, ...] = (Gumbel(0.0, 1.0), Gumbel(0.0, 1.0), Gumbel(0.0, 1.0))
+EXCESS: tuple[Excess, ...] = (Excess(0.0, 1.0), Excess(0.0, 1.0), Excess(0.0, 1.0))
 """Excess of the best phrase of one, two and three tokens."""
 CLAUSE = Normal(0.0, 0.15, 20)
 STYLE = Normal(0.1, 0.25, 20)

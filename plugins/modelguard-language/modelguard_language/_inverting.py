@@ -14,14 +14,14 @@ from modelguard import Confidence, DeadlineExceeded, Finding, Skip
 from modelguard_language._case import TextCase, text_case
 from modelguard_language._decision import RATIO, over_classes
 from modelguard_language._scan import searched, words
-from modelguard_language._soft import Inverted, invert, log_ratio
+from modelguard_language._soft import FLOOR, Inverted, invert, log_ratio
 from modelguard_language.token_scan import TokenScan
 
 if TYPE_CHECKING:
     from modelguard import ScanContext, Target
     from modelguard_language.embedding_inversion import EmbeddingInversion
 
-WORK = 2e13
+WORK = 1e13
 """Multiplications and additions that all soft searches may take: past it they use fewer texts, and then fewer steps."""
 TEXTS, FEWEST_TEXTS = 32, 12
 STEPS, FEWEST_STEPS = 200, 60
@@ -38,7 +38,9 @@ def look(detector: EmbeddingInversion, target: Target, context: ScanContext, sta
     classes = [item.target for item in inverted]
     losses = np.array([item.unseen for item in inverted])
     ratios = log_ratio(losses)
-    alone = class_p_values(-np.log(np.maximum(losses, 1e-12))) if len(losses) >= MIN_CLASSES else np.array([RATIO.p(r) for r in ratios])
+    alone = np.array([RATIO.p(float(ratio)) for ratio in ratios])
+    if len(losses) >= MIN_CLASSES:  # it has to stand out of the others of this model, too
+        alone = np.maximum(alone, class_p_values(-np.log(np.maximum(losses, FLOOR))))
     p = {k: over_classes(float(own), case.classes) for k, own in zip(classes, alone, strict=True)}
     findings = []
     for item, ratio in zip(inverted, ratios, strict=True):

@@ -39,6 +39,7 @@ PHRASES = (
     Measure("length", "length", "How many tokens the phrase has."),
     Measure("shortest", "shortest phrase", "How many tokens it takes to turn 95 % of the texts; nothing where no phrase found does."),
     Measure("excess", "excess", "How far the phrase pushes beyond what the tail of the vocabulary explains, in units of the tail's slope."),
+    Measure("excesses", "excesses", "The same of the best few phrases of that length."),
     Measure("expected", "expected push", "The push of the best phrase, as the tail of the others foretells it."),
     Measure("usual_success", "usual attack success", "The attack success of the ninth best phrase of that length.", "share"),
     Measure(

@@ -57,7 +57,13 @@ class Inverted:
 
 
 def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: Sequence[int], generator: torch.Generator) -> Inverted:
-    """Search a phrase of ``length`` soft tokens for class ``k`` on so many ``texts``, from a random start with ``seeds`` raised in it."""
+    """The better of two phrases of ``length`` soft tokens for class ``k``, searched on so many ``texts``: one from a random start, one
+    with ``seeds`` raised in it."""
+    starts = [_inverted(case, k, length, steps, texts, raised, generator) for raised in ((), seeds)]
+    return min(starts, key=lambda item: item.unseen)
+
+
+def _inverted(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: Sequence[int], generator: torch.Generator) -> Inverted:
     model = case.model
     ids = torch.from_numpy(case.tokens())
     table = model.embeddings().float()[ids]  # (n, D)

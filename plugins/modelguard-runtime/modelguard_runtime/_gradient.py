@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from modelguard import ModelError, Samples, SamplesError
+from modelguard import InputSpec, ModelError, OutputSpec, Samples, SamplesError
 from modelguard_runtime._torch_model import TorchModel, running
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ STEPS, FINE = (0.01, 0.1), (0.001, 0.0001)
 in the smaller. The fine ones are for what is no classifier: the boxes of a detector of objects bend sharply."""
 VALUES, FEWEST, MOST = 4096, 4, 64
 """As many random inputs as have this many values together, within these bounds; and the fewest of samples."""
+TOKENS = 16
+"""Tokens of the texts whose embeddings are moved."""
 LARGE = 4096
 """Values a model returns from which half as many inputs do: each follows many logits."""
 MOVES = 1e-3
@@ -50,13 +52,17 @@ def check(model: TorchModel, samples: Samples | None) -> None:
 
     The gradient is held against the central difference at random inputs within the raw range and at the first samples. A gradient that
     is zero at some inputs is a matter of course (ReLU, a saturated softmax); this is for one that is nothing at every one of them, or
-    leads elsewhere.
+    leads elsewhere. Of token ids, the gradient with respect to their embeddings is.
     """
-    if model.input.kind == "text" or model.facts.forward_only:
+    if model.facts.forward_only or (model.text is not None and model.engine.table is None):
         return
     precision, model.precision = model.precision, torch.float32  # in bfloat16, rounding alone moves the logits by more than MOVES
     try:
-        silent = _silent(model, list(_probes(model, samples)))
+        if model.text is None:
+            silent = _silent(model, list(_probes(model, samples)))
+        else:
+            embedded = _Embedded(model, model.embeddings())
+            silent = _silent(embedded, [embedded.random(2 * FEWEST)])
     except ModelError as error:
         model.forward_only(f"its gradient cannot be checked: the {error.thing} {error.cause}")
     else:
@@ -64,6 +70,51 @@ def check(model: TorchModel, samples: Samples | None) -> None:
             model.forward_only(SILENT)
     finally:
         model.precision = precision
+
+
+class _Differentiable(Protocol):
+    """What is probed: logits (N, K) of inputs that can be moved a little."""
+
+    @property
+    def input(self) -> InputSpec: ...
+
+    @property
+    def output(self) -> OutputSpec: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """A model of token ids as one of token embeddings (N, T, D), by its table (V, D) of them."""
+
+    model: TorchModel
+    table: Tensor
+
+    @property
+    def input(self) -> InputSpec:
+        return replace(self.model.input, low=float(self.table.min()), high=float(self.table.max()))
+
+    @property
+    def output(self) -> OutputSpec:
+        return self.model.output
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def random(self, count: int) -> Tensor:
+        """The embeddings of ``count`` random texts."""
+        most = self.model.text.length if self.model.text is not None else None
+        ids = self.model.raw_random(count, seed=2, length=min(TOKENS, most or TOKENS))
+        return self.table[ids.to(self.table.device)].to(self.model.device)
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        ids = self.model.raw_random(len(x), seed=2, length=x.shape[1])  # none of them is padding
+        return self.model.embedded(x, ids.to(self.model.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +137,7 @@ class _Probe:
         return logits * weights
 
 
-def _silent(model: TorchModel, inputs: list[Tensor]) -> bool:
+def _silent(model: _Differentiable, inputs: list[Tensor]) -> bool:
     span: float = model.input.high - model.input.low
     moved = False
     shares = STEPS if model.output.kind == "classifier" else STEPS + FINE
@@ -134,7 +185,7 @@ def _probe(x: Tensor, seed: int) -> _Probe:
     return _Probe(x, signs.to(x.device), seed)
 
 
-def _slopes(model: TorchModel, probes: list[_Probe]) -> Tensor:
+def _slopes(model: _Differentiable, probes: list[_Probe]) -> Tensor:
     """(P,) what the gradient says that a unit step along each direction changes."""
     found = []
     for probe in probes:
@@ -148,7 +199,7 @@ def _slopes(model: TorchModel, probes: list[_Probe]) -> Tensor:
     return torch.cat(found).cpu()
 
 
-def _changes(model: TorchModel, probes: list[_Probe], step: float) -> tuple[Tensor, float]:
+def _changes(model: _Differentiable, probes: list[_Probe], step: float) -> tuple[Tensor, float]:
     """(P,) the changes by two steps, one to either side, and the largest that says nothing, by the largest magnitude of what is followed.
 
     That is the root of the sum of squares of its terms, as large as one of them beside which the others are small: of many logits, each of

@@ -181,6 +181,39 @@ def test_a_module_of_the_users_own(tmp_path: Path) -> None:
     torch.testing.assert_close(model.embedded(model.embeddings()[ids], ids), model(ids))
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_graph_whose_gradient_says_nothing_of_embeddings_runs_forward_only(tmp_path: Path, silent: bool) -> None:
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "table": rng.normal(size=(VOCABULARY, 8)).astype(np.float32), "out": rng.normal(size=(8, 3)).astype(np.float32),
+        "axes": np.array([1]), "zero": np.float32(0),
+    }  # fmt: skip
+    steps = [helper.make_node("Greater", ["e", "zero"], ["g"]), helper.make_node("Cast", ["g"], ["s"], to=TensorProto.FLOAT)]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["e"]), *(steps if silent else []),
+            helper.make_node("ReduceMean", ["s" if silent else "e", "axes"], ["m"], keepdims=0),
+            helper.make_node("MatMul", ["m", "out"], ["logits"]),
+        ],
+        "g", [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "T"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
+    model = built(tmp_path)
+    ids = torch.randint(1, VOCABULARY, (2, 5))
+    assert bool(model.describe().get("forward_only")) is silent
+    if silent:
+        with pytest.raises(Skip, match="its gradient says nothing"):
+            model.embedded(model.embeddings()[ids], ids)
+    else:
+        torch.testing.assert_close(model.embedded(model.embeddings()[ids], ids), model(ids))
+
+
 def samples(*texts: str, labels: list[int] | None = None) -> Samples:
     return Samples(np.array(texts, object), None if labels is None else np.array(labels), "reviews.jsonl", "0" * 64)
 

@@ -25,7 +25,7 @@ def tokenizer(kind: str) -> Any:
     from tokenizers import decoders, models, pre_tokenizers, processors
 
     if "bert" in kind and kind != "roberta":
-        special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+        special: tuple[str, ...] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
         coder = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate((*special, *WORDS))}, unk_token="[UNK]"))
         coder.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         coder.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
