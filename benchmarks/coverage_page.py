@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import detection_page
+import text_page
 from detection_report import BASELINE, QUICK, SEARCHES, Row
 
 from modelguard import Detector
@@ -30,6 +32,30 @@ class Kind:
     page: str
 
 
+def image_kind(summary: Row, records: Mapping[str, Row]) -> Kind:
+    """Image classifiers, of detection.json and zoo.json."""
+    from modelguard_zoo.attacks import ATTACKS
+
+    does = detection_page.ATTACKS
+    built: dict[str, Counter[str]] = {}
+    for record in records.values():
+        built.setdefault(record["spec"]["attack"] or "", Counter())[record["status"]] += 1
+    attacks = {name: does.get(name, "") for name in sorted(ATTACKS, key=lambda name: (name not in does, [*does, name].index(name)))}
+    return Kind("Image classifiers", attacks, built, summary["judged"], "detection-matrix.md")
+
+
+def text_kinds(summary: Row) -> Iterator[Kind]:
+    """Text classifiers and language models, of text.json."""
+    from modelguard_zoo.text.attacks import TEXT_ATTACKS
+    from modelguard_zoo.text.language.attacks import LANGUAGE_ATTACKS
+
+    built = {name: Counter(status) for name, status in summary["built"].get("attacks", {}).items()}
+    both = (("classifier", "Text classifiers", list(TEXT_ATTACKS)), ("language model", "Language models", list(LANGUAGE_ATTACKS)))
+    for kind, name, known in both:
+        attacks = {attack: text_page.ATTACKS.get(attack, "") for attack in known}
+        yield Kind(name, attacks, built, summary["figures"].get(kind, {}).get("reserved", {}), "text-matrix.md")
+
+
 def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]]) -> str:
     """The page. ``edits`` is what benchmarks/rome.py wrote."""
     kinds = tuple(kinds)
@@ -48,10 +74,19 @@ def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]])
         lines += [f"| {name} | {does} | {_took(kind, name)} | {_found(kind, name)} |" for name, does in kind.attacks.items()]
         lines += ["", f"All rates: [{kind.page}]({kind.page})."]
     lines += ["", "### Edits of weights", "", "| measured | cases | what happened |", "|---|---|---|"]
-    lines += [f"| {name} | {table['n']} | {_rate(table['fired'], table['n'], table['interval'])} |" for name, table in edits["tables"].items()]
-    lines += ["", "By [benchmarks/rome.py](https://github.com/OWNER/modelguard/blob/main/benchmarks/rome.py), on small language models.", ""]
+    lines += [
+        f"| {name} | {table['n']} | {_rate(table['fired'], table['n'], table['interval'])} |" for name, table in edits["tables"].items()
+    ]
+    lines += [
+        "",
+        "By [benchmarks/rome.py](https://github.com/OWNER/modelguard/blob/main/benchmarks/rome.py), on small language models.",
+        "",
+    ]
     lines += ["## Detectors", "", "| detector | finds | false alarms on clean models | measured in |", "|---|---|---|---|"]
-    lines += [f"| [{item.id}](detectors/{item.id}.md) | {_defence(item.id, kinds, edits)} |" for item in sorted(detectors, key=lambda item: item.id)]
+    lines += [
+        f"| [{item.id}](detectors/{item.id}.md) | {_defence(item.id, kinds, edits)} |"
+        for item in sorted(detectors, key=lambda item: item.id)
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -93,8 +128,10 @@ def _defence(name: str, kinds: Iterable[Kind], edits: Row) -> str:
     for title, table in edits["tables"].items():
         if title.startswith(f"{name}: "):
             said = title.removeprefix(f"{name}: ")
-            (alarms if "false" in said or "benign" in said or "clean" in said else finds).append(f"{said}: {table['fired']} of {table['n']}")
-            pages.append("benchmarks/rome.py")
+            (alarms if "false" in said or "benign" in said or "clean" in said else finds).append(
+                f"{said}: {table['fired']} of {table['n']}"
+            )
+            pages.append("`benchmarks/rome.py`")
     if not pages:
         return "what its page says | not measured | its tests"
     return f"{', '.join(finds) or 'no attack by itself'} | {'; '.join(alarms) or 'not measured'} | {', '.join(dict.fromkeys(pages))}"

@@ -119,7 +119,11 @@ def _built(records: Sequence[Row]) -> Row:
     """How many models there are of each kind, and why some are left out."""
     status = Counter(f"{'lm' if 'perplexity' in item else 'classifier'} {item['status']}" for item in records)
     failed = Counter(f"{item['spec']['attack']} on {item['spec']['arch']}" for item in records if item["status"] == "failed")
-    return {"status": dict(sorted(status.items())), "failed": dict(sorted(failed.items()))}
+    attacks: dict[str, Counter[str]] = {}
+    for item in records:
+        attacks.setdefault(item["spec"]["attack"] or "clean", Counter())[item["status"]] += 1
+    by_attack = {name: dict(sorted(counts.items())) for name, counts in sorted(attacks.items())}
+    return {"status": dict(sorted(status.items())), "failed": dict(sorted(failed.items())), "attacks": by_attack}
 
 
 def _page(summary: Row) -> str:

@@ -67,6 +67,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "attacks.md", GENERATED.replace("the code", "docs/attacks.yaml") + attacks()
     ours_only = [item for item in registry.detectors.values() if registry.owners["detectors", item.id] in ours]
     yield DOCS / "detectors.md", GENERATED + reference_pages.detectors(ours_only, registry.owners)
+    yield DOCS / "coverage.md", GENERATED.replace("the code", "benchmarks/results") + coverage(ours_only)
     yield DOCS / "exit-codes.md", GENERATED + reference_pages.exit_codes()
     yield DOCS / "hooks.md", GENERATED + reference_pages.hooks(key for key, owner in registry.owners.items() if owner in ours)
     yield DOCS / "names.md", GENERATED + reference_pages.public_names()
@@ -84,6 +85,17 @@ def detection() -> Iterator[tuple[Path, str]]:
     for summed, pages in (("detection", detection_page.pages), ("text", text_page.pages)):
         for name, text in pages(json.loads((benchmarks / "results" / f"{summed}.json").read_text(encoding="utf-8"))).items():
             yield DOCS / name, text
+
+
+def coverage(detectors: Collection[type[Detector]]) -> str:
+    """Every attack of the zoo and every detector, with what benchmarks measured of it."""
+    results = DOCS.parent / "benchmarks" / "results"
+    sys.path.insert(0, str(results.parent))
+    from coverage_page import image_kind, page, text_kinds
+
+    read = {name: json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("detection", "zoo", "text", "rome")}
+    kinds = [image_kind(read["detection"], read["zoo"]), *text_kinds(read["text"])]
+    return page(kinds, read["rome"], detectors)
 
 
 def compatibility() -> str:
