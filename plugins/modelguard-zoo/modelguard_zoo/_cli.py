@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,19 @@ _part = click.option(
 )
 
 
+def made(out: Path) -> Path:
+    """The folder of ``--out``, made where it is not there. Raises :class:`UsageError`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        writable = os.access(out, os.W_OK)
+    except (OSError, ValueError) as error:
+        cause = f"cannot be made ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(f"--out {out}", cause, "name another folder") from error
+    if not writable:
+        raise UsageError(f"--out {out}", "cannot be written to", "name another folder")
+    return out
+
+
 @click.group()
 def zoo() -> None:
     """Build and look at small clean and backdoored models."""
@@ -40,7 +54,7 @@ def build(out: Path, only: str, part: str, workers: int) -> None:
     specs = [spec for spec in _specs(part) if fnmatch(spec.id, only)]
     if not specs:
         raise UsageError(f"--only {only}", "no model of the standard zoo has such an id", "see `modelguard zoo list`")
-    for built in build_zoo(specs, out, workers, lambda built: click.echo(_line(built), err=True)):
+    for built in build_zoo(specs, made(out), workers, lambda built: click.echo(_line(built), err=True)):
         click.echo(built.path)
 
 

@@ -27,8 +27,9 @@ def demo(out: Path) -> int:
     The poisoned models need torch and the detectors of backdoors, the reviews tokenizers too; without them that part is left out.
     """
     from modelguard_zoo import _demo_models
+    from modelguard_zoo._cli import made
 
-    for line in _demo_models.make_models(out):
+    for line in _demo_models.make_models(made(out)):
         click.echo(line)
     right = [_scan(out, name, expected, "--reference", str(out / "reference")) for name, expected in (("clean", 0), ("tampered", 1))]
     click.echo("")

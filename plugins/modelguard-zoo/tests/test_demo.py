@@ -169,3 +169,12 @@ def test_the_demo_without_scikit_learn_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert run(["demo", "--out", str(tmp_path)]) == 2
     assert "pip install scikit-learn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [("demo",), ("zoo", "build", "--only", "digits-mlp-clean-0-*")])
+def test_a_folder_that_cannot_be_made_is_one_line(argv: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "modelguard", *argv, "--out", str(tmp_path / "file" / "zoo")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1), ran.stderr
+    assert "cannot be made (Not a directory)" in ran.stderr
