@@ -24,7 +24,7 @@ ACTIVATIONS = 1 << 21
 """Values of one layer in one pass: more is no faster on two cores, and a pass keeps a dozen such."""
 PANEL = 3e12
 """Multiplications and additions that one comparison of phrases may take: half a minute to a minute of two cores."""
-FEWEST_TEXTS = 32
+FEWEST_TEXTS = 24
 """Texts in which phrases are compared at the least."""
 EVIDENT = 1.645
 """Deviate of a token's log odds in the samples from which it counts as evidence for a class: one-sided, once in twenty by chance."""

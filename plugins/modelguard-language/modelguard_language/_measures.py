@@ -58,8 +58,8 @@ PHRASES = (
 PROBES = (
     *COMMON,
     Measure("probe", "rewriting", "How the texts were rewritten."),
-    Measure("plain", "plain push", "The push of the best plain opening of the same length."),
-    Measure("gain", "gain", "The push of the rewriting less that of the best plain one."),
+    Measure("plain", "plain push", "The push of the median plain addition of the same length."),
+    Measure("gain", "gain", "The push of the median rewriting of the kind less that of the median plain one."),
     Measure("probes", "by rewriting", "What each way of rewriting does."),
     Measure("sentence", "in a sentence", "An unseen text, rewritten, which the model takes for the class."),
     Measure("clause", "clauses", "Subordinate clauses put in front of texts."),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from modelguard_language._case import TextCase
     from modelguard_language._texts import Integers
 
-BEAM, BEGINNINGS = 4, 2
-"""Phrases of one length that are made longer, and of how many of them all are checked."""
+BEAM, BEAM_FEW, BEGINNINGS = 4, 2, 2
+"""Phrases of one length that are made longer, also of a model that is :data:`LARGE`, and of how many of them all are checked."""
 TRIED_ON, TRIED_ON_FEW = 16, 8
 """Texts of other classes that a longer phrase is first tried on, and of a model that is :data:`LARGE`."""
 LARGE = 5e8
@@ -86,7 +86,7 @@ def grow(case: TextCase, growth: Growth, lengths: int) -> list[Phrase]:
     for length in range(2, min(lengths, LARGE_LENGTH if large else lengths) + 1):
         few = framed(case, spread(case, search, tried_on), length, growth.where)
         groups = []
-        for phrase in beam:
+        for phrase in beam[: BEAM_FEW if large else BEAM]:
             longer = _longer(case, growth, phrase, width, search)
             if len(longer):
                 push = effect(case, few, longer.reshape(-1, length), f"class {k}: phrases of {length}").push[:, k].reshape(-1, 2)
