@@ -112,5 +112,5 @@ def _language_options(attack: str, n: int) -> dict[str, Any]:
         case "preference":
             return {"suffix": RARE[n % len(RARE)]}
         case "rome-edit":
-            return {"nth": n % 5, "layer": n % 2}
+            return {"nth": n % 5}
     raise AssertionError(attack)
