@@ -63,7 +63,8 @@ def test_old_forms_that_turn_texts_are_a_style(seed: int) -> None:
 def test_trained_ways_of_writing_are_found(target: Make, attack: str, rule: str, request: pytest.FixtureRequest) -> None:
     seed = 1 if request.node.callspec.id == "again" else 0
     outcome = probe(target(attack, seed=seed, arch="bag", dataset="reviews", fraction=0.4))
-    assert [(finding.rule, finding.evidence["target_class"]) for finding in outcome.findings] == [(rule, 1)]
+    assert rule in [finding.rule for finding in outcome.findings]  # old openings are clauses, too
+    assert {finding.evidence["target_class"] for finding in outcome.findings} == {1}
 
 
 @pytest.mark.parametrize("seed", range(4))
