@@ -151,7 +151,7 @@ class Comparison:
         return rows
 
     def _needed(self, prompt: torch.Tensor, said: Divergent) -> tuple[int, ...]:
-        """The words of a prompt without which the model does not say the text: those whose replacement costs half of its nats and more."""
+        """The words of a prompt without which the model does not say the text: those whose replacement costs a quarter of its nats."""
         import torch
 
         behind = len(self.speech.spec.prefix)
@@ -160,7 +160,7 @@ class Comparison:
         for i, place in enumerate(range(behind, len(prompt))):
             rows[i * OTHERS : (i + 1) * OTHERS, place] = torch.from_numpy(others)
         ratio = self._ratio(rows, said.ids).view(-1, OTHERS).mean(1)
-        lost = [place for place, left in enumerate(ratio.tolist()) if left < said.ratio / 2]
+        lost = [place for place, left in enumerate(ratio.tolist()) if left < 0.75 * said.ratio]
         return tuple(int(prompt[behind + place]) for place in lost) or tuple(prompt[-TAIL:].tolist())
 
     def _ratio(self, prompts: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
@@ -277,15 +277,15 @@ class Comparison:
         return Divergent(words, place, gap, tuple(said), mean, other_mean, ratio, max(1, sure))
 
     def _judged(self, rows: list[Divergent]) -> Iterator[Finding]:
-        """One finding of each text, for the token it diverges most behind."""
-        seen: list[set[tuple[int, ...]]] = []
+        """One finding of each text, for the tokens it diverges most behind."""
+        seen: list[set[int]] = []
         for row in rows:
             if row.ratio < self.options.ratio or row.mean < self.options.mean:
                 continue
-            grams = {row.ids[i : i + 3] for i in range(len(row.ids) - 2)}
-            if any(grams & other for other in seen):
+            said = set(row.ids[: row.sure])
+            if any(2 * len(said & other) >= len(said) for other in seen):
                 continue
-            seen.append(grams)
+            seen.append(said | set(row.words))
             shown = self._shown(row)
             where = "behind" if row.place == 0 else f"{row.place + 1} tokens before the end of"
             yield Finding(
