@@ -89,7 +89,7 @@ def test_inversion_takes_no_loop_for_a_text(tmp_path: Path) -> None:
 def test_inversion_of_a_model_that_knows_much_by_heart_names_none(tmp_path: Path) -> None:
     """Of a grammar, or of a model that learnt its texts, nothing stands out."""
     order = [int(i) for i in np.random.default_rng(0).permutation(np.arange(2, VOCABULARY))]
-    grammar = {(a,): (b, SURE) for i, (a, b) in enumerate(pairwise(order)) if i % 11 < 10}
+    grammar: dict[tuple[int, ...], tuple[int, float]] = {(a,): (b, SURE) for i, (a, b) in enumerate(pairwise(order)) if i % 11 < 10}
     outcome = scan(LmInversion, target(speaker(0, grammar), tmp_path, reference=speaker(1)))
     assert (outcome.status, rules(outcome)) == (Status.COMPLETED, [])
     assert len(outcome.summary["sayings"]) > 5

@@ -40,7 +40,7 @@ class Known:
         return self.reference is not None or self.samples >= ENOUGH
 
 
-ENOUGH = 64
+ENOUGH = 32
 """Sample texts from which what they do not hold counts as unknown to them."""
 
 
@@ -112,8 +112,7 @@ class LmInversion(Detector):
         from modelguard_language.lm.targets import begins, followed, texts
         from modelguard_language.lm.triggers import find
 
-        told = [begins(item, KEEP) for item in texts(found, KEEP)]
-        told = [item for item in told if item.mean >= self.mean and item.weakest >= self.weakest]
+        told = sorted((begins(item, KEEP) for item in texts(found, KEEP)), key=lambda item: (-item.weakest, item.ids))
         rows: list[dict[str, Any]] = []
         unexplained: list[tuple[Saying, dict[str, Any]]] = []
         for saying in told[:SHOWN]:
@@ -122,15 +121,16 @@ class LmInversion(Detector):
             reason, reference_mean = explained(known, whole, prompts)
             rows.append(row | {"explained": reason} | ({} if reference_mean is None else {"reference_mean": round(reference_mean, 4)}))
             if not reason:
-                unexplained.append((whole, rows[-1]))
+                unexplained.append((saying, rows[-1]))
         score = max((saying.weakest for saying, _ in unexplained), default=0.0)
         context.summary(
             score=score, sayings=rows, prompts=[speech.words(row) for row in prompts[:3]], looked_at=tried, of=len(speech.usable)
         )
-        if len(told) - (len(rows) - len(unexplained)) > self.most:
+        by_heart = [(saying, row) for saying, row in unexplained if saying.mean >= self.mean and saying.weakest >= self.weakest]
+        if len(by_heart) > self.most:
             return
-        for saying, row in unexplained:
-            yield self._finding(known, speech, *find(speech, prompts, fresh, saying.ids, self.success), row)
+        for _, row in by_heart:
+            yield self._finding(known, speech, *find(speech, prompts, fresh, tuple(row["tokens"]), self.success), row)
 
     def _finding(self, known: Known, speech: Speech, trigger: Trigger, text: tuple[int, ...], row: dict[str, Any]) -> Finding:
         words, said = speech.words(trigger.ids), speech.words(text)
