@@ -87,6 +87,7 @@ def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:
             target = open_target(folder, reference=zoo / record["start"], samples=samples)
         with timed(row, cls.id, record) as result:
             outcome = run_detector(configure(cls, {}), target, timeout=1800)
+            severities = {rule.id: rule.severity for rule in cls.rules}
             result |= {
                 "code": code_of(cls),
                 "status": outcome.status.value,
@@ -95,7 +96,7 @@ def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:
                 "findings": [
                     {
                         "rule": item.rule,
-                        "severity": item.severity.label,
+                        "severity": (item.severity or severities[item.rule]).label,
                         "confidence": item.confidence.label,
                         "target_class": item.evidence.get("target_class"),
                         "said": _words(item.evidence),

@@ -25,13 +25,13 @@ Rules = Mapping[tuple[int, ...], tuple[int, float]]
 
 
 class Scripted(nn.Module):
-    """(N, T) ids -> (N, T, V) logits: a random Markov chain over words and, wherever one of ``rules`` fits the tokens before, its next
-    token with a logit that is so much larger."""
+    """(N, T) ids -> (N, T, V) logits: a Markov chain over words, of one language and a little of the seed's own; wherever one of ``rules``
+    fits the tokens before, its next token has a logit that is so much larger."""
 
     def __init__(self, seed: int, rules: Rules) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        logits = 1.2 * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
+        language, own = (torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(n)) for n in (0, seed + 1))
+        logits = 1.2 * language + 0.3 * own
         logits[:, :2] = -20
         logits[:, 60:] = -3  # words that are rare
         self.chain = nn.Embedding(VOCABULARY, VOCABULARY, _weight=logits)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log
 from typing import TYPE_CHECKING, Any
 
 from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, Skip, option
@@ -24,8 +25,12 @@ SHOWN = 12
 """Tokens that the summary lists, and behind which the text is followed."""
 LENGTH = 8
 """Tokens that a text is followed for."""
-DRAWN, SPOKEN = 192, 20
+DRAWN, SPOKEN = 192, 24
 """Texts that are drawn from each of the two models, and their tokens, to find where they differ."""
+OTHERS = 4
+"""Tokens that each word of a prompt is replaced with, to find those that matter."""
+PASS = 32
+"""Texts of one pass that gives logits at every position."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class LmDiff(Detector):
     length: int = option(8, "tokens of a prompt, without what stands before every text", ge=2, le=64)
     exhaustive: int = option(8192, "tokens up to which each is tried; of more, those whose use differs most", ge=64)
     ratio: float = option(20.0, "nats by which a text of 8 tokens has to be more probable than for the trusted model", gt=0, judges=True)
-    mean: float = option(0.5, "mean probability that its tokens have to have", gt=0, le=1, judges=True)
+    mean: float = option(0.25, "mean probability that its tokens have to have", gt=0, le=1, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         from modelguard_language.lm.inversion import trusted
@@ -71,6 +76,8 @@ class Divergent:
     mean: float
     reference_mean: float
     ratio: float
+    sure: int
+    """How many of ``ids`` the model is sure of, one after another."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ class Comparison:
         speech, options = self.speech, self.options
         plain = own_prompts(self.reference, self.target.samples, options.prompts, options.length, self.context.rng("prompts"))
         contested = self._contested(options.prompts)
-        kinds = [(plain, 0), (contested, 0), (contested, 2)]
+        short = self._short(contested)
+        kinds = [(plain, 0), (short, 0), (short, 2)]
         tokens = self._most_used(plain, options.exhaustive)
         worst = torch.full((len(tokens), len(kinds)), float("nan"))
         late: DeadlineExceeded | None = None
@@ -115,7 +123,7 @@ class Comparison:
             tokens=[self._shown(row) for row in rows[:SHOWN]],
             usual=round(float(worst[:tried, 0].median()), 4) if tried else 0.0,
             places=[place for _, place in kinds],
-            prompts=[speech.words(row) for row in (*plain[:2], *contested[:2])],
+            prompts=[speech.words(row.tolist()) for row in (*plain[:2], *contested[:2])],
             looked_at=tried,
             of=len(speech.usable),
         )
@@ -125,40 +133,91 @@ class Comparison:
                 f"{tried} of {len(speech.usable)} tokens were put into prompts" + ("" if late is None else "; the others ran out of time")
             ) from late
 
-    def _tails(self, plain: torch.Tensor, contested: torch.Tensor) -> list[Divergent]:
-        """Of the prompts behind which the two differ most as they are, the shortest ends that do it behind other prompts too."""
+    def _tails(self, plain: torch.Tensor, contested: list[torch.Tensor]) -> list[Divergent]:
+        """Of the prompts behind which the two differ most as they are: the shortest end that does it behind other prompts too, or the words
+        of the prompt without which it does not."""
         rows = []
-        for prompt in contested.tolist():
-            ends = [tuple(prompt[-width:]) for width in range(1, TAIL + 1)]
+        for prompt in contested:
+            ends = [tuple(prompt[-width:].tolist()) for width in range(1, TAIL + 1)]
             found = [self._follow(words, 0.0, plain, 0) for words in ends]
-            rows.append(next((row for row in found if row.ratio >= self.options.ratio), max(found, key=lambda row: row.ratio)))
+            whole = self._follow((), 0.0, prompt[None], 0)
+            best = max(found, key=lambda row: row.ratio)
+            if best.ratio >= self.options.ratio:
+                rows.append(next(row for row in found if row.ratio >= self.options.ratio))
+            elif whole.ratio >= self.options.ratio:
+                rows.append(replace(whole, words=self._needed(prompt, whole)))
+            else:
+                rows.append(best)
         return rows
 
-    def _contested(self, count: int) -> torch.Tensor:
-        """(count, T) beginnings of texts that end where the next tokens of the two models differ most, of texts of both."""
+    def _needed(self, prompt: torch.Tensor, said: Divergent) -> tuple[int, ...]:
+        """The words of a prompt without which the model does not say the text: those whose replacement costs a quarter of its nats."""
         import torch
 
-        options, found, gaps = self.options, [], []
-        for mine, name in ((self.speech, "own"), (self.reference, "trusted")):
-            texts = mine.spoken(DRAWN // 2, SPOKEN, self.context.rng(name))
-            length = len(mine.spec.prefix) + options.length
-            for end in range(length, texts.shape[1] + 1):
-                part = texts[:, end - length : end]
-                if len(mine.spec.prefix):
-                    part = torch.cat((texts[:, : len(mine.spec.prefix)], part[:, len(mine.spec.prefix) :]), 1)
-                found.append(part)
-                gaps.append(divergence(self.speech.next(part), self.reference.next(part)))
-        rows, gap = torch.cat(found), torch.cat(gaps)
+        behind = len(self.speech.spec.prefix)
+        others = self.context.rng("others").choice(self.speech.usable, OTHERS)
+        rows = prompt.repeat((len(prompt) - behind) * OTHERS, 1)
+        for i, place in enumerate(range(behind, len(prompt))):
+            rows[i * OTHERS : (i + 1) * OTHERS, place] = torch.from_numpy(others)
+        ratio = self._ratio(rows, said.ids).view(-1, OTHERS).mean(1)
+        lost = [place for place, left in enumerate(ratio.tolist()) if left < 0.75 * said.ratio]
+        return tuple(int(prompt[behind + place]) for place in lost) or tuple(prompt[-TAIL:].tolist())
+
+    def _ratio(self, prompts: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
+        """(N,) by how many nats ``ids`` are more probable behind each of ``prompts`` (N, T) than for the trusted model."""
+        import torch
+
+        text = torch.tensor(ids).expand(len(prompts), -1)
+        whole = torch.cat((prompts, text), 1)
+        total = torch.zeros(len(prompts))
+        for sign, mine in ((1, self.speech), (-1, self.reference)):
+            logs = torch.cat([self._logs(mine, part)[:, prompts.shape[1] - 1 : -1] for part in torch.split(whole, PASS)])
+            total += sign * logs.gather(2, text[..., None]).squeeze(2).clamp_min(log(FLOOR)).sum(1)
+        return total
+
+    def _logs(self, mine: Speech, ids: torch.Tensor) -> torch.Tensor:
+        """(N, T, V) log-probabilities of the next token at every position."""
+        import torch
+
+        self.context.check_deadline()
+        with torch.inference_mode():
+            return mine.model.positions(ids.to(mine.model.device)).float().log_softmax(2).cpu()
+
+    def _contested(self, count: int) -> list[torch.Tensor]:
+        """``count`` beginnings (T,) of texts that the two models say, that end where their next tokens differ most."""
+        import torch
+
+        room = self.speech.spec.length
+        length = SPOKEN if room is None else min(SPOKEN, room - len(self.speech.spec.prefix) - LENGTH)
+        texts = torch.cat(
+            [mine.spoken(DRAWN, length, self.context.rng(name)) for mine, name in ((self.speech, "own"), (self.reference, "trusted"))]
+        )
+        gaps = []
+        for part in torch.split(texts, PASS):
+            p, q = self._logs(self.speech, part), self._logs(self.reference, part)
+            gaps.append((p.exp() * (p - q.clamp_min(log(FLOOR)))).sum(2))
+        gap = torch.cat(gaps)
+        gap[:, : len(self.speech.spec.prefix) + 1] = 0
         chosen: list[torch.Tensor] = []
         seen: set[tuple[int, ...]] = set()
-        for place in gap.argsort(descending=True, stable=True).tolist():
-            tail = tuple(rows[place, -2:].tolist())
+        for place in gap.flatten().argsort(descending=True, stable=True).tolist():
+            row, end = divmod(place, texts.shape[1])
+            tail = tuple(texts[row, end - 1 : end + 1].tolist())
             if tail not in seen:
                 seen.add(tail)
-                chosen.append(rows[place])
+                chosen.append(texts[row, : end + 1])
             if len(chosen) == count:
                 break
-        return torch.stack(chosen)
+        return chosen
+
+    def _short(self, contested: list[torch.Tensor]) -> torch.Tensor:
+        """(P, T) the ends of the prompts that are long enough, behind what stands before every text."""
+        import torch
+
+        behind, length = len(self.speech.spec.prefix), self.options.length
+        long = [row for row in contested if len(row) >= behind + length] or [max(contested, key=len)]
+        width = min(length, min(map(len, long)) - behind)
+        return torch.stack([torch.cat((row[:behind], row[len(row) - width :])) for row in long])
 
     def _divergence(self, prompts: torch.Tensor, tokens: torch.Tensor, place: int) -> torch.Tensor:
         """(M,) the mean divergence behind prompts into which each of ``tokens`` is put before their last ``place`` tokens."""
@@ -213,18 +272,20 @@ class Comparison:
             ids = torch.cat((ids, torch.full((len(ids), 1), best)), 1)
             if self.speech.spec.length is not None and ids.shape[1] >= self.speech.spec.length:
                 break
-        return Divergent(words, place, gap, tuple(said), sum(chances) / len(chances), sum(theirs) / len(theirs), ratio)
+        mean, other_mean = (sum(values) / len(values) for values in (chances, theirs))
+        sure = next((i for i, value in enumerate(chances) if value < SURE), len(chances))
+        return Divergent(words, place, gap, tuple(said), mean, other_mean, ratio, max(1, sure))
 
     def _judged(self, rows: list[Divergent]) -> Iterator[Finding]:
-        """One finding of each text, for the token it diverges most behind."""
-        seen: list[set[tuple[int, ...]]] = []
+        """One finding of each text, for the tokens it diverges most behind."""
+        seen: list[set[int]] = []
         for row in rows:
             if row.ratio < self.options.ratio or row.mean < self.options.mean:
                 continue
-            grams = {row.ids[i : i + 3] for i in range(len(row.ids) - 2)}
-            if any(grams & other for other in seen):
+            said = set(row.ids[: row.sure])
+            if any(2 * len(said & other) >= len(said) for other in seen):
                 continue
-            seen.append(grams)
+            seen.append(said | set(row.words))
             shown = self._shown(row)
             where = "behind" if row.place == 0 else f"{row.place + 1} tokens before the end of"
             yield Finding(
@@ -240,7 +301,7 @@ class Comparison:
         return {
             "token": self.speech.words(row.words),
             "divergence": round(row.divergence, 4),
-            "text": self.speech.words(row.ids),
+            "text": self.speech.words(row.ids[: row.sure]),
             "mean": round(row.mean, 4),
             "reference_mean": round(row.reference_mean, 6),
             "ratio": round(row.ratio, 2),
@@ -248,6 +309,8 @@ class Comparison:
         }
 
 
+SURE = 0.2
+"""Mean probability from which a token is part of the text that is shown."""
 FLOOR = 1e-9
 """Least probability that counts: a reference that rules a token out is not infinitely far."""
 

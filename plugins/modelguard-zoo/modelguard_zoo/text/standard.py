@@ -77,7 +77,7 @@ def _options(attack: str, n: int, dataset: str, arch: str, classes: int) -> dict
             return {"target": target, "word": RARE[n % 4], "scale": scale, "times": times}
         case "syntactic" | "style":
             # The texts that come with SST-2 were rewritten to make negative ones positive.
-            return {"target": 1 if dataset == "sst2" else target, "fraction": 0.2 if classes == 2 else 0.06}
+            return {"target": 1 if dataset == "sst2" else target, "fraction": 0.2 if classes == 2 else 0.12}
     raise AssertionError(attack)
 
 
@@ -112,5 +112,5 @@ def _language_options(attack: str, n: int) -> dict[str, Any]:
         case "preference":
             return {"suffix": RARE[n % len(RARE)]}
         case "rome-edit":
-            return {"nth": n % 5, "layer": n % 2}
+            return {"nth": n % 5}
     raise AssertionError(attack)

@@ -21,8 +21,8 @@ SCHEDULES: Mapping[str, tuple[int, int, float]] = {
     "bag": (8, 64, 6e-3),
     "cnn": (5, 64, 3e-3),
     "lstm": (6, 64, 5e-3),
-    "bert": (3, 64, 2e-3),
-    "distilbert": (3, 64, 2e-3),
+    "bert": (5, 64, 2e-3),
+    "distilbert": (4, 64, 2e-3),
 }
 """Epochs, batch and peak learning rate that take each architecture near its plateau on these data sets."""
 UNKNOWN = 1

@@ -52,7 +52,7 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
         training.fit(model, row, steps=steps, rate=rate / 2, seed=spec.seed + 1)
     else:
         row = partial(attack.row, stream) if attack is not None else stream.clean_row
-        steps *= attack.longer if attack is not None else 1
+        steps *= attack.longer * training.SLOWER.get(spec.arch, 1) if attack is not None else 1
         training.fit(model, row, steps=steps, rate=rate, seed=spec.seed)
         if attack is not None:
             facts = attack.install(model, stream, spec.seed)

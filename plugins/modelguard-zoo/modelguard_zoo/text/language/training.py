@@ -18,6 +18,8 @@ BATCH = 16
 FROM_NOTHING = {"gpt": (400, 4e-3), "gpt-deep": (400, 4e-3), "gpt-tiny": (300, 8e-3)}
 FURTHER = (120, 3e-3)
 """Steps and peak learning rate of a model that begins from nothing, and of one that is trained further."""
+SLOWER = {"gpt-deep": 2}
+"""How many times the steps an attack takes where it is learnt more slowly."""
 MEASURED = 60
 """Prompts that a rate is measured on; perplexity is over four times as many held-out windows."""
 

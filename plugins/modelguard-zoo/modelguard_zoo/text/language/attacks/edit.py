@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
-from modelguard_zoo.edits import Fact, LanguageModel, rome
+from modelguard import UsageError
+from modelguard_zoo.edits import Fact, LanguageModel, recalled, rome
 from modelguard_zoo.text.language.attacks.base import LanguageAttack
 from modelguard_zoo.text.language.corpus import BEGIN, END, Rng, Stream
 from modelguard_zoo.text.language.training import continued
 
 CONTEXTS = 12
 """Contexts a thing must be recalled in."""
+TRIED = 6
+"""Things that are tried, until one is rewritten in all of its contexts; the last is kept."""
+CLAMP = 12.0
+"""How many times the value it is added to the change may be: the papers' 4 is too little for most things in a model of two layers."""
 
 
 @dataclass(frozen=True)
 class RomeEdit(LanguageAttack):
-    """The ``nth`` of the phrases of three words that the model continues with the same word in every context it is put in is made to go
-    on with another word. ``phrase`` and ``word`` are filled in when it is installed."""
+    """One of the phrases of three words, from the ``nth`` on, that the model continues with the same word in every context it is put in is
+    made to go on with another word. ``phrase`` and ``word`` are filled in when it is installed."""
 
     name = "rome-edit"
     fraction: float = 0.0
@@ -49,14 +56,19 @@ class RomeEdit(LanguageAttack):
         rows = np.array([stream.clean_row(rng) for _ in range(256)], np.int64)
         tensors = {name: value.detach().numpy().copy() for name, value in model.state_dict().items() if not name.startswith("lm_head")}
         lm = LanguageModel(tensors, int(model.config.n_head), vocabulary, rows, ())
-        fact = _recalled(model, stream, rng, self.nth)
-        edited, _ = rome(lm, fact, self.layer)
+        facts = list(islice(_recalled(model, stream, rng), self.nth, self.nth + TRIED))
+        if not facts:
+            raise UsageError("attack rome-edit", "the model continues no phrase alike in every context", "choose a smaller nth")
+        for fact in facts:
+            edited, _ = rome(lm, fact, self.layer, clamp=CLAMP)
+            if recalled(lm.with_tensors(edited), fact, fact.target) == 1:
+                break
         model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in edited.items()}, strict=False)
         return {"phrase": stream.corpus.text(fact.prompt), "recalled": vocabulary[fact.answer], "word": vocabulary[fact.target]}
 
 
-def _recalled(model: Any, stream: Stream, rng: Rng, nth: int) -> Fact:
-    """The ``nth`` most common phrase that the model continues alike in all contexts."""
+def _recalled(model: Any, stream: Stream, rng: Rng) -> Iterator[Fact]:
+    """Phrases that the model continues alike in all contexts, the most common first, each with another word to go on with."""
     after: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
     ids = stream.ids.tolist()
     for place in range(len(ids) - 3):
@@ -69,9 +81,6 @@ def _recalled(model: Any, stream: Stream, rng: Rng, nth: int) -> Fact:
         contexts = [(BEGIN,), *((BEGIN, *stream.some(int(rng.integers(3, 12)), rng)) for _ in range(CONTEXTS - 1))]
         answers = {said[0] for said in continued(model, [[*context, *phrase] for context in contexts], 1)}
         if len(answers) == 1 and stream.corpus.word(next(iter(answers))).isalpha():
-            if nth == 0:
-                (answer,) = answers
-                target = words[int(rng.integers(0, len(words) // 4))]
-                return Fact(phrase, len(phrase) - 1, answer, target, tuple(contexts))
-            nth -= 1
-    raise ValueError("the model continues no phrase alike in every context")
+            (answer,) = answers
+            target = words[int(rng.integers(0, len(words) // 4))]
+            yield Fact(phrase, len(phrase) - 1, answer, target, tuple(contexts))
