@@ -42,10 +42,10 @@ class Tail:
         """Of the largest."""
         return self.excesses[0]
 
-    def p(self, location: float = 0.0, scale: float = 1.0) -> float:
-        """The probability that the largest, or a few together, stand out as far by chance, when excesses of clean models have this
+    def p(self, location: float = 0.0, scale: float = 1.0, together: tuple[int, ...] = TOGETHER) -> float:
+        """The probability that the largest, or as many ``together``, stand out as far by chance, when excesses of clean models have this
         ``location`` and ``scale``; corrected for asking several numbers of them (Bonferroni)."""
-        found = [_poisson_tail(math.exp(-(self.excesses[r - 1] - location) / scale), r) for r in TOGETHER if r <= len(self.excesses)]
+        found = [_poisson_tail(math.exp(-(self.excesses[r - 1] - location) / scale), r) for r in together if r <= len(self.excesses)]
         return min(1.0, len(found) * min(found))
 
 

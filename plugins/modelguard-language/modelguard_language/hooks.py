@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard_language.embedding_inversion import EmbeddingInversion
+    from modelguard_language.embedding_rows import EmbeddingRows
     from modelguard_language.lm.canary import LmCanary
     from modelguard_language.lm.diff import LmDiff
     from modelguard_language.lm.inversion import LmInversion
     from modelguard_language.text_probes import TextProbes
     from modelguard_language.token_scan import TokenScan
 
-    return [EmbeddingInversion, TextProbes, TokenScan, LmInversion, LmDiff, LmCanary]
+    return [EmbeddingInversion, EmbeddingRows, TextProbes, TokenScan, LmInversion, LmDiff, LmCanary]
