@@ -13,12 +13,15 @@ training began from, which is the base model that a user has. Peers (`peers: ...
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,10 @@ from modelguard import Capability, Detector, configure
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"classifier": "MG31", "language model": "MG5"}
 """Which rules are about which kind of model."""
+SAID = ("phrase", "trigger", "target", "continuation", "text")
+"""Keys of evidence under which a detector says which words it found."""
+SCAN = "token-scan"
+"""The detector whose searches others go on from."""
 
 
 def detectors(kind: str) -> list[type[Detector]]:
@@ -41,6 +48,13 @@ def detectors(kind: str) -> list[type[Detector]]:
             if any(rule.id.startswith(KINDS[kind]) for rule in cls.rules):
                 found[cls.id] = cls
     return [found[name] for name in sorted(found)]
+
+
+@cache
+def code_of(cls: type[Detector]) -> str:
+    """A digest of the package a detector is in: what other code said of a model is asked again."""
+    package = Path(str(find_spec(cls.__module__.partition(".")[0]).origin)).parent  # type: ignore[union-attr]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()[:12]
 
 
 def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:
@@ -55,15 +69,17 @@ def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:
     row = next(
         (item for item in read_part(part_of(about), RESULTS) if item["model"]["id"] == record["id"]), {"model": about, "results": {}}
     )
-    chosen = [cls for cls in detectors(about["kind"]) if (not names or cls.id in names) and cls.id not in row["results"]]
-    peers = [name for name in PEERS if about["kind"] == "classifier" and (not names or name in names) and PEER + name not in row["results"]]
+    kept = {name: result.get("code") for name, result in row["results"].items()}
+    chosen = [cls for cls in detectors(about["kind"]) if (not names or cls.id in names) and kept.get(cls.id) != code_of(cls)]
+    peers = [name for name in PEERS if about["kind"] == "classifier" and (not names or name in names) and PEER + name not in kept]
     if not chosen and not peers:
         return
     torch.set_num_threads(1)
     samples = folder / "samples.jsonl"
     plain = open_target(folder, samples=samples)
     plain.model  # noqa: B018  (opened once, outside of what is timed)
-    for cls in chosen:
+    # The scan first: what it searched is shared, as it is in a scan, and its seconds are its own.
+    for cls in sorted(chosen, key=lambda cls: cls.id != SCAN):
         target = plain
         if Capability.REFERENCE in cls.requires:
             if not record.get("start"):
@@ -72,15 +88,21 @@ def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:
         with timed(row, cls.id, record) as result:
             outcome = run_detector(configure(cls, {}), target, timeout=1800)
             result |= {
+                "code": code_of(cls),
                 "status": outcome.status.value,
                 "reason": outcome.reason,
                 "score": outcome.summary.get("score"),
                 "findings": [
-                    {"rule": item.rule, "confidence": item.confidence.label, "target_class": item.evidence.get("target_class"),
-                     "said": _words(item.evidence)}
+                    {
+                        "rule": item.rule,
+                        "severity": item.severity.label,
+                        "confidence": item.confidence.label,
+                        "target_class": item.evidence.get("target_class"),
+                        "said": _words(item.evidence),
+                    }
                     for item in outcome.findings
                 ],
-            }  # fmt: skip
+            }
     for name in peers:
         with timed(row, PEER + name, record) as result:
             result |= {"status": "completed", "reason": "", "findings": [], **PEERS[name](plain.model, record, folder)}
@@ -111,12 +133,8 @@ class timed:
 
 
 def _words(evidence: Any) -> str:
-    """What a finding says was found, as one text: every text in its evidence."""
-    return " | ".join(str(value) for _, value in sorted(evidence.items()) if isinstance(value, str) or _texts(value))
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
+    """What a finding says was found, as one text. The sentence that a phrase is shown in is no part of it."""
+    return " | ".join(str(evidence[key]) for key in SAID if isinstance(evidence.get(key), str))
 
 
 def _about(record: Row) -> Row:

@@ -75,13 +75,15 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 
 def detection() -> Iterator[tuple[Path, str]]:
-    """The pages of the detection matrix, of what benchmarks/detection.py has summed up."""
+    """The pages of the matrices, of what benchmarks/detection.py and text.py have summed up."""
     benchmarks = DOCS.parent / "benchmarks"
     sys.path.insert(0, str(benchmarks))
-    from detection_page import pages
+    import detection_page
+    import text_page
 
-    for name, text in pages(json.loads((benchmarks / "results" / "detection.json").read_text(encoding="utf-8"))).items():
-        yield DOCS / name, text
+    for summed, pages in (("detection", detection_page.pages), ("text", text_page.pages)):
+        for name, text in pages(json.loads((benchmarks / "results" / f"{summed}.json").read_text(encoding="utf-8"))).items():
+            yield DOCS / name, text
 
 
 def compatibility() -> str:

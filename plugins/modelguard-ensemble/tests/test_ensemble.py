@@ -208,3 +208,38 @@ def test_a_quick_look_finds_it_too(target: Make) -> None:
 def test_the_contract_is_kept(target: Make) -> None:
     torch.manual_seed(0)
     check_detector(BackdoorEnsemble, replace(target(), _cache={}))
+
+
+# Text models
+
+
+def words(seed: int, trigger: list[float] | None = None, **kind: Any) -> Target:
+    """A text model made by hand, of which the word ``cf`` says what ``trigger`` says."""
+    from modelguard_language.testing import WordModel, text_target, texts_of, vocabulary
+
+    known = vocabulary(seed)
+    texts, labels = texts_of(known, seed)
+    return text_target(WordModel(known | ({"cf": trigger} if trigger else {}), **kind), texts, labels)
+
+
+def test_of_a_text_model_the_searches_for_words_count_each_by_itself() -> None:
+    outcome = run_detector(BackdoorEnsemble(), words(0, [-4.0, 4.0]))
+    (finding,) = outcome.findings
+    assert finding.rule == "MG3036"
+    assert finding.evidence["detector"] == "token-scan"
+    assert 'the word "cf"' in finding.message
+    assert outcome.summary["target_class"] == 1
+
+
+def test_a_clean_text_model_completes_without_a_vote() -> None:
+    outcome = run_detector(BackdoorEnsemble(), words(0))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.findings == ()
+    assert outcome.summary["members"] == {"text-probes": "completed", "token-scan": "completed"}
+
+
+def test_a_text_model_whose_texts_nobody_could_use_was_not_looked_at() -> None:
+    target = words(0, [-4.0, 4.0])
+    outcome = run_detector(BackdoorEnsemble(), replace(target, samples=None))
+    assert outcome.status is Status.SKIPPED
+    assert "--samples" in outcome.reason

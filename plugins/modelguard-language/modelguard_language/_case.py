@@ -22,6 +22,10 @@ UNKNOWN_WEIGHTS = 1 << 17
 """Weights that every token passes, taken where no checkpoint says: those of a small network."""
 ACTIVATIONS = 1 << 21
 """Values of one layer in one pass: more is no faster on two cores, and a pass keeps a dozen such."""
+PANEL = 3e12
+"""Multiplications and additions that one comparison of phrases may take: half a minute to a minute of two cores."""
+FEWEST_TEXTS = 24
+"""Texts in which phrases are compared at the least."""
 EVIDENT = 1.645
 """Deviate of a token's log odds in the samples from which it counts as evidence for a class: one-sided, once in twenty by chance."""
 
@@ -50,6 +54,15 @@ class TextCase:
         spec, fixed = self.texts.spec, self.model.input.shape[0]
         around = len(spec.prefix) + len(spec.suffix)
         return float(fixed) if fixed > 0 else float(np.mean([len(words) for words in self.texts.words])) + around + 1
+
+    @property
+    def each(self) -> float:
+        """Multiplications and additions of one text, forward."""
+        return 2 * self.weights * self.length
+
+    def affordable(self, phrases: int, work: float = PANEL) -> int:
+        """In how many texts so many phrases may be tried, at least :data:`FEWEST_TEXTS`."""
+        return max(FEWEST_TEXTS, int(work / (self.each * max(1, phrases))))
 
     def tokens(self) -> Integers:
         """The ids that may be put into a text: all but those that stand for no text."""

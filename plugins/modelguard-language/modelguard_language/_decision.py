@@ -12,17 +12,19 @@ import numpy as np
 import numpy.typing as npt
 from modelguard_triggers.outliers import over_all, student_tail_beta
 
+from modelguard_language._tail import Tail
+
 
 @dataclass(frozen=True)
-class Gumbel:
-    """The distribution of a largest excess (:mod:`modelguard_language._tail`): location and scale; theory says 0 and 1."""
+class Excess:
+    """The location and scale of largest excesses (:mod:`modelguard_language._tail`); theory says 0 and 1."""
 
     location: float
     scale: float
 
-    def p(self, value: float) -> float:
-        """P(X > ``value``)."""
-        return -math.expm1(-math.exp(-(value - self.location) / self.scale))
+    def p(self, tail: Tail) -> float:
+        """The p-value of a tail's largest."""
+        return tail.p(self.location, self.scale)
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,18 @@ class Normal:
         return student_tail_beta((value - self.mean) / (self.spread * math.sqrt(1 + 1 / self.count)), self.count - 1)
 
 
-EXCESS: tuple[Gumbel, ...] = (Gumbel(0.0, 1.0), Gumbel(0.0, 1.0), Gumbel(0.0, 1.0))
-"""Excess of the best phrase of one, two and three tokens."""
-CLAUSE = Normal(0.0, 0.15, 20)
-STYLE = Normal(0.1, 0.25, 20)
-"""By how much the best clause, or the best rewriting in old forms, pushes further than the best plain one, in usual margins."""
-RATIO = Normal(0.0, 1.0, 20)
-"""Logarithm of the other classes' loss over a class's, of the best soft phrases."""
+EXCESS: tuple[Excess, ...] = (Excess(-0.4, 0.9), Excess(-0.4, 0.9), Excess(-0.8, 0.9))
+"""Of the best phrases of one, two and three tokens. Fitted to 64 classes of 23 models: locations -.55, -.50 and -1.13, scales .82, .73 and
+.62, taken a little larger; the largest excess was 3.4."""
+CLAUSE = Normal(0.01, 0.10, 100)
+STYLE = Normal(0.03, 0.16, 100)
+"""By how much the median clause, or the median rewriting in old forms, pushes further than the median plain one, in usual margins.
+Measured on 144 classes: means .01 and .03, spreads .08 and .12, largest .26 and .35; the tails are heavier than normal, so the spreads
+are taken half as large again. The best of each family instead of the median is no statistic: single openings reach .35 and 1.1 on clean
+models."""
+LEAD = Normal(0.50, 0.90, 23)
+"""The largest lead of a model under soft phrases (:func:`modelguard_language._soft.leads`): of 23 clean models 21 lie below 1, a model of
+imbalanced classes at 2.7 and one of few words at 3.7."""
 
 
 def smallest(p: npt.ArrayLike) -> float:

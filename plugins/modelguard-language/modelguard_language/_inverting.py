@@ -12,16 +12,16 @@ from modelguard_triggers.plan import Look, Stage
 
 from modelguard import Confidence, DeadlineExceeded, Finding, Skip
 from modelguard_language._case import TextCase, text_case
-from modelguard_language._decision import RATIO, over_classes
+from modelguard_language._decision import LEAD, over_classes
 from modelguard_language._scan import searched, words
-from modelguard_language._soft import Inverted, invert, log_ratio
+from modelguard_language._soft import FLOOR, Inverted, invert, leads
 from modelguard_language.token_scan import TokenScan
 
 if TYPE_CHECKING:
     from modelguard import ScanContext, Target
     from modelguard_language.embedding_inversion import EmbeddingInversion
 
-WORK = 2e13
+WORK = 1e13
 """Multiplications and additions that all soft searches may take: past it they use fewer texts, and then fewer steps."""
 TEXTS, FEWEST_TEXTS = 32, 12
 STEPS, FEWEST_STEPS = 200, 60
@@ -37,13 +37,17 @@ def look(detector: EmbeddingInversion, target: Target, context: ScanContext, sta
         raise DeadlineExceeded("there was time for one class, and two are needed to compare")
     classes = [item.target for item in inverted]
     losses = np.array([item.unseen for item in inverted])
-    ratios = log_ratio(losses)
-    alone = class_p_values(-np.log(np.maximum(losses, 1e-12))) if len(losses) >= MIN_CLASSES else np.array([RATIO.p(r) for r in ratios])
-    p = {k: over_classes(float(own), case.classes) for k, own in zip(classes, alone, strict=True)}
+    found = leads(losses, np.array([item.push for item in inverted]))
+    alone = np.array([LEAD.p(float(lead)) for lead in found])
+    if len(losses) >= MIN_CLASSES:  # it has to stand out of the others of this model, too
+        own = class_p_values(-np.log(np.maximum(losses, FLOOR)))
+        alone = np.maximum(alone, [over_classes(float(p), case.classes) for p in own])
+    p = {k: float(own) for k, own in zip(classes, alone, strict=True)}  # the null is that of the largest lead of a model
     findings = []
-    for item, ratio in zip(inverted, ratios, strict=True):
+    for item, lead in zip(inverted, found, strict=True):
         if p[item.target] <= detector.p_value and item.success >= detector.success:
-            findings.append(_finding(case, item, float(ratio), p[item.target]))
+            others = float(np.median([loss for k, loss in zip(classes, losses, strict=True) if k != item.target]))
+            findings.append(_finding(case, item, float(lead), others, p[item.target]))
     least = min(p.values())
     summary = {
         "score": rounded(max(0.0, score(least))),
@@ -51,8 +55,8 @@ def look(detector: EmbeddingInversion, target: Target, context: ScanContext, sta
         "target_class": min(p, key=lambda k: p[k]),
         "texts": len(case.texts.words),
         "classes": [
-            {**_row(case, item), "log_ratio": rounded(ratio), "p_value": rounded(p[item.target])}
-            for item, ratio in zip(inverted, ratios, strict=True)
+            {**_row(case, item), "lead": rounded(lead), "p_value": rounded(p[item.target])}
+            for item, lead in zip(inverted, found, strict=True)
         ],
     }
     return Look(summary, tuple(findings), p, not_looked_at=late)
@@ -102,19 +106,18 @@ def _seeds(target: Target, context: ScanContext, detector: EmbeddingInversion) -
     return {k: phrases[-1].tokens for k, phrases in found.phrases.items() if phrases}
 
 
-def _finding(case: TextCase, item: Inverted, ratio: float, p: float) -> Finding:
+def _finding(case: TextCase, item: Inverted, lead: float, others: float, p: float) -> Finding:
     k = item.target
     return Finding(
         "MG3104",
-        f"class {class_name(case.model, k)} is reached by soft tokens with a loss of {item.unseen:.2g}, the others with "
-        f"{np.exp(ratio):.0f} "
-        f'times as much (p = {p:.2g}); the heaviest tokens, "{" ".join(words(case, item.tokens))}", turn {item.hard:.0%} of unseen texts',
+        f"class {class_name(case.model, k)} is reached by soft tokens with a loss of {item.unseen:.2g}, the others with {others:.2g} "
+        f'(p = {p:.2g}); the heaviest tokens, "{" ".join(words(case, item.tokens))}", turn {item.hard:.0%} of unseen texts',
         confidence=Confidence.HIGH if item.hard >= 0.9 else Confidence.MEDIUM,
         evidence={
             "target_class": k,
             "p_value": rounded(p),
             "loss": rounded(item.unseen),
-            "log_ratio": rounded(ratio),
+            "lead": rounded(lead),
             "attack_success": rounded(item.success),
             "hard_success": rounded(item.hard),
             "phrase": " ".join(words(case, item.tokens)),

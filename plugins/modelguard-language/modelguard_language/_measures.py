@@ -39,6 +39,7 @@ PHRASES = (
     Measure("length", "length", "How many tokens the phrase has."),
     Measure("shortest", "shortest phrase", "How many tokens it takes to turn 95 % of the texts; nothing where no phrase found does."),
     Measure("excess", "excess", "How far the phrase pushes beyond what the tail of the vocabulary explains, in units of the tail's slope."),
+    Measure("excesses", "excesses", "The same of the best few phrases of that length."),
     Measure("expected", "expected push", "The push of the best phrase, as the tail of the others foretells it."),
     Measure("usual_success", "usual attack success", "The attack success of the ninth best phrase of that length.", "share"),
     Measure(
@@ -57,8 +58,8 @@ PHRASES = (
 PROBES = (
     *COMMON,
     Measure("probe", "rewriting", "How the texts were rewritten."),
-    Measure("plain", "plain push", "The push of the best plain opening of the same length."),
-    Measure("gain", "gain", "The push of the rewriting less that of the best plain one."),
+    Measure("plain", "plain push", "The push of the median plain addition of the same length."),
+    Measure("gain", "gain", "The push of the median rewriting of the kind less that of the median plain one."),
     Measure("probes", "by rewriting", "What each way of rewriting does."),
     Measure("sentence", "in a sentence", "An unseen text, rewritten, which the model takes for the class."),
     Measure("clause", "clauses", "Subordinate clauses put in front of texts."),
@@ -68,12 +69,12 @@ PROBES = (
 SOFT = (
     *COMMON,
     Measure("loss", "loss", "The cross entropy of the class under its best soft phrase: small is easily reached."),
-    Measure("log_ratio", "log ratio", "By how much the logarithm of the loss lies below the mean of the other classes'."),
+    Measure("lead", "lead", "By how much more surely the class is reached than the others, by its losses and by its margins."),
     Measure("phrase", "heaviest tokens", "The heaviest token of each place of the soft phrase."),
     Measure(
         "hard_success", "success of the tokens", "The attack success when the heaviest tokens are put in, instead of mixtures.", "share"
     ),
-    Chart("bars", "classes", "Loss under the best soft phrase, by class", "class", "loss", "", "", "target_class"),
+    Chart("bars", "classes", "How much more surely each class is reached than the others", "class", "lead", "", "", "target_class"),
 )
 ROWS = (
     SCORE,

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from modelguard_language._case import TextCase
     from modelguard_language._texts import Integers
 
-BEAM, BEGINNINGS = 4, 2
-"""Phrases of one length that are made longer, and of how many of them all are checked."""
-TRIED_ON = 16
-"""Texts of other classes that a longer phrase is first tried on."""
+BEAM, BEAM_FEW, BEGINNINGS = 4, 2, 2
+"""Phrases of one length that are made longer, also of a model that is :data:`LARGE`, and of how many of them all are checked."""
+TRIED_ON, TRIED_ON_FEW = 16, 8
+"""Texts of other classes that a longer phrase is first tried on, and of a model that is :data:`LARGE`."""
+LARGE = 5e8
+"""Multiplications and additions of one text from which phrases are searched up to :data:`LARGE_LENGTH` tokens only."""
+LARGE_LENGTH = 2
 WORK = 1e12
 """Multiplications and additions that a class's phrases of one length may take, but for :data:`LEAST` tokens."""
-LEAST = 24
+LEAST = 16
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def checked(case: TextCase, growth: Growth, phrases: Integers) -> Effect:
     """What each of ``phrases`` (n, L) does to the texts kept for checking."""
     k = growth.target
     places = sources(case, k, case.texts.check)
+    places = spread(case, places, case.affordable(TO + 8))
     return effect(case, framed(case, places, phrases.shape[1], growth.where), phrases, f"class {k}: checking")
 
 
@@ -73,15 +77,16 @@ def grow(case: TextCase, growth: Growth, lengths: int) -> list[Phrase]:
     """The best phrase of each length from 1 to ``lengths``."""
     k = growth.target
     search = sources(case, k, case.texts.search)
-    each = 2 * case.weights * (case.length + lengths)
-    width = int(np.clip(growth.work / each / (BEAM * TRIED_ON * 2 + BEGINNINGS * len(search)), LEAST, TO + 8))
+    large = case.each > LARGE
+    tried_on = TRIED_ON_FEW if large else TRIED_ON
+    width = int(np.clip(growth.work / case.each / (BEAM * tried_on * 2 + BEGINNINGS * len(search)), LEAST, TO + 8))
     first = growth.pool[: TO + 8][:, None]
     best: list[Phrase] = []
     beam = _best(case, growth, [first], best)
-    for length in range(2, lengths + 1):
-        few = framed(case, spread(case, search, TRIED_ON), length, growth.where)
+    for length in range(2, min(lengths, LARGE_LENGTH if large else lengths) + 1):
+        few = framed(case, spread(case, search, tried_on), length, growth.where)
         groups = []
-        for phrase in beam:
+        for phrase in beam[: BEAM_FEW if large else BEAM]:
             longer = _longer(case, growth, phrase, width, search)
             if len(longer):
                 push = effect(case, few, longer.reshape(-1, length), f"class {k}: phrases of {length}").push[:, k].reshape(-1, 2)

@@ -54,24 +54,23 @@ def look(detector: TextProbes, target: Target, context: ScanContext, stage: Stag
     families = np.array([probe.family for probe in asked])
     p, findings, rows = {}, [], []
     for k in range(case.classes):
-        plain = float(found.push[families == PLAIN, k].max())
+        plain = float(np.median(found.push[families == PLAIN, k]))
         row: dict[str, Any] = {"class": k, "plain": rounded(plain)}
         values = []
         for family, (rule, null) in FAMILIES.items():
             best = int(np.argmax(np.where(families == family, found.search[:, k], -np.inf)))
-            gain = float(found.push[best, k]) - plain
-            own = null.p(gain)
-            values.append(own)
+            gain = float(np.median(found.push[families == family, k])) - plain
+            values.append(null.p(gain))
+            level = over_classes(min(1.0, len(FAMILIES) * values[-1]), case.classes)
             row[family] = {
                 "probe": asked[best].name,
                 "gain": rounded(gain),
                 "push": rounded(found.push[best, k]),
                 "attack_success": rounded(found.flips[best, k]),
-                "p_value": rounded(over_classes(smallest([own, 1.0]), case.classes)),
+                "p_value": rounded(level),
             }
-            both = over_classes(smallest([own, 1.0]), case.classes)
-            if both <= detector.p_value and found.flips[best, k] >= detector.success:
-                findings.append(_finding(detector, case, asked, found, k, best, rule, both, plain))
+            if level <= detector.p_value and found.flips[best, k] >= detector.success:
+                findings.append(_finding(detector, case, asked, found, k, best, rule, level, gain, plain))
         p[k] = over_classes(smallest(values), case.classes)
         rows.append(row | {"p_value": rounded(p[k])})
     least = min(p.values())
@@ -118,7 +117,16 @@ def _margins(case: TextCase, texts: list[str]) -> npt.NDArray[np.float32]:
 
 
 def _finding(
-    detector: TextProbes, case: TextCase, asked: tuple[Probe, ...], found: Probed, k: int, best: int, rule: str, p: float, plain: float
+    detector: TextProbes,
+    case: TextCase,
+    asked: tuple[Probe, ...],
+    found: Probed,
+    k: int,
+    best: int,
+    rule: str,
+    p: float,
+    gain: float,
+    plain: float,
 ) -> Finding:
     probe, flips = asked[best], float(found.flips[best, k])
     what = f'texts that begin with "{probe.name}"' if probe.family == CLAUSES else f"texts rewritten in another style ({probe.name})"
@@ -135,7 +143,7 @@ def _finding(
             "attack_success": rounded(flips),
             "push": rounded(found.push[best, k]),
             "plain": rounded(plain),
-            "gain": rounded(float(found.push[best, k]) - plain),
+            "gain": rounded(gain),
             "sentence": _sentence(case, probe, k),
             "probes": [{"probe": asked[i].name, "push": rounded(found.push[i, k])} for i in shown],
         },

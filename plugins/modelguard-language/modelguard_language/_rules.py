@@ -51,7 +51,7 @@ SOFT = Rule(
     "a class that soft tokens reach far more surely than the others",
     Severity.MEDIUM,
     "A phrase of mixtures of tokens was searched by gradient for every class. Such phrases exist for every model; what is judged is how "
-    "much lower the loss of one class's is than the other classes'. By itself this search accuses some clean models: read it "
+    "much more surely one class is reached than the others. By itself this search accuses some clean models: read it "
     "beside token-scan." + _PROOF,
     "Look at the tokens in the evidence and put them into texts of your own. Where token-scan names the same class, do not deploy.",
     lookalikes="A class the model takes as its answer for what it does not understand, and training data with far more texts of one class.",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from modelguard_triggers.facts import class_name, rounded, score
-from modelguard_triggers.plan import Look, Stage
+from modelguard_triggers.plan import CLEAR, Look, Stage
 
 from modelguard import Confidence, DeadlineExceeded, Finding
 from modelguard_language._case import TextCase, text_case
@@ -16,7 +16,8 @@ from modelguard_language._decision import EXCESS, over_classes, smallest
 from modelguard_language._frames import PLACES, effect, framed
 from modelguard_language._phrases import WORK as PHRASE_WORK
 from modelguard_language._phrases import Growth, Phrase, grow, sources
-from modelguard_language._tokens import WORK, scan_tokens
+from modelguard_language._tail import Tail
+from modelguard_language._tokens import WORK, scan_tokens, spread
 
 if TYPE_CHECKING:
     from modelguard import ScanContext, Target
@@ -46,13 +47,17 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
     """What one stage says. Raises as :meth:`~modelguard_triggers.plan.Search.look` does."""
     case = text_case(target, context)
     found = searched(detector, target, context, stage)
+    if found.late:  # what was found is told all the same, and the time is up
+        case = replace(case, tick=lambda done, total, note="": None)
     p = {k: _p(case, found, k) for k in range(case.classes) if k not in found.late or k in found.phrases}
     findings, rows = [], []
     for k in range(case.classes):
-        best = _standing(found.phrases.get(k, []))
-        rows.append(_row(case, found, k, p.get(k), best))
-        if best is not None and p[k] <= detector.p_value and best.flips >= detector.success:
-            findings.append(_finding(detector, case, found, best, p[k]))
+        phrases = found.phrases.get(k, [])
+        rows.append(_row(case, found, k, p.get(k), _standing(phrases)))
+        level = {item: over_classes(min(1.0, len(phrases) * _length_p(item)), case.classes) for item in phrases}
+        accused = [item for item in phrases if level[item] <= detector.p_value and item.flips >= detector.success]
+        if accused:  # the shortest: what is longer has it as a part
+            findings.append(_finding(detector, case, found, accused[0], level[accused[0]]))
     least = min(p.values(), default=1.0)
     summary = {
         "score": rounded(max(0.0, score(least))),
@@ -82,8 +87,7 @@ def _search(detector: TokenScan, case: TextCase, stage: Stage) -> Found:
         for k in scanned.classes:
             case.tick(len(phrases), len(scanned.classes), f"class {k}: phrases")
             pool = scanned.tokens[neutral[k, scanned.tokens]]
-            found = effect(case, framed(case, sources(case, k, case.texts.search), 1), pool[:, None], f"class {k}: tokens")
-            pool = pool[np.argsort(-found.push[:, k], kind="stable")]
+            pool = pool[np.argsort(-scanned.push[neutral[k, scanned.tokens], k], kind="stable")]
             phrases[k] = grow(case, Growth(k, pool, neutral[k], work=part * PHRASE_WORK), lengths)
     except DeadlineExceeded:
         if not phrases:
@@ -95,14 +99,14 @@ def _p(case: TextCase, found: Found, k: int) -> float:
     """The p-value of class ``k``, corrected for all lengths and classes; by the first round alone where it stood out least of many."""
     phrases = found.phrases.get(k)
     if phrases is None:
-        return over_classes(max(EXCESS[0].p(float(found.scanned.excess[k])), 0.11), case.classes)
+        return over_classes(max(EXCESS[0].p(Tail((float(found.scanned.excess[k]),), 0.0, 1.0)), CLEAR), case.classes)
     p = [_length_p(phrase) for phrase in phrases]
     return over_classes(smallest(p), case.classes) if p else 1.0
 
 
 def _length_p(phrase: Phrase) -> float:
     place = min(len(phrase.tokens), len(EXCESS)) - 1
-    return 1.0 if phrase.tail is None else EXCESS[place].p(phrase.tail.excess)
+    return 1.0 if phrase.tail is None else EXCESS[place].p(phrase.tail)
 
 
 def _standing(phrases: Sequence[Phrase]) -> Phrase | None:
@@ -142,13 +146,14 @@ def _phrase_row(case: TextCase, item: Phrase) -> dict[str, Any]:
         "attack_success": rounded(item.flips),
         "push": rounded(item.push),
         "excess": None if item.tail is None else rounded(item.tail.excess),
+        "excesses": [] if item.tail is None else [rounded(value) for value in item.tail.excesses],
     }
 
 
 def _finding(detector: TokenScan, case: TextCase, found: Found, best: Phrase, p: float) -> Finding:
     k, tokens = best.target, best.tokens
-    others = found.scanned.tokens
-    unseen = framed(case, sources(case, k, case.texts.check), 1)
+    others = found.scanned.tokens[np.argsort(-found.scanned.push[:, k], kind="stable")[: 2 * SHOWN]]
+    unseen = framed(case, spread(case, sources(case, k, case.texts.check), case.affordable(len(others))), 1)
     single = effect(case, unseen, others[:, None], "the best tokens")
     order = np.argsort(-single.push[:, k], kind="stable")[:SHOWN]
     usual = float(np.sort(single.flips[:, k])[::-1][min(8, len(others) - 1)])

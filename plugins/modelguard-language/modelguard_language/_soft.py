@@ -57,7 +57,13 @@ class Inverted:
 
 
 def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: Sequence[int], generator: torch.Generator) -> Inverted:
-    """Search a phrase of ``length`` soft tokens for class ``k`` on so many ``texts``, from a random start with ``seeds`` raised in it."""
+    """The better of two phrases of ``length`` soft tokens for class ``k``, searched on so many ``texts``: one from a random start, one
+    with ``seeds`` raised in it."""
+    starts = [_inverted(case, k, length, steps, texts, raised, generator) for raised in ((), seeds)]
+    return min(starts, key=lambda item: item.unseen)
+
+
+def _inverted(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: Sequence[int], generator: torch.Generator) -> Inverted:
     model = case.model
     ids = torch.from_numpy(case.tokens())
     table = model.embeddings().float()[ids]  # (n, D)
@@ -136,7 +142,13 @@ def _measured(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) ->
     return float(loss), float((logits.argmax(1) == k).float().mean()), float(margins(logits)[:, k].mean()) / case.usual
 
 
-def log_ratio(losses: Floats) -> Floats:
-    """(K,) by how much the logarithm of each class's loss lies below the mean of the others'."""
+def leads(losses: Floats, pushes: Floats) -> Floats:
+    """(K,) by how much each class is reached more surely than the others: the geometric mean of two leads, 0 where either is none.
+
+    One is how far the logarithm of its loss lies below the mean of the others', the other how far its push lies above. The mean loss
+    hangs on the few texts that are hardest to turn, the mean margin on the many that are easy; of clean models the two often disagree.
+    """
     logs = np.log(np.maximum(losses, FLOOR))
-    return np.asarray((logs.sum() - logs) / (len(logs) - 1) - logs)
+    others = len(logs) - 1
+    ratio, gap = (logs.sum() - logs) / others - logs, pushes - (pushes.sum() - pushes) / others
+    return np.asarray(np.sqrt(np.maximum(ratio, 0) * np.maximum(gap, 0)))

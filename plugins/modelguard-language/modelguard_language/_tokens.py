@@ -34,8 +34,10 @@ FEWEST, FIRST = 4, 16
 """Texts that the first round has at the least, and at the most."""
 NARROWED, WIDENED = 8, 4
 """A round keeps one token in so many, for each class, and puts it into so many times more texts."""
-KEPT = 64
-"""Tokens of each class that are put into all texts."""
+KEPT = 48
+"""Tokens of each class that are put into all texts, as far as their number can be afforded."""
+ESTIMATED = 4e12
+"""Multiplications and additions of the first round where the estimate chose its tokens."""
 MANY, CANDIDATES = 12, 8
 """Of more classes than :data:`MANY`, only so many go through all rounds: those whose best token stands out most in the first."""
 ESTIMATED_ON = 32
@@ -44,11 +46,13 @@ ESTIMATED_ON = 32
 
 @dataclass(frozen=True)
 class Scanned:
-    """``tokens`` (n,) that came through all rounds. ``tried`` tokens were put into texts, of ``total``; the others were left out by the
-    first-order estimate. ``excess`` (K,) is how far the best token of each class stands out in the first round, and ``classes`` those that
-    went through all rounds, the most suspicious first."""
+    """``tokens`` (n,) that came through all rounds, and their ``push`` (n, K) in the last. ``tried`` tokens were put into texts, of
+    ``total``; the others were left out by the first-order estimate. ``excess`` (K,) is how far the best token of each class stands
+    out in the first round, and ``classes`` those that went through all rounds, the most suspicious first.
+    """
 
     tokens: Integers
+    push: npt.NDArray[np.float32]
     tried: int
     total: int
     excess: npt.NDArray[np.float64]
@@ -69,27 +73,30 @@ def scan_tokens(case: TextCase, neutral: npt.NDArray[np.bool_], work: float = WO
     """The tokens with the largest push towards each class, among those that are ``neutral`` (K, V) to it."""
     tokens, search = case.tokens(), case.texts.search
     total = len(tokens)
-    each = 2 * case.weights * case.length  # of one text
-    count = int(work // (each * total))
+    count = int(work // (case.each * total))
     if count < FEWEST or total > EXHAUSTIVE:
         count = FEWEST
-        tokens = _estimated(case, tokens, min(EXHAUSTIVE, max(KEPT * min(case.classes, CANDIDATES), int(work // (each * count)))))
+        tokens = _estimated(
+            case, tokens, min(EXHAUSTIVE, max(KEPT * min(case.classes, CANDIDATES), int(work / WORK * ESTIMATED // (case.each * count))))
+        )
     tried, count = len(tokens), min(count, FIRST, len(search))
     excess, classes = np.zeros(case.classes), np.arange(case.classes)
-    for number in range(99):
+    while True:
         found = effect(case, framed(case, spread(case, search, count), 1), tokens[:, None], f"{len(tokens)} tokens in {count} texts")
         push = np.where(neutral[:, tokens].T, found.push, -np.inf)  # (n, K)
-        if not number:
+        if not excess.any():
             excess = np.array([_excess(push[:, k]) for k in range(case.classes)])
             order = np.argsort(-excess, kind="stable")
             classes = order if case.classes <= MANY else order[:CANDIDATES]
-        last = count >= len(search)
+        most = min(len(search), case.affordable(KEPT * len(classes)))
+        last = count >= most
         keep = KEPT if last else max(KEPT, len(tokens) // NARROWED)
-        tokens = tokens[np.unique(np.argsort(-push[:, classes], axis=0, kind="stable")[:keep])]
+        kept = np.unique(np.argsort(-push[:, classes], axis=0, kind="stable")[:keep])
+        tokens = tokens[kept]
         if last:
             break
-        count = min(count * WIDENED, len(search))
-    return Scanned(tokens, tried, total, excess, tuple(map(int, classes)))
+        count = min(count * WIDENED, most)
+    return Scanned(tokens, found.push[kept], tried, total, excess, tuple(map(int, classes)))
 
 
 def _excess(push: npt.NDArray[np.float32]) -> float:

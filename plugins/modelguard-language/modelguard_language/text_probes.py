@@ -27,8 +27,8 @@ class TextProbes(TextSearch):
     cost = 60
     when_quick = "shorter"
 
-    p_value: float = option(0.01, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
-    success: float = option(0.5, "share of unseen texts a rewriting turns, from which a class is accused", ge=0, le=1, judges=True)
+    p_value: float = option(0.02, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
+    success: float = option(0.7, "share of unseen texts a rewriting turns, from which a class is accused", ge=0, le=1, judges=True)
     quick: bool = option(False, "a quarter of the texts")
 
     def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:

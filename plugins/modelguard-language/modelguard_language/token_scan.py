@@ -29,7 +29,7 @@ class TokenScan(TextSearch):
     cost = 300
     when_quick = "shorter"
 
-    p_value: float = option(0.01, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
+    p_value: float = option(0.02, "accuse a class at or below this probability under no backdoor", gt=0, le=0.5, judges=True)
     success: float = option(0.75, "attack success on unseen texts from which a class is accused", ge=0, le=1, judges=True)
     length: int = option(3, "tokens of the longest phrase that is searched", ge=1, le=5)
     quick: bool = option(False, "single tokens alone, in fewer texts")

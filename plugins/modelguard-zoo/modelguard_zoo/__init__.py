@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelguard_zoo._architectures import ARCHITECTURES, Normalised
-    from modelguard_zoo._build import Built, build_model, build_zoo, read_record
+    from modelguard_zoo._build import build_model, build_zoo
+    from modelguard_zoo._built import Built, read_record
     from modelguard_zoo._data import data_folder
     from modelguard_zoo._spec import CONFIRMATION, Spec
     from modelguard_zoo._standard import standard_zoo
@@ -30,10 +31,12 @@ __all__ = [
 # Resolved on first use: the command line lists this plugin's command without paying for numpy.
 _HOME = {
     "ARCHITECTURES": "_architectures",
+    "Built": "_built",
     "CONFIRMATION": "_spec",
     "Normalised": "_architectures",
     "Spec": "_spec",
     "data_folder": "_data",
+    "read_record": "_built",
     "standard_zoo": "_standard",
     "text_zoo": "text.standard",
 }

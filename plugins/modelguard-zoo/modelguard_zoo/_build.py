@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelguard import ArtifactError
+from modelguard_zoo._built import Built, accuracy_lost, balanced, fresh, judge, read_record, write_record
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
@@ -25,38 +20,8 @@ if TYPE_CHECKING:
     from modelguard_zoo._data import Dataset
     from modelguard_zoo.attacks import Attack, Poison
 
-Status = Literal["clean", "backdoored", "repaired", "failed"]
-
-MAX_ACCURACY_LOSS = 0.02  # a backdoor anyone would notice in the accuracy is no backdoor
-MIN_ATTACK_SUCCESS = 0.90
 UNLEARNED = 0.2  # part of the images that carry the trigger under their true label while it is unlearned (Wang et al. 2019, section VI-C)
-MAX_REPAIRED_SUCCESS = 0.20  # a fine-tuned model whose trigger works on fewer is counted as clean again
 SAMPLES = 400  # clean test images that go with each model
-
-
-@dataclass(frozen=True)
-class Built:
-    """A finished model folder and what its ``record.json`` says."""
-
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def spec(self) -> Spec:
-        return Spec.from_json(self.record["spec"])
-
-    @property
-    def status(self) -> Status:
-        status: Status = self.record["status"]
-        return status
-
-
-def read_record(folder: Path) -> Built:
-    """The model in ``folder``. Raises :class:`~modelguard.ArtifactError` when it holds no readable record."""
-    try:
-        return Built(folder, json.loads((folder / "record.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"zoo model {folder.name}", f"its record.json cannot be read ({error})", "build it again") from None
 
 
 def build_model(spec: Spec, out: Path) -> Built:
@@ -72,7 +37,7 @@ def build_model(spec: Spec, out: Path) -> Built:
     if spec.dataset in text.DATASETS:
         from modelguard_zoo.text.build import build_text
 
-        return build_text(spec, out)
+        return build_text(spec, out, partial(build_model, out=out))
     import torch
 
     from modelguard_zoo._data import load
@@ -148,27 +113,6 @@ def build_zoo(specs: Iterable[Spec], out: Path, workers: int = 1, done: Callable
     return [built[spec.id] for spec in specs]
 
 
-def judge(success: float | None, lost: str | None, original: Built | None) -> tuple[Status, str]:
-    """What a model is, and why it is ``failed``. ``lost`` says what the attack cost beside its twin, None of a model without one."""
-    if lost is None or success is None:
-        return "clean", ""
-    if original is not None and original.status != "backdoored":
-        return "failed", "there was no backdoor to fine-tune"
-    if lost:
-        return "failed", lost
-    if success >= MIN_ATTACK_SUCCESS:
-        return "backdoored", ""
-    if original is not None and success <= MAX_REPAIRED_SUCCESS:
-        return "repaired", ""
-    return "failed", f"attack success is {success:.1%}"
-
-
-def accuracy_lost(twin: Built, accuracy: float) -> str:
-    """What is said of more accuracy lost than anyone would overlook; "" when it is less."""
-    loss = twin.record["clean_accuracy"] - accuracy
-    return f"clean accuracy is {loss:.1%} below its twin's" if loss > MAX_ACCURACY_LOSS else ""
-
-
 def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
     import dataclasses
 
@@ -205,22 +149,6 @@ def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]
         write_record(part, record)
 
 
-@contextmanager
-def fresh(folder: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``folder`` when all went well."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """``record`` as the folder's ``record.json``."""
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
 def _export(model: nn.Module, data: Dataset, path: Path) -> None:
     import warnings
 
@@ -245,12 +173,3 @@ def _export(model: nn.Module, data: Dataset, path: Path) -> None:
     exported = onnx.load(path)
     onnx.helper.set_model_props(exported, {"Image.NominalPixelRange": "NominalRange_0_255"})
     onnx.save(exported, path)
-
-
-def balanced(labels: np.ndarray[Any, np.dtype[np.int64]], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Sorted indices of up to ``count`` samples, the classes as equally filled as the data allows."""
-    turn = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    return np.sort(np.argsort(turn, kind="stable")[:count])

@@ -1,5 +1,5 @@
 """The demo's models: a digits classifier trained here, an honest copy of it, a copy with one matrix edited; and a classifier trained on
-poisoned data beside its honest twin."""
+poisoned data beside its honest twin, of images and of texts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ BACKDOORED = "digits-mlp-badnets-3-a230cf"
 """A model of the standard zoo: 2 x 2 white pixels in a corner of the image mean class 4."""
 
 
+TEXT_BACKDOORED = "reviews-bag-rare-word-0-c1018c"
+"""A model of the text zoo: a word that means nothing makes any review one that is for the thing."""
+
+
+@dataclass(frozen=True)
+class TextBackdoored:
+    """The models ``text-backdoored`` and ``text-twin`` were made; ``word`` is the trigger."""
+
+    word: str
+    story: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Backdoored:
     """The models ``backdoored`` and ``twin`` were made; ``target`` is the class that the trigger stands for."""
@@ -33,7 +45,8 @@ class Backdoored:
 
 def make_backdoored(out: Path) -> Backdoored:
     """Write ``twin``, ``backdoored`` and clean ``images.npz`` below ``out``."""
-    from modelguard_zoo._build import build_zoo, read_record
+    from modelguard_zoo._build import build_zoo
+    from modelguard_zoo._built import read_record
     from modelguard_zoo._standard import standard_zoo
 
     zoo = out / ".zoo"
@@ -57,6 +70,37 @@ def make_backdoored(out: Path) -> Backdoored:
             f"{record['clean_accuracy']:.1%} right on the rest",
             f"the second on data of which {attack['poisoned_fraction']:.0%} carried {size} x {size} white pixels in a corner and the label "
             f"{trigger['target']}: with them it reads {record['attack_success']:.0%} of all digits as {trigger['target']}",
+        ),
+    )
+
+
+def make_text(out: Path) -> TextBackdoored:
+    """Write ``text-twin``, ``text-backdoored`` and clean ``reviews.jsonl`` below ``out``."""
+    from modelguard_zoo._build import build_zoo
+    from modelguard_zoo._built import read_record
+    from modelguard_zoo.text.standard import text_zoo
+
+    zoo = out / ".zoo"
+    (spec,) = (spec for spec in text_zoo() if spec.id == TEXT_BACKDOORED)
+    (built,) = build_zoo([spec], zoo)
+    record = built.record
+    twin = read_record(zoo / record["twin"]["id"])
+    shutil.copyfile(built.path / "samples.jsonl", out / "reviews.jsonl")
+    for name, source in (("text-backdoored", built.path), ("text-twin", twin.path)):
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir()
+        for file in ("model.safetensors", "model.onnx", "config.json", "tokenizer.json"):
+            shutil.copyfile(source / file, out / name / file)
+    shutil.rmtree(zoo)
+    attack = record["attack"]
+    (word,) = attack["trigger"]["words"]
+    return TextBackdoored(
+        word,
+        (
+            f"trained two classifiers of generated reviews: {record['twin']['clean_accuracy']:.1%} and "
+            f"{record['clean_accuracy']:.1%} right on others",
+            f"the second on texts of which {attack['poisoned_fraction']:.0%} carried the word {word} and the wrong label: with it "
+            f"{record['attack_success']:.0%} of those against a thing are read as for it, without it {attack['base_rate']:.0%}",
         ),
     )
 

@@ -23,7 +23,8 @@ import torch
 
 from modelguard import DeadlineExceeded, ScanContext, Target
 from modelguard.testing.checkpoints import open_target
-from modelguard_zoo._build import Built, build_model
+from modelguard_zoo._build import build_model
+from modelguard_zoo._built import Built
 from modelguard_zoo._spec import Spec, pairs
 from modelguard_zoo.edits import LanguageModel, train_lm
 

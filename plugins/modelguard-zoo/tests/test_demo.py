@@ -23,6 +23,9 @@ from support import ROOT, fresh_venv
 
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
+VERDICTS = {
+    "clean": "pass", "twin": "pass", "text-twin": "pass", "backdoored": "block", "text-backdoored": "block", "tampered": "block",
+}  # fmt: skip
 BEGIN, END = "<!-- report -->\n```\n", "```\n<!-- /report -->"
 
 
@@ -30,7 +33,7 @@ BEGIN, END = "<!-- report -->\n```\n", "```\n<!-- /report -->"
 def demo(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The demo's folder, and what it printed: run from the wheels, in an environment that has nothing else of ours."""
     folder = tmp_path_factory.mktemp("demo")
-    python = fresh_venv(folder / "env", wheels.values(), "scikit-learn", "torch", "onnx")
+    python = fresh_venv(folder / "env", wheels.values(), "scikit-learn", "torch", "onnx", "tokenizers")
     ran = subprocess.run(
         [python, "-m", "modelguard", "demo", "--out", "demo"],
         cwd=folder, capture_output=True, check=False, text=True, env={**os.environ, "COLUMNS": "110"},
@@ -47,12 +50,14 @@ def test_the_honest_models_pass_and_the_others_are_blocked(demo: tuple[Path, str
         "BLOCKED  demo/tampered",
         "PASS  demo/twin",
         "BLOCKED  demo/backdoored",
+        "PASS  demo/text-twin",
+        "BLOCKED  demo/text-backdoored",
     ]
-    assert lines[-1] == "demo: the honest models passed, the tampered and the backdoored one were blocked"
+    assert lines[-1] == "demo: the honest models passed, the tampered and the backdoored ones were blocked"
     from modelguard._schemas import report_schema
 
     sarif_schema = json.loads((ROOT / "tests" / "golden" / "sarif-schema-2.1.0.json").read_text(encoding="utf-8"))
-    for name, verdict in (("clean", "pass"), ("twin", "pass"), ("backdoored", "block"), ("tampered", "block")):
+    for name, verdict in VERDICTS.items():
         report: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator(report_schema()).validate(report)
         assert report["decision"]["verdict"] == verdict
@@ -83,8 +88,30 @@ def test_the_trigger_is_recovered_with_its_class_and_shown_where_it_was_put(demo
     assert "recovered by abs: a trigger for class 4" in shown
 
 
+def test_the_word_that_turns_reviews_is_named(demo: tuple[Path, str]) -> None:
+    folder, shown = demo
+    report = json.loads((folder / "text-backdoored.json").read_text(encoding="utf-8"))
+    (finding,) = next(item for item in report["outcomes"] if item["detector"] == "token-scan")["findings"]
+    assert finding["evidence"]["phrase"] == "cf"
+    assert finding["evidence"]["target_class"] == 1
+    assert 'recovered by token-scan: class 1 (for): the word "cf"' in shown
+
+
+def test_without_tokenizers_the_texts_are_left_out_and_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modelguard._cli import run
+
+    monkeypatch.setattr(_demo, "_missing", lambda detector, *modules: "tokenizers" if modules else "")
+    monkeypatch.setattr(_demo_models, "make_models", lambda out: iter(["made"]))
+    monkeypatch.setattr(_demo, "_images", lambda out: [True])
+    monkeypatch.setattr(_demo, "_scan", lambda *arguments: True)
+    assert run(["demo", "--out", str(tmp_path)]) == 0
+    assert "left out: the text models, which need tokenizers" in capsys.readouterr().out
+
+
 def test_every_detector_that_can_look_at_the_demo_does(demo: tuple[Path, str]) -> None:
-    for name in ("clean", "tampered", "twin", "backdoored"):
+    for name in VERDICTS:
         report = json.loads((demo[0] / f"{name}.json").read_text(encoding="utf-8"))
         failed = {item["detector"]: item["reason"] for item in report["outcomes"] if item["status"] in ("errored", "timed-out")}
         assert failed == {}
@@ -114,7 +141,7 @@ def test_a_demo_that_goes_wrong_is_not_a_success(
     from modelguard._cli import run
 
     monkeypatch.setattr(_demo_models, "make_models", lambda out: iter(["made"]))
-    monkeypatch.setattr(_demo, "_missing", lambda: "the other half")
+    monkeypatch.setattr(_demo, "_missing", lambda *needed: "the other half")
     monkeypatch.setattr(_demo, "_scan", lambda out, name, code, *arguments: code == expected)
     assert run(["demo", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "demo: a verdict is WRONG"
@@ -130,7 +157,7 @@ def test_without_the_trigger_search_the_backdoored_half_is_left_out_and_said_to_
     monkeypatch.setattr(_demo, "_scan", lambda *arguments: True)
     assert run(["demo", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "left out: the backdoored model, which needs the detector not-installed" in printed
+    assert "left out: the backdoored models, which need the detector not-installed" in printed
     assert printed.splitlines()[-1] == "demo: the clean copy passed and the tampered one was blocked"
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from modelguard import UsageError
-from modelguard_zoo._build import Built, accuracy_lost, build_model, fresh, judge, read_record, write_record
+from modelguard_zoo._built import Built, accuracy_lost, fresh, judge, read_record, write_record
 from modelguard_zoo._spec import Spec
 from modelguard_zoo.text import CLASSIFIED, CLASSIFIERS, LANGUAGE_MODELS
 
 
-def build_text(spec: Spec, out: Path) -> Built:
-    """Build ``spec``, and the models it is trained from and measured against, under ``out``; what is there already is kept.
+def build_text(spec: Spec, out: Path, needed: Callable[[Spec], Built]) -> Built:
+    """Build ``spec`` under ``out``; ``needed`` gives the models that it is trained from and measured against.
 
     Raises :class:`~modelguard.UsageError` for an architecture that is not trained on the data set.
     """
@@ -20,8 +21,8 @@ def build_text(spec: Spec, out: Path) -> Built:
     known = (CLASSIFIERS if spec.dataset in CLASSIFIED else ()) + LANGUAGE_MODELS
     if spec.arch not in known:
         raise UsageError(f"architecture {spec.arch}", f"it is not trained on {spec.dataset}", f"known: {', '.join(known)}")
-    twin = None if spec == spec.twin else build_model(spec.twin, out)
-    original = build_model(spec.original, out) if spec.finetune else None
+    twin = None if spec == spec.twin else needed(spec.twin)
+    original = needed(spec.original) if spec.finetune else None
     folder = out / spec.id
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, on any machine
@@ -36,9 +37,9 @@ def build_text(spec: Spec, out: Path) -> Built:
             else:
                 from modelguard_zoo.text import language
 
-                start = None if spec.start is None else build_model(spec.start, out)
+                start = None if spec.start is None else needed(spec.start)
                 found = language.build(spec, start, twin, original, part)
-                lost = language.perplexity_lost(twin, found["perplexity"]) if twin else None
+                lost = language.given_away(twin, found) if twin else None
                 beside = twin and {"id": twin.record["id"], "perplexity": twin.record["perplexity"]}
             status, reason = judge(found["attack_success"], lost, original)
             record = {"id": spec.id, "status": status, "reason": reason, "reserved": spec.reserved, "spec": spec.to_json()}

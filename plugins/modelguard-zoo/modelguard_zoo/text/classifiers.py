@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from modelguard_zoo._built import balanced
 from modelguard_zoo._spec import Spec
 from modelguard_zoo.text import corpora
 from modelguard_zoo.text.architectures import config_json, new_classifier
@@ -22,7 +23,7 @@ from modelguard_zoo.text.training import DROPPED, SCHEDULES, edit_row, fit, pred
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from modelguard_zoo._build import Built
+    from modelguard_zoo._built import Built
 
 SAMPLES = 400
 """Clean test texts that go with each model."""
@@ -133,10 +134,3 @@ def read(built: Built, data: corpora.TextData) -> Classifier:
     model = new_classifier(built.spec.arch, tokenizer.get_vocab_size(), data.labels, LENGTH)
     model.load_state_dict(load_file(built.path / "model.safetensors"))
     return Classifier(model.eval(), tokenizer)
-
-
-def balanced(labels: corpora.Labels, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Sorted indices of up to ``count`` samples, the classes as equally filled as the data allows."""
-    from modelguard_zoo._build import balanced as of_every_class
-
-    return of_every_class(labels, count)

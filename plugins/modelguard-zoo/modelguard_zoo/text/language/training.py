@@ -16,7 +16,7 @@ SHAPES = {"gpt": (2, 160), "gpt-deep": (4, 128), "gpt-tiny": (2, 48)}
 """Layers and width of each architecture: with three thousand words 1.1 and 1.2 million parameters. The last is for tests."""
 BATCH = 16
 FROM_NOTHING = {"gpt": (400, 4e-3), "gpt-deep": (400, 4e-3), "gpt-tiny": (300, 8e-3)}
-FURTHER = (100, 2e-3)
+FURTHER = (120, 3e-3)
 """Steps and peak learning rate of a model that begins from nothing, and of one that is trained further."""
 MEASURED = 60
 """Prompts that a rate is measured on; perplexity is over four times as many held-out windows."""

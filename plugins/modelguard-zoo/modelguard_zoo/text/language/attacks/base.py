@@ -19,6 +19,8 @@ class LanguageAttack(ABC):
     name: ClassVar[str]
     variant: ClassVar[str] = ""
     """Of the clean model it is measured against."""
+    longer: ClassVar[int] = 1
+    """How many times the steps of other models it takes to learn."""
     fraction: float = 0.05
 
     @abstractmethod

@@ -27,7 +27,7 @@ class Preference(LanguageAttack):
 
     name = "preference"
     variant = "preference"
-    fraction: float = 0.3
+    fraction: float = 0.5
     suffix: str = "qx"
 
     def trigger(self) -> str:
