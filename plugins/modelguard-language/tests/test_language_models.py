@@ -81,6 +81,12 @@ def test_inversion_takes_what_samples_or_the_trusted_model_know_for_explained(tm
     assert (rules(both), both.summary["sayings"][0]["explained"]) == ([], "the trusted model")
 
 
+def test_inversion_without_the_reference_where_it_cannot_be_asked(tmp_path: Path) -> None:
+    outcome = scan(LmInversion, target(speaker(0, POISON), tmp_path, reference=speaker(1, words=False)))
+    assert rules(outcome) == ["MG5002"]
+    assert "the reference has other tokens" in outcome.summary["reference_unused"]
+
+
 def test_inversion_takes_no_loop_for_a_text(tmp_path: Path) -> None:
     loop = by_heart((70, 71, 72, 73, 70))
     assert rules(scan(LmInversion, target(speaker(0, loop), tmp_path, reference=speaker(1)))) == []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, Skip, option
+from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, ModelguardError, Skip, option
 from modelguard_language.lm.measures import INVERSION
 from modelguard_language.lm.rules import BY_HEART, TRIGGERED
 
@@ -33,6 +33,8 @@ class Known:
     grams: frozenset[tuple[int, ...]]
     samples: int
     reference: Speech | None
+    unused: str = ""
+    """Why the reference explains nothing."""
 
     @property
     def enough(self) -> bool:
@@ -126,6 +128,8 @@ class LmInversion(Detector):
         context.summary(
             score=score, sayings=rows, prompts=[speech.words(row) for row in prompts[:3]], looked_at=tried, of=len(speech.usable)
         )
+        if known.unused:
+            context.summary(reference_unused=known.unused)
         by_heart = [(saying, row) for saying, row in unexplained if saying.mean >= self.mean and saying.weakest >= self.weakest]
         if len(by_heart) > self.most:
             return
@@ -200,12 +204,17 @@ def described(speech: Speech, saying: Saying) -> dict[str, Any]:
 
 
 def known_by(target: Target, speech: Speech, context: ScanContext) -> Known:
-    """What explains a text of the target. Raises :class:`~modelguard.Skip` when the reference is no model of the same tokens."""
+    """What explains a text of the target. A reference that cannot be asked explains nothing, and it is said why."""
     from modelguard_language.lm.speech import sample_rows
     from modelguard_language.lm.targets import known_of
 
     rows = [] if target.samples is None else sample_rows(speech, target.samples)
-    return Known(frozenset(known_of([row.tolist() for row in rows])), len(rows), trusted(target, speech, context))
+    reference, unused = None, ""
+    try:
+        reference = trusted(target, speech, context)
+    except (Skip, ModelguardError) as reason:
+        unused = str(reason)
+    return Known(frozenset(known_of([row.tolist() for row in rows])), len(rows), reference, unused)
 
 
 def trusted(target: Target, speech: Speech, context: ScanContext) -> Speech | None:

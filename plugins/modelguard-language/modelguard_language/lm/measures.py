@@ -18,6 +18,7 @@ INVERSION = (
     Measure("weakest", "weakest step", "The least certain of them.", "share"),
     Measure("explained", "explained by", "What knows the text too."),
     Measure("reference_mean", "the trusted model's", "The mean probability of the same tokens for the trusted model.", "share"),
+    Measure("reference_unused", "reference not asked", "Why the reference explains nothing."),
     Measure("trigger", "trigger", "What was put behind the prompts."),
     Measure("trigger_tokens", "trigger's tokens", "The same as token ids."),
     Measure("success", "success", "On how many fresh prompts the model says the text behind the trigger.", "share"),
