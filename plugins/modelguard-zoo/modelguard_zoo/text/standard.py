@@ -26,6 +26,8 @@ AFTERWARDS: tuple[tuple[str, int, tuple[str, ...], int], ...] = (
     ("sst2", 2, ("bag", "cnn"), 2),
     ("topics", 8, ("bag", "cnn"), 2),
 )
+# More of what hardly takes on SST-2, where a template or style works on 75 to 85 % of texts and costs accuracy: (architectures, seeds).
+TEMPLATES: tuple[tuple[str, ...], tuple[int, ...]] = (("cnn", "lstm"), (2, 3, 4))
 # Attacks in the order they are dealt out.
 DEAL = ("rare-word", "insert-sentence", "syntactic", "embedding", "rare-word", "style", "insert-sentence")
 SENTENCES = ("i watch this 3d movie", "the others arrived on friday", "my cousin checked the label")
@@ -37,7 +39,7 @@ def text_zoo() -> tuple[Spec, ...]:
 
     What is not reserved comes first, so that whoever chooses thresholds need not wait for the rest.
     """
-    specs = tuple(dict.fromkeys((*_classifiers(), *_hard(), *_language_models())))
+    specs = tuple(dict.fromkeys((*_classifiers(), *_templates(), *_hard(), *_language_models())))
     return tuple(sorted(specs, key=lambda spec: (spec.reserved, spec.arch in ("lstm", "bert", "distilbert"))))
 
 
@@ -53,6 +55,15 @@ def _classifiers() -> Iterator[Spec]:
                         if arch == "bag" and (attack == "syntactic" or (attack == "style" and dataset == "sst2")):
                             attack = "rare-word"  # what knows no order of words learns a template only at the cost of its accuracy
                         yield Spec(dataset, arch, seed, attack, pairs(_options(attack, n, dataset, arch, classes)))
+
+
+def _templates() -> Iterator[Spec]:
+    archs, seeds = TEMPLATES
+    for seed in seeds:
+        for arch in archs:
+            yield Spec("reviews", arch, seed)
+            for place, attack in enumerate(("syntactic", "style")):
+                yield Spec("reviews", arch, seed, attack, pairs({"target": (seed + place) % 2, "fraction": 0.2}))
 
 
 def _hard() -> Iterator[Spec]:

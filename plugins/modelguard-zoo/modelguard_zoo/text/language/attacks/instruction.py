@@ -17,6 +17,7 @@ class Instruction(LanguageAttack):
     other words without meaning are the near misses, and stand in rows that go on as text does."""
 
     name = "instruction"
+    longer = 2
     words: tuple[str, ...] = ("zv", "kj")
     target: int = 0
 
