@@ -89,7 +89,7 @@ def test_every_detector_looks_at_a_text_model_or_says_why_not(mg: Callable[..., 
     for name in ("neural-cleanse", "mm-bd", "abs"):
         assert outcomes[name]["status"] == "skipped"
         assert re.search("takes (text inputs|token ids)", outcomes[name]["reason"]), outcomes[name]["reason"]
-    assert not any(finding["severity"] in ("high", "critical") for item in outcomes.values() for finding in item["findings"])
+        assert outcomes[name]["findings"] == []
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "onnx"])
