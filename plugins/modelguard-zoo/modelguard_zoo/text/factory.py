@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from modelguard_runtime import ModelFacts, TorchFactory, load_weights, read_text
+from modelguard_runtime import ModelFacts, TorchFactory, read_text
 
 from modelguard import (
     Artifact,
@@ -43,7 +43,7 @@ class ZooTextFactory(TorchFactory):
 
         Raises :class:`~modelguard.ModelError` when config.json describes none, or the tensors do not fit it.
         """
-        from modelguard_runtime import TorchModel
+        from modelguard_runtime import TorchModel, load_weights
 
         from modelguard_zoo.text.architectures import from_config
 
