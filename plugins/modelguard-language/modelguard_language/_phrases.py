@@ -139,4 +139,4 @@ def _named(case: TextCase, growth: Growth, phrase: tuple[int, ...], count: int, 
     assert estimate is not None
     assert allowed is not None
     estimate[~torch.from_numpy(allowed)] = -torch.inf
-    return [int(token) for token in estimate.topk(min(count, len(estimate))).indices]
+    return [int(token) for token in estimate.topk(min(count, int(allowed.sum()))).indices]
