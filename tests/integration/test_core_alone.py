@@ -10,7 +10,7 @@ from support import Ran
 
 from modelguard.testing import write_onnx_mlp
 
-ALONE = ("-p", "no:runtime")
+ALONE = ("-p", "no:runtime", "-p", "no:zoo")
 
 
 @pytest.fixture
