@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelguard._policies.catalogue import detectors, provider, providers
+from modelguard._policies.catalogue import detectors, provider, runner
 from modelguard.detector import Capability
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _worker() -> Iterator[Check]:
 
 def _torch(registry: Registry) -> Iterator[Check]:
     if not registry.models:
-        yield Check("models", False, "none can be run", f"install {' or '.join(providers('models'))}")
+        yield Check("models", False, "none can be run", f"install {runner()}")
         return
     if find_spec("torch") is None:
         yield Check("models", False, "torch is not installed", "install it")
@@ -156,7 +156,7 @@ def readiness(registry: Registry) -> list[Readiness]:
 
 def _needs(requires: frozenset[Capability], registry: Registry) -> tuple[bool, str]:
     if requires & {Capability.FORWARD, Capability.GRADIENTS} and not registry.models:
-        return False, f"install {' or '.join(providers('models'))}"
+        return False, f"install {runner()}"
     given = ["--reference"] if Capability.REFERENCE in requires else []
     given += ["--samples"] if Capability.SAMPLES in requires else []
     needs = ["a model that runs"] if requires & {Capability.FORWARD, Capability.GRADIENTS} else []

@@ -128,9 +128,9 @@ def provider(detector: str) -> str | None:
     return next((item.name for item in first_party() if detector in item.detectors), None)
 
 
-def providers(hook: str) -> tuple[str, ...]:
-    """The first-party distributions that register something of a kind, such as ``models``."""
-    return tuple(item.name for item in first_party() if hook in item.hooks)
+def runner() -> str:
+    """The first-party distribution that runs most kinds of models: what to install where none can be run."""
+    return max(first_party(), key=lambda item: len(item.models)).name
 
 
 def reporting(block: str) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def make_plan(
 
 def _without_runtime() -> dict[Capability, str]:
     """What detectors that run a model lack where no plugin runs any: the distribution of ours that does."""
-    from modelguard._policies.catalogue import providers
+    from modelguard._policies.catalogue import runner
 
-    how = f"and no loaded plugin runs models (install {' or '.join(providers('models'))} of the same release)"
+    how = f"and no loaded plugin runs models (install {runner()} of the same release)"
     return {Capability.FORWARD: f"a model that can be run, {how}", Capability.GRADIENTS: f"a model that can be differentiated, {how}"}

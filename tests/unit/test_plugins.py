@@ -118,5 +118,5 @@ def test_the_published_schemas_take_both_forms() -> None:
 def test_the_catalogue_knows_what_registers_what() -> None:
     assert catalogue.provider("format-integrity") == "modelguard-core"
     assert catalogue.provider("nobodys") is None
-    assert "modelguard-runtime" in catalogue.providers("models")
+    assert catalogue.runner() == "modelguard-runtime"
     assert catalogue.reporting("MG03") == ("executable-content", "remote-code")
