@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ def find_rule(name: str, rules: Mapping[str, Rule]) -> Rule:
     """The rule called ``name``, by id or by name, in any case. Raises :class:`UsageError` naming one that is written alike."""
     found = rules.get(name.upper()) or next((item for item in rules.values() if item.name.lower() == name.lower()), None)
     if found is None:
-        near = difflib.get_close_matches(name.upper(), rules, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name.upper(), rules, n=len(rules), cutoff=0.5)
+        # Ids share their digits: of those alike, the one that begins alike is what was meant.
+        near = sorted(close, key=lambda item: -len(os.path.commonprefix((item, name.upper()))))
         raise UsageError(f"rule {name}", "there is no such rule", f"did you mean {near[0]}?" if near else "`modelguard rules` lists them")
     return found
 
