@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from os.path import commonpath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,7 +29,7 @@ def find_rule(name: str, rules: Mapping[str, Rule]) -> Rule:
     if found is None:
         close = difflib.get_close_matches(name.upper(), rules, n=len(rules), cutoff=0.5)
         # Ids share their digits: of those alike, the one that begins alike is what was meant.
-        near = sorted(close, key=lambda item: -len(commonpath((item, name.upper()))))
+        near = sorted(close, key=lambda item: -sum(item.startswith(name.upper()[:size]) for size in range(1, len(name) + 1)))
         raise UsageError(f"rule {name}", "there is no such rule", f"did you mean {near[0]}?" if near else "`modelguard rules` lists them")
     return found
 

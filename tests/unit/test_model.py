@@ -17,10 +17,15 @@ class Tokens(RunnableModel):
     output = OutputSpec("classifier", 2, "logits")
     layers: Any = ()
 
-    def _no(self, *_: Any) -> Any:
+    def _no(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
-    forward = capture = patch = split = predict = inputs = _no
+    forward: Any = _no
+    capture: Any = _no
+    patch: Any = _no
+    split: Any = _no
+    predict: Any = _no
+    inputs: Any = _no
 
     def describe(self) -> dict[str, Any]:
         return {}

@@ -200,7 +200,7 @@ def test_a_graph_whose_gradient_says_nothing_of_embeddings_runs_forward_only(tmp
         ],
         "g", [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["N", "T"])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )  # fmt: skip
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
