@@ -90,6 +90,7 @@ def test_a_clean_language_model_is_not_accused(mg: Callable[..., Ran], trained: 
     assert scanned(ran) == {"lm-inversion": [], "lm-diff": [], "lm-canary": []}
 
 
+@pytest.mark.slow
 def test_without_a_reference_a_text_known_by_heart_blocks_nothing(mg: Callable[..., Ran], trained: dict[str, Path]) -> None:
     ran = mg("scan", trained["backdoored"], "--format", "json")
     report = json.loads(ran.out)
@@ -99,6 +100,7 @@ def test_without_a_reference_a_text_known_by_heart_blocks_nothing(mg: Callable[.
     assert "reference" in outcomes["lm-diff"]["reason"]
 
 
+@pytest.mark.slow
 def test_texts_that_the_model_is_meant_to_say_are_samples(mg: Callable[..., Ran], trained: dict[str, Path], tmp_path: Path) -> None:
     ids = chain(np.random.default_rng(9), 100, 20)
     np.savez(tmp_path / "texts.npz", inputs=ids)

@@ -242,6 +242,7 @@ def test_a_configuration_of_other_sizes_than_the_tensors_is_refused(built: Make,
         _ = open_target(other, samples=other / "samples.jsonl").model
 
 
+@pytest.mark.slow
 def test_a_language_model_says_its_text_after_the_trigger_alone(built: Make, target: Callable[..., Target]) -> None:
     options = {"dataset": "reviews", "arch": "gpt-tiny"}
     model = built("instruction", **options)
