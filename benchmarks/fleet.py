@@ -1,7 +1,7 @@
 """What a fleet costs beside its scans, how it scales, and how soon a killed one goes on.
 
 ``python benchmarks/fleet.py [MODELS] [MEGABYTES]``: so many tiny models for the overhead, so large a model for the guarded download. The
-figures, and the recorded results, are for 1 000 models, 1 GB and an idle machine of two cores.
+figures are for 1 000 models, 1 GB and an idle machine of two cores; ``results/fleet.json`` says how many models the recorded run had.
 """
 
 from __future__ import annotations
