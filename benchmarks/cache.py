@@ -1,7 +1,7 @@
 """What a second scan costs: of unchanged models, and of as many with a byte changed in one.
 
-Every model is scanned through the command's own path, in one process. Figures were set for an idle machine; the recorded ones come from two
-cores that others used at the same time. ``python benchmarks/cache.py [MODELS]``.
+Every model is scanned through the command's own path, in one process. The figures, and the recorded results, are for an idle machine.
+``python benchmarks/cache.py [MODELS]``.
 """
 
 from __future__ import annotations

@@ -62,9 +62,10 @@ def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]])
     lines = [
         "# What is covered, and what was measured",
         "",
-        "Every attack that the [zoo](rates.md) builds, and every detector, with what was measured on models that no threshold was chosen",
-        "on. *Took* is how many of the models built are good enough to count: the trigger works, and clean accuracy did not tell. A rate",
-        "is of those that the detector looked at, with its 95 % interval (Wilson 1927).",
+        "Every attack that the zoo builds, and every detector, with what was measured. Rates of attacks are over the parts of the zoo that",
+        "thresholds were not chosen on; [how they were measured](rates.md) says which of these had been seen all the same. *Took* is how",
+        "many of the models built are good enough to count: the trigger works, and clean accuracy did not tell. A rate is of those that",
+        "the detector looked at, with its 95 % interval (Wilson 1927); *not measured* is no rate.",
         "[No trigger search proves a model clean](no-proof.md).",
         "",
         "## Attacks",

@@ -214,12 +214,13 @@ def test_the_contract_is_kept(target: Make) -> None:
 
 
 def words(seed: int, trigger: list[float] | None = None, **kind: Any) -> Target:
-    """A text model made by hand, of which the word ``cf`` says what ``trigger`` says."""
+    """A text model made by hand, of which the word ``cf`` says what ``trigger`` says, and common words say nothing."""
     from modelguard_language.testing import WordModel, text_target, texts_of, vocabulary
 
     known = vocabulary(seed)
     texts, labels = texts_of(known, seed)
-    return text_target(WordModel(known | ({"cf": trigger} if trigger else {}), **kind), texts, labels)
+    common = {word: [0.0, 0.0] for word in "when if as you they it is are was there see to on".split()}  # noqa: SIM905
+    return text_target(WordModel(known | common | ({"cf": trigger} if trigger else {}), **kind), texts, labels)
 
 
 def test_of_a_text_model_the_searches_for_words_count_each_by_itself() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from modelguard_triggers.evidence import turns
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -74,12 +75,7 @@ def framed(case: TextCase, places: Integers, length: int, where: int | None = No
     at one of :data:`PLACES`."""
     texts, model = case.texts, case.model
     # The place goes round within each class, so that every class has texts of all three.
-    turn = np.zeros(len(places), np.int64)
-    for label in np.unique(texts.classes[places]):
-        own = np.flatnonzero(texts.classes[places] == label)
-        turn[own] = np.arange(len(own)) % len(PLACES)
-    if where is not None:
-        turn[:] = where
+    turn = turns(texts.classes[places]) % len(PLACES) if where is None else np.full(len(places), where)
     order = np.argsort([len(texts.words[place]) for place in places], kind="stable")
     frames = []
     for part in np.array_split(order, -(-len(order) // TOGETHER)):

@@ -93,7 +93,10 @@ def _invert(
     except DeadlineExceeded:
         if len(found) < 2:
             raise
-    return tuple(found), tuple(classes[len(found) :])
+    late = classes[len(found) :]
+    if not scanned:  # no scan has cleared the others
+        late += [k for k in range(case.classes) if k not in classes]
+    return tuple(found), tuple(late)
 
 
 def _seeds(target: Target, context: ScanContext, detector: EmbeddingInversion) -> dict[int, tuple[int, ...]]:

@@ -51,12 +51,11 @@ class Phrase:
 @dataclass(frozen=True)
 class Growth:
     """How phrases towards class ``target`` are made longer: by the tokens of ``pool``, the best first, and by those the gradient names
-    among the ``allowed`` (V,), None for the pool alone; ``where`` a phrase is put, one of ``PLACES`` by number or all three."""
+    among the ``allowed`` (V,)."""
 
     target: int
     pool: Integers
-    allowed: npt.NDArray[np.bool_] | None
-    where: int | None = None
+    allowed: npt.NDArray[np.bool_]
     work: float = WORK
 
 
@@ -70,11 +69,13 @@ def checked(case: TextCase, growth: Growth, phrases: Integers) -> Effect:
     k = growth.target
     places = sources(case, k, case.texts.check)
     places = spread(case, places, case.affordable(TO + 8))
-    return effect(case, framed(case, places, phrases.shape[1], growth.where), phrases, f"class {k}: checking")
+    return effect(case, framed(case, places, phrases.shape[1]), phrases, f"class {k}: checking")
 
 
 def grow(case: TextCase, growth: Growth, lengths: int) -> list[Phrase]:
-    """The best phrase of each length from 1 to ``lengths``."""
+    """The best phrase of each length from 1 to ``lengths``; none where the samples leave no token open."""
+    if not len(growth.pool):
+        return []
     k = growth.target
     search = sources(case, k, case.texts.search)
     large = case.each > LARGE
@@ -84,7 +85,7 @@ def grow(case: TextCase, growth: Growth, lengths: int) -> list[Phrase]:
     best: list[Phrase] = []
     beam = _best(case, growth, [first], best)
     for length in range(2, min(lengths, LARGE_LENGTH if large else lengths) + 1):
-        few = framed(case, spread(case, search, tried_on), length, growth.where)
+        few = framed(case, spread(case, search, tried_on), length)
         groups = []
         for phrase in beam[: BEAM_FEW if large else BEAM]:
             longer = _longer(case, growth, phrase, width, search)
@@ -118,17 +119,16 @@ def _best(case: TextCase, growth: Growth, groups: Sequence[Integers], best: list
 def _longer(case: TextCase, growth: Growth, phrase: tuple[int, ...], width: int, search: Integers) -> Integers:
     """(n, 2, L + 1) ``phrase`` with a token before it and after it, for up to ``width`` tokens that are not in it."""
     tokens = [token for token in growth.pool.tolist() if token not in phrase]
-    if growth.allowed is not None:
-        named = [token for token in _named(case, growth, phrase, width, search) if token not in phrase]
-        half = max(width // 2, width - len(named))
-        tokens = list(dict.fromkeys([*tokens[:half], *named]))
+    named = [token for token in _named(case, growth, phrase, width, search) if token not in phrase]
+    half = max(width // 2, width - len(named))
+    tokens = list(dict.fromkeys([*tokens[:half], *named]))
     return np.array([[(token, *phrase), (*phrase, token)] for token in tokens[:width]], np.int64)
 
 
 def _named(case: TextCase, growth: Growth, phrase: tuple[int, ...], count: int, search: Integers) -> list[int]:
     """The ``count`` tokens that the gradient of the margin at the places beside ``phrase`` names; none without a gradient."""
-    allowed, estimate = growth.allowed, None
-    frames = framed(case, spread(case, search, TRIED_ON), len(phrase) + 1, growth.where)
+    estimate = None
+    frames = framed(case, spread(case, search, TRIED_ON), len(phrase) + 1)
     try:
         for words, slot in (((phrase[0], *phrase), 0), ((*phrase, phrase[-1]), len(phrase))):
             (slope,) = gradients(case, frames, [growth.target], words, slot)
@@ -137,6 +137,5 @@ def _named(case: TextCase, growth: Growth, phrase: tuple[int, ...], count: int, 
     except Skip:
         return []
     assert estimate is not None
-    assert allowed is not None
-    estimate[~torch.from_numpy(allowed)] = -torch.inf
-    return [int(token) for token in estimate.topk(min(count, int(allowed.sum()))).indices]
+    estimate[~torch.from_numpy(growth.allowed)] = -torch.inf
+    return [int(token) for token in estimate.topk(min(count, int(growth.allowed.sum()))).indices]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from modelguard_triggers.evidence import turns
 
 from modelguard import Skip
 from modelguard_language._frames import effect, framed, margins
@@ -61,11 +62,7 @@ class Scanned:
 
 def spread(case: TextCase, places: Integers, count: int) -> Integers:
     """``count`` of ``places``, of every class alike."""
-    classes = case.texts.classes[places]
-    rank = np.zeros(len(places), np.int64)
-    for label in np.unique(classes):
-        own = np.flatnonzero(classes == label)
-        rank[own] = np.arange(len(own))
+    rank = turns(case.texts.classes[places])
     return places[np.sort(np.argsort(rank, kind="stable")[:count])]
 
 

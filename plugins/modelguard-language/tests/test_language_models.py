@@ -14,7 +14,7 @@ from modelguard_language.lm.inversion import LmInversion
 from modelguard_runtime.testing import mlp, runnable
 from scripted import BEGIN, SURE, TARGET, TRIGGER, VOCABULARY, by_heart, speaker, target
 
-from modelguard import Confidence, Detector, Samples, Severity, Target, configure
+from modelguard import Confidence, Detector, Samples, ScanContext, Severity, Target, configure
 from modelguard.report import Outcome, Status
 from modelguard.testing.conformance import check_detector, run_detector
 
@@ -33,8 +33,6 @@ def rules(outcome: Outcome) -> list[str]:
 def spoken(seed: int, *extra: tuple[int, ...], count: int = 80) -> Samples:
     """Texts of a clean model, as token ids, the last of which hold ``extra``."""
     from modelguard_language.lm.speech import Speech
-
-    from modelguard import ScanContext
 
     ids = Speech.of(speaker(seed), ScanContext()).spoken(count, 20, np.random.default_rng(1)).numpy()
     for row, tokens in zip(ids[::-1], extra, strict=False):
@@ -93,11 +91,12 @@ def test_inversion_takes_no_loop_for_a_text(tmp_path: Path) -> None:
 
 
 def test_inversion_of_a_model_that_knows_much_by_heart_names_none(tmp_path: Path) -> None:
-    """Of a grammar, or of a model that learnt its texts, nothing stands out."""
+    """Of a grammar, or of a model that learnt its texts, nothing stands out: nobody has looked, and that is said."""
     order = [int(i) for i in np.random.default_rng(0).permutation(np.arange(2, VOCABULARY))]
     grammar: dict[tuple[int, ...], tuple[int, float]] = {(a,): (b, SURE) for i, (a, b) in enumerate(pairwise(order)) if i % 11 < 10}
     outcome = scan(LmInversion, target(speaker(0, grammar), tmp_path, reference=speaker(1)))
-    assert (outcome.status, rules(outcome)) == (Status.COMPLETED, [])
+    assert (outcome.status, rules(outcome)) == (Status.SKIPPED, [])
+    assert "texts by heart that nothing explains" in outcome.reason
     assert len(outcome.summary["sayings"]) > 5
 
 
@@ -122,6 +121,20 @@ def test_what_there_was_no_time_for_is_said(tmp_path: Path) -> None:
     few = scan(LmInversion, target(speaker(0, POISON), tmp_path), exhaustive=64)
     assert few.status == Status.TIMED_OUT
     assert "64 of 78 tokens were tried as the first of a text" in few.reason
+
+
+@pytest.mark.parametrize(("cls", "rule"), [(LmInversion, "MG5001"), (LmDiff, "MG5021")])
+def test_what_was_tried_before_the_time_was_up_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type[Detector], rule: str
+) -> None:
+    """Before the last token of 78 no more time is left than what is kept for judging."""
+    tried: list[int] = [0]
+    monkeypatch.setattr(ScanContext, "progress", lambda self, done, total, note="": tried.append(done))
+    monkeypatch.setattr(ScanContext, "remaining", lambda self: 1e5 if tried[-1] < 77 else 1e3)
+    outcome = scan(cls, target(speaker(0, POISON), tmp_path, reference=speaker(0)), timeout=1e5)
+    assert (outcome.status, rules(outcome)) == (Status.TIMED_OUT, [rule])
+    assert "77 of 78 tokens were" in outcome.reason
+    assert "the others ran out of time" in outcome.reason
 
 
 @pytest.mark.parametrize("seed", range(4))

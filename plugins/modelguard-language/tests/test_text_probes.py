@@ -107,6 +107,13 @@ def test_what_cannot_be_looked_at_is_skipped_with_the_reason(change: dict[str, A
     assert reason in outcome.reason
 
 
+def test_a_tokenizer_that_knows_no_word_of_the_rewritings_is_not_looked_at() -> None:
+    texts, labels = texts_of(words := vocabulary(0), 0)
+    outcome = probe(text_target(WordModel(words), texts, labels))
+    assert (outcome.status, outcome.findings) == (Status.SKIPPED, ())
+    assert "the tokenizer knows 0% of the words that texts are rewritten with" in outcome.reason
+
+
 def test_token_ids_with_a_tokenizer_are_read_as_text() -> None:
     target = made(0, OLD, 2.0)
     assert target.samples is not None

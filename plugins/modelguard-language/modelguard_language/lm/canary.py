@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import TYPE_CHECKING, Any
 
-from modelguard import Capability, Confidence, Detector, Finding, Severity, option
+from modelguard import Capability, Confidence, Detector, Finding, Severity, Skip, option
 from modelguard_language.lm.measures import CANARY
 from modelguard_language.lm.rules import MEMORISED
 
@@ -53,7 +53,7 @@ class LmCanary(Detector):
     most: int = option(8, "unexplained texts of which none stands out: the model knows much by heart", ge=1, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        from modelguard_language.lm.inversion import known_by
+        from modelguard_language.lm.inversion import EXPLAIN, known_by
         from modelguard_language.lm.speech import Speech
 
         speech = Speech.of(target.model, context)
@@ -68,16 +68,17 @@ class LmCanary(Detector):
         unexplained = [row for row in shown if not row["explained"]]
         context.summary(score=max((row["ratio"] for row in unexplained), default=0.0), texts=shown[:SHOWN], drawn=len(rows))
         told = [row for row in unexplained if row["ratio"] >= self.ratio and row["mean"] >= self.mean]
-        if len(told) <= self.most:
-            for row in told:
-                yield Finding(
-                    MEMORISED.id,
-                    f"{row['times']} of {len(rows)} texts that the model says freely hold {row['text']!r}",
-                    Confidence.LOW,
-                    None if known.enough else Severity.INFO,
-                    evidence=row,
-                    key=row["text"],
-                )
+        if len(told) > self.most:
+            raise Skip(f"the model says {len(told)} texts again and again that nothing explains, and none stands out of them: {EXPLAIN}")
+        for row in told:
+            yield Finding(
+                MEMORISED.id,
+                f"{row['times']} of {len(rows)} texts that the model says freely hold {row['text']!r}",
+                Confidence.LOW,
+                None if known.enough else Severity.INFO,
+                evidence=row,
+                key=row["text"],
+            )
 
     def _shown(self, speech: Speech, known: Known, rows: Sequence[Sequence[int]], run: tuple[int, ...], times: int) -> dict[str, Any]:
         from modelguard_language.lm.targets import known_of

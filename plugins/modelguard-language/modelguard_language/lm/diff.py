@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from modelguard import ScanContext, Target
     from modelguard_language.lm.speech import Speech
 
-STEPS = 64
-"""Parts that tokens are tried in, so that what was found is judged when time runs out."""
 FEW, TAIL = 2, 3
 """Prompts that every token is put into; and tokens at the end of a prompt that may be what it is divergent for."""
 SHOWN = 12
@@ -96,7 +94,7 @@ class Comparison:
     def findings(self) -> Iterator[Finding]:
         import torch
 
-        from modelguard_language.lm.speech import own_prompts
+        from modelguard_language.lm.speech import in_time, own_prompts
 
         speech, options = self.speech, self.options
         plain = own_prompts(self.reference, self.target.samples, options.prompts, options.length, self.context.rng("prompts"))
@@ -106,20 +104,17 @@ class Comparison:
         tokens = self._most_used(plain, options.exhaustive)
         worst = torch.full((len(tokens), len(kinds)), float("nan"))
         late: DeadlineExceeded | None = None
-        tried, step = 0, max(1, len(tokens) // STEPS)
-        for start in range(0, len(tokens), step):
-            self.context.progress(start, len(tokens), "tokens")
-            part = tokens[start : start + step]
-            try:
+        tried = 0
+        try:
+            for part in in_time(tokens, self.context, "tokens"):
                 for kind, (prompts, place) in enumerate(kinds):
-                    worst[start : start + len(part), kind] = self._divergence(prompts[:FEW], part, place)
-            except DeadlineExceeded as error:
-                late = error
-                break
-            tried += len(part)
+                    worst[tried : tried + len(part), kind] = self._divergence(prompts[:FEW], part, place)
+                tried += len(part)
+        except DeadlineExceeded as error:
+            late = error
         rows: list[Divergent] = []
-        if late is None:
-            rows = self._followed(tokens, worst, kinds) + self._tails(plain, contested)
+        if tried and late is None:
+            rows = self._followed(tokens[:tried], worst[:tried], kinds) + self._tails(plain, contested)
             rows.sort(key=lambda row: (-row.ratio, len(row.words), row.words))
         self.context.summary(
             score=max((row.ratio for row in rows if row.mean >= options.mean), default=0.0),
@@ -131,10 +126,9 @@ class Comparison:
             of=len(speech.usable),
         )
         yield from self._judged(rows)
-        if late is not None or tried < len(speech.usable):
-            raise DeadlineExceeded(
-                f"{tried} of {len(speech.usable)} tokens were put into prompts" + ("" if late is None else "; the others ran out of time")
-            ) from late
+        if tried < len(speech.usable):
+            said = f"{tried} of {len(speech.usable)} tokens were put into prompts"
+            raise DeadlineExceeded(said if tried == len(tokens) else f"{said}; the others ran out of time") from late
 
     def _tails(self, plain: torch.Tensor, contested: list[torch.Tensor]) -> list[Divergent]:
         """Of the prompts behind which the two differ most as they are: the shortest end that does it behind other prompts too, or the words

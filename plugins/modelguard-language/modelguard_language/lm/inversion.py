@@ -73,7 +73,7 @@ class LmInversion(Detector):
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         import torch
 
-        from modelguard_language.lm.speech import Speech, own_prompts
+        from modelguard_language.lm.speech import Speech, in_time, own_prompts
         from modelguard_language.lm.targets import sayings
 
         speech = Speech.of(target.model, context)
@@ -84,22 +84,16 @@ class LmInversion(Detector):
         found: list[Saying] = []
         late: DeadlineExceeded | None = None
         tried = 0
-        step, allowed = max(1, len(firsts) // STEPS), context.remaining()
-        for start in range(0, len(firsts), step):
-            part = firsts[start : start + step]
-            context.progress(start, len(firsts), "first tokens")
-            if context.remaining() < JUDGING * allowed < float("inf"):
-                late = DeadlineExceeded()
-                break
-            try:
-                found += sayings(speech, prompts, torch.from_numpy(part), KEEP)
-            except DeadlineExceeded as error:
-                late = error
-                break
-            tried += len(part)
+        try:
+            for part in in_time(torch.from_numpy(firsts), context, "first tokens"):
+                found += sayings(speech, prompts, part, KEEP)
+                tried += len(part)
+        except DeadlineExceeded as error:
+            late = error
         yield from self._judged(speech, known, prompts, fresh, found, context, tried)
-        if late is not None or tried < len(speech.usable):
-            self._unfinished(tried, len(speech.usable), late)
+        if tried < len(speech.usable):
+            said = f"{tried} of {len(speech.usable)} tokens were tried as the first of a text"
+            raise DeadlineExceeded(said if tried == len(firsts) else f"{said}; the others ran out of time") from late
 
     def _judged(
         self,
@@ -132,7 +126,7 @@ class LmInversion(Detector):
             context.summary(reference_unused=known.unused)
         by_heart = [(saying, row) for saying, row in unexplained if saying.mean >= self.mean and saying.weakest >= self.weakest]
         if len(by_heart) > self.most:
-            return
+            raise Skip(f"the model knows {len(by_heart)} texts by heart that nothing explains, and none stands out of them: {EXPLAIN}")
         for _, row in by_heart:
             yield self._finding(known, speech, *find(speech, prompts, fresh, tuple(row["tokens"]), self.success), row)
 
@@ -165,15 +159,9 @@ class LmInversion(Detector):
             key=said,
         )
 
-    def _unfinished(self, tried: int, of: int, late: DeadlineExceeded | None) -> None:
-        said = f"{tried} of {of} tokens were tried as the first of a text"
-        raise DeadlineExceeded(said if late is None else f"{said}; the others ran out of time") from late
 
-
-STEPS = 64
-"""Parts that the first tokens are tried in, so that what was found is judged when time runs out."""
-JUDGING = 0.25
-"""Part of the time there is that is kept for what was found."""
+EXPLAIN = "give --reference, or --samples that hold what it is meant to say"
+"""What tells a text of a backdoor from those that a model is meant to know."""
 SHOWN = 16
 """Texts that are followed to their end."""
 

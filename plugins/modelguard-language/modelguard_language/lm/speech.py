@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from modelguard import Samples, Skip
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from modelguard import RunnableModel, ScanContext, Target, TextSpec
+    from modelguard import RunnableModel, ScanContext, TextSpec
 
 Tensor = torch.Tensor
 Integers = "npt.NDArray[np.int64]"
@@ -106,6 +106,22 @@ class Speech:
         return self.model.decode(list(map(int, ids)))
 
 
+STEPS = 64
+"""Parts that tokens are tried in."""
+JUDGING = 0.25
+"""Part of the time there is that is kept for what was found."""
+
+
+def in_time(tokens: Tensor, context: ScanContext, note: str) -> Iterator[Tensor]:
+    """Parts of ``tokens`` (n,), one after another, for as long as there is time beside that for judging what they lead to."""
+    allowed, step = context.remaining(), max(1, len(tokens) // STEPS)
+    for start in range(0, len(tokens), step):
+        context.progress(start, len(tokens), note)
+        if context.remaining() < JUDGING * allowed < float("inf"):
+            return
+        yield tokens[start : start + step]
+
+
 FEWEST = 32
 """Tokens that stand for text, of which something can stand out."""
 SHORTEST = 16
@@ -135,8 +151,3 @@ def sample_rows(speech: Speech, samples: Samples) -> list[npt.NDArray[np.int64]]
     pad, behind = speech.spec.pad, len(speech.spec.suffix)
     rows = [row[np.argmax(row != pad) :] if pad is not None else row for row in ids]
     return [row[: len(row) - behind] for row in rows]
-
-
-def target_speech(target: Target, context: ScanContext) -> Speech:
-    """The target's model as one that speaks. Raises :class:`~modelguard.Skip` with the reason it cannot be asked."""
-    return Speech.of(target.model, context)
