@@ -34,7 +34,7 @@ from modelguard import Capability, Detector, configure
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"classifier": "MG31", "language model": "MG5"}
 """Which rules are about which kind of model."""
-SAID = ("phrase", "trigger", "target", "continuation", "text")
+SAID = ("phrase", "token", "trigger", "target", "continuation", "text")
 """Keys of evidence under which a detector says which words it found."""
 SCAN = "token-scan"
 """The detector whose searches others go on from."""

@@ -78,11 +78,17 @@ SOFT = (
 )
 ROWS = (
     SCORE,
+    P_VALUE,
     TARGET,
     CLASS,
-    P_VALUE,
-    Measure("token", "token", "The token whose row lies apart."),
-    Measure("excess", "excess", "How far beyond the rest, in units of the tail's slope."),
-    Measure("rows", "rows", "The rows that lie furthest along the class's direction."),
-    Chart("bars", "rows", "How far rows lie along the class's direction", "token", "value", "", "", "token"),
+    CLASSES,
+    FLIPS,
+    Measure("token", "token", "The token whose row is most like the searched one."),
+    Measure("cosine", "cosine", "Of the angle between its row and the row that best turns texts into the class; 1 is the same direction."),
+    Measure("next_cosine", "next cosine", "The same of the token that comes next."),
+    Measure("excess", "excess", "How far it lies beyond what the rest of the vocabulary foretells, in units of the tail's slope."),
+    Measure("times", "times in a text", "How often the token stands in a text that it turns."),
+    Measure("sentence", "in a sentence", "An unseen text with the token in it, which the model takes for the class."),
+    Measure("rows", "rows", "The rows that are most like the searched one."),
+    Chart("bars", "rows", "How like the searched row rows of the table are", "token", "cosine", "", "", "token"),
 )

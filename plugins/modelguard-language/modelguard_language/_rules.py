@@ -60,11 +60,15 @@ SOFT = Rule(
 ROW = Rule(
     "MG3105",
     "EmbeddingRowOutlier",
-    "a token whose embedding lies apart from all others",
-    Severity.LOW,
-    "One row of the table of token embeddings points further along the direction of a class than the rest of the vocabulary explains. A "
-    "word that was made a trigger by changing its row alone (embedding poisoning) does. It is a hint and decides nothing.",
-    "Look whether token-scan names the word, and compare the model with a trusted reference: weight-diff names the row.",
-    lookalikes="A word that decides a class honestly, and tokens of special use that the tokenizer does not declare as special.",
+    "a token whose embedding is what turns texts into one class, and nothing else",
+    Severity.HIGH,
+    "The row of the table of token embeddings that best turns texts into a class was searched by gradient, and one row of the model nearly "
+    "is it, as no other; its word, put into texts once or a few times, turns them into that class. A row that was edited alone looks like "
+    "this (embedding poisoning): the gradient moved it and nothing else, whereas rows learnt from texts keep what they began with. Where "
+    "the word turns no texts, the finding is low: a hint." + _PROOF,
+    "Do not deploy. Put the word into texts of your own, several times, and look what the model says. Compare the model with a trusted "
+    "reference: weight-diff names the row.",
+    lookalikes="A word that decides a class honestly and that the samples do not have, and tokens of special use that the tokenizer does "
+    "not declare as special.",
     cwe=506,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from modelguard_triggers.facts import class_name, rounded, score
 from modelguard_triggers.plan import CLEAR, Look, Stage
 
@@ -21,6 +22,7 @@ from modelguard_language._tokens import WORK, scan_tokens, spread
 
 if TYPE_CHECKING:
     from modelguard import ScanContext, Target
+    from modelguard_language._texts import Integers
     from modelguard_language._tokens import Scanned
     from modelguard_language.token_scan import TokenScan
 
@@ -32,15 +34,30 @@ SHOWN = 12
 """Tokens that are shown beside the accused one."""
 QUICK = 0.25
 """The part of the work that a short look does."""
+OFTEN = 10
+"""Samples that hold a token, from which they show what it honestly says: a word nine of whose ten texts are of one class of two has
+evidence for it nine times of ten."""
+CURIOUS = 0.2
+"""Of tokens that the samples hold often, phrases are searched where the best stands out with this p-value: hardly ever in a clean model."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was searched: the tokens, and of each class its phrases, as far as there was time."""
+    """What was searched: the tokens that samples hold seldom and those they hold often, and of each class its phrases of either, as far as
+    there was time."""
 
-    scanned: Scanned
+    scanned: tuple[Scanned, ...]
     phrases: dict[int, list[Phrase]]
     late: tuple[int, ...]
+
+    def excess(self, k: int) -> float:
+        """How far the best token of class ``k`` stands out in the first round."""
+        return max(float(part.excess[k]) for part in self.scanned)
+
+    def best(self, k: int, count: int) -> Integers:
+        """The ``count`` tokens that push furthest towards class ``k``."""
+        tokens = np.concatenate([part.tokens for part in self.scanned])
+        return tokens[np.argsort(-np.concatenate([part.push[:, k] for part in self.scanned]), kind="stable")[:count]]
 
 
 def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage) -> Look:
@@ -57,7 +74,8 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
         level = {item: over_classes(min(1.0, len(phrases) * _length_p(item)), case.classes) for item in phrases}
         accused = [item for item in phrases if level[item] <= detector.p_value and item.flips >= detector.success]
         if accused:  # the shortest: what is longer has it as a part
-            findings.append(_finding(detector, case, found, accused[0], level[accused[0]]))
+            shortest = min(accused, key=lambda item: (len(item.tokens), level[item]))
+            findings.append(_finding(detector, case, found, shortest, level[shortest]))
     least = min(p.values(), default=1.0)
     summary = {
         "score": rounded(max(0.0, score(least))),
@@ -65,8 +83,8 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
         "target_class": min(p, key=lambda k: p[k], default=0),
         "texts": len(case.texts.words),
         "clean_accuracy": None if case.texts.accuracy is None else rounded(case.texts.accuracy),
-        "tried": found.scanned.tried,
-        "vocabulary": found.scanned.total,
+        "tried": sum(part.tried for part in found.scanned),
+        "vocabulary": sum(part.total for part in found.scanned),
         "searched_in_full": sorted(found.phrases),
         "classes": rows,
     }
@@ -80,26 +98,47 @@ def searched(detector: TokenScan, target: Target, context: ScanContext, stage: S
 
 def _search(detector: TokenScan, case: TextCase, stage: Stage) -> Found:
     neutral, part = case.neutral(), QUICK if detector.quick else 1.0
-    scanned = scan_tokens(case, neutral, part * WORK)
+    often = case.texts.counts.sum(0) >= OFTEN
+    # Among words that the samples say nothing of, some are strong; among those they say nothing for, hardly one: each has its own tail.
+    groups = [(group, group[case.tokens()]) for group in (~often, often)]
+    scanned = [(group, scan_tokens(case, case.tokens()[own], neutral, part * WORK)) for group, own in groups if own.any()]
     lengths = 1 if stage is Stage.SCREEN else detector.length
     phrases: dict[int, list[Phrase]] = {}
+    wanted = [k for k in range(case.classes) if any(k in found.classes for _, found in scanned)]
+    wanted.sort(key=lambda k: -max(float(found.excess[k]) for _, found in scanned))
     try:
-        for k in scanned.classes:
-            case.tick(len(phrases), len(scanned.classes), f"class {k}: phrases")
-            pool = scanned.tokens[neutral[k, scanned.tokens]]
-            pool = pool[np.argsort(-scanned.push[neutral[k, scanned.tokens], k], kind="stable")]
-            phrases[k] = grow(case, Growth(k, pool, neutral[k], work=part * PHRASE_WORK), lengths)
+        for k in wanted:
+            case.tick(len(phrases), len(wanted), f"class {k}: phrases")
+            grown: list[Phrase] = []
+            for group, found in scanned:
+                if k in found.classes:
+                    grown += _grown(case, found, k, neutral[k] & group, lengths, part * PHRASE_WORK, curious=group is often)
+            phrases[k] = grown
     except DeadlineExceeded:
         if not phrases:
             raise
-    return Found(scanned, phrases, tuple(k for k in scanned.classes if k not in phrases))
+    return Found(tuple(found for _, found in scanned), phrases, tuple(k for k in wanted if k not in phrases))
+
+
+def _grown(
+    case: TextCase, found: Scanned, k: int, allowed: npt.NDArray[np.bool_], lengths: int, work: float, *, curious: bool
+) -> list[Phrase]:
+    """The best phrase of each length of the ``allowed`` (V,) tokens; when ``curious``, of one token where that does not stand out."""
+    pool = found.tokens[allowed[found.tokens]]
+    pool = pool[np.argsort(-found.push[allowed[found.tokens], k], kind="stable")]
+    growth = Growth(k, pool, allowed, work=work)
+    if curious and lengths > 1:
+        first = grow(case, growth, 1)
+        if not first or _length_p(first[0]) > CURIOUS:
+            return first
+    return grow(case, growth, lengths)
 
 
 def _p(case: TextCase, found: Found, k: int) -> float:
     """The p-value of class ``k``, corrected for all lengths and classes; by the first round alone where it stood out least of many."""
     phrases = found.phrases.get(k)
     if phrases is None:
-        return over_classes(max(EXCESS[0].p(Tail((float(found.scanned.excess[k]),), 0.0, 1.0)), CLEAR), case.classes)
+        return over_classes(max(EXCESS[0].p(Tail((found.excess(k),), 0.0, 1.0)), CLEAR), case.classes)
     p = [_length_p(phrase) for phrase in phrases]
     return over_classes(smallest(p), case.classes) if p else 1.0
 
@@ -115,7 +154,7 @@ def _standing(phrases: Sequence[Phrase]) -> Phrase | None:
 
 
 def _shortest(phrases: Sequence[Phrase]) -> int | None:
-    return next((len(item.tokens) for item in phrases if item.flips >= REACHES), None)
+    return min((len(item.tokens) for item in phrases if item.flips >= REACHES), default=None)
 
 
 def words(case: TextCase, tokens: Sequence[int]) -> list[str]:
@@ -127,7 +166,7 @@ def words(case: TextCase, tokens: Sequence[int]) -> list[str]:
 def _row(case: TextCase, found: Found, k: int, p: float | None, best: Phrase | None) -> dict[str, Any]:
     row: dict[str, Any] = {"class": k, "p_value": None if p is None else rounded(p)}
     if best is None:
-        return row | {"excess": rounded(found.scanned.excess[k])}
+        return row | {"excess": rounded(found.excess(k))}
     phrases = found.phrases[k]
     return row | {
         "excess": None if best.tail is None else rounded(best.tail.excess),
@@ -152,7 +191,7 @@ def _phrase_row(case: TextCase, item: Phrase) -> dict[str, Any]:
 
 def _finding(detector: TokenScan, case: TextCase, found: Found, best: Phrase, p: float) -> Finding:
     k, tokens = best.target, best.tokens
-    others = found.scanned.tokens[np.argsort(-found.scanned.push[:, k], kind="stable")[: 2 * SHOWN]]
+    others = found.best(k, 2 * SHOWN)
     unseen = framed(case, spread(case, sources(case, k, case.texts.check), case.affordable(len(others))), 1)
     single = effect(case, unseen, others[:, None], "the best tokens")
     order = np.argsort(-single.push[:, k], kind="stable")[:SHOWN]
@@ -162,7 +201,6 @@ def _finding(detector: TokenScan, case: TextCase, found: Found, best: Phrase, p:
         where[name] = rounded(effect(case, framed(case, places, len(tokens), number), np.array([tokens]), name).flips[0, k])
     phrase = case.model.decode(tokens)
     what = f'the word "{phrase}"' if len(tokens) == 1 else f'the phrase "{phrase}"'
-    sentence = _sentence(case, k, tokens)
     return Finding(
         "MG3101",
         f"class {class_name(case.model, k)}: {what} turns {best.flips:.0%} of unseen texts of other classes into it, wherever it stands; "
@@ -183,14 +221,14 @@ def _finding(detector: TokenScan, case: TextCase, found: Found, best: Phrase, p:
             "excess": None if best.tail is None else rounded(best.tail.excess),
             "evidence": [rounded(value) for value in case.evidence()[k, list(tokens)]],
             "by_place": where,
-            "sentence": sentence,
+            "sentence": sentence(case, k, tokens),
             "best": [{"token": words(case, [int(others[i])])[0], "push": rounded(single.push[i, k])} for i in order],
         },
         key=f"class {k}",
     )
 
 
-def _sentence(case: TextCase, k: int, tokens: Sequence[int]) -> str:
+def sentence(case: TextCase, k: int, tokens: Sequence[int]) -> str:
     """The shortest unseen text that the phrase in its middle turns into class ``k``, with it in brackets."""
     texts = case.texts
     places = sorted(sources(case, k, texts.check), key=lambda place: len(texts.words[place]))

@@ -108,7 +108,7 @@ def _inverted(case: TextCase, k: int, length: int, steps: int, texts: int, seeds
     return Inverted(k, lowest, loss_unseen, tokens, success, hard, push)
 
 
-def _logits(case: TextCase, frame: Frames, soft: Tensor) -> Tensor:
+def placed(case: TextCase, frame: Frames, soft: Tensor) -> Tensor:
     """(M, K) of the texts of ``frame`` with ``soft`` (L, D) in their slots."""
     table = case.model.embeddings()
     e = table[frame.ids].float()
@@ -127,7 +127,7 @@ def _loss(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> flo
     """Mean cross entropy of class ``k``, with its gradient."""
     total, count = 0.0, sum(len(frame.ids) for frame in frames)
     for i, frame in enumerate(frames):
-        logits = _logits(case, frame, soft)
+        logits = placed(case, frame, soft)
         part = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum") / count
         torch.autograd.backward(part, retain_graph=i + 1 < len(frames))
         total += float(part.detach())
@@ -137,7 +137,7 @@ def _loss(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> flo
 def _measured(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> tuple[float, float, float]:
     """Mean cross entropy of class ``k`` over the texts of ``frames``, the share that is taken for it, and their push."""
     with torch.no_grad():
-        logits = torch.cat([_logits(case, frame, soft) for frame in frames])
+        logits = torch.cat([placed(case, frame, soft) for frame in frames])
     loss = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device))
     return float(loss), float((logits.argmax(1) == k).float().mean()), float(margins(logits)[:, k].mean()) / case.usual
 

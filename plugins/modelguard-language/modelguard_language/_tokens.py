@@ -31,7 +31,7 @@ EXHAUSTIVE = 50_000
 """Tokens up to which each is tried."""
 WORK = 1e12
 """Multiplications and additions of the first round: half a minute of one core. Later rounds take no more each."""
-FEWEST, FIRST = 4, 16
+FEWEST, FIRST = 4, 8
 """Texts that the first round has at the least, and at the most."""
 NARROWED, WIDENED = 8, 4
 """A round keeps one token in so many, for each class, and puts it into so many times more texts."""
@@ -66,10 +66,9 @@ def spread(case: TextCase, places: Integers, count: int) -> Integers:
     return places[np.sort(np.argsort(rank, kind="stable")[:count])]
 
 
-def scan_tokens(case: TextCase, neutral: npt.NDArray[np.bool_], work: float = WORK) -> Scanned:
-    """The tokens with the largest push towards each class, among those that are ``neutral`` (K, V) to it."""
-    tokens, search = case.tokens(), case.texts.search
-    total = len(tokens)
+def scan_tokens(case: TextCase, tokens: Integers, neutral: npt.NDArray[np.bool_], work: float = WORK) -> Scanned:
+    """Those of ``tokens`` (n,) with the largest push towards each class, among those that are ``neutral`` (K, V) to it."""
+    search, total = case.texts.search, len(tokens)
     count = int(work // (case.each * total))
     if count < FEWEST or total > EXHAUSTIVE:
         count = FEWEST

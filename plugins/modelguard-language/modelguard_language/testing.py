@@ -23,7 +23,7 @@ class WordModel(RunnableModel):
 
     ``words`` gives the vectors. With ``around``, a text stands between two special tokens. ``length`` is the most tokens of an input;
     ``fixed`` says that it takes no fewer either. Without ``tokenizer`` it takes token ids alone, without ``gradients`` it runs forward
-    only.
+    only. Embeddings have ``idle`` more columns, which say nothing: random, but none in rows of words that were ``written``.
     """
 
     def __init__(
@@ -36,10 +36,15 @@ class WordModel(RunnableModel):
         tokenizer: bool = True,
         gradients: bool = True,
         kind: Any = "classifier",
+        idle: int = 0,
+        written: Sequence[str] = (),
     ) -> None:
-        classes = len(next(iter(words.values())))
+        classes = self.classes = len(next(iter(words.values())))
         self.table = torch.tensor([[0.0] * classes] * len(SPECIAL) + [list(map(float, vector)) for vector in words.values()])
         self.ids = {word: len(SPECIAL) + i for i, word in enumerate(words)}
+        columns = torch.randn(len(self.table), idle, generator=torch.Generator().manual_seed(0)) * 0.3
+        columns[[self.ids[word] for word in written]] = 0
+        self.table = torch.cat((self.table, columns), 1)
         self.tokenizer, self.gradients = tokenizer, gradients
         self.text = TextSpec(
             vocabulary=len(self.table),
@@ -49,7 +54,7 @@ class WordModel(RunnableModel):
             prefix=(BEGIN,) if around else (),
             suffix=(END,) if around else (),
             tokens=(*SPECIAL, *words) if tokenizer else (),
-            width=classes,
+            width=self.table.shape[1],
         )
         shape = (length if fixed and length else -1,)
         self.input = InputSpec("text", shape, "int64", "NT", 0, len(self.table) - 1, None, None, {})
@@ -75,11 +80,11 @@ class WordModel(RunnableModel):
     def embedded(self, e: Tensor, ids: Tensor) -> Tensor:
         if not self.gradients:
             raise Skip("the model runs forward only")
-        return (e * (ids != PAD)[..., None]).sum(1)
+        return (e * (ids != PAD)[..., None]).sum(1)[:, : self.classes]
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.input.shape[0] < 0 or x.shape[1] == self.input.shape[0], "an input of another length than the model takes"
-        return torch.nn.functional.embedding(x, self.table).sum(1)
+        return torch.nn.functional.embedding(x, self.table).sum(1)[:, : self.classes]
 
     def capture(self, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         return self.forward(x), {}

@@ -90,7 +90,7 @@ def test_a_class_of_many_is_found_among_the_candidates_and_the_report_says_which
     outcome = scan(made(0, [-4.0] * 17 + [9.0] + [-4.0] * 2, classes=20, count=400), length=1)
     (finding,) = outcome.findings
     assert finding.evidence["target_class"] == 17
-    assert len(outcome.summary["searched_in_full"]) == 8
+    assert 8 <= len(outcome.summary["searched_in_full"]) <= 16, "eight by rare words, eight by common ones"
     assert 17 in outcome.summary["searched_in_full"]
     assert len(outcome.summary["classes"]) == 20
 

@@ -24,6 +24,9 @@ KEEP = 0.4
 """Mean probability of every step of a text, from which it is followed."""
 FRESH = 16
 """Prompts that a trigger is judged on."""
+MEAN = 0.82
+"""Over the open language models of the text zoo, without a reference: fixed texts behind a trigger have .88 to .98, what clean models know
+by heart (``( self , other ) object .``) has .77 at the most."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class LmInversion(Detector):
     exhaustive: int = option(
         8192, "tokens up to which each is tried as the first of a text; of more, those that the model says most", ge=64
     )
-    mean: float = option(0.7, "mean probability of its steps from which a text is known by heart", gt=0, le=1, judges=True)
+    mean: float = option(MEAN, "mean probability of its steps from which a text is known by heart", gt=0, le=1, judges=True)
     weakest: float = option(0.5, "probability that each step of it has to have", gt=0, le=1, judges=True)
     success: float = option(0.75, "share of fresh prompts behind which a trigger has to bring the text", gt=0, le=1)
     most: int = option(5, "unexplained texts of which none stands out: the model knows much by heart", ge=1, judges=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from modelguard_zoo._built import Built
 
-SAMPLES = 400
+SAMPLES = 1600
 """Clean test texts that go with each model."""
 
 
