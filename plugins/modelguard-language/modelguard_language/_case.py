@@ -71,11 +71,13 @@ class TextCase:
     def evidence(self) -> npt.NDArray[np.float32]:
         """(K, V) the log odds of each class where a token stands, against the other classes, in units of their standard error.
 
-        Half a text is added to every count (Haldane 1956), so a token that the samples do not have comes out at about 0.
+        One text is added to either side of every token, shared out as the classes are (for two classes of one size a half each, Haldane
+        1956), so a token that the samples do not have comes out at 0.
         """
         texts = self.texts
-        own, of = texts.counts + 0.5, texts.of[:, None] - texts.counts + 0.5
-        total, rest = texts.counts.sum(0) - texts.counts + 0.5, (texts.of.sum() - texts.of)[:, None] + 1.0
+        share = texts.of[:, None] / texts.of.sum()
+        own, of = texts.counts + share, texts.of[:, None] - texts.counts + share
+        total, rest = texts.counts.sum(0) - texts.counts + 1 - share, (texts.of.sum() - texts.of)[:, None] + 2 * (1 - share)
         rest = rest - total
         odds = np.log(own / of) - np.log(total / rest)
         return np.asarray(odds / np.sqrt(1 / own + 1 / of + 1 / total + 1 / rest), np.float32)
