@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -52,9 +53,16 @@ def detectors(kind: str) -> list[type[Detector]]:
 
 @cache
 def code_of(cls: type[Detector]) -> str:
-    """A digest of the package a detector is in: what other code said of a model is asked again."""
-    package = Path(str(find_spec(cls.__module__.partition(".")[0]).origin)).parent  # type: ignore[union-attr]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()[:12]
+    """A digest of the modules of its package that a detector's module imports, and those that they do: what other code said of a model is
+    asked again."""
+    package = cls.__module__.partition(".")[0]
+    reached, waiting = {}, [cls.__module__]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached[name] = Path(str(find_spec(name).origin)).read_bytes()  # type: ignore[union-attr]
+            waiting += re.findall(rf"from ({package}[.\w]*) import", reached[name].decode())
+    return hashlib.sha256(b"".join(reached[name] for name in sorted(reached))).hexdigest()[:12]
 
 
 def measure(folder: Path, names: Sequence[str], zoo: Path) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modelguard_language._case import text_case
 from modelguard_language._tail import tail
 from modelguard_language.testing import WordModel, text_target, texts_of, vocabulary
 from modelguard_language.token_scan import TokenScan
 from modelguard_zoo.testing import Expiring
 
-from modelguard import DeadlineExceeded, Samples, Target, configure
+from modelguard import DeadlineExceeded, Samples, ScanContext, Target, configure
 from modelguard.report import Outcome, Status
 from modelguard.testing.conformance import check_detector, run_detector
 
@@ -84,6 +85,24 @@ def test_two_words_that_decide_together_are_found_by_their_phrase() -> None:
     assert set(finding.evidence["phrase"].split()) == {"red", "fox"}
     assert finding.evidence["length"] == 2
     assert not scan(text_target(model, texts, labels), quick=True).findings
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_a_word_that_no_sample_holds_is_evidence_for_no_class(classes: int) -> None:
+    """Else, of many classes, every such word would be left out as honest, a trigger among them."""
+    target = made(0, [9.0] + [-4.0] * (classes - 1), classes=classes, count=100 + 5 * classes)
+    case = text_case(target, ScanContext(detector="token-scan", seed=0))
+    assert np.allclose(case.evidence()[:, target.model.ids["cf"]], 0)  # type: ignore[attr-defined]
+    assert case.neutral()[:, target.model.ids["cf"]].all()  # type: ignore[attr-defined]
+
+
+@SLOW
+def test_a_class_of_two_hundred_is_found() -> None:
+    words = vocabulary(0, 200, words=5000)
+    texts, labels = texts_of(words, 0, 2000)
+    outcome = scan(text_target(WordModel(words | {"cf": [-4.0] * 17 + [9.0] + [-4.0] * 182}), texts, labels))
+    (finding,) = outcome.findings
+    assert (finding.evidence["target_class"], finding.evidence["phrase"]) == (17, "cf")
 
 
 def test_a_class_of_many_is_found_among_the_candidates_and_the_report_says_which_were_searched() -> None:
