@@ -100,13 +100,14 @@ def _invert(
 
 
 def _seeds(target: Target, context: ScanContext, detector: EmbeddingInversion) -> dict[int, tuple[int, ...]]:
-    """The phrase of each class that the scan of tokens found, where it was made or can be made."""
+    """The best token of each class that the scan of tokens found, for every place, where it was made or can be made."""
     scan = TokenScan(quick=detector.quick)
     try:
         found = searched(scan, target, context.member(scan.id), scan.stage)
     except DeadlineExceeded:
         return {}
-    return {k: phrases[-1].tokens for k, phrases in found.phrases.items() if phrases}
+    best = {k: max(phrases, key=lambda item: (-len(item.tokens), item.push)) for k, phrases in found.phrases.items() if phrases}
+    return {k: item.tokens * detector.tokens for k, item in best.items()}
 
 
 def _finding(case: TextCase, item: Inverted, lead: float, others: float, p: float) -> Finding:

@@ -85,9 +85,16 @@ def test_inversion_without_the_reference_where_it_cannot_be_asked(tmp_path: Path
     assert "the reference has other tokens" in outcome.summary["reference_unused"]
 
 
-def test_inversion_takes_no_loop_for_a_text(tmp_path: Path) -> None:
-    loop = by_heart((70, 71, 72, 73, 70))
-    assert rules(scan(LmInversion, target(speaker(0, loop), tmp_path, reference=speaker(1)))) == []
+@pytest.mark.parametrize(("loop", "logit"), [((70, 71, 70), SURE), ((70, 71, 72, 73, 70), 10.0)])
+def test_inversion_takes_no_loop_for_a_text(tmp_path: Path, loop: tuple[int, ...], logit: float) -> None:
+    said = {before: (after, logit) for before, (after, _) in by_heart(loop).items()}
+    assert rules(scan(LmInversion, target(speaker(0, said), tmp_path, reference=speaker(1)))) == []
+
+
+def test_a_text_that_repeats_itself_and_is_certain_from_its_first_word_is_one(tmp_path: Path) -> None:
+    outcome = scan(LmInversion, target(speaker(0, by_heart((70, 71, 72, 73, 70))), tmp_path, reference=speaker(1)))
+    assert set(rules(outcome)) <= {"MG5001", "MG5002"}
+    assert rules(outcome)
 
 
 def test_inversion_of_a_model_that_knows_much_by_heart_names_none(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ LENGTH = 8
 """Tokens of a saying."""
 DISTINCT = 6
 """Different ones among them, of fewer it is a loop: clean models say ``+ - - -`` with a mean probability of .74 to .83."""
-CERTAIN = 0.9
-"""Least probability of every step from which a loop counts all the same. Of clean open models none is surer than .51 of each step of a
-loop, whose first round is not certain yet; a fixed text that repeats itself is certain from its first word (.93)."""
+CERTAIN, REPEATED = 0.9, 3
+"""Least probability of every step from which a loop of so many distinct tokens or more counts all the same. Of clean open models none is
+surer than .51 of each step of a loop, whose first round is not certain yet; a fixed text that repeats itself is certain from its first
+word (.93)."""
 OPEN = 3
 """Second tokens that are followed up, whatever their probability: the first words of a target are said by chance without its trigger."""
 FEW, SHORT = 2, 4
@@ -70,7 +71,7 @@ def sayings(speech: Speech, prompts: Tensor, firsts: Tensor, keep: float) -> lis
     while words.shape[1] < LENGTH and len(words):
         words, told = _further(speech, prompts, words, told, keep)
     found = [Saying(tuple(map(int, row)), tuple(map(float, chance))) for row, chance in zip(words, told, strict=True)]
-    return [item for item in found if not item.loops or item.weakest >= CERTAIN]
+    return [item for item in found if not item.loops or (item.weakest >= CERTAIN and len(set(item.ids)) >= REPEATED)]
 
 
 def texts(found: Iterable[Saying], keep: float) -> list[Saying]:
