@@ -92,8 +92,9 @@ def test_a_word_that_no_sample_holds_is_evidence_for_no_class(classes: int) -> N
     """Else, of many classes, every such word would be left out as honest, a trigger among them."""
     target = made(0, [9.0] + [-4.0] * (classes - 1), classes=classes, count=100 + 5 * classes)
     case = text_case(target, ScanContext(detector="token-scan", seed=0))
-    assert np.allclose(case.evidence()[:, target.model.ids["cf"]], 0)  # type: ignore[attr-defined]
-    assert case.neutral()[:, target.model.ids["cf"]].all()  # type: ignore[attr-defined]
+    assert case.texts.spec.tokens[-1] == "cf"
+    assert np.allclose(case.evidence()[:, -1], 0)
+    assert case.neutral()[:, -1].all()
 
 
 @SLOW
