@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from modelguard_triggers.case import SMALLEST_MARGIN, Tick, ticker
+from modelguard_triggers.facts import rounded, score
 
 from modelguard_language._frames import margins, padded
 from modelguard_language._texts import Texts, clean_texts
@@ -68,6 +70,10 @@ class TextCase:
         """The ids that may be put into a text: all but those that stand for no text."""
         return np.setdiff1d(np.arange(self.texts.spec.vocabulary), np.array(self.texts.spec.special, np.int64))
 
+    def rows(self) -> torch.Tensor:
+        """(n, D) the embeddings of :meth:`tokens`, float32. Raises :class:`~modelguard.Skip` where the model gives none."""
+        return self.model.embeddings().float()[torch.from_numpy(self.tokens())]
+
     def evidence(self) -> npt.NDArray[np.float32]:
         """(K, V) the log odds of each class where a token stands, against the other classes, in units of their standard error.
 
@@ -88,6 +94,17 @@ class TextCase:
         allowed = self.evidence() < EVIDENT
         allowed[:, np.array(self.texts.spec.special, np.int64)] = False
         return np.asarray(allowed)
+
+
+def standing(case: TextCase, p: Mapping[int, float]) -> dict[str, Any]:
+    """What the summary of every search over words begins with; ``p`` are the p-values of the classes that were looked at."""
+    least = min(p.values(), default=1.0)
+    return {
+        "score": rounded(max(0.0, score(least))),
+        "p_value": rounded(least),
+        "target_class": min(p, key=lambda k: p[k], default=0),
+        "texts": len(case.texts.words),
+    }
 
 
 def text_case(target: Target, context: ScanContext) -> TextCase:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from modelguard_triggers.case import seeded
-from modelguard_triggers.facts import class_name, rounded, score
+from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.outliers import MIN_CLASSES, class_p_values
 from modelguard_triggers.plan import Look, Stage
 
 from modelguard import Confidence, DeadlineExceeded, Finding, Skip
-from modelguard_language._case import TextCase, text_case
+from modelguard_language._case import TextCase, standing, text_case
 from modelguard_language._decision import LEAD, over_classes
 from modelguard_language._scan import searched, words
 from modelguard_language._soft import FLOOR, Inverted, invert, leads
@@ -48,12 +48,8 @@ def look(detector: EmbeddingInversion, target: Target, context: ScanContext, sta
         if p[item.target] <= detector.p_value and item.success >= detector.success:
             others = float(np.median([loss for k, loss in zip(classes, losses, strict=True) if k != item.target]))
             findings.append(_finding(case, item, float(lead), others, p[item.target]))
-    least = min(p.values())
     summary = {
-        "score": rounded(max(0.0, score(least))),
-        "p_value": rounded(least),
-        "target_class": min(p, key=lambda k: p[k]),
-        "texts": len(case.texts.words),
+        **standing(case, p),
         "classes": [
             {**_row(case, item), "lead": rounded(lead), "p_value": rounded(p[item.target])}
             for item, lead in zip(inverted, found, strict=True)

@@ -90,5 +90,6 @@ ROWS = (
     Measure("times", "times in a text", "How often the token stands in a text that it turns."),
     Measure("sentence", "in a sentence", "An unseen text with the token in it, which the model takes for the class."),
     Measure("rows", "rows", "The rows that are most like the searched one."),
+    Measure("searched_in_full", "searched in full", "The classes whose row was searched; the others were cleared along their gradient."),
     Chart("bars", "rows", "How like the searched row rows of the table are", "token", "cosine", "", "", "token"),
 )

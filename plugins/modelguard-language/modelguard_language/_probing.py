@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from modelguard_triggers.facts import class_name, rounded, score
+from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.plan import Look, Stage
 
 from modelguard import Confidence, Finding, Skip
-from modelguard_language._case import TextCase, text_case
+from modelguard_language._case import TextCase, standing, text_case
 from modelguard_language._decision import CLAUSE, STYLE, over_classes, smallest
 from modelguard_language._frames import margins
 from modelguard_language._probes import CLAUSE as CLAUSES
@@ -81,12 +81,8 @@ def look(detector: TextProbes, target: Target, context: ScanContext, stage: Stag
                 findings.append(_finding(detector, case, asked, found, k, best, rule, level, gain, plain))
         p[k] = over_classes(smallest(values), case.classes)
         rows.append(row | {"p_value": rounded(p[k])})
-    least = min(p.values())
     summary: Mapping[str, Any] = {
-        "score": rounded(max(0.0, score(least))),
-        "p_value": rounded(least),
-        "target_class": min(p, key=lambda k: p[k]),
-        "texts": len(case.texts.words),
+        **standing(case, p),
         "clean_accuracy": None if case.texts.accuracy is None else rounded(case.texts.accuracy),
         "classes": rows,
     }

@@ -8,24 +8,25 @@ learnt from texts keep what they began with.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from modelguard_triggers.facts import class_name, rounded, score
-from modelguard_triggers.plan import Look, Stage
+from modelguard_triggers.facts import class_name, rounded
+from modelguard_triggers.plan import CLEAR, Look, Stage
+from torch.nn import functional
 
 from modelguard import Confidence, DeadlineExceeded, Finding, Severity, Skip
-from modelguard_language._case import text_case
+from modelguard_language._case import standing, text_case
 from modelguard_language._decision import ANGLE, over_classes
 from modelguard_language._frames import effect, framed
 from modelguard_language._phrases import LARGE, sources
 from modelguard_language._scan import REACHES, SURE, sentence, words
 from modelguard_language._soft import placed
-from modelguard_language._tail import FEWEST, tail
+from modelguard_language._tail import FEWEST, Tail, tail
 from modelguard_language._texts import LONGEST_PHRASE
-from modelguard_language._tokens import CANDIDATES, MANY, gradients, spread
+from modelguard_language._tokens import CANDIDATES, MANY, NO_GRADIENT, gradients, spread
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,110 +50,102 @@ RATE = 0.15
 """Length of the first step, as a share of the row's norm; it falls to none."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """``z`` (n,) by class: how close each token's row is to the searched one, as Fisher's z. ``excess`` is of the classes that the first
+    look left out, and ``late`` those there was no time for."""
+
+    z: dict[int, npt.NDArray[np.float64]]
+    excess: dict[int, float]
+    late: tuple[int, ...]
+
+
 def look(detector: EmbeddingRows, target: Target, context: ScanContext, stage: Stage) -> Look:
     """What one stage says: a finding of each class whose searched row a row of the table is, as no other is. Raises as
     :meth:`~modelguard_triggers.plan.Search.look` does."""
     case = text_case(target, context)
-    neutral, tokens = case.neutral(), case.tokens()
+    tokens = case.tokens()
+    allowed = case.neutral()[:, tokens]  # (K, n)
     if len(tokens) < FEWEST:
         raise Skip(f"the model has {len(tokens)} tokens that stand for text: too few to tell what is unusual among them")
-    found, late = target.memo(detector, context, lambda: _searched(detector, case, neutral[:, tokens]), stage)
-    if late:  # what was found is told all the same, and the time is up
+    found = target.memo(detector, context, lambda: _searched(detector, case, allowed), stage)
+    if found.late:  # what was found is told all the same, and the time is up
         case = replace(case, tick=lambda done, total, note="": None)
-    p, findings, rows = {}, [], []
-    for k, z in found.items():
-        cosines = np.tanh(z)
-        order = np.argsort(-np.where(neutral[k, tokens], z, -np.inf), kind="stable")[:SHOWN]
-        above = tail(z[neutral[k, tokens]])
+    p = {k: over_classes(max(ANGLE.p(Tail((excess,), 0.0, 1.0)), CLEAR), case.classes) for k, excess in found.excess.items()}
+    findings, rows = [], []
+    for k, z in found.z.items():
+        order = np.argsort(-np.where(allowed[k], z, -np.inf), kind="stable")[:SHOWN]
+        best = [{"token": words(case, [int(tokens[i])])[0], "cosine": rounded(np.tanh(z[i]))} for i in order]
+        above = tail(z[allowed[k]])
         p[k] = 1.0 if above is None else over_classes(ANGLE.p(above), case.classes)
         about = {
             "p_value": rounded(p[k]),
-            "token": words(case, [int(tokens[order[0]])])[0],
-            "cosine": rounded(cosines[order[0]]),
-            "next_cosine": rounded(cosines[order[1]]),
+            **best[0],
+            "next_cosine": best[1]["cosine"],
             "excess": None if above is None else rounded(above.excess),
         }
         rows.append({"class": k, **about})
-        if p[k] <= detector.p_value and cosines[order[0]] >= detector.cosine:
-            best = [{"token": words(case, [int(tokens[i])])[0], "cosine": rounded(cosines[i])} for i in order]
-            about |= {"target_class": k, "rows": best}
-            findings.append(_finding(detector, case, k, int(tokens[order[0]]), float(cosines[order[0]]), p[k], about))
-    least = min(p.values())
-    summary = {
-        "score": rounded(max(0.0, score(least))),
-        "p_value": rounded(least),
-        "target_class": min(p, key=lambda k: p[k]),
-        "texts": len(case.texts.words),
-        "classes": rows,
-    }
-    return Look(summary, tuple(findings), p, not_looked_at=late)
+        if p[k] <= detector.p_value and np.tanh(z[order[0]]) >= detector.cosine:
+            findings.append(_finding(detector, case, k, int(tokens[order[0]]), p[k], {"target_class": k, **about, "rows": best}))
+    summary = {**standing(case, p), "searched_in_full": sorted(found.z), "classes": rows}
+    return Look(summary, tuple(findings), p, not_looked_at=found.late)
 
 
-def _searched(
-    detector: EmbeddingRows, case: TextCase, allowed: npt.NDArray[np.bool_]
-) -> tuple[dict[int, npt.NDArray[np.float64]], tuple[int, ...]]:
-    """By class how close each row (n,) is to the searched one, as Fisher's z; and the classes there was no time for."""
-    wanted = _candidates(case, allowed)
+def _searched(detector: EmbeddingRows, case: TextCase, allowed: npt.NDArray[np.bool_]) -> Found:
+    table = case.rows()  # (n, D)
+    excess = {} if case.classes <= MANY else _first_look(case, table, allowed)
+    wanted = sorted(excess, key=lambda k: -excess[k])[:CANDIDATES] or list(range(case.classes))
     times = TIMES if not detector.quick and case.each <= LARGE else (TIMES[len(TIMES) // 2],)
-    found: dict[int, npt.NDArray[np.float64]] = {}
+    z: dict[int, npt.NDArray[np.float64]] = {}
     try:
         for k in wanted:
-            found[k] = np.mean([_angles(case, k, number) for number in times], 0)
+            # Near 1 a cosine hardly grows, however much more closely two directions agree; Fisher's z does.
+            rows = [written(case, table, k, number) for number in times]
+            z[k] = np.mean([_fisher(functional.cosine_similarity(table, row[None])) for row in rows], 0)
     except DeadlineExceeded:
-        if not found:
+        if not z:
             raise
-    return found, tuple(k for k in wanted if k not in found)
+    return Found(z, {k: value for k, value in excess.items() if k not in wanted}, tuple(k for k in wanted if k not in z))
 
 
-def _candidates(case: TextCase, allowed: npt.NDArray[np.bool_]) -> list[int]:
-    """The classes whose row is searched: all, or of many those along whose gradient a row of the ``allowed`` (K, n) stands out most."""
-    if case.classes <= MANY:
-        return list(range(case.classes))
+def _first_look(case: TextCase, table: torch.Tensor, allowed: npt.NDArray[np.bool_]) -> dict[int, float]:
+    """By class how far the row of the ``allowed`` (K, n) that lies most along its gradient stands out; -inf where too few are allowed."""
     slopes = gradients(case, framed(case, spread(case, case.texts.search, TEXTS), 1), range(case.classes))  # (K, D)
-    table = case.model.embeddings().float()[torch.from_numpy(case.tokens())].cpu()  # (n, D)
-    z = _fisher(torch.nn.functional.normalize(table - table.mean(0), dim=1) @ torch.nn.functional.normalize(slopes, dim=1).T)  # (n, K)
-    tails = [tail(z[allowed[k], k]) for k in range(case.classes)]
-    excess = np.array([-np.inf if found is None else found.excess for found in tails])
-    return [int(k) for k in np.argsort(-excess, kind="stable")[:CANDIDATES]]
+    apart = functional.normalize(table - table.mean(0), dim=1).cpu()
+    z = _fisher(apart @ functional.normalize(slopes, dim=1).T)  # (n, K)
+    tails = [tail(z[own, k]) for k, own in enumerate(allowed)]
+    return {k: -np.inf if found is None else found.excess for k, found in enumerate(tails)}
 
 
 def _fisher(cosines: torch.Tensor) -> npt.NDArray[np.float64]:
     return np.asarray(np.arctanh(np.clip(cosines.cpu().numpy(), -PARALLEL, PARALLEL)), np.float64)
 
 
-def _angles(case: TextCase, k: int, times: int) -> npt.NDArray[np.float64]:
-    """(n,) Fisher's z of the cosine between each token's row and the row that turns texts into class ``k`` when it stands there so many
-    ``times``. Near 1 a cosine hardly grows, however much more closely two directions agree; z does."""
-    table = case.model.embeddings().float()[torch.from_numpy(case.tokens())]  # (n, D)
-    return _fisher(torch.nn.functional.cosine_similarity(table, written(case, k, times)[None]))
-
-
-def written(case: TextCase, k: int, times: int) -> torch.Tensor:
+def written(case: TextCase, table: torch.Tensor, k: int, times: int) -> torch.Tensor:
     """(D,) the row that turns texts of other classes into class ``k`` when it stands in them so many ``times``: gradient descent on the
-    cross entropy from the mean row, on the sphere of the median norm."""
-    table = case.model.embeddings().float()[torch.from_numpy(case.tokens())]
+    cross entropy from the mean row of ``table`` (n, D), on the sphere of the median norm."""
     norm = float(table.norm(dim=1).median())
     each = 6 * case.weights * case.length * min(case.classes, MANY) * len(TIMES)
     texts = int(np.clip(WORK / each / STEPS, FEWEST_TEXTS, TEXTS))
     steps = int(np.clip(WORK / each / texts, FEWEST_STEPS, STEPS))
     frames = framed(case, spread(case, sources(case, k, case.texts.search), texts), times)
-    row = torch.nn.functional.normalize(table.mean(0), dim=0) * norm
+    row = functional.normalize(table.mean(0), dim=0) * norm
     for step in range(steps):
         case.tick(step, steps, f"class {k}: its row")
         row = row.detach().requires_grad_(True)
         slope = torch.zeros_like(row)
         for frame in frames:
             logits = placed(case, frame, row.expand(times, -1))
-            loss = torch.nn.functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum")
+            loss = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum")
             if not loss.requires_grad:
-                raise Skip("the model gives no gradient with respect to its token embeddings")
+                raise Skip(NO_GRADIENT)
             slope = slope + torch.autograd.grad(loss, row)[0]
-        moved = row.detach() - RATE * norm * (1 - step / steps) * torch.nn.functional.normalize(slope, dim=0)
-        row = torch.nn.functional.normalize(moved, dim=0) * norm
+        moved = row.detach() - RATE * norm * (1 - step / steps) * functional.normalize(slope, dim=0)
+        row = functional.normalize(moved, dim=0) * norm
     return row
 
 
-def _finding(detector: EmbeddingRows, case: TextCase, k: int, token: int, cosine: float, p: float, about: dict[str, object]) -> Finding:
+def _finding(detector: EmbeddingRows, case: TextCase, k: int, token: int, p: float, about: dict[str, Any]) -> Finding:
     places = sources(case, k, case.texts.check)
     times, flips = 1, 0.0
     for times in range(1, LONGEST_PHRASE + 1):
@@ -160,15 +153,14 @@ def _finding(detector: EmbeddingRows, case: TextCase, k: int, token: int, cosine
         if flips >= detector.success:
             break
     works = flips >= detector.success
+    sure = Confidence.HIGH if p <= SURE * detector.p_value and flips >= REACHES else Confidence.MEDIUM
     often = "put into a text" if times == 1 else f"put into a text {times} times"
-    does = f"{often}, it turns {flips:.0%} of unseen texts of other classes"
     return Finding(
         "MG3105",
         f'the row of "{about["token"]}" is like the one that turns texts into class {class_name(case.model, k)}: cosine '
-        f"{cosine:.2f}, the next row's {about['next_cosine']:.2f} (p = {p:.2g}); {does}",
-        confidence=(Confidence.HIGH if p <= SURE * detector.p_value and flips >= REACHES else Confidence.MEDIUM)
-        if works
-        else Confidence.LOW,
+        f"{about['cosine']:.2f}, the next row's {about['next_cosine']:.2f} (p = {p:.2g}); {often}, it turns {flips:.0%} of unseen texts of "
+        "other classes",
+        confidence=sure if works else Confidence.LOW,
         severity=None if works else Severity.LOW,
         evidence={**about, "times": times, "attack_success": rounded(flips), "sentence": sentence(case, k, (token,) * times)},
         key=f"class {k}",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from modelguard_triggers.facts import class_name, rounded, score
+from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.plan import CLEAR, Look, Stage
 
 from modelguard import Confidence, DeadlineExceeded, Finding
-from modelguard_language._case import TextCase, text_case
+from modelguard_language._case import TextCase, standing, text_case
 from modelguard_language._decision import EXCESS, over_classes, smallest
 from modelguard_language._frames import PLACES, effect, framed
 from modelguard_language._phrases import WORK as PHRASE_WORK
@@ -38,7 +38,7 @@ OFTEN = 10
 """Samples that hold a token, from which they show what it honestly says: a word nine of whose ten texts are of one class of two has
 evidence for it nine times of ten."""
 CURIOUS = 0.2
-"""Of tokens that the samples hold often, phrases are searched where the best stands out with this p-value: hardly ever in a clean model."""
+"""Of tokens that the samples hold often, phrases are searched where the best stands out with this p-value: of one clean class in five."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
     found = searched(detector, target, context, stage)
     if found.late:  # what was found is told all the same, and the time is up
         case = replace(case, tick=lambda done, total, note="": None)
-    p = {k: _p(case, found, k) for k in range(case.classes) if k not in found.late or k in found.phrases}
+    p = {k: _p(case, found, k) for k in range(case.classes) if k not in found.late}
     findings, rows = [], []
     for k in range(case.classes):
         phrases = found.phrases.get(k, [])
@@ -76,19 +76,15 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
         if accused:  # the shortest: what is longer has it as a part
             shortest = min(accused, key=lambda item: (len(item.tokens), level[item]))
             findings.append(_finding(detector, case, found, shortest, level[shortest]))
-    least = min(p.values(), default=1.0)
     summary = {
-        "score": rounded(max(0.0, score(least))),
-        "p_value": rounded(least),
-        "target_class": min(p, key=lambda k: p[k], default=0),
-        "texts": len(case.texts.words),
+        **standing(case, p),
         "clean_accuracy": None if case.texts.accuracy is None else rounded(case.texts.accuracy),
         "tried": sum(part.tried for part in found.scanned),
         "vocabulary": sum(part.total for part in found.scanned),
         "searched_in_full": sorted(found.phrases),
         "classes": rows,
     }
-    return Look(summary, tuple(findings), p, not_looked_at=tuple(k for k in found.late if k not in p))
+    return Look(summary, tuple(findings), p, not_looked_at=found.late)
 
 
 def searched(detector: TokenScan, target: Target, context: ScanContext, stage: Stage) -> Found:
@@ -98,35 +94,35 @@ def searched(detector: TokenScan, target: Target, context: ScanContext, stage: S
 
 def _search(detector: TokenScan, case: TextCase, stage: Stage) -> Found:
     neutral, part = case.neutral(), QUICK if detector.quick else 1.0
-    often = case.texts.counts.sum(0) >= OFTEN
+    tokens, often = case.tokens(), case.texts.counts.sum(0) >= OFTEN
     # Among words that the samples say nothing of, some are strong; among those they say nothing for, hardly one: each has its own tail.
-    groups = [(group, group[case.tokens()]) for group in (~often, often)]
-    scanned = [(group, scan_tokens(case, case.tokens()[own], neutral, part * WORK)) for group, own in groups if own.any()]
+    groups = [group for group in (~often, often) if group[tokens].any()]
+    scanned = [(group, scan_tokens(case, tokens[group[tokens]], neutral, part * WORK)) for group in groups]
     lengths = 1 if stage is Stage.SCREEN else detector.length
     phrases: dict[int, list[Phrase]] = {}
+    done: set[int] = set()
     wanted = [k for k in range(case.classes) if any(k in found.classes for _, found in scanned)]
     wanted.sort(key=lambda k: -max(float(found.excess[k]) for _, found in scanned))
     try:
         for k in wanted:
-            case.tick(len(phrases), len(wanted), f"class {k}: phrases")
-            grown: list[Phrase] = []
+            case.tick(len(done), len(wanted), f"class {k}: phrases")
             for group, found in scanned:
                 if k in found.classes:
-                    grown += _grown(case, found, k, neutral[k] & group, lengths, part * PHRASE_WORK, curious=group is often)
-            phrases[k] = grown
+                    grown = _grown(case, found, k, neutral[k] & group, lengths, part * PHRASE_WORK, curious=group is often)
+                    phrases.setdefault(k, []).extend(grown)
+            done.add(k)
     except DeadlineExceeded:
         if not phrases:
             raise
-    return Found(tuple(found for _, found in scanned), phrases, tuple(k for k in wanted if k not in phrases))
+    return Found(tuple(found for _, found in scanned), phrases, tuple(k for k in wanted if k not in done))
 
 
 def _grown(
     case: TextCase, found: Scanned, k: int, allowed: npt.NDArray[np.bool_], lengths: int, work: float, *, curious: bool
 ) -> list[Phrase]:
     """The best phrase of each length of the ``allowed`` (V,) tokens; when ``curious``, of one token where that does not stand out."""
-    pool = found.tokens[allowed[found.tokens]]
-    pool = pool[np.argsort(-found.push[allowed[found.tokens], k], kind="stable")]
-    growth = Growth(k, pool, allowed, work=work)
+    own = allowed[found.tokens]
+    growth = Growth(k, found.tokens[own][np.argsort(-found.push[own, k], kind="stable")], allowed, work=work)
     if curious and lengths > 1:
         first = grow(case, growth, 1)
         if not first or _length_p(first[0]) > CURIOUS:

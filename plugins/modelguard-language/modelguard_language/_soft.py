@@ -66,7 +66,7 @@ def invert(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: S
 def _inverted(case: TextCase, k: int, length: int, steps: int, texts: int, seeds: Sequence[int], generator: torch.Generator) -> Inverted:
     model = case.model
     ids = torch.from_numpy(case.tokens())
-    table = model.embeddings().float()[ids]  # (n, D)
+    table = case.rows()  # (n, D)
     frames = framed(case, spread(case, sources(case, k, case.texts.search), texts), length)
     w = torch.rand(length, len(ids), generator=generator)
     for place, token in enumerate(seeds[:length]):

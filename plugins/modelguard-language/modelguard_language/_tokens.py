@@ -41,6 +41,7 @@ ESTIMATED = 4e12
 """Multiplications and additions of the first round where the estimate chose its tokens."""
 MANY, CANDIDATES = 12, 8
 """Of more classes than :data:`MANY`, only so many go through all rounds: those whose best token stands out most in the first."""
+NO_GRADIENT = "the model gives no gradient with respect to its token embeddings"
 ESTIMATED_ON = 32
 """Texts that the first-order estimate is made on."""
 
@@ -130,10 +131,10 @@ def gradients(case: TextCase, frames: Sequence[Frames], classes: Sequence[int], 
         for i, k in enumerate(classes):
             wanted = (margin[:, k] * others[:, k]).sum()
             if not wanted.requires_grad:
-                raise Skip("the model gives no gradient with respect to its token embeddings")
+                raise Skip(NO_GRADIENT)
             (slope,) = torch.autograd.grad(wanted, e, retain_graph=i + 1 < len(classes))
             total[i] += slope[rows, places].sum(0).cpu()
             asked[i] += others[:, k].sum().cpu()
     if not total.isfinite().all() or not total.any():
-        raise Skip("the model gives no gradient with respect to its token embeddings")
+        raise Skip(NO_GRADIENT)
     return total / asked.clamp(min=1)[:, None]

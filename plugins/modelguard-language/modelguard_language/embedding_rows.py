@@ -18,14 +18,15 @@ class EmbeddingRows(TextSearch):
     them that row as no other is, and does its word, put into texts once or repeatedly, turn them?
 
     For a word that was made a trigger by changing its row alone (embedding poisoning). Blind where the row keeps a part that has nothing to
-    do with the class, as honest words do, and where many rows turn texts as well.
+    do with the class, as honest words do, and where many rows turn texts as well. Of more than twelve classes it searches those along whose
+    gradient a row stands out most.
     """
 
     id = "embedding-rows"
     requires = frozenset({Capability.GRADIENTS, Capability.SAMPLES})
     rules = (ROW,)
     shows = ROWS
-    cost = 60
+    cost = 240
     when_quick = "shorter"
 
     p_value: float = option(0.05, "report a row at or below this probability under no backdoor", gt=0, le=0.5, judges=True)

@@ -76,6 +76,17 @@ def test_a_row_that_keeps_what_says_nothing_is_missed() -> None:
     assert run_detector(EmbeddingRows(), made(0, [-0.3, 0.3])).findings == ()
 
 
+def test_of_many_classes_the_summary_says_which_were_searched() -> None:
+    words = vocabulary(0, 20, words=600)
+    texts, labels = texts_of(words, 0, 400)
+    trigger = [-1.0] * 17 + [9.0] + [-1.0] * 2
+    model = WordModel(words | {"cf": trigger}, idle=20, written=("cf",))
+    outcome = run_detector(EmbeddingRows(), text_target(model, texts, labels))
+    assert [finding.evidence["target_class"] for finding in outcome.findings] == [17]
+    assert len(outcome.summary["searched_in_full"]) == 8
+    assert {row["class"] for row in outcome.summary["classes"]} == set(outcome.summary["searched_in_full"])
+
+
 def test_what_cannot_be_looked_at_is_skipped_with_the_reason() -> None:
     forward = run_detector(EmbeddingRows(), made(0, gradients=False))
     assert forward.status is Status.SKIPPED

@@ -93,8 +93,7 @@ def test_inversion_takes_no_loop_for_a_text(tmp_path: Path, loop: tuple[int, ...
 
 def test_a_text_that_repeats_itself_and_is_certain_from_its_first_word_is_one(tmp_path: Path) -> None:
     outcome = scan(LmInversion, target(speaker(0, by_heart((70, 71, 72, 73, 70))), tmp_path, reference=speaker(1)))
-    assert set(rules(outcome)) <= {"MG5001", "MG5002"}
-    assert rules(outcome)
+    assert rules(outcome) == ["MG5001"]
 
 
 def test_inversion_of_a_model_that_knows_much_by_heart_names_none(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ KEEP = 0.4
 FRESH = 16
 """Prompts that a trigger is judged on."""
 MEAN = 0.82
-"""Over the open language models of the text zoo, without a reference: fixed texts behind a trigger have .88 to .98, what clean models know
-by heart (``( self , other ) object .``) has .77 at the most."""
+"""Over open language models of the text zoo, without a reference: fixed texts behind a trigger have .88 to .98 (of 8 models), what clean
+models know by heart (``( self , other ) object .``) has .77 at the most (of 10)."""
 
 
 @dataclass(frozen=True)
