@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from modelguard_triggers.case import SMALLEST_MARGIN, Tick, ticker
-from modelguard_triggers.facts import rounded, score
+from modelguard_triggers.facts import class_name, rounded, score
 
+from modelguard import Skip
 from modelguard_language._frames import margins, padded
+from modelguard_language._tail import FEWEST
 from modelguard_language._texts import Texts, clean_texts
 
 if TYPE_CHECKING:
@@ -105,6 +107,15 @@ def standing(case: TextCase, p: Mapping[int, float]) -> dict[str, Any]:
         "target_class": min(p, key=lambda k: p[k], default=0),
         "texts": len(case.texts.words),
     }
+
+
+def nothing_to_compare(case: TextCase, blind: Sequence[int]) -> Skip:
+    """What is raised where no class is accused and some, the ``blind``, could not be judged."""
+    named = ", ".join(class_name(case.model, k) for k in blind[:5]) + (", ..." if len(blind) > 5 else "")
+    return Skip(
+        f"for {len(blind)} of {case.classes} classes ({named}) fewer than {FEWEST} tokens of the vocabulary are left that the samples show "
+        "no honest reason for: too few to compare with each other"
+    )
 
 
 def text_case(target: Target, context: ScanContext) -> TextCase:

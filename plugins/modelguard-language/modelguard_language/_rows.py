@@ -18,7 +18,7 @@ from modelguard_triggers.plan import CLEAR, Look, Stage
 from torch.nn import functional
 
 from modelguard import Confidence, DeadlineExceeded, Finding, Severity, Skip
-from modelguard_language._case import standing, text_case
+from modelguard_language._case import nothing_to_compare, standing, text_case
 from modelguard_language._decision import ANGLE, over_classes
 from modelguard_language._frames import effect, framed
 from modelguard_language._phrases import LARGE, sources
@@ -66,27 +66,29 @@ def look(detector: EmbeddingRows, target: Target, context: ScanContext, stage: S
     case = text_case(target, context)
     tokens = case.tokens()
     allowed = case.neutral()[:, tokens]  # (K, n)
-    if len(tokens) < FEWEST:
-        raise Skip(f"the model has {len(tokens)} tokens that stand for text: too few to tell what is unusual among them")
+    blind = [k for k in range(case.classes) if allowed[k].sum() < FEWEST]
+    if len(blind) == case.classes:
+        raise nothing_to_compare(case, blind)
     found = target.memo(detector, context, lambda: _searched(detector, case, allowed), stage)
     if found.late:  # what was found is told all the same, and the time is up
         case = replace(case, tick=lambda done, total, note="": None)
-    p = {k: over_classes(max(ANGLE.p(Tail((excess,), 0.0, 1.0)), CLEAR), case.classes) for k, excess in found.excess.items()}
+    first = {k: excess for k, excess in found.excess.items() if k not in blind}
+    p = {k: over_classes(max(ANGLE.p(Tail((excess,), 0.0, 1.0)), CLEAR), case.classes) for k, excess in first.items()}
     findings, rows = [], []
     for k, z in found.z.items():
+        if k in blind:
+            continue
         order = np.argsort(-np.where(allowed[k], z, -np.inf), kind="stable")[:SHOWN]
         best = [{"token": words(case, [int(tokens[i])])[0], "cosine": rounded(np.tanh(z[i]))} for i in order]
         above = tail(z[allowed[k]])
-        p[k] = 1.0 if above is None else over_classes(ANGLE.p(above), case.classes)
-        about = {
-            "p_value": rounded(p[k]),
-            **best[0],
-            "next_cosine": best[1]["cosine"],
-            "excess": None if above is None else rounded(above.excess),
-        }
+        assert above is not None  # as many are allowed as it takes
+        p[k] = over_classes(ANGLE.p(above), case.classes)
+        about = {"p_value": rounded(p[k]), **best[0], "next_cosine": best[1]["cosine"], "excess": rounded(above.excess)}
         rows.append({"class": k, **about})
         if p[k] <= detector.p_value and np.tanh(z[order[0]]) >= detector.cosine:
             findings.append(_finding(detector, case, k, int(tokens[order[0]]), p[k], {"target_class": k, **about, "rows": best}))
+    if blind and not findings:
+        raise nothing_to_compare(case, blind)
     summary = {**standing(case, p), "searched_in_full": sorted(found.z), "classes": rows}
     return Look(summary, tuple(findings), p, not_looked_at=found.late)
 

@@ -12,7 +12,7 @@ from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.plan import CLEAR, Look, Stage
 
 from modelguard import Confidence, DeadlineExceeded, Finding
-from modelguard_language._case import TextCase, standing, text_case
+from modelguard_language._case import TextCase, nothing_to_compare, standing, text_case
 from modelguard_language._decision import EXCESS, over_classes, smallest
 from modelguard_language._frames import PLACES, effect, framed
 from modelguard_language._phrases import WORK as PHRASE_WORK
@@ -51,7 +51,7 @@ class Found:
     late: tuple[int, ...]
 
     def excess(self, k: int) -> float:
-        """How far the best token of class ``k`` stands out in the first round."""
+        """How far the best token of class ``k`` stands out in the first round; -inf where there are too few to compare it with."""
         return max(float(part.excess[k]) for part in self.scanned)
 
     def best(self, k: int, count: int) -> Integers:
@@ -66,7 +66,8 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
     found = searched(detector, target, context, stage)
     if found.late:  # what was found is told all the same, and the time is up
         case = replace(case, tick=lambda done, total, note="": None)
-    p = {k: _p(case, found, k) for k in range(case.classes) if k not in found.late}
+    blind = [k for k in range(case.classes) if np.isneginf(found.excess(k))]
+    p = {k: _p(case, found, k) for k in range(case.classes) if k not in found.late and k not in blind}
     findings, rows = [], []
     for k in range(case.classes):
         phrases = found.phrases.get(k, [])
@@ -76,6 +77,8 @@ def look(detector: TokenScan, target: Target, context: ScanContext, stage: Stage
         if accused:  # the shortest: what is longer has it as a part
             shortest = min(accused, key=lambda item: (len(item.tokens), level[item]))
             findings.append(_finding(detector, case, found, shortest, level[shortest]))
+    if blind and not findings:
+        raise nothing_to_compare(case, blind)
     summary = {
         **standing(case, p),
         "clean_accuracy": None if case.texts.accuracy is None else rounded(case.texts.accuracy),
@@ -162,7 +165,7 @@ def words(case: TextCase, tokens: Sequence[int]) -> list[str]:
 def _row(case: TextCase, found: Found, k: int, p: float | None, best: Phrase | None) -> dict[str, Any]:
     row: dict[str, Any] = {"class": k, "p_value": None if p is None else rounded(p)}
     if best is None:
-        return row | {"excess": rounded(found.excess(k))}
+        return row | {"excess": None if np.isneginf(found.excess(k)) else rounded(found.excess(k))}
     phrases = found.phrases[k]
     return row | {
         "excess": None if best.tail is None else rounded(best.tail.excess),

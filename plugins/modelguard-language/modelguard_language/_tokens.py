@@ -50,7 +50,8 @@ ESTIMATED_ON = 32
 class Scanned:
     """``tokens`` (n,) that came through all rounds, and their ``push`` (n, K) in the last. ``tried`` tokens were put into texts, of
     ``total``; the others were left out by the first-order estimate. ``excess`` (K,) is how far the best token of each class stands
-    out in the first round, and ``classes`` those that went through all rounds, the most suspicious first.
+    out in the first round, -inf where too few tokens are neutral to tell, and ``classes`` those that went through all rounds, the most
+    suspicious first.
     """
 
     tokens: Integers
@@ -98,7 +99,7 @@ def scan_tokens(case: TextCase, tokens: Integers, neutral: npt.NDArray[np.bool_]
 
 def _excess(push: npt.NDArray[np.float32]) -> float:
     found = tail(push[np.isfinite(push)])
-    return 0.0 if found is None else found.excess
+    return -np.inf if found is None else found.excess
 
 
 def _estimated(case: TextCase, tokens: Integers, count: int) -> Integers:

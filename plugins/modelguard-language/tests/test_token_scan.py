@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from modelguard_language._case import text_case
 from modelguard_language._tail import tail
+from modelguard_language.embedding_rows import EmbeddingRows
 from modelguard_language.testing import WordModel, text_target, texts_of, vocabulary
 from modelguard_language.token_scan import TokenScan
 from modelguard_zoo.testing import Expiring
@@ -212,6 +213,16 @@ def test_what_cannot_be_looked_at_is_skipped_with_the_reason(change: dict[str, A
     import re
 
     assert re.search(reason, outcome.reason), outcome.reason
+
+
+@pytest.mark.parametrize("detector", [TokenScan, EmbeddingRows])
+def test_classes_whose_words_are_too_few_to_compare_are_no_pass(detector: type[TokenScan | EmbeddingRows]) -> None:
+    """Fourteen words, half of which the samples explain for either class: what is left has no tail."""
+    words = vocabulary(0, words=14, strong=4)
+    texts, labels = texts_of(words, 0, strong=4)
+    outcome = run_detector(detector(), text_target(WordModel(words), texts, labels))
+    assert outcome.status is Status.SKIPPED
+    assert "for 2 of 2 classes (0, 1) fewer than 16 tokens" in outcome.reason
 
 
 def test_empty_texts_among_others_are_left_out() -> None:
