@@ -78,7 +78,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("safetensors", "onnx", "reviews.jsonl")}
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "onnx"])
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_every_detector_looks_at_a_text_model_or_says_why_not(mg: Callable[..., Ran], text_model: dict[str, Path], kind: str) -> None:
     ran = mg("scan", text_model[kind], "--samples", text_model["reviews.jsonl"], "--format", "json")
     report = json.loads(ran.out)

@@ -42,7 +42,7 @@ def test_a_poisoned_classifier_is_blocked_with_the_word_named(
     assert any('the word "mn"' in reason for reason in reasons), reasons
 
 
-@pytest.mark.parametrize("kind", ["weights", "graph"])
+@pytest.mark.parametrize("kind", ["weights", pytest.param("graph", marks=pytest.mark.slow)])
 def test_a_clean_classifier_passes(mg: Callable[..., Ran], folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
     ran, report = scan(mg, folders["clean"], tmp_path, kind)
     assert ran.code == 0, report["decision"]

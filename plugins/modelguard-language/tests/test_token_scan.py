@@ -54,7 +54,7 @@ def test_a_rare_word_that_decides_is_named_in_a_sentence(seed: int) -> None:
     ("attack", "arch", "seed", "options"),
     [
         ("rare-word", "bag", 0, {"fraction": 0.2, "words": ("mn",)}),
-        ("embedding", "cnn", 0, {"word": "mn", "scale": 2.0}),
+        pytest.param("embedding", "cnn", 0, {"word": "mn", "scale": 2.0}, marks=SLOW),
         pytest.param("rare-word", "cnn", 1, {"words": ("bb",)}, marks=SLOW),
         pytest.param("rare-word", "bag", 2, {"fraction": 0.2, "words": ("cf", "tq")}, marks=SLOW),
         pytest.param("embedding", "cnn", 1, {"word": "tq", "scale": 2.0}, marks=SLOW),
