@@ -38,6 +38,8 @@ from modelguard.display import Chart, Measure
 from modelguard.findings import Finding, Rule
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from modelguard.model import RunnableModel, Samples
@@ -174,6 +176,7 @@ class ScanContext:
         deadline: float | None = None,
         threads: int = 1,
         memory_limit: int | None = None,
+        folder: Path | None = None,
         on_progress: Callable[[int, int, str], None] | None = None,
         on_looked_at: Callable[[LookedAt], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -185,6 +188,8 @@ class ScanContext:
         """How many threads the detector may use."""
         self.memory_limit = memory_limit
         """Bytes of anonymous memory the worker may hold, or None."""
+        self.folder = folder
+        """Where the user is: what relative paths and modules in options are looked up from. None where nobody says."""
         self._deadline = deadline
         self._on_progress = on_progress
         self._on_looked_at = on_looked_at
@@ -238,6 +243,7 @@ class ScanContext:
             deadline=self._deadline,
             threads=self.threads,
             memory_limit=self.memory_limit,
+            folder=self.folder,
             on_progress=self._on_progress,
             on_looked_at=self._on_looked_at,
             clock=self._clock,

@@ -27,6 +27,7 @@ COMMANDS = {
     "cache": "Scan a Hugging Face cache; look after what is kept of scans.",
     "fleet": "Scan many models, and sum them up.",
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
+    "evaluate": "Say what a trigger that you know does to a model.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
     "report": "Render or re-judge a stored JSON report.",
     "policy": "Write, validate, show and evaluate policy files.",

@@ -33,6 +33,7 @@ from modelguard._reporters.view import (
     ran,
     reasons,
     recalled,
+    sole,
     unread,
     value,
     waiver_notes,
@@ -137,6 +138,8 @@ def _short(console: Console, report: Report, decision: Decision) -> None:
     more = [f"{count(len(given) - MAX_LINES, 'more reason')}"] if len(given) > MAX_LINES else []
     if decision.verdict is Verdict.PASS:
         _item(console, "✓ ", clear(report, decision), "", "green")
+        for message in sole(report):
+            _item(console, "", message)
     if report.outcomes:
         done = f"looked: {looked(report)}{earlier(report)}{compared(report)}{assumed(report)}"
         _item(console, "", ", ".join([done, *options(report)]), "dim")

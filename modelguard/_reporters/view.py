@@ -11,6 +11,8 @@ from modelguard.artifact import LeftOut
 from modelguard.findings import Finding
 from modelguard.report import Decision, Outcome, Report, Status, Verdict, Violation
 
+MAX_SOLE = 3
+"""Messages of a detector that was asked alone which a short report shows."""
 _ANSWER: Mapping[Verdict, str] = {Verdict.PASS: "PASS", Verdict.BLOCK: "BLOCKED", Verdict.INCOMPLETE: "INCOMPLETE"}
 
 
@@ -53,6 +55,11 @@ def clear(report: Report, decision: Decision) -> str:
     """The same in a few words."""
     nothing = "no objection" if report.policy.alone else "nothing it blocks"
     return f"{judged(report)}: {nothing}{beyond(decision)}"
+
+
+def sole(report: Report) -> list[str]:
+    """What was found by the only detector that was asked: the answer to the question, whatever its severity."""
+    return [visible(item.message) for _, item in report.findings()][:MAX_SOLE] if len(report.outcomes) == 1 else []
 
 
 def looked(report: Report) -> str:

@@ -152,6 +152,7 @@ def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None
         deadline=time.monotonic() + seconds,
         threads=job.limits.threads,
         memory_limit=job.limits.memory,
+        folder=job.model.cwd,
         on_progress=_throttled(emit, task.detector),
         on_looked_at=looked,
     )

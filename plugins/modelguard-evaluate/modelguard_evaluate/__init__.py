@@ -1,0 +1,1 @@
+"""What a known trigger does to a model."""

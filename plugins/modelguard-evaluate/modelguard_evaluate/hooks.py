@@ -1,0 +1,18 @@
+"""What this distribution registers. Imports happen inside, so that discovering it costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from modelguard import hookimpl
+
+if TYPE_CHECKING:
+    from modelguard import Detector
+
+
+@hookimpl
+def modelguard_detectors() -> Iterable[type[Detector]]:
+    from modelguard_evaluate.detector import Evaluate
+
+    return [Evaluate]
