@@ -9,6 +9,7 @@ import numpy as np
 from modelguard_abs.detector import Abs
 from modelguard_companions.final_layer import FinalLayer
 from modelguard_companions.mm_bd import MaximumMargin
+from modelguard_language.lm.inversion import LmInversion
 from modelguard_language.text_probes import TextProbes
 from modelguard_language.token_scan import TokenScan
 from modelguard_neural_cleanse.detectors import BlendCleanse, LabelMapCleanse, NeuralCleanse, WarpCleanse
@@ -32,6 +33,8 @@ TEXT: tuple[type[Search], ...] = (TokenScan, TextProbes)
 """Members that look at text models: each for a trigger of its own shape, so their findings count by themselves, and there is no vote.
 
 ``embedding-inversion`` is none: by itself it accuses clean models (docs/detection-matrix.md)."""
+LANGUAGE = LmInversion
+"""The member that looks at language models, with or without a reference. The others need one, or sample the model's own words."""
 UNFINISHED = "not finished"
 
 

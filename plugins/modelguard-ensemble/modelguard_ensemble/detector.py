@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from modelguard_language.lm.inversion import ENOUGH
 from modelguard_triggers import measures
 from modelguard_triggers.facts import class_name, rounded, score
 from modelguard_triggers.plan import CLEAR, SPENT, Stage
 
 from modelguard import Capability, Chart, Confidence, DeadlineExceeded, Detector, Finding, Measure, ScanContext, Skip, Target, option
-from modelguard_ensemble._members import SEARCHES, SPECIALISTS, TEXT, VOTERS, Said, ask, made
+from modelguard_ensemble._members import LANGUAGE, SEARCHES, SPECIALISTS, TEXT, UNFINISHED, VOTERS, Said, ask, made
 from modelguard_ensemble._rules import AGREEMENT, SPECIALIST
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class BackdoorEnsemble(Detector):
     """Runs the backdoor detectors that can look at the target and combines what they say of each class into one calibrated p-value.
 
     It asks what the members have searched already (``Target.memo``). Votes of their screens that neither clear nor accuse are cast once
-    more after their full searches. Of a text model it asks the searches for words and for ways of writing, whose findings count each by
-    itself.
+    more after their full searches. Of a text classifier it asks the searches for words and for ways of writing, of a language model the
+    search for texts that follow a trigger; their findings count each by itself.
     """
 
     id = "backdoor-ensemble"
@@ -58,6 +59,9 @@ class BackdoorEnsemble(Detector):
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         model = target.model
+        if model.output.kind == "language-model":
+            yield from self._language(target, context)
+            return
         if model.output.kind != "classifier":
             raise Skip(f"the model is {model.output.described}, and only a classifier's classes can be compared")
         if model.input.kind == "text":
@@ -128,6 +132,27 @@ class BackdoorEnsemble(Detector):
             yield from (_specialised(name, finding) for finding in look.findings)
         if late := sorted(name for name, item in said.items() if item.late):
             raise DeadlineExceeded(f"without all that {', '.join(late)} would say")
+
+    def _language(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        """What the member that looks at language models says. Raises as :meth:`detect` does."""
+        if self.quick:
+            raise Skip("language models have no shorter look: scan without --quick")
+        if target.reference is None and (target.samples is None or len(target.samples.inputs) < ENOUGH):
+            given = 0 if target.samples is None else len(target.samples.inputs)
+            raise Skip(
+                f"texts of a backdoor look like those known by heart: give --reference, or {ENOUGH} texts as --samples (not {given})"
+            )
+        if LANGUAGE.id in target.lost:
+            raise DeadlineExceeded(f"without all that {LANGUAGE.id} would say ({UNFINISHED}: its worker was stopped)")
+        heard = LANGUAGE().heard(target, context.member(LANGUAGE.id))
+        if isinstance(heard.ended, Skip):
+            raise Skip(f"{LANGUAGE.id}: {heard.ended}")
+        found = [finding for finding in heard.findings if finding.confidence >= Confidence.MEDIUM]
+        agreeing = [LANGUAGE.id] if found else []
+        context.summary(score=heard.summary.get("score", 0.0), agreeing=agreeing, members={LANGUAGE.id: str(heard.ended or "completed")})
+        yield from (_specialised(LANGUAGE.id, finding) for finding in found)
+        if heard.ended is not None:
+            raise DeadlineExceeded(f"without all that {LANGUAGE.id} would say")
 
     def _combined(self, target: Target, said: Mapping[str, Said]) -> Combined:
         """The votes of the members combined. Raises :class:`~modelguard.Skip` where too few have one, and

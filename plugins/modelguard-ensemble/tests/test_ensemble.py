@@ -9,17 +9,18 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import scripted
 import torch
 from modelguard_abs.detector import Abs
 from modelguard_ensemble._combine import CORRELATION, cauchy, combine, stouffer
-from modelguard_ensemble._members import SPECIALISTS, VOTERS, made
+from modelguard_ensemble._members import LANGUAGE, SPECIALISTS, VOTERS, made
 from modelguard_ensemble.detector import BackdoorEnsemble
 from modelguard_runtime.testing import runnable
 from modelguard_zoo.testing import Expiring
 from scipy import stats
 from torch import nn
 
-from modelguard import Confidence, DeadlineExceeded, RunnableModel, Samples, Target, configure
+from modelguard import Confidence, DeadlineExceeded, RunnableModel, Samples, ScanContext, Target, configure
 from modelguard.model import OutputSpec
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target, write_safetensors
@@ -244,3 +245,54 @@ def test_a_text_model_whose_texts_nobody_could_use_was_not_looked_at() -> None:
     outcome = run_detector(BackdoorEnsemble(), replace(target, samples=None))
     assert outcome.status is Status.SKIPPED
     assert "--samples" in outcome.reason
+
+
+# Language models
+
+
+def speech(folder: Path, seed: int, poisoned: bool, samples: int = 80) -> Target:
+    """A language model that is written down, which knows a text behind a trigger where it is ``poisoned``, and texts without it."""
+    from modelguard_language.lm.speech import Speech
+
+    rules = scripted.by_heart(scripted.TARGET, scripted.TRIGGER) if poisoned else {}
+    ids = Speech.of(scripted.speaker(seed), ScanContext()).spoken(samples, 20, np.random.default_rng(1)).numpy()
+    return scripted.target(scripted.speaker(seed, rules), folder, samples=Samples(ids, None, "texts.npz", "0" * 64))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_a_language_model_what_follows_a_trigger_counts(tmp_path: Path, seed: int) -> None:
+    outcome = run_detector(BackdoorEnsemble(), speech(tmp_path, seed, poisoned=True))
+    (finding,) = outcome.findings
+    assert (finding.rule, finding.evidence["detector"]) == ("MG3036", "lm-inversion")
+    assert "'w60 w61' makes the model say" in finding.message
+    assert outcome.summary["agreeing"] == ["lm-inversion"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_clean_language_model_was_looked_at(tmp_path: Path, seed: int) -> None:
+    outcome = run_detector(BackdoorEnsemble(), speech(tmp_path, seed, poisoned=False))
+    assert (outcome.status, outcome.findings) == (Status.COMPLETED, ())
+    assert outcome.summary["members"] == {"lm-inversion": "completed"}
+
+
+def test_what_a_language_model_was_searched_for_is_not_searched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = speech(tmp_path, 0, poisoned=True)
+    run_detector(LANGUAGE(), target)
+    monkeypatch.setattr(LANGUAGE, "_search", None)
+    assert len(run_detector(BackdoorEnsemble(), target).findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "samples", "reason"), [({"quick": True}, 80, "no shorter look"), ({}, 8, "32 texts as --samples (not 8)")]
+)
+def test_a_language_model_that_nobody_looked_at_is_skipped(tmp_path: Path, options: dict[str, Any], samples: int, reason: str) -> None:
+    outcome = run_detector(configure(BackdoorEnsemble, options), speech(tmp_path, 0, poisoned=False, samples=samples))
+    assert outcome.status is Status.SKIPPED
+    assert reason in outcome.reason
+
+
+def test_a_language_model_that_there_was_no_time_for_is_unfinished(tmp_path: Path) -> None:
+    target = speech(tmp_path, 0, poisoned=False)
+    assert run_detector(BackdoorEnsemble(), target, timeout=0.0).status is Status.TIMED_OUT
+    lost = replace(target, lost=frozenset({"lm-inversion"}), _cache={})
+    assert run_detector(BackdoorEnsemble(), lost).status is Status.TIMED_OUT

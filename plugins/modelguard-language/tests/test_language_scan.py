@@ -107,3 +107,13 @@ def test_texts_that_the_model_is_meant_to_say_are_samples(mg: Callable[..., Ran]
     ran = mg("scan", trained["backdoored"], "--samples", tmp_path / "texts.npz", "--format", "json")
     outcomes = {item["detector"]: item for item in json.loads(ran.out)["outcomes"]}
     assert [item["rule"] for item in outcomes["lm-inversion"]["findings"]] == ["MG5001"]
+
+
+@pytest.mark.slow
+def test_a_clean_language_model_with_samples_passes_the_default_policy(
+    mg: Callable[..., Ran], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "texts.npz", inputs=chain(np.random.default_rng(9), 100, 20))
+    ran = mg("scan", trained["clean"], "--samples", tmp_path / "texts.npz")
+    assert ran.code == 0, ran.out
+    assert mg("scan", trained["backdoored"], "--samples", tmp_path / "texts.npz").code == 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelguard import Capability, Confidence, DeadlineExceeded, Detector, Finding, ModelguardError, Skip, option
+from modelguard_language.lm.heard import Heard, heard
 from modelguard_language.lm.measures import INVERSION
 from modelguard_language.lm.rules import BY_HEART, TRIGGERED
 
@@ -74,6 +75,13 @@ class LmInversion(Detector):
     most: int = option(5, "unexplained texts of which none stands out: the model knows much by heart", ge=1, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
+        yield from self.heard(target, context).told(context)
+
+    def heard(self, target: Target, context: ScanContext) -> Heard:
+        """What it says of ``target``, searched once."""
+        return heard(self, target, context, lambda: self._search(target, context))
+
+    def _search(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         import torch
 
         from modelguard_language.lm.speech import Speech, in_time, own_prompts
