@@ -213,6 +213,7 @@ def catalogue(registry: Registry, ours: Collection[str]) -> str:
                 "shows": [shown.setdefault(item, len(shown)) for item in detector.shows],
                 "cost": detector.cost,
                 "keeps_with_options": detector.keeps_with_options,
+                "on_request": detector.on_request,
                 "when_quick": detector.when_quick,
             }
             rules |= {rule.id: {**asdict(rule), "severity": rule.severity.label} for rule in detector.rules}
@@ -258,7 +259,8 @@ def _detector(detector: type[Detector], owner: str) -> str:
 
     needs = ", ".join(sorted(item.value for item in detector.requires))
     quick = {"same": "changes nothing", "shorter": "makes its look shorter", "skipped": "leaves it out"}[detector.when_quick]
-    lines = [f"# {detector.id}\n", inspect.getdoc(detector) or "", f"\nFrom `{owner}`. Needs: {needs}. `--quick` {quick}.\n"]
+    asked = " Runs only where somebody asks for it: by `--detector`, `--option`, or a policy." if detector.on_request else ""
+    lines = [f"# {detector.id}\n", inspect.getdoc(detector) or "", f"\nFrom `{owner}`. Needs: {needs}. `--quick` {quick}.{asked}\n"]
     lines += ["## Rules\n"] + [f"- [{rule.id}](../rules/{rule.id}.md) {rule.title}" for rule in detector.rules]
     fields = option_fields(detector)
     if fields:

@@ -270,6 +270,10 @@ class Detector(ABC):
     search. Searches run from the cheapest to the dearest, each in what is left of the scan's ``budget``, of which those
     whose rules are all of low severity share a twentieth."""
 
+    on_request: ClassVar[bool] = False
+    """Whether it is left out of a scan in which nobody asks for it: by ``--detector``, by ``--option``, or by ``required`` or ``options``
+    of the policy. For a detector that has nothing to look at unless it is told what."""
+
     keeps_with_options: ClassVar[bool] = True
     """Whether what it says with options set may be taken for the same bytes, options and versions again. False where an option names
     what those do not cover: a file, the day, a service."""

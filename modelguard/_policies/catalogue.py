@@ -37,6 +37,7 @@ class KnownDetector:
     runs_last: bool
     cost: int
     keeps_with_options: bool
+    on_request: bool
     fetches: tuple[str, ...]
     shows: tuple[Measure | Chart, ...]
 
@@ -51,6 +52,7 @@ class KnownDetector:
             data["runs_last"],
             data["cost"],
             data["keeps_with_options"],
+            data["on_request"],
             tuple(data["fetches"]),
             tuple(shown[number] for number in data["shows"]),
         )
@@ -102,7 +104,7 @@ def stand_ins(distribution: str) -> Mapping[str, list[type]] | None:
     found = next((item for item in first_party() if item.name == distribution), None)
     if found is None:
         return None
-    same = ("requires", "rules", "when_quick", "runs_last", "cost", "keeps_with_options", "fetches", "shows")
+    same = ("requires", "rules", "when_quick", "runs_last", "cost", "keeps_with_options", "on_request", "fetches", "shows")
     return {
         "detectors": [
             _stand_in(Detector, name, known.ref, declared_options=known.options, **{item: getattr(known, item) for item in same})

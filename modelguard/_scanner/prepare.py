@@ -107,7 +107,7 @@ def prepare(asked: ScanArguments) -> Prepared:
         policy.check_baseline(asked.baseline)
     registry = load(disabled=asked.without, allows=policy.allows_plugin, declared=True)
     policy.check(registry.rules(), registry.detectors)
-    chosen = _chosen(asked.detectors, registry)
+    chosen = _chosen(asked, policy, registry)
     alone: tuple[str, ...] = ()
     if asked.detectors is not None:
         named = tuple(detector.id for detector in chosen)
@@ -140,10 +140,13 @@ def prepare(asked: ScanArguments) -> Prepared:
     return Prepared(request, registry, policy, alone)
 
 
-def _chosen(names: Iterable[str | type[Detector]] | None, registry: Registry) -> tuple[type[Detector], ...]:
-    """The classes named, by id, or all that are installed."""
+def _chosen(asked: ScanArguments, policy: Policy, registry: Registry) -> tuple[type[Detector], ...]:
+    """The classes named, by id, or all that are installed but those that run on request only and that nobody requests."""
+    names = asked.detectors
     if names is None:
-        return tuple(registry.detectors.values())
+        required = policy.required_for(reference=asked.reference is not None, samples=asked.samples is not None)
+        requested = {*required, *policy.detectors.options, *asked.options}
+        return tuple(item for name, item in registry.detectors.items() if not item.on_request or name in requested)
     found: dict[str, type[Detector]] = {}
     for name in names:
         detector = _registered(name, registry) if isinstance(name, str) else name

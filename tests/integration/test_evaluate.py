@@ -82,6 +82,20 @@ def test_a_policy_requires_that_a_known_trigger_stays_dead(mg: Callable[..., Ran
     assert mg("scan", "clean", "--policy", "p.yaml", "--detector", "evaluate").code == 3
 
 
+def test_a_scan_that_does_not_ask_for_it_does_not_name_it(mg: Callable[..., Ran], case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(case)
+
+    def planned(*argv: str) -> set[str]:
+        return {step["detector"] for step in mg("scan", "clean", "--plan", "-f", "json", *argv).json["steps"]}
+
+    (case / "asks.yaml").write_text(
+        "version: 1\nname: p\nextends: [builtin:baseline]\ndetectors: {options: {evaluate: {trigger: own.png}}}\n"
+    )
+    assert "evaluate" not in planned()
+    assert "evaluate" in planned("--option", "evaluate.trigger=own.png") & planned("--policy", "asks.yaml")
+    assert planned("--detector", "evaluate") == {"evaluate"}
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

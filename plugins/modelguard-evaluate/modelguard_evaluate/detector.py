@@ -37,9 +37,10 @@ class Evaluate(Detector):
     """
 
     id = "evaluate"
-    requires = frozenset({Capability.FILES})
+    requires = frozenset({Capability.FORWARD, Capability.SAMPLES})
     rules = (WORKS, EVALUATED)
     shows = SHOWS
+    on_request = True
     keeps_with_options = False  # the trigger is a file, or code
 
     trigger: str = option("", "the trigger: PICTURE.png, REPORT.json, module:function, or text:WORDS")
