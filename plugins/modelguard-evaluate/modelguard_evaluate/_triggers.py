@@ -107,11 +107,12 @@ class Phrase(Trigger):
 
 @dataclass(frozen=True)
 class Function(Trigger):
-    """The user's own function, called with images or texts; returns as many."""
+    """The user's own function, called with images or texts; returns as many. Pixels are cut to ``bounds``, what the model can be given."""
 
     kind = "function"
     name: str
     call: Callable[[Any], Any] = field(repr=False)
+    bounds: tuple[float, float]
 
     def on(self, samples: Any) -> Any:
         thing, text = f"--trigger {self.name}", isinstance(samples, list)
@@ -128,7 +129,7 @@ class Function(Trigger):
             given = "x".join(map(str, samples.shape))
             got = "x".join(map(str, array.shape)) + ("" if array.shape != samples.shape else ", some not finite")
             raise UsageError(thing, f"returned {got} for {given}", "return finite numbers of the shape given")
-        return array
+        return np.clip(array, *self.bounds)
 
 
 def picture(path: Path, mask: Path | None, spec: InputSpec, shape: tuple[int, int, int]) -> Picture:
@@ -178,7 +179,7 @@ def _pixels(source: Any, shape: tuple[int, int, int], name: str = "") -> tuple[P
     return (shown.reshape(height, width, -1).transpose(2, 0, 1) / 255).astype(np.float32), seen
 
 
-def function(reference: str, folder: str) -> Function:
+def function(reference: str, folder: str, spec: InputSpec) -> Function:
     """``module:function`` looked up from ``folder``. Its code is run. Raises :class:`UsageError`."""
     thing, remedy = f"--trigger {reference}", "run from the folder it lies in"
     module, _, name = reference.partition(":")
@@ -195,4 +196,4 @@ def function(reference: str, folder: str) -> Function:
         sys.path.remove(folder)
     if not callable(found):
         raise UsageError(thing, f"{name} is no function", "name a function of images (N, C, H, W), or of texts")
-    return Function(reference, found)
+    return Function(reference, found, (spec.low, spec.high))

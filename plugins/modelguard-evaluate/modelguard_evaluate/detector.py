@@ -115,10 +115,11 @@ class Evaluate(Detector):
         trigger: Trigger
         if self.trigger.startswith(TEXT):
             trigger = Phrase(self.trigger.removeprefix(TEXT))
+            _require_tokens(model, trigger)
         elif self.trigger.endswith(".json"):
             trigger, known = from_report(folder / self.trigger, self.finding, model, inputs)
         elif ":" in self.trigger and not (folder / self.trigger).exists():
-            trigger = function(self.trigger, str(folder.absolute()))
+            trigger = function(self.trigger, str(folder.absolute()), model.input)
         elif text:
             raise Skip(f"the trigger {self.trigger} is a picture, the model takes text: write text:WORDS")
         else:
@@ -170,8 +171,14 @@ class Evaluate(Detector):
             confidence=Confidence.HIGH if sure or not above else Confidence.MEDIUM,
             evidence=facts,
             attachments=pictures,
-            key=f"{self.trigger}/{self.finding}/{seen.target}",
+            key=f"{facts.get('trigger_sha256', self.trigger)}/{facts.get('mask_sha256', self.finding)}/{seen.target}",
         )
+
+
+def _require_tokens(model: RunnableModel, phrase: Phrase) -> None:
+    """Raise :class:`~modelguard.Skip` where the model does not know one word of ``phrase``: it would see no trigger."""
+    if (spec := model.text) is not None and spec.tokens and set(model.encode([phrase.words]).ravel().tolist()) <= set(spec.special):
+        raise Skip(f"the tokenizer has no token for {phrase.words!r}: the model would not see the trigger")
 
 
 def _agnostic(model: RunnableModel, inputs: Inputs, trigger: Trigger, target: int) -> dict[str, Any]:

@@ -109,6 +109,19 @@ def test_a_phrase_works_on_texts_wherever_it_stands(target: Make) -> None:
     assert other.rule == "MG3302"
 
 
+def test_words_that_the_model_does_not_know_are_no_trigger(target: Make) -> None:
+    outcome = evaluate(target("rare-word", dataset="reviews", arch="bag", fraction=0.2, words=("mn",)), trigger="text:zzqx", target=1)
+    assert outcome.status is Status.SKIPPED
+    assert "has no token for 'zzqx'" in outcome.reason
+
+
+def test_pixels_that_no_image_has_are_cut(target: Make, stamps: Callable[[str], str]) -> None:
+    model = target("badnets", 0)
+    (bright,) = evaluate(model, trigger=stamps("x[:, :, -3:, -3:] = 255; return x"), target=0).findings
+    (beyond,) = evaluate(model, trigger=stamps("x[:, :, -3:, -3:] = 1e9; return x"), target=0).findings
+    assert beyond.evidence["attack_success"] == bright.evidence["attack_success"]
+
+
 def test_a_trigger_that_works_on_anything_is_flagged_by_strip_and_clean_images_are_not(
     target: Make, patch: dict[str, str], stamps: Callable[[str], str]
 ) -> None:
