@@ -105,7 +105,7 @@ def test_a_phrase_works_on_texts_wherever_it_stands(target: Make) -> None:
     assert {row["place"]: row["attack_success"] > 0.9 for row in finding.evidence["places"]} == dict.fromkeys(
         ("start", "middle", "end"), True
     )
-    (other,) = evaluate(model, trigger="text:film", target=1).findings
+    (other,) = evaluate(model, trigger="text:the", target=1).findings
     assert other.rule == "MG3302"
 
 
