@@ -28,6 +28,18 @@ REMOTE_CODE = Rule(
     lookalikes="Many honest models of new architectures point at code until their class is merged into transformers.",
     cwe=829,
 )
+ELSEWHERE = Rule(
+    "MG9009",
+    "CodeElsewhereNotRead",
+    "code of another repository that was not read",
+    Severity.MEDIUM,
+    "The configuration names code that does not lie in the artifact: of another repository (`user/repo--module.Class`), or a pipeline that "
+    "diffusers fetches by its name. A loader with trust_remote_code fetches and runs it. Nobody has read it here, and it can change at any "
+    "time.",
+    "Scan that repository as well, or copy its code into the artifact at a commit that was reviewed.",
+    lookalikes="Honest models that share the code of the model they were made from.",
+    cwe=829,
+)
 UNREAD = Rule(
     "MG9008",
     "ConfigurationNotRead",
@@ -40,6 +52,8 @@ UNREAD = Rule(
 
 
 _KEYS = ("auto_map", "custom_pipelines", "custom_pipeline")
+_REPOSITORY = re.compile(r"([\w.-]*[\w.]/[\w.-]*?[\w.])--")
+"""The repository in ``user/repo--module.Class``."""
 _HINT = re.compile(rb"auto_map|custom_pipeline|\\u00[2-7]|^[\xff\xfe\x00]|^[^\x00]\x00")
 """What stands in every JSON file with one of the keys: the key, an escape that may be part of one, or the beginning of UTF-16 or UTF-32."""
 
@@ -50,7 +64,7 @@ class RemoteCode(Detector):
 
     id = "remote-code"
     requires = frozenset({Capability.FILES})
-    rules = (REMOTE_CODE, UNREAD)
+    rules = (REMOTE_CODE, ELSEWHERE, UNREAD)
     shows = REMOTE
 
     max_bytes: int = option(64 << 20, "the largest JSON file that is parsed, of those called *config*.json and those that name code", ge=1)
@@ -77,6 +91,15 @@ class RemoteCode(Detector):
                 message = f"{file.path} names code to run on load: {named}"
                 code = _digest(pointers, target)
                 yield Finding("MG0301", message, Confidence.HIGH, location=Location(file.path), evidence={"auto_map": pointers}, key=code)
+            if others := _elsewhere(pointers, target):
+                yield Finding(
+                    ELSEWHERE.id,
+                    f"{file.path} names code that lies elsewhere and was not read: {', '.join(others)[:200]}",
+                    Confidence.HIGH,
+                    location=Location(file.path),
+                    evidence={"elsewhere": others},
+                    key=json.dumps(others),
+                )
         context.summary(score=float(found), configurations_read=read)
 
     def _parse(self, file: ArtifactFile) -> Any:
@@ -112,6 +135,19 @@ def _numbered(found: Iterator[tuple[str, str]]) -> dict[str, str]:
             key = f"{place}#{number}"
         pointers[key] = named
     return pointers
+
+
+def _elsewhere(pointers: Mapping[str, str], target: Target) -> list[str]:
+    """What ``pointers`` take code from that is not in the artifact: repositories, and pipelines by name. The artifact's own repository, as
+    the user named it, is none."""
+    own = target.artifact.identity.removeprefix("hf:")
+    found = {repo for named in pointers.values() for repo in _REPOSITORY.findall(named)} - {own}
+    there = {file.path for file in target.artifact.files}
+    for place, named in pointers.items():
+        pipeline = place.partition("#")[0].rpartition(".")[2] == "custom_pipeline" and not named.startswith(("{", "["))
+        if pipeline and "--" not in named and not {named, f"{named}.py"} & there:
+            found.add(named)
+    return sorted(found)
 
 
 def _digest(pointers: Mapping[str, str], target: Target) -> str:

@@ -44,4 +44,5 @@ REMOTE = (
     Measure("score", "score", "How many configurations ask for code of their own."),
     Measure("configurations_read", "configurations read", "How many configuration files were read."),
     Measure("auto_map", "code it names", "The classes that loading takes from the artifact's, or another repository's, Python files."),
+    Measure("elsewhere", "code elsewhere", "The repositories, or pipelines, that code is taken from and that are not in the artifact."),
 )

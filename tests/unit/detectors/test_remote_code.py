@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_it_keeps_the_contract(model: Path) -> None:
 def test_a_pointer_at_code_is_found_wherever_it_lies(model: Path, name: str, config: dict[str, object], named: str) -> None:
     (model / name).write_text(json.dumps(config))
     outcome = run_detector(RemoteCode(), open_target(model))
-    assert [finding.rule for finding in outcome.findings] == ["MG0301"]
+    assert [finding.rule for finding in outcome.findings] == ["MG0301"] + ["MG9009"] * named.startswith("other/")
     assert named in outcome.findings[0].message
     assert "auto_map" in outcome.findings[0].evidence
     assert outcome.summary["score"] == 1.0
@@ -47,6 +48,31 @@ def test_a_pointer_is_found_whatever_the_file_is_called(model: Path, name: str, 
     (model / name).write_text(json.dumps({"x": {key: {"AutoModel": "modeling_x.XModel"}}}))
     outcome = run_detector(RemoteCode(), open_target(model))
     assert [(finding.rule, finding.location.file) for finding in outcome.findings] == [("MG0301", name)]
+
+
+@pytest.mark.parametrize(
+    ("config", "elsewhere"),
+    [
+        ({"auto_map": {"AutoModel": "user/repo--modeling_x.XModel"}}, ["user/repo"]),
+        ({"auto_map": {"AutoModel": "my-org/x-2.0--m.X", "AutoTokenizer": ["a/b--t.T", "c/d--t.T"]}}, ["a/b", "c/d", "my-org/x-2.0"]),
+        ({"custom_pipelines": {"p": {"impl": "user/repo--pipe.Pipe"}}}, ["user/repo"]),
+        ({"custom_pipeline": "lpw_stable_diffusion"}, ["lpw_stable_diffusion"]),
+        ({"custom_pipeline": "user/repo"}, ["user/repo"]),
+        ({"custom_pipeline": "mine"}, []),
+        ({"custom_pipeline": "mine.py"}, []),
+        ({"auto_map": {"AutoModel": "modeling_x.XModel"}}, []),
+        ({"auto_map": {"AutoModel": "me/own--mine.X"}}, []),
+    ],
+)
+def test_code_of_another_repository_was_not_read(model: Path, config: dict[str, object], elsewhere: list[str]) -> None:
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "mine.py").write_text("")
+    target = open_target(model)
+    target = replace(target, artifact=replace(target.artifact, identity="hf:me/own"))
+    findings = {item.rule: item for item in run_detector(RemoteCode(), target).findings}
+    assert findings.keys() == ({"MG0301", "MG9009"} if elsewhere else {"MG0301"})
+    if elsewhere:
+        assert findings["MG9009"].evidence["elsewhere"] == elsewhere
 
 
 @pytest.mark.parametrize(

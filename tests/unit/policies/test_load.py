@@ -170,14 +170,14 @@ def test_a_waiver_needs_all_its_parts(tmp_path: Path, missing: str) -> None:
 
 
 def known() -> tuple[set[str], dict[str, None]]:
-    return {"MG0101", "MG0102", "MG9004", "MG9008", "MG1104", "ACME-0001"}, dict.fromkeys(("format-integrity", "weight-diff"))
+    return {"MG0101", "MG0102", "MG9004", "MG9008", "MG9009", "MG1104", "ACME-0001"}, dict.fromkeys(("format-integrity", "weight-diff"))
 
 
 @pytest.mark.parametrize("name", builtin_names())
 def test_the_builtin_policies_are_valid_with_and_without_the_plugins(name: str) -> None:
     policy = load_policy(f"builtin:{name}")
-    policy.check({"MG0101", "MG9004", "MG9008"}, dict.fromkeys(("format-integrity", "remote-code")))
-    rules = {"MG0101", "MG9004", "MG9008", "MG1105", "MG1107", "MG1123"}
+    policy.check({"MG0101", "MG9004", "MG9008", "MG9009"}, dict.fromkeys(("format-integrity", "remote-code")))
+    rules = {"MG0101", "MG9004", "MG9008", "MG9009", "MG1105", "MG1107", "MG1123"}
     policy.check(rules, dict.fromkeys(("format-integrity", "remote-code", "weight-diff")))
 
 
