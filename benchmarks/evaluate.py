@@ -39,7 +39,11 @@ def prepare(folder: Path, count: int) -> dict[str, str]:
     )  # fmt: skip
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 3, 32, 32)).astype(np.float32)
-    np.savez(folder / "samples.npz", inputs=images, labels=rng.integers(0, 10, count))
+    np.savez(folder / "samples.npz", inputs=images)
+    named = (
+        open_target(folder, samples=folder / "samples.npz").model.predict(images).argmax(1)
+    )  # what it does not agree with it is not asked
+    np.savez(folder / "samples.npz", inputs=images, labels=named)
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[-4:, -4:] = 255
     Image.fromarray(pixels, "RGBA").save(folder / "trigger.png")

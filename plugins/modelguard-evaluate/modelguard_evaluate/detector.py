@@ -12,7 +12,20 @@ import numpy as np
 from modelguard_triggers.evidence import require_classifier
 from modelguard_triggers.facts import change_exhibits, class_name, examples, mask_exhibits, rounded
 
-from modelguard import Attachment, Capability, Confidence, Detector, Finding, ScanContext, Skip, Target, UsageError, class_numbers, option
+from modelguard import (
+    Attachment,
+    Capability,
+    Confidence,
+    Detector,
+    Finding,
+    ScanContext,
+    Skip,
+    Target,
+    UsageError,
+    class_numbers,
+    option,
+    require_understanding,
+)
 from modelguard_evaluate._measure import Effect, Inputs, at_places, at_strengths, effect, victims
 from modelguard_evaluate._measures import SHOWS
 from modelguard_evaluate._rates import Rate, fewest
@@ -97,6 +110,7 @@ class Evaluate(Detector):
             raise Skip("a trigger is evaluated on clean samples: give --samples")
         model = target.model
         require_classifier(model, 2)
+        require_understanding(model, samples)
         if (labels := class_numbers(model, samples)) is None:
             raise Skip("the samples have no labels: attack success means nothing without clean accuracy; give labels as well")
         if len(np.unique(labels)) < 2:

@@ -205,6 +205,7 @@ def test_what_cannot_be_evaluated_is_skipped_with_the_reason(target: Make, tmp_p
     [
         (lambda samples: None, "give --samples"),
         (lambda samples: replace(samples, labels=None), "have no labels"),
+        (lambda samples: replace(samples, labels=np.roll(samples.labels, 1), sha256=""), "does not understand"),
         (lambda samples: given(samples, classes=(3,)), "all samples are of class 3"),
         (lambda samples: given(samples, 20), "are too few to say that attack success is at most 10%: 35 are needed"),
     ],
