@@ -1,0 +1,228 @@
+"""What an audit finds, leaves alone, misses, and refuses: through the detectors, on digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from modelguard_audit.activation_clustering import ActivationClustering
+from modelguard_audit.data_consistency import DataConsistency
+from modelguard_audit.early_loss import EarlyLoss
+from modelguard_audit.roni import Roni
+from modelguard_audit.spectral_signatures import SpectralSignatures
+from modelguard_runtime.testing import mlp, runnable
+from modelguard_zoo import Built
+from modelguard_zoo.attacks import make_attack
+from torch import nn
+
+from modelguard import Detector, ModelOptions, OutputSpec, Samples, Target, configure
+from modelguard.report import Outcome, Status
+from modelguard.testing.checkpoints import open_target
+from modelguard.testing.conformance import check_detector, run_detector
+
+SLOW = pytest.mark.slow
+ALL = (ActivationClustering, DataConsistency, EarlyLoss, Roni, SpectralSignatures)
+OF_THE_MODEL = (ActivationClustering, EarlyLoss, Roni, SpectralSignatures)
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The training images and labels of the zoo's digits: scikit-learn's in a fixed order."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))[:1297]
+    return np.round(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)[order], labels.astype(np.int64)[order]
+
+
+def training_set(built: Built) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images and labels that a model was trained on, and which of them (N,) are poisoned."""
+    images, labels = (part.copy() for part in digits())
+    bad = np.zeros(len(labels), np.bool_)
+    if built.spec.attack is not None:
+        attack = make_attack(built.spec.attack, dict(built.spec.options))
+        poison = attack.poison(images, labels, 10, np.random.default_rng([5, built.spec.seed]), lambda pixels, truth, epsilon: pixels)
+        images[poison.indices], labels[poison.indices] = poison.images, poison.labels
+        bad[built.record["attack"]["poisoned_indices"]] = True
+    return images, labels, bad
+
+
+def given(inputs: Any, labels: Any = None) -> Samples:
+    return Samples(np.asarray(inputs), None if labels is None else np.asarray(labels, np.int64), "train", "0" * 64)
+
+
+def audit_of(built: Built) -> tuple[Target, np.ndarray]:
+    images, labels, bad = training_set(built)
+    opened = open_target(built.path, samples=built.path / "samples.npz")
+    return replace(opened, samples=given(images, labels), _cache={}), bad
+
+
+def audit(cls: type[Detector], target: Target, **options: Any) -> Outcome:
+    return run_detector(configure(cls, {"dataset": True, **options}), target)
+
+
+def named(outcome: Outcome, count: int) -> np.ndarray:
+    """(N,) which samples the findings name."""
+    found = np.zeros(count, np.bool_)
+    for finding in outcome.findings:
+        found[finding.evidence["indices"]] = True
+    return found
+
+
+def scores(outcome: Outcome, bad: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of the samples named."""
+    found = named(outcome, len(bad))
+    return float((found & bad).sum() / max(1, found.sum())), float((found & bad).sum() / bad.sum())
+
+
+PLANTED = {
+    "badnets": {"size": 2, "at": (-2, -2), "fraction": 0.0556},
+    "blended": {"ratio": 0.3, "fraction": 0.0556},
+    "all-to-all": {"size": 2, "at": (-2, -2), "fraction": 0.1},
+}
+
+
+# spectral-signatures
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
+@pytest.mark.parametrize("attack", ["badnets", "blended"])
+def test_samples_with_a_trigger_are_named(built: Callable[..., Built], attack: str, seed: int) -> None:
+    target, bad = audit_of(built(attack, seed=seed, target=(3 * seed + 1) % 10, **PLANTED[attack]))
+    outcome = audit(SpectralSignatures, target)
+    precision, recall = scores(outcome, bad)
+    assert precision >= 0.8
+    assert recall >= 0.8
+    assert next(item.name for item in outcome.findings[0].attachments).startswith("sample ")
+
+
+def test_one_poisoned_sample_in_a_class_is_missed(built: Callable[..., Built]) -> None:
+    """Documented: .1 % of the set is one sample, and one sample far from the others is an outlier, which every class has."""
+    target, bad = audit_of(built("badnets", seed=1, target=4, size=2, at=(-2, -2), fraction=0.0011))
+    assert bad.sum() == 1
+    assert not (named(audit(SpectralSignatures, target), len(bad)) & bad).any()
+
+
+def test_a_model_of_other_data_sees_nothing_and_says_so(built: Callable[..., Built]) -> None:
+    """Documented: the trigger is a direction only of a model that learned it."""
+    clean, poisoned = built(seed=1), built("badnets", seed=1, target=4, **PLANTED["badnets"])
+    target, _ = audit_of(clean)
+    images, labels, _bad = training_set(poisoned)
+    labels[::2] = (labels[::2] + 1) % 10
+    outcome = audit(SpectralSignatures, replace(target, samples=given(images, labels), _cache={}))
+    assert outcome.summary["blind"].startswith("the model classifies too few")
+
+
+# what all of them keep and refuse
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_an_ordinary_scan_is_not_audited(built: Callable[..., Built], cls: type[Detector]) -> None:
+    target, _ = audit_of(built(seed=1))
+    outcome = run_detector(cls(), target)
+    assert outcome.status is Status.SKIPPED
+    assert "audit-data" in outcome.reason
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_data_set_without_labels_or_with_one_class_is_skipped(built: Callable[..., Built], cls: type[Detector]) -> None:
+    target, _ = audit_of(built(seed=1))
+    images, labels = digits()
+    for samples, word in ((given(images), "no labels"), (given(images[labels == 3], labels[labels == 3]), "one class")):
+        outcome = audit(cls, replace(target, samples=samples, _cache={}))
+        assert outcome.status is Status.SKIPPED
+        assert word in outcome.reason
+
+
+@pytest.mark.parametrize("cls", [ActivationClustering, Roni, SpectralSignatures])
+def test_a_regressor_is_skipped(built: Callable[..., Built], cls: type[Detector]) -> None:
+    target, _ = audit_of(built(seed=1))
+    model = runnable(nn.Sequential(nn.Flatten(), mlp(64, 10)), (1, 8, 8), 10)
+    model.output = OutputSpec("regressor", 10, "logits")
+    outcome = audit(cls, replace(target, build_model=lambda: model, _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "regressor" in outcome.reason
+
+
+@pytest.mark.parametrize("cls", [ActivationClustering, Roni, SpectralSignatures])
+def test_classes_of_a_few_samples_are_not_looked_at(built: Callable[..., Built], cls: type[Detector]) -> None:
+    target, _ = audit_of(built(seed=1))
+    images, labels = digits()
+    outcome = audit(cls, replace(target, samples=given(images[:200], labels[:200]), _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "40 samples" in outcome.reason
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_the_contract_is_kept(built: Callable[..., Built], cls: type[Detector], monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _ = audit_of(built(seed=1))
+    default = cls.__init__.__defaults__
+    assert default is not None
+    monkeypatch.setattr(cls.__init__, "__defaults__", (True, *default[1:]))  # as if `dataset` were set
+    check_detector(cls, target)
+
+
+# activation-clustering, early-loss and roni are hints
+
+
+@pytest.mark.parametrize("cls", [ActivationClustering, EarlyLoss, Roni])
+def test_hints_are_of_low_severity(cls: type[Detector]) -> None:
+    assert [rule.severity.label for rule in cls.rules] == ["low"]
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=SLOW)])
+def test_wrong_labels_have_negative_impact(built: Callable[..., Built], seed: int) -> None:
+    target, _ = audit_of(built(seed=seed))
+    images, labels = digits()
+    wrong = np.random.default_rng(seed).choice(len(labels), 20, replace=False)
+    changed = labels.copy()
+    changed[wrong] = (changed[wrong] + 5) % 10
+    bad = np.zeros(len(labels), np.bool_)
+    bad[wrong] = True
+    precision, recall = scores(audit(Roni, replace(target, samples=given(images, changed), _cache={})), bad)
+    assert precision >= 0.5
+    assert recall >= 0.5
+
+
+# data-consistency
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_and_contradictions_are_named(built: Callable[..., Built], seed: int) -> None:
+    target, _ = audit_of(built(seed=1))
+    images, labels = digits()
+    rng = np.random.default_rng(seed)
+    one, other = (int(place) for place in rng.choice(len(labels), 2, replace=False))
+    near = np.clip(images[other].astype(int) + 1, 0, 255).astype(np.uint8)
+    more = np.concatenate([images, images[one][None], near[None]])
+    wrong = (labels[one] + 1) % 10
+    outcome = audit(DataConsistency, replace(target, samples=given(more, [*labels, wrong, labels[other]])))
+    rules = {finding.rule: finding for finding in outcome.findings}
+    assert {one, len(labels)} <= set(rules["MG4005"].evidence["indices"])
+    assert rules["MG4005"].evidence["labels"] == sorted([int(labels[one]), int(wrong)])
+    assert len(labels) + 1 in rules["MG4006"].evidence["indices"]
+
+
+def test_different_images_are_no_copies(built: Callable[..., Built]) -> None:
+    target, _ = audit_of(built(seed=1))
+    assert audit(DataConsistency, target).findings == ()
+
+
+def test_equal_texts_under_two_labels_contradict(built: Callable[..., Built]) -> None:
+    target, _ = audit_of(built(seed=1))
+    texts = np.array(["a good film", "A  good film", "bad", "worse", "bad"], dtype=object)
+    outcome = audit(DataConsistency, replace(target, samples=given(texts, [1, 0, 0, 0, 0]), _cache={}))
+    assert [(item.rule, item.evidence["indices"]) for item in outcome.findings] == [("MG4005", [0, 1]), ("MG4006", [4])]
+
+
+def test_no_runnable_model_leaves_only_consistency(built: Callable[..., Built], tmp_path: Path) -> None:
+    target, _ = audit_of(built(seed=1))
+    bare = replace(target, build_model=None, _cache={})
+    assert audit(SpectralSignatures, bare).status is Status.SKIPPED
+    assert audit(DataConsistency, bare).status is Status.COMPLETED
+    assert ModelOptions().factory is None
