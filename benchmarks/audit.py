@@ -1,11 +1,11 @@
 """Audits of training sets, clean and poisoned: which samples are named, and what training without them leaves of the attack.
 
-    python benchmarks/audit.py run --seeds 10-19             # benchmarks/results/audit/SET-ARCH.jsonl, a line a training set; resumable
+    python benchmarks/audit.py run --seeds 20-39             # benchmarks/results/audit/SET-ARCH.jsonl, a line a training set; resumable
     python benchmarks/audit.py run --seeds 0-4 --dataset digits --arch mlp
     python benchmarks/audit.py report                        # benchmarks/results/audit.json, and the tables
 
 A training set is that of a model of the zoo, its poison at the places that the attack says. The model is trained on it, and each method
-runs through the same `detect` the scanner calls. Constants were chosen on seeds 0 to 4 and are judged on seeds 10 to 19. `retrain` is the
+runs through the same `detect` the scanner calls. Constants were chosen on seeds 0 to 4 and are judged on seeds 20 to 39. `retrain` is the
 attack success of a model trained on what is left when the samples are dropped that `modelguard audit-data --drop` would write.
 """
 
@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ from modelguard.testing.conformance import run_detector
 Row = dict[str, Any]
 
 RESULTS = Path(__file__).resolve().parent / "results" / "audit"
-CONFIRMED = 10
-"""First seed that results are reported on; constants were chosen on smaller ones."""
+CONFIRMED = 20
+"""First seed that results are reported on. Constants were chosen on seeds 0 to 4; of 10 to 12 one clean set was accused, which is why parts
+have to be far apart as well, so those are not counted either."""
 RATES = (0.001, 0.01, 0.05, 0.1)
 ELIGIBLE = {"all-to-all": 1.0, "source-specific": 0.1, "clean-label": 0.1}
 """Share of a data set of ten classes that an attack can poison; .9 of the others."""
@@ -77,7 +78,7 @@ def poison_of(spec: Spec, data: Dataset, zoo: Path) -> Poison | None:
     return attack.poison(data.x_train, data.y_train, data.classes, rng, partial(adversarial, twin.eval()))
 
 
-def audited(spec: Spec, rate: float, zoo: Path) -> Row:
+def audited(spec: Spec, rate: float, zoo: Path, only: Sequence[str]) -> Row:
     """One training set: what each method names of it, and what is left of the attack without."""
     began = time.process_time()
     data = load(spec.dataset)
@@ -105,7 +106,7 @@ def audited(spec: Spec, rate: float, zoo: Path) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "train.npz", inputs=images, labels=labels)
         target = open_target(built.path, samples=Path(folder) / "train.npz")
-        for cls in modelguard_detectors():
+        for cls in (item for item in modelguard_detectors() if not only or item.id in only):
             outcome = run_detector(configure(cls, {"dataset": True}), target)
             named = np.zeros(len(bad), np.bool_)
             for finding in outcome.findings:
@@ -149,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
             spec = spec_of(arguments.dataset, arguments.arch, seed, attack, rate)
             if (spec.id, rate) in known:
                 continue
-            row = audited(spec, rate, arguments.zoo)
+            row = audited(spec, rate, arguments.zoo, arguments.method or ())
             with part.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             said = ", ".join(f"{name} {item['true']}/{item['named']}" for name, item in row["methods"].items() if item["named"])
@@ -211,11 +212,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("--zoo", type=Path, default=Path(__file__).resolve().parents[1] / "zoo")
-    parser.add_argument("--seeds", default="10-19")
+    parser.add_argument("--seeds", default="20-39")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--arch", default="mlp")
     parser.add_argument("--attack", action="append", choices=ATTACKS)
     parser.add_argument("--rate", action="append", type=float)
+    parser.add_argument("--method", action="append", help="only this method; repeatable")
     parser.add_argument("--no-clean", dest="clean", action="store_false")
     parser.add_argument("--only-clean", action="store_true")
     arguments = parser.parse_args()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from modelguard_triggers.facts import class_name, rounded, score
+from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.outliers import over_all
 
 from modelguard import Capability, Confidence, Detector, Finding, Measure, ScanContext, Target, option
@@ -36,7 +36,7 @@ class ActivationClustering(Detector):
     requires = frozenset({Capability.FORWARD, Capability.SAMPLES})
     rules = (CLUSTERED_PART,)
     shows = (
-        Measure("score", "score", "-log10 of the smallest p-value: the larger, the more suspicious."),
+        Measure("score", "score", "The largest silhouette of all classes: the larger, the more suspicious."),
         INDICES,
         CLASS,
         P_VALUE,
@@ -62,25 +62,19 @@ class ActivationClustering(Detector):
             values = components(data.features[places])  # (n, 10)
             member = two_means(values, rng)
             found = silhouette(values, member, rng)
+            indices = places[member]
+            rows.append({"class": label, "silhouette": rounded(found), "count": len(indices), "samples": len(places)})
+            if found < self.silhouette:
+                continue
             null = []
             for _ in range(self.draws):
                 context.check_deadline()
                 drawn = normal_like(values, rng)
                 null.append(silhouette(drawn, two_means(drawn, rng), rng))
             p = over_all(tail(found, np.array(null)), len(classes))
-            indices = places[member]
-            rows.append(
-                {
-                    "class": label,
-                    "silhouette": rounded(found),
-                    "p_value": rounded(p),
-                    "count": len(indices),
-                    "samples": len(places),
-                }
-            )
-            if p <= self.p_value and found >= self.silhouette:
+            if p <= self.p_value:
                 findings.append((label, indices.tolist(), found, p, len(places)))
-        context.summary(score=rounded(score(min((row["p_value"] for row in rows), default=1.0))), classes=rows, too_small=data.too_small())
+        context.summary(score=max((row["silhouette"] for row in rows), default=0.0), classes=rows, too_small=data.too_small())
         for label, indices, found, p, of in findings:
             yield Finding(
                 "MG4002",

@@ -1,7 +1,8 @@
-"""What an audit finds, leaves alone, misses, and refuses: through the detectors, on digits."""
+"""What an audit finds, leaves alone, misses, and refuses: through the detectors and the command, on digits."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -21,6 +22,7 @@ from modelguard_zoo.attacks import make_attack
 from torch import nn
 
 from modelguard import Detector, ModelOptions, OutputSpec, Samples, Target, configure
+from modelguard._cli import run
 from modelguard.report import Outcome, Status
 from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import check_detector, run_detector
@@ -82,23 +84,45 @@ def scores(outcome: Outcome, bad: np.ndarray) -> tuple[float, float]:
 
 PLANTED = {
     "badnets": {"size": 2, "at": (-2, -2), "fraction": 0.0556},
-    "blended": {"ratio": 0.3, "fraction": 0.0556},
     "all-to-all": {"size": 2, "at": (-2, -2), "fraction": 0.1},
 }
+NATURAL = (1, 9)
+"""Digits of scikit-learn that come in two kinds, which any model tells apart: ones with a foot, nines with a straight tail."""
 
 
 # spectral-signatures
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
-@pytest.mark.parametrize("attack", ["badnets", "blended"])
-def test_samples_with_a_trigger_are_named(built: Callable[..., Built], attack: str, seed: int) -> None:
-    target, bad = audit_of(built(attack, seed=seed, target=(3 * seed + 1) % 10, **PLANTED[attack]))
+def test_samples_with_a_trigger_are_named(built: Callable[..., Built], seed: int) -> None:
+    label = (4, 7, 0)[seed - 1]
+    target, bad = audit_of(built("badnets", seed=seed, target=label, **PLANTED["badnets"]))
     outcome = audit(SpectralSignatures, target)
-    precision, recall = scores(outcome, bad)
-    assert precision >= 0.8
-    assert recall >= 0.8
-    assert next(item.name for item in outcome.findings[0].attachments).startswith("sample ")
+    finding = next(item for item in outcome.findings if item.evidence["class"] == label)
+    indices = finding.evidence["indices"]
+    assert np.mean(bad[indices]) >= 0.9
+    assert bad[indices].sum() >= 0.9 * bad.sum()
+    assert all(item.name.startswith("sample ") for item in finding.attachments)
+    assert len(finding.attachments) == 4
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=SLOW)])
+def test_all_to_all_is_named_in_most_classes(built: Callable[..., Built], seed: int) -> None:
+    target, bad = audit_of(built("all-to-all", seed=seed, **PLANTED["all-to-all"]))
+    outcome = audit(SpectralSignatures, target)
+    found = [item.evidence for item in outcome.findings if item.evidence["class"] not in NATURAL]
+    assert len(found) >= 6
+    places = [index for item in found for index in item["indices"]]
+    assert np.mean(bad[places]) >= 0.9
+
+
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
+def test_clean_classes_are_left_alone_but_for_natural_kinds(built: Callable[..., Built], seed: int) -> None:
+    """Documented: two natural kinds under one label look like poison."""
+    target, _ = audit_of(built(seed=seed))
+    outcome = audit(SpectralSignatures, target)
+    assert {item.evidence["class"] for item in outcome.findings} <= set(NATURAL)
+    assert [row["class"] for row in outcome.summary["classes"]] == list(range(10))
 
 
 def test_one_poisoned_sample_in_a_class_is_missed(built: Callable[..., Built]) -> None:
@@ -226,3 +250,102 @@ def test_no_runnable_model_leaves_only_consistency(built: Callable[..., Built], 
     assert audit(SpectralSignatures, bare).status is Status.SKIPPED
     assert audit(DataConsistency, bare).status is Status.COMPLETED
     assert ModelOptions().factory is None
+
+
+# modelguard audit-data
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """``say(*arguments)``: exit code, standard output and standard error of `modelguard audit-data`."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run(["audit-data", *map(str, arguments), "--threads", "1"])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def saved(path: Path, inputs: np.ndarray, labels: np.ndarray | None) -> Path:
+    np.savez(path, inputs=inputs, **({} if labels is None else {"labels": labels}))
+    return path
+
+
+def test_poison_is_named_and_written_down(built: Callable[..., Built], tmp_path: Path, say: Say) -> None:
+    model = built("badnets", seed=1, target=4, **PLANTED["badnets"])
+    images, labels, bad = training_set(model)
+    data, drop = saved(tmp_path / "train.npz", images, labels), tmp_path / "drop.txt"
+    code, out, err = say(
+        data, "--model", model.path, "--method", "spectral-signatures", "--drop", drop, "-o", f"json={tmp_path / 'audit.json'}"
+    )
+    assert code == 1, out + err
+    assert "MG4001" in out
+    places = [int(line) for line in drop.read_text().splitlines()]
+    assert places == sorted(set(places))
+    assert bad[places].sum() >= 0.9 * bad.sum()
+    document = json.loads((tmp_path / "audit.json").read_text())
+    assert 4 in [item["evidence"]["class"] for item in document["outcomes"][0]["findings"]]
+
+
+def test_a_clean_set_passes(built: Callable[..., Built], tmp_path: Path, say: Say) -> None:
+    model = built(seed=1)
+    data = saved(tmp_path / "train.npz", *digits())
+    code, out, err = say(data, "--model", model.path, "--method", "data-consistency", "--drop", tmp_path / "drop.txt")
+    assert code == 0, out + err
+    assert (tmp_path / "drop.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--method", "magic"), "there is no such method"),
+        (("--option", "magic.p_value=1"), "is not ID.name=value"),
+        (("--option", "spectral-signatures.p_value=2"), "p_value"),
+        (("-o", "json"), "is not FORMAT=PATH"),
+        (("--drop", "no/such/folder/drop.txt"), "does not exist"),
+        (("--policy", "builtin:nothing"), "nothing"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(
+    built: Callable[..., Built], tmp_path: Path, say: Say, arguments: tuple[str, ...], word: str
+) -> None:
+    data = saved(tmp_path / "train.npz", *digits())
+    code, out, err = say(data, "--model", built(seed=1).path, *arguments)
+    assert (code, out) == (2, "")
+    assert word in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_nothing_that_is_read_is_overwritten(built: Callable[..., Built], tmp_path: Path, say: Say) -> None:
+    model = built(seed=1).path
+    data = saved(tmp_path / "train.npz", *digits())
+    before = data.read_bytes()
+    for arguments in (("--drop", data), ("-o", f"json={data}"), ("--drop", model / "record.json")):
+        code, _, err = say(data, "--model", model, *arguments)
+        assert code == 2
+        assert "is read by this command" in err
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["no labels", "one class", "shape", "missing"])
+def test_a_data_set_that_cannot_be_audited_is_no_pass(built: Callable[..., Built], tmp_path: Path, say: Say, kind: str) -> None:
+    images, labels = digits()
+    made = {
+        "no labels": (images, None),
+        "one class": (images[labels == 2], labels[labels == 2]),
+        "shape": (images[:, :, :5], labels),
+    }
+    data = saved(tmp_path / "train.npz", *made[kind]) if kind in made else tmp_path / "missing.npz"
+    code, out, err = say(data, "--model", built(seed=1).path, "--method", "spectral-signatures", "--drop", tmp_path / "drop.txt")
+    assert code in (2, 3)
+    assert (out + err).strip()
+    assert not (tmp_path / "drop.txt").exists() or (tmp_path / "drop.txt").read_text() == ""
+
+
+def test_help_says_what_the_exit_codes_mean(say: Say) -> None:
+    code, out, _ = say("--help")
+    assert code == 0
+    assert "1 suspicious samples by policy" in out
