@@ -47,7 +47,8 @@ HARMFUL = Rule(
     "samples that make a classifier worse at samples like them",
     Severity.LOW,
     "A linear classifier over the inputs or the model's features errs more on held-out samples with these samples in its training set than "
-    "without them, by more than chance explains. Wrong labels do that, and so does poison that works by wrong labels.",
+    "without them, by far more than because of other samples. Extreme samples with wrong labels do that; a wrong label among many does "
+    "too little harm to be named.",
     "Check the labels of the samples named.",
     lookalikes="Hard samples at the border of two classes.",
 )
