@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> None:
     part = RESULTS / f"{arguments.dataset}-{arguments.arch}.jsonl"
     part.parent.mkdir(parents=True, exist_ok=True)
     known = {(row["model"], row["rate"]) for row in rows([part])}
-    wanted = [(None, 0.0)] if arguments.clean else []
+    wanted: list[tuple[str | None, float]] = [(None, 0.0)] if arguments.clean else []
     wanted += (
         [(attack, rate) for attack in arguments.attack or ATTACKS for rate in arguments.rate or RATES] if not arguments.only_clean else []
     )

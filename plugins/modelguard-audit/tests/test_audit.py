@@ -311,7 +311,10 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 def saved(path: Path, inputs: np.ndarray, labels: np.ndarray | None) -> Path:
-    np.savez(path, inputs=inputs, **({} if labels is None else {"labels": labels}))
+    if labels is None:
+        np.savez(path, inputs=inputs)
+    else:
+        np.savez(path, inputs=inputs, labels=labels)
     return path
 
 
