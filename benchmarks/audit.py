@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from modelguard_audit._cli import NAMED
 from modelguard_audit.hooks import modelguard_detectors
 from modelguard_zoo import Spec, build_model
 from modelguard_zoo._data import Dataset, load
@@ -31,6 +30,7 @@ from modelguard_zoo._train import SCHEDULES, adversarial, fit, measure, new_mode
 from modelguard_zoo.attacks import Poison, make_attack
 
 from modelguard import configure
+from modelguard._cli.audit_data import NAMED
 from modelguard.testing.checkpoints import open_target
 from modelguard.testing.conformance import run_detector
 

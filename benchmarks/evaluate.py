@@ -33,16 +33,18 @@ TURNS = 3
 def prepare(folder: Path, count: int) -> dict[str, str]:
     """A model, ``count`` samples and a trigger in ``folder``; the detector's options."""
     torch.manual_seed(0)
+    model = resnet8(3, 32, 10).eval()
+    rng = np.random.default_rng(0)
+    images = (rng.random((count, 3, 1, 1)) * rng.random((count, 3, 32, 32))).astype(np.float32)
+    last = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.sub_(model(torch.from_numpy(images[:256])).mean(0))  # so that it names more than one class
     torch.onnx.export(
-        resnet8(3, 32, 10).eval(), (torch.zeros(2, 3, 32, 32),), str(folder / "model.onnx"), dynamo=False,
+        model, (torch.zeros(2, 3, 32, 32),), str(folder / "model.onnx"), dynamo=False,
         input_names=["x"], output_names=["logits"], dynamic_axes={"x": {0: "N"}, "logits": {0: "N"}},
     )  # fmt: skip
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 3, 32, 32)).astype(np.float32)
     np.savez(folder / "samples.npz", inputs=images)
-    named = (
-        open_target(folder, samples=folder / "samples.npz").model.predict(images).argmax(1)
-    )  # what it does not agree with it is not asked
+    named = open_target(folder, samples=folder / "samples.npz").model.predict(images).argmax(1)
     np.savez(folder / "samples.npz", inputs=images, labels=named)
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[-4:, -4:] = 255

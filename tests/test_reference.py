@@ -78,7 +78,7 @@ def test_the_threat_model_says_of_every_detector_what_it_cannot_see_and_which_te
         assert row[2].strip(), row
         assert set(row[3].split(", ")) <= listed.keys(), row
     named = {item for path in PAGES for item in re.findall(r"AML\.T\d{4}(?:\.\d{3})?", path.read_text(encoding="utf-8"))}
-    assert named - listed.keys() == {"AML.T0020"}, "named as not covered"
+    assert named <= listed.keys()
 
 
 def test_every_hook_is_documented() -> None:

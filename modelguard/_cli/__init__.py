@@ -28,6 +28,7 @@ COMMANDS = {
     "fleet": "Scan many models, and sum them up.",
     "diff": "Compare a checkpoint with a reference: what was done to the weights.",
     "evaluate": "Say what a trigger that you know does to a model.",
+    "audit-data": "Look for poisoned samples in a training set.",
     "model": "Show how a checkpoint runs: inputs, classes, layers, parity.",
     "report": "Render or re-judge a stored JSON report.",
     "policy": "Write, validate, show and evaluate policy files.",
@@ -59,7 +60,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            command: click.Command = import_module(f"modelguard._cli.{cmd_name}").command
+            command: click.Command = import_module(f"modelguard._cli.{cmd_name.replace('-', '_')}").command
             return command
         return plugin_commands(strict=True).get(cmd_name)
 

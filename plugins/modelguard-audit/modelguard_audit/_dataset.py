@@ -22,7 +22,6 @@ LEAST = 40
 """Samples of a class below which it is not looked at: two parts of fewer cannot be told from chance."""
 DIMENSIONS = 256
 """Features beyond these are replaced by their leading principal components."""
-ELSEWHERE = "audits a training set, and a scan's samples are clean ones: use `modelguard audit-data`"
 BATCH = 256
 
 
@@ -51,10 +50,8 @@ class Evidence:
         return [int(label) for label in np.flatnonzero((counts > 0) & (counts < LEAST))]
 
 
-def required_labels(target: Target, dataset: bool) -> Integers:
-    """(N,) labels as given. Raises :class:`~modelguard.Skip` in an ordinary scan, and without labels of at least two classes."""
-    if not dataset:
-        raise Skip(ELSEWHERE)
+def required_labels(target: Target) -> Integers:
+    """(N,) labels as given. Raises :class:`~modelguard.Skip` without labels of at least two classes."""
     if target.samples is None or target.samples.labels is None:
         raise Skip("the data set has no labels, and what is looked for is samples that do not fit theirs: give labels")
     if len(np.unique(target.samples.labels)) < 2:
@@ -62,9 +59,9 @@ def required_labels(target: Target, dataset: bool) -> Integers:
     return target.samples.labels
 
 
-def evidence(target: Target, context: ScanContext, dataset: bool) -> Evidence:
+def evidence(target: Target, context: ScanContext) -> Evidence:
     """What the model makes of the data set, made once for all methods. Raises :class:`~modelguard.Skip` where it cannot be."""
-    required_labels(target, dataset)
+    required_labels(target)
     model, samples = target.model, target.samples
     assert samples is not None
     require_classifier(model, least=2)

@@ -34,6 +34,7 @@ class ActivationClustering(Detector):
 
     id = "activation-clustering"
     requires = frozenset({Capability.FORWARD, Capability.SAMPLES})
+    on_request = True
     rules = (CLUSTERED_PART,)
     shows = (
         Measure("score", "score", "The largest silhouette of all classes: the larger, the more suspicious."),
@@ -45,13 +46,12 @@ class ActivationClustering(Detector):
         Measure("silhouette", "silhouette", "How much nearer activations are to their own cluster than to the other, -1 to 1."),
     )
 
-    dataset: bool = option(False, "the samples are a training set to audit; without it nothing is looked at")
     p_value: float = option(0.01, "name samples at or below this probability, corrected for all classes", gt=0, le=0.5, judges=True)
     silhouette: float = option(0.45, "and where the silhouette is at least this", ge=-1, le=1, judges=True)
     draws: int = option(10, "normal data sets that each class is compared with", ge=5)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        data = evidence(target, context, self.dataset)
+        data = evidence(target, context)
         classes = data.classes()
         rows, findings = [], []
         for done, label in enumerate(classes):

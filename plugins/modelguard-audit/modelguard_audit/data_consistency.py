@@ -29,6 +29,7 @@ class DataConsistency(Detector):
 
     id = "data-consistency"
     requires = frozenset({Capability.SAMPLES})
+    on_request = True
     rules = (CONTRADICTION, DUPLICATES)
     shows = (
         Measure("score", "score", "How many samples have an equal one with another label."),
@@ -38,11 +39,10 @@ class DataConsistency(Detector):
         Measure("groups", "groups", "Sets of samples that are equal."),
     )
 
-    dataset: bool = option(False, "the samples are a training set to audit; without it nothing is looked at")
     near: float = option(0.02, "samples nearer than this share of the median distance are the same", ge=0, le=1)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        labels = required_labels(target, self.dataset)
+        labels = required_labels(target)
         samples = target.samples
         assert samples is not None
         context.check_deadline()

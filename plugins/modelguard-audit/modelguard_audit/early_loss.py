@@ -39,6 +39,7 @@ class EarlyLoss(Detector):
 
     id = "early-loss"
     requires = frozenset({Capability.FORWARD, Capability.SAMPLES})
+    on_request = True
     rules = (LEARNED_FIRST,)
     shows = (
         Measure("score", "score", "-log10 of the smallest p-value: the larger, the more suspicious."),
@@ -50,12 +51,11 @@ class EarlyLoss(Detector):
         Measure("ratio", "separation", "Variance between the losses of the two parts of a class over that within them."),
     )
 
-    dataset: bool = option(False, "the samples are a training set to audit; without it nothing is looked at")
     p_value: float = option(0.01, "name samples at or below this probability, corrected for all classes", gt=0, le=0.5, judges=True)
     probes: int = option(3, "probes trained, from different starts, whose losses are averaged", ge=1)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        labels = required_labels(target, self.dataset)
+        labels = required_labels(target)
         inputs = reduced(plain_inputs(target))
         inputs = (inputs - inputs.mean(0)) / max(float(inputs.std()), 1e-12)
         seeds = context.rng("probes").integers(0, 2**31, self.probes)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from modelguard import hookimpl
 
 if TYPE_CHECKING:
-    import click
-
     from modelguard import Detector
 
 
@@ -22,10 +20,3 @@ def modelguard_detectors() -> Iterable[type[Detector]]:
     from modelguard_audit.spectral_signatures import SpectralSignatures
 
     return [ActivationClustering, DataConsistency, EarlyLoss, Roni, SpectralSignatures]
-
-
-@hookimpl
-def modelguard_commands() -> Iterable[click.Command]:
-    from modelguard_audit._cli import audit_data
-
-    return [audit_data]

@@ -28,6 +28,7 @@ class Roni(Detector):
 
     id = "roni"
     requires = frozenset({Capability.FORWARD, Capability.SAMPLES})
+    on_request = True
     rules = (HARMFUL,)
     shows = (
         Measure("score", "score", "The largest impact, in the spread of all: the larger, the more suspicious."),
@@ -37,12 +38,11 @@ class Roni(Detector):
         Measure("impact", "impact", "How much worse the classifier is with the sample than without, in the spread of all samples."),
     )
 
-    dataset: bool = option(False, "the samples are a training set to audit; without it nothing is looked at")
     features: str = option("inputs", "what the classifier sees: inputs, or model for the model's last features")
     deviations: float = option(8.0, "name samples whose impact is so many spreads (1.4826 MAD) above the median", gt=0, judges=True)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        data = evidence(target, context, self.dataset)
+        data = evidence(target, context)
         values = data.features if self.features == "model" else reduced(plain_inputs(target))
         context.check_deadline()
         impact = impacts(values, data.labels, context.rng("folds"))  # (N,)

@@ -38,6 +38,7 @@ class SpectralSignatures(Detector):
 
     id = "spectral-signatures"
     requires = frozenset({Capability.FORWARD, Capability.SAMPLES})
+    on_request = True
     rules = (SPECTRAL_PART,)
     shows = (
         Measure("score", "score", "The largest separation of all classes: the larger, the more suspicious."),
@@ -54,14 +55,13 @@ class SpectralSignatures(Detector):
         Measure("layer", "layer", "The layer whose activations are the features."),
     )
 
-    dataset: bool = option(False, "the samples are a training set to audit; without it nothing is looked at")
     p_value: float = option(0.01, "name samples at or below this probability, corrected for all classes", gt=0, le=0.5, judges=True)
     ratio: float = option(RATIO, "and where parts are apart by at least this ratio of variances", gt=0, judges=True)
     distance: float = option(DISTANCE, "and by at least so many standard deviations", gt=0, judges=True)
     draws: int = option(10, "normal data sets that each class is compared with", ge=5)
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
-        data = evidence(target, context, self.dataset)
+        data = evidence(target, context)
         residuals, keep = usual(data.features, data.labels)
         classes = data.classes()
         rows, findings = [], []

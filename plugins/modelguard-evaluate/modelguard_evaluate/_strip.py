@@ -20,7 +20,7 @@ Images = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 OVERLAYS = 20
 """Clean images that are laid over each: as many as the Adversarial Robustness Toolbox takes (its ``STRIPMixin``)."""
-IMAGES = 30
+IMAGES = 24
 """Images of either kind."""
 REJECTED = 0.01
 """Part of clean images whose entropy may lie below the boundary (section 4): the quantile of a normal fitted to theirs."""
