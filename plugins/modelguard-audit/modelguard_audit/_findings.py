@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from modelguard_triggers.facts import class_name, rounded
+from modelguard_triggers.facts import rounded
 
 from modelguard import Attachment, Chart, Measure, exhibit
 
 if TYPE_CHECKING:
-    from modelguard import RunnableModel, Target
+    from modelguard import Target
 
 SHOWN = 4
 """Pictures that go with a finding."""
@@ -38,11 +38,10 @@ def pictures(target: Target, indices: Sequence[int]) -> tuple[Attachment, ...]:
     return tuple(exhibit(f"sample {index}", images[index], model.input.low, model.input.high) for index in chosen)
 
 
-def facts(model: RunnableModel, label: int, indices: Sequence[int], **numbers: float) -> dict[str, Any]:
+def facts(label: int, indices: Sequence[int], **numbers: float) -> dict[str, Any]:
     """The evidence of a finding about one class."""
     return {
         "class": label,
-        "class_name": class_name(model, label),
         "count": len(indices),
         "indices": [int(index) for index in indices],
         **{name: rounded(value) for name, value in numbers.items()},

@@ -81,7 +81,7 @@ class ActivationClustering(Detector):
                 f"the activations of {len(indices)} of {of} samples labelled {class_name(target.model, label)} form a cluster of their own "
                 f"(silhouette {found:.2f}, p = {p:.2g}); a hint, no verdict",
                 confidence=Confidence.LOW,
-                evidence=facts(target.model, label, indices, p_value=p, silhouette=found),
+                evidence=facts(label, indices, p_value=p, silhouette=found),
                 attachments=pictures(target, indices),
                 key=f"class {label}",
             )

@@ -81,7 +81,7 @@ class EarlyLoss(Detector):
                 f"a fresh probe learns {len(indices)} of {of} samples labelled {class_name(target.model, label)} long before the others "
                 f"(p = {p:.2g}); a hint, no verdict",
                 confidence=Confidence.LOW,
-                evidence=facts(target.model, label, indices, p_value=p, ratio=ratio),
+                evidence=facts(label, indices, p_value=p, ratio=ratio),
                 attachments=pictures(target, indices),
                 key=f"class {label}",
             )

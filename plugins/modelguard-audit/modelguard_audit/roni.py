@@ -59,7 +59,7 @@ class Roni(Detector):
                 f"{len(indices)} samples labelled {class_name(target.model, label)} make a linear classifier worse at samples like them; "
                 "a hint, no verdict",
                 confidence=Confidence.LOW,
-                evidence=facts(target.model, label, indices.tolist(), impact=float(z[indices].max())),
+                evidence=facts(label, indices.tolist(), impact=float(z[indices].max())),
                 attachments=pictures(target, indices.tolist()),
                 key=f"class {label}",
             )

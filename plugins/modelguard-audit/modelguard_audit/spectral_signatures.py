@@ -103,7 +103,7 @@ class SpectralSignatures(Detector):
                 f"{len(indices)} of {of} samples labelled {class_name(target.model, label)} are set apart by one direction of the "
                 f"model's features: {parts.distance:.1f} standard deviations between the two parts (p = {p:.2g})",
                 confidence=Confidence.HIGH if data.fit >= FITS else Confidence.LOW,
-                evidence=facts(target.model, label, indices, p_value=p, ratio=parts.ratio, distance=parts.distance),
+                evidence=facts(label, indices, p_value=p, ratio=parts.ratio, distance=parts.distance),
                 attachments=pictures(target, indices),
                 key=f"class {label}",
             )
