@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,6 +33,12 @@ DETECTORS = ("weight-diff", "reference-files")
 @policy_option
 @identity_option
 @click.option("--option", "options", multiple=True, metavar="ID.NAME=VALUE", help="Set a detector's option. Repeatable.")
+@click.option(
+    "--updates",
+    metavar="DIR",
+    shell_complete=_complete.files,
+    help="Folder of client updates (federated learning) that made TARGET: one safetensors file each, a change or a whole model.",
+)
 @click.option("--digest", is_flag=True, help="Also hash every file, so that the report can be matched with others.")
 @click.option("--download", is_flag=True, help="Download remote artifacts whole instead of reading only what differs.")
 @run_options
@@ -44,6 +51,7 @@ def command(
     policy: str | None,
     identity: str | None,
     options: tuple[str, ...],
+    updates: str | None,
     digest: bool,
     download: bool,
     run: RunOptions,
@@ -64,13 +72,17 @@ def command(
         output = replace(output, stdout_format="diff-all" if every else "diff")
     elif every:
         raise UsageError("--all", f"cannot be combined with --format {output.stdout_format}", "every tensor is in that format anyway")
+    chosen = parse_detector_options(options)
+    if updates is not None:
+        _check(updates)
+        chosen.setdefault("weight-diff", {})["updates"] = updates
     prepared = prepare(
         ScanArguments(
             target=target,
             reference=reference,
             policy=policy,
             detectors=DETECTORS,
-            options=parse_detector_options(options),
+            options=chosen,
             run=run,
             without=without,
             identity=identity,
@@ -79,3 +91,24 @@ def command(
         )
     )
     return perform(prepared, output, (target, reference, policy), quiet)
+
+
+def _check(updates: str) -> None:
+    """Raise :class:`UsageError` where the folder of updates cannot hold any."""
+    from modelguard._diff.updates import LEAST
+
+    try:
+        place = Path(updates).resolve(strict=True)
+        count = sum(1 for path in place.rglob("*.safetensors"))
+        folder = place.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        cause = (
+            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+        )
+        raise UsageError(f"--updates {updates}", cause, "name a folder with one safetensors file a client") from error
+    if not folder:
+        raise UsageError(f"--updates {updates}", "is no folder", "name a folder with one safetensors file a client")
+    if count < LEAST:
+        raise UsageError(
+            f"--updates {updates}", f"holds {count} safetensors files", f"at least {LEAST} are needed to compare one with the others"
+        )

@@ -7,17 +7,18 @@ anything in; where it loses a row, the row is not what the reference has.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from modelguard._diff.changes import Beyond, BlockQuantized, Change, RowsBeyond
+from modelguard._diff.changes import Beyond, BlockQuantized, Change, FlipsBeyond, RowsBeyond, Touched
 from modelguard._diff.classify import SPARSE
 from modelguard._diff.grid import widen
 from modelguard._diff.operand import Operand
 from modelguard._diff.probe import blocks, spiked
-from modelguard._diff.stream import Statistics
+from modelguard._diff.stream import POSITIONS, Statistics
 from modelguard.checkpoint import Quantization
 
 TOLERANCE = 1e-3
@@ -26,6 +27,8 @@ UNDERFLOW = 2.0**-25
 """Half of the smallest float16: what keeping a scale in one moves a level by, for each level from zero, where weights are that small."""
 LOST = 0.9
 """What a row may lose of its norm, and still be the reference quantised."""
+FLIPPED = 4
+"""Bit of a code that a flip has to reach to be told from another small change: it moves an entry by 16 steps."""
 FAINT = 0.01
 """Norm of a row, to the root mean square of all, under which nothing is said of what it loses."""
 
@@ -45,11 +48,12 @@ def quantized_by_block(
     """
     rows, columns = after.matrix.shape
     group = quantization.group
-    beyond = np.zeros(rows, bool)
+    beyond, only_lost = np.zeros(rows, bool), np.zeros(rows, bool)
     shown = bool(np.isfinite(quantization.reach)) and not quantization.together
     faint = FAINT * (statistics.sums.ww / max(1, rows)) ** 0.5
     slack = UNDERFLOW * 2.0**quantization.bits
     factors = _factors(before, after, check) if quantization.inputs else None
+    off_by: list[tuple[int, float]] | None = [] if shown and not quantization.relative else None
     for part in blocks(after):
         check()
         w, target = widen(np.ascontiguousarray(before.matrix[part])), widen(np.ascontiguousarray(after.matrix[part]))
@@ -68,14 +72,42 @@ def quantized_by_block(
                 # Written so that a NaN fails.
                 near = off <= ((quantization.reach + TOLERANCE) * step + slack if shown else high - low)
                 far = ~near.reshape(len(w), columns).all(axis=1)
+                if off_by is not None:
+                    where = np.flatnonzero(~near)
+                    steps = ((target.reshape(-1, group) - nearest) / step).reshape(-1)
+                    room = POSITIONS + 1 - len(off_by)
+                    off_by += [(part.start * columns + int(at), float(steps[at])) for at in where[:room]]
             lost = np.linalg.norm(target - w, axis=1) > LOST * np.maximum(np.linalg.norm(w, axis=1), faint)
-        beyond[part] = far | lost
+        beyond[part], only_lost[part] = far | lost, lost & ~far
     count = int(np.count_nonzero(beyond))
     if not count and (shown or factors is not None or not _structured(statistics)):
         return BlockQuantized(quantization.type, quantization.bits, shown)
+    if off_by and len(off_by) <= min(POSITIONS, SPARSE * rows * columns) and not np.any(only_lost):
+        if (flips := _flipped(off_by, quantization)) is not None:
+            return flips
+        if count > max(1, int(SPARSE * rows)):
+            return RowsBeyond("entry", len(off_by), tuple(at for at, _ in off_by), quantization.type)
     if rows >= 4 and 0 < count <= max(1, int(SPARSE * rows)):
         return RowsBeyond("row", count, tuple(int(row) for row in np.flatnonzero(beyond)[:64]), quantization.type)
     return Beyond(quantization.type, count or rows)
+
+
+def _flipped(off_by: list[tuple[int, float]], quantization: Quantization) -> FlipsBeyond | None:
+    """The bits that were flipped, where every entry is as many steps off as one bit of its code is worth.
+
+    An entry is known up to half a step, so low bits look like any small change: one bit at least has to be worth ``FLIPPED`` steps.
+    """
+    flips = []
+    for at, steps in off_by:
+        bit = int(np.rint(np.log2(max(abs(steps), 1.0)))) if np.isfinite(steps) else quantization.bits
+        if bit >= quantization.bits or abs(abs(steps) - 2.0**bit) > 0.5 + TOLERANCE:
+            return None
+        flips.append((at, (bit,)))
+    if max(bits[0] for _, bits in flips) < FLIPPED:
+        return None
+    by_bit = Counter(bits[0] for _, bits in flips)
+    touched = Touched(None, None, tuple(sorted(by_bit.items())))
+    return FlipsBeyond(tuple(flips), (("code", len(flips)),), len(flips), quantization.type, touched=touched)
 
 
 def _factors(before: Operand, after: Operand, check: Callable[[], None]) -> npt.NDArray[np.float64]:

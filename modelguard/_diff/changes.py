@@ -192,19 +192,41 @@ class LowRank(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class Touched:
+    """Where a small change lies.
+
+    ``rows`` and ``columns`` count those of a matrix with a changed entry (None of a vector), ``bits`` the entries that differ in each bit
+    (0 is the lowest).
+    """
+
+    rows: int | None
+    columns: int | None
+    bits: tuple[tuple[int, int], ...]
+
+    def evidence(self) -> dict[str, Any]:
+        lines = {} if self.rows is None else {"rows_touched": self.rows, "columns_touched": self.columns}
+        return lines | {
+            "bits_flipped": sum(count for _, count in self.bits),
+            "flipped_by_bit": {str(bit): count for bit, count in self.bits},
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RowEdit(Change):
     """``count`` lines along ``axis`` (row, column, entry) changed; ``indices`` are the first 64."""
 
     axis: str
     count: int
     indices: tuple[int, ...]
+    touched: Touched | None = field(default=None, kw_only=True)
 
     kind = "row-edit"
     rule = "MG1116"
     telling = True
 
     def evidence(self) -> dict[str, Any]:
-        return {"axis": self.axis, "count": self.count, "indices": list(self.indices)}
+        where = self.touched.evidence() if self.touched is not None else {}
+        return {"axis": self.axis, "count": self.count, "indices": list(self.indices)} | where
 
     def sentence(self, name: str, changed: int, size: str) -> str:
         plural = f"{self.axis[:-1]}ies" if self.axis.endswith("y") else f"{self.axis}s"
@@ -213,7 +235,7 @@ class RowEdit(Change):
 
 @dataclass(frozen=True, slots=True)
 class RowsBeyond(RowEdit):
-    """The reference quantised to block-quantised ``type``, except that in ``count`` rows it is not."""
+    """The reference quantised to block-quantised ``type``, except that in ``count`` rows (or, as ``axis`` says, entries) it is not."""
 
     type: str
 
@@ -221,8 +243,9 @@ class RowsBeyond(RowEdit):
         return {"axis": self.axis, "count": self.count, "indices": list(self.indices), "type": self.type}
 
     def sentence(self, name: str, changed: int, size: str) -> str:
-        rows = "row is" if self.count == 1 else "rows are"
-        return f"{name} is the reference quantised to {self.type}, but {self.count} {rows} something else ({size})"
+        one, more = ("entry", "entries") if self.axis == "entry" else ("row", "rows")
+        lines = f"{one} is" if self.count == 1 else f"{more} are"
+        return f"{name} is the reference quantised to {self.type}, but {self.count} {lines} something else ({size})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +255,7 @@ class BitFlips(Change):
     flips: tuple[tuple[int, tuple[int, ...]], ...]
     fields: tuple[tuple[str, int], ...]
     single_bit: int
+    touched: Touched | None = field(default=None, kw_only=True)
 
     kind = "bit-flips"
     rule = "MG1117"
@@ -239,11 +263,26 @@ class BitFlips(Change):
 
     def evidence(self) -> dict[str, Any]:
         flips = [{"entry": entry, "bits": list(bits)} for entry, bits in self.flips]
-        return {"flips": flips, "fields": dict(self.fields), "single_bit": self.single_bit}
+        where = self.touched.evidence() if self.touched is not None else {}
+        return {"flips": flips, "fields": dict(self.fields), "single_bit": self.single_bit} | where
 
     def sentence(self, name: str, changed: int, size: str) -> str:
         where = ", ".join(f"{count} {part}" for part, count in sorted(self.fields))
         return f"{name}: {changed} entries differ by single bits ({where})"
+
+
+@dataclass(frozen=True, slots=True)
+class FlipsBeyond(BitFlips):
+    """The reference quantised to ``type``, except that entries are off by what one bit of their code is worth."""
+
+    type: str
+
+    def evidence(self) -> dict[str, Any]:
+        return BitFlips.evidence(self) | {"type": self.type}
+
+    def sentence(self, name: str, changed: int, size: str) -> str:
+        codes = f"{len(self.flips)} {'code is' if len(self.flips) == 1 else 'codes are'}"
+        return f"{name} is the reference quantised to {self.type}, but {codes} off by a single bit ({size})"
 
 
 @dataclass(frozen=True, slots=True)

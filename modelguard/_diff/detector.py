@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modelguard._diff import rules
@@ -15,6 +16,7 @@ from modelguard._diff.names import is_embedding, is_head
 from modelguard._diff.pairing import Place
 from modelguard._diff.shows import SHOWS
 from modelguard._diff.tokens import token_names
+from modelguard._diff.updates import Updates, scaled, told
 from modelguard._inputs.config import artifact_json
 from modelguard.artifact import Artifact
 from modelguard.checkpoint import TensorInfo
@@ -35,13 +37,18 @@ class WeightDiff(Detector):
     requires = frozenset({Capability.WEIGHTS, Capability.REFERENCE})
     rules = rules.RULES
     shows = SHOWS
+    keeps_with_options = False  # the folder of updates may hold other files tomorrow
 
     max_rank: int = option(64, "largest rank that is looked for in a change", ge=1, le=256)
     max_findings: int = option(20, "findings of one rule; the summary always lists every tensor", ge=1)
+    updates: str | None = option(None, "folder of client updates of federated learning: one safetensors file a client")
 
     def detect(self, target: Target, context: ScanContext) -> Iterator[Finding]:
         if target.reference is None or not target.reference.checkpoints:
             raise Skip("the reference holds no readable checkpoint")
+        clients = (
+            None if self.updates is None else Updates.open(str((context.folder or Path()) / self.updates), target.reference.checkpoints)
+        )
         diff = diff_checkpoints(
             target.reference.checkpoints,
             target.checkpoints,
@@ -53,12 +60,19 @@ class WeightDiff(Detector):
             check=context.check_deadline,
             progress=context.progress,
         )
+        sent = clients.compare(target.reference.checkpoints, target.checkpoints, context.check_deadline) if clients is not None else None
         context.summary(**summary(diff))
         yield from self._structure(diff)
         yield from self._graphs(diff)
         yield from self._tensors(diff, target.artifact)
         if (found := _of_model(diff.change)) is not None:
             yield found
+        if sent is not None:
+            context.summary(**told(diff.change, sent))
+            for item in self._capped(scaled(sent)):
+                context.summary(score=max(score(diff), _SCORE[rules.SEVERITY["MG1218"]]))
+                evidence = {**item.plain(), "updates": len(sent), **_more(scaled(sent), self.max_findings)}
+                yield Finding("MG1218", item.sentence(), Confidence.HIGH, evidence=evidence, key=item.name)
 
     def _structure(self, diff: ModelDiff) -> Iterator[Finding]:
         for rule, places, phrase in (

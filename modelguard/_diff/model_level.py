@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelguard._diff import names
-from modelguard._diff.changes import Change, Dense, LowRank, NotCompared, Pruned, Quantized, RowEdit, Scaled, Unrelated
+from modelguard._diff.changes import BitFlips, Change, Dense, LowRank, NotCompared, Pruned, Quantized, RowEdit, Scaled, Unrelated
+from modelguard._diff.classify import CODES
 from modelguard._diff.rules import SEVERITY
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ KINDS = {
         ModelKind("merge", "MG1214", False, _covering(Dense, Unrelated)),
         ModelKind("unrelated", "MG1215", False, _covering(Dense, Unrelated)),
         ModelKind("mixed", "MG1216", False),
+        ModelKind("scaled-update", "MG1218"),
     )
 }
 MOST = 0.9
@@ -223,8 +225,12 @@ def _uniform(real: Sequence[TensorDiff], matrices: Sequence[str]) -> ModelChange
         count, other = sum(1 for item in real if item.is_matrix), sum(1 for item in vectors if item.kind != kind)
         what = f"{count} of {_count(len(matrices), 'matrix', 'matrices')} {_UNIFORM[kind]}"
         return ModelChange(kind, what, rest=f"{_count(other, 'vector', 'vectors')} moved no further, and nothing else changed")
-    if kinds == {"row-edit"}:
-        places = sum(item.change.count for item in real if isinstance(item.change, RowEdit))
+    if kinds <= {"row-edit", "bit-flips"}:
+        flips = sum(item.change.single_bit for item in real if isinstance(item.change, BitFlips))
+        if flips >= CODES * sum(item.changed for item in real):
+            where = _count(len(real), "tensor", "tensors")
+            return ModelChange("bit-flips", f"{flips} entries in {where} differ by single flipped bits", rest="only a few others changed")
+        places = sum(item.change.count if isinstance(item.change, RowEdit) else item.changed for item in real)
         lines = _count(places, "row, column or entry", "rows, columns or entries")
         what = f"only {lines} in {_count(len(real), 'tensor', 'tensors')} changed"
         return ModelChange("row-edit", what, rest="all others are bit-equal")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelguard._diff.changes import Scaled
-from modelguard._diff.grid import F64, FLOATS, Array, narrow, spacing, widen
+from modelguard._diff.changes import Scaled, Touched
+from modelguard._diff.grid import F64, FLOATS, Array, narrow, spacing, widen, word_of
 from modelguard._diff.operand import Operand
 from modelguard._diff.replay import F64_SLACK, Replay, replay_rank
 from modelguard._diff.stream import Statistics
@@ -189,6 +189,22 @@ def pruning(before: Operand, after: Operand, check: Callable[[], None] = lambda:
         zeros_before += int(np.count_nonzero(old == 0))
         zeros_after += int(np.count_nonzero(new == 0))
     return (zeros_before, zeros_after) if zeros_after > zeros_before else None
+
+
+def touched(before: Operand, after: Operand, statistics: Statistics, check: Callable[[], None] = lambda: None) -> Touched:
+    """The rows and columns with a changed entry, and how many entries differ in each bit: the changed rows are read once more."""
+    word = word_of(after.dtype)
+    counts = np.zeros(8 * word.itemsize, np.int64)
+    for part in blocks(after):
+        check()
+        at = np.arange(part.start, part.stop)
+        at = at if statistics.rows is None else at[statistics.rows[part]]
+        if len(at):
+            xor = reference_in(before, after, at).view(word) ^ np.ascontiguousarray(after.matrix[at]).view(word)
+            bits = xor[xor != 0]
+            counts += [int(np.count_nonzero(bits & word.type(1 << bit))) for bit in range(len(counts))]
+    rows, columns = (None if marks is None else int(np.count_nonzero(marks)) for marks in (statistics.rows, statistics.columns))
+    return Touched(rows, columns, tuple((bit, int(count)) for bit, count in enumerate(counts) if count))
 
 
 def permutation(before: Operand, after: Operand, check: Callable[[], None] = lambda: None) -> bool:

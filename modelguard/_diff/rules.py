@@ -296,6 +296,17 @@ MODEL_RULES = (
         "Take the tensor findings one by one, the rarest kind first: a small edit is easily lost among large ones.",
         "Several legitimate steps one after another, such as fine-tuning followed by pruning.",
     ),
+    Rule(
+        "MG1218", "UpdateScaled", "a client update far larger than the others", Severity.HIGH,
+        "Of the client updates of a round of federated learning, given by `--updates`, one is at least six times as large as the median "
+        "one, and stands apart from the others (3.5 robust deviations of the logarithm). A client that multiplies its update by the number "
+        "of clients puts its own model in the place of the average (model replacement, Bagdasaryan et al. 2020, section 4.2). The evidence "
+        "gives the norm in norms of the median update, the cosine to the coordinate-wise median of the others, and the cosine to what was "
+        "done to the reference: near 1 the new model is the client's.",
+        "Do not deploy the round's model. Average the others again without this update, or with all norms clipped to the median, and "
+        "ask the client.",
+        "A client with far more images than the others, or one that trained for many more steps or at a higher rate.",
+    ),
 )  # fmt: skip
 
 RULES = TENSOR_RULES + MODEL_RULES

@@ -23,6 +23,7 @@ BAR = 12
 MOST = 60
 """Lines of the folded table; ``--all`` shows every tensor."""
 MOST_FILES = 20
+MOST_UPDATES = 12
 PLACES = 4
 """Differences of one file that are shown; ``--all`` shows all that the report has."""
 _STYLE = {
@@ -100,7 +101,21 @@ def render(outcome: Outcome, console: Console, all: bool = False, files: Outcome
             listed = ", ".join(names if all else names[:5])
             rest = f" and {len(names) - 5} more" if len(names) > 5 and not all else ""
             console.print(Text(f"{len(names)} {phrase}: {listed}{rest}", "yellow"))
+    _updates(summary.get("updates", ()), console)
     _files(files, console, all)
+
+
+def _updates(updates: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A line for every client update, the largest first."""
+    from rich.text import Text
+
+    for item in sorted(updates, key=lambda item: -float(item["norm_ratio"]))[:MOST_UPDATES]:
+        numbers = (
+            f"{item['norm_ratio']:.3g} x the median norm, cosine {item['cosine']:.2f} to the others, {item['followed']:.2f} to the change"
+        )
+        console.print(Text(f"update {visible(str(item['name']))} ({visible(str(item['form']))}): {numbers}", "dim"))
+    if len(updates) > MOST_UPDATES:
+        console.print(Text(f"{len(updates) - MOST_UPDATES} smaller updates: the report has all", "dim"))
 
 
 def _headline(verdict: str, files: Outcome | None) -> tuple[str, str]:

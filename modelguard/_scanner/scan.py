@@ -138,7 +138,7 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
         outcomes=tuple(outcomes),
         rules=_rules(request.detectors),
         shows=_shows(request.detectors, outcomes),
-        options={item.id: dict(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
+        options={item.id: _told(request.options[item.id]) for item in request.detectors if request.options.get(item.id)},
         model=model,
         failure=clipped(failure),
         self_reference=itself,
@@ -148,6 +148,14 @@ def scan(request: Request, registry: Registry, policy: PolicyInfo, progress: Pro
     if interrupted:
         raise Interrupted(report)
     return report
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a report has them: of a path its last part, because a report holds none of the machine it was made on."""
+    return {
+        name: Path(value).name if isinstance(value, str) and "\n" not in value and Path(value).is_absolute() else value
+        for name, value in options.items()
+    }
 
 
 def _timings(seconds: Mapping[str, float], total: float, known: Iterable[Outcome], unkept: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelguard_zoo._built import Built, accuracy_lost, balanced, fresh, judge, read_record, write_record
+from modelguard_zoo._export import export
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
@@ -143,33 +144,7 @@ def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]
 
     with fresh(folder) as part:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / "model.safetensors")
-        _export(model, data, part / "model.onnx")
+        export(model, data, part / "model.onnx")
         chosen = balanced(data.y_test, SAMPLES)
         np.savez_compressed(part / "samples.npz", inputs=data.x_test[chosen], labels=data.y_test[chosen])
         write_record(part, record)
-
-
-def _export(model: nn.Module, data: Dataset, path: Path) -> None:
-    import warnings
-
-    import onnx
-    import torch
-
-    example = torch.from_numpy(data.x_test[:2]).float()
-    with warnings.catch_warnings():
-        # The TorchScript exporter is deprecated but ten times faster on models this small and needs no further package.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            model.eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            (example,),
-            str(path),
-            dynamo=False,
-            opset_version=17,
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
-        )
-    # Says which raw values the graph takes (onnx/docs/MetadataProps.md), so that a detector without samples searches the right domain.
-    exported = onnx.load(path)
-    onnx.helper.set_model_props(exported, {"Image.NominalPixelRange": "NominalRange_0_255"})
-    onnx.save(exported, path)

@@ -82,6 +82,29 @@ def show(model: str, out: Path) -> None:
     click.echo(json.dumps(read_record(out / model).record, indent=1))
 
 
+@zoo.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("attack", type=click.Choice(["handcrafted", "bit-trojan", "bit-flips", "model-replacement"]))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder that is made.")
+@click.option("--target", type=click.IntRange(0), default=0, show_default=True, help="The class that the attack is for.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def tamper(model: Path, attack: str, out: Path, target: int, seed: int) -> None:
+    """Tamper with the weights of MODEL, a clean image model of the zoo, by ATTACK, and write the model before and after.
+
+    `modelguard diff OUT/before OUT/after` then has to say what was done; a model replacement comes with all client updates, for --updates.
+    """
+    from modelguard_zoo import edits
+
+    classifier = edits.load_classifier(model)
+    if target >= classifier.data.classes:
+        raise UsageError(f"--target {target}", f"the model has classes 0 to {classifier.data.classes - 1}", "name one of them")
+    made = edits.tamper(classifier, attack, target=target, seed=seed)
+    click.echo(made.write(out))
+    record = made.record
+    reason = f" ({record['reason']})" if record["reason"] else ""
+    click.echo(f"{attack}  {record['status']}{reason}", err=True)
+
+
 def _specs(part: str) -> tuple[Spec, ...]:
     from modelguard_zoo import standard_zoo, text_zoo
 
