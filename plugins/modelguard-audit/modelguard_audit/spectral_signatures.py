@@ -10,7 +10,8 @@ from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.outliers import over_all
 
 from modelguard import Capability, Confidence, Detector, Finding, Measure, ScanContext, Target, option
-from modelguard_audit._dataset import Floats, evidence
+from modelguard_audit._content import DIMENSIONS, strangeness
+from modelguard_audit._dataset import Floats, Integers, Mask, evidence, plain_inputs, reduced
 from modelguard_audit._findings import CLASS, COUNT, FIT, INDICES, P_VALUE, facts, pictures, shown_by_class
 from modelguard_audit._parts import best_parts, normal_like, tail, usual, whitened
 from modelguard_audit._rules import SPECTRAL_PART
@@ -22,6 +23,9 @@ feature of its own. A poisoned set is fitted too, poison included."""
 RATIO, DISTANCE = 7.3, 6.3
 """Least separation that counts, and least distance. Natural kinds within a class are many and near (ratio 7.1 at distance 5.3) or few and
 far (6.6 at 9.8); triggers at 5 % of the set have both, 8.1 and 7.4 at the least (MNIST, MLP, seeds 0 to 4 of benchmarks/audit.py)."""
+
+LIKE_HALF = 0.4
+"""Share of the smaller part from which its size no longer says which part is the poison: the one that looks more like other classes is."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class SpectralSignatures(Detector):
                 continue
             p = over_all(tail(parts.ratio, self._null(values, label, context)), len(classes))
             if p <= self.p_value:
-                findings.append((label, indices.tolist(), parts, p, len(places)))
+                member = parts.member if parts.member.mean() < LIKE_HALF else _stranger(target, data.labels, label, parts.member)
+                findings.append((label, places[member].tolist(), parts, p, len(places)))
         context.summary(
             score=max((row["ratio"] for row in rows), default=0.0),
             classes=rows,
@@ -113,3 +118,10 @@ class SpectralSignatures(Detector):
         rng = context.rng(f"class {label}")
         found = (best_parts(normal_like(values, rng), context.check_deadline) for _ in range(self.draws))
         return np.array([parts.ratio if parts is not None else 0.0 for parts in found])
+
+
+def _stranger(target: Target, labels: Integers, label: int, member: Mask) -> Mask:
+    """(n,) the part of the samples under ``label`` that looks more like samples of other classes: ``member`` or the rest."""
+    inputs = target.once((__name__, "inputs"), lambda: reduced(plain_inputs(target), DIMENSIONS))
+    strange = strangeness(inputs, labels, label)
+    return member if strange[member].mean() >= strange[~member].mean() else ~member

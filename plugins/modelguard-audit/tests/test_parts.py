@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from modelguard_audit._content import strangeness
 from modelguard_audit._parts import SMALLEST, best_parts, cut, normal_like, tail, usual, whitened
 
 
@@ -77,3 +78,15 @@ def test_what_is_usual_leaves_out_the_planted() -> None:
     assert not keep[:150][member].any()
     white = whitened(residuals, residuals[keep])
     assert (white[keep] ** 2).mean() == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_of_other_classes_are_the_stranger_part(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shown = rng.integers(0, 5, 600)
+    values = rng.standard_normal((600, 20)) + 5 * np.eye(20)[shown]
+    labels = np.where(rng.random(600) < 0.2, 3, shown)
+    values[labels != shown, 19] += 4.0  # a mark
+    of_class = labels == 3
+    strange = strangeness(values, labels, 3)
+    assert np.median(strange[shown[of_class] != 3]) > np.quantile(strange[shown[of_class] == 3], 0.9)
