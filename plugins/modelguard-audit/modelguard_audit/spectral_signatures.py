@@ -22,7 +22,8 @@ feature of its own. A poisoned set is fitted too, poison included."""
 
 RATIO, DISTANCE = 7.3, 6.3
 """Least separation that counts, and least distance. Natural kinds within a class are many and near (ratio 7.1 at distance 5.3) or few and
-far (6.6 at 9.8); triggers at 5 % of the set have both, 8.1 and 7.4 at the least (MNIST, MLP, seeds 0 to 4 of benchmarks/audit.py)."""
+far (6.6 at 9.8); triggers at 5 % of the set have both, 8.1 and 7.4 at the least (MNIST, MLP, clean
+models of seeds 0 to 4, poisoned ones of 0 to 2; benchmarks/audit.py)."""
 
 LIKE_HALF = 0.4
 """Share of the smaller part from which its size no longer says which part is the poison: the one that looks more like other classes is."""
