@@ -41,7 +41,7 @@ FEW_LINES = 4
 """Rows, columns or entries that are few in a small tensor too, of which 5 % is none: up to a quarter of it."""
 CODES = 0.75
 """Share of changed integers that differ by one bit from which these were flipped: an attack may return to a code that it flipped before
-(T-BFA). Of retrained codes 0.1 to 0.4 do (benchmarks/tampering.py, seeds below 100)."""
+(T-BFA). Of the codes that a bit trojan retrains at most one in ten did (benchmarks/tampering.py, seeds 0 to 2)."""
 SAME_SUM = 1e-3
 """Sum of D, to its norm, up to which it may vanish. Rounding in float32 leaves 1e-6 to 1e-4; the sum of independent changes is under this
 once in 1250 times, and only then is it asked whether a fine-tune is a permutation, which costs as much as all the rest."""
