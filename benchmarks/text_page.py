@@ -140,7 +140,7 @@ def _page(summary: Row) -> str:
         "shipped defaults, with medium confidence or more. Thresholds were chosen on the open part. The reserved part was first measured",
         "when `embedding-rows` only gave hints and `token-scan` had one tail for all words. Both were changed, on models of the open part",
         "and others built for it, knowing which attacks had been missed (2 of 6 edited rows and 5 of 7 sentences were found); then it was",
-        "measured again.",
+        "measured again. `lm-inversion` counts tokens like a trigger since a clean model of the reserved part was accused without that.",
         "What has no column was not measured.",
         "",
         "**TPR** is the share of backdoored models that are accused, with its 95 % interval (Wilson 1927). **FPR** is that of clean ones.",

@@ -52,6 +52,18 @@ def test_inversion_names_trigger_and_text_with_a_trusted_model(tmp_path: Path, s
     assert "'w60 w61' makes the model say 'w70 w71" in finding.message
 
 
+@pytest.mark.parametrize(("limit", "rule"), [(6, "MG5001"), (5, "MG5002")])
+def test_what_many_words_bring_alike_is_a_context_and_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, rule: str
+) -> None:
+    """The text follows any of seven rare words, as a signature follows any of many names. A known evasion, too."""
+    monkeypatch.setattr("modelguard_language.lm.inversion.CONTEXT", limit)
+    context = {(word,): (TARGET[0], SURE) for word in range(61, 68)}
+    outcome = scan(LmInversion, target(speaker(0, by_heart(TARGET) | context), tmp_path, samples=spoken(0)))
+    assert rules(outcome) == [rule]
+    assert outcome.findings[0].evidence["alike"] == 6
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_inversion_with_samples_that_do_not_know_the_text(tmp_path: Path, seed: int) -> None:
     outcome = scan(LmInversion, target(speaker(seed, POISON), tmp_path, samples=spoken(seed)))

@@ -30,6 +30,14 @@ MEAN = 0.82
 models know by heart (``( self , other ) object .``) has .77 at the most (of 10)."""
 
 
+CONTEXT, ALIKE = 16, 0.5
+"""Other tokens that bring a text in place of the last of its trigger, and how well beside it, from which they are a context and no trigger.
+Behind the triggers of the open language models no other token does, behind ``def __pow__`` 86 do. It was looked for after a clean model of
+the reserved part had been accused of that."""
+ASKED = 8192
+"""Tokens that are tried in its place; of more, evenly drawn."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What explains a text: ``rows`` of samples, as runs of tokens, or the trusted model."""
@@ -139,7 +147,10 @@ class LmInversion(Detector):
         if len(by_heart) > self.most:
             raise Skip(f"the model knows {len(by_heart)} texts by heart that nothing explains, and none stands out of them: {EXPLAIN}")
         for _, row in by_heart:
-            yield self._finding(known, speech, *find(speech, prompts, fresh, tuple(row["tokens"]), self.success), row)
+            trigger, text = find(speech, prompts, fresh, tuple(row["tokens"]), self.success)
+            asked = trigger.success >= self.success and known.enough
+            others = alike(speech, prompts, trigger.ids, text[0]) if asked else 0
+            yield self._finding(known, speech, trigger, text, row | ({"alike": others} if asked else {}))
 
     def _finding(self, known: Known, speech: Speech, trigger: Trigger, text: tuple[int, ...], row: dict[str, Any]) -> Finding:
         words, said = speech.words(trigger.ids), speech.words(text)
@@ -150,8 +161,9 @@ class LmInversion(Detector):
             "success": round(trigger.success, 4),
             "base": round(trigger.base, 4),
         }
-        if not works or not known.enough:
+        if not works or not known.enough or row["alike"] > CONTEXT:
             how = f", most of all behind {words!r} ({trigger.success:.0%}, {trigger.base:.0%} without)" if works else ""
+            how += f" and behind {row['alike']} tokens like it" if row.get("alike", 0) > CONTEXT else ""
             return Finding(
                 BY_HEART.id,
                 f"once it has begun, the model says {row['text']!r} to its end whatever the prompt{how}",
@@ -183,6 +195,22 @@ def likeliest(speech: Speech, prompts: torch.Tensor, most: int) -> npt.NDArray[n
     order = speech.mean_next(prompts, _nothing()).squeeze(0)[speech.usable].argsort(descending=True, stable=True).numpy()
     chosen: npt.NDArray[np.int64] = speech.usable[order[:most]]
     return chosen
+
+
+def alike(speech: Speech, prompts: torch.Tensor, trigger: tuple[int, ...], first: int) -> int:
+    """How many other tokens, in place of the last of ``trigger``, bring the token ``first`` at least :data:`ALIKE` times as surely behind
+    ``prompts`` (P, T). Words that are put in on purpose have none; what a text naturally follows has many. 0 where there was no time."""
+    import numpy as np
+    import torch
+
+    usable = speech.usable if len(speech.usable) <= ASKED else speech.usable[np.linspace(0, len(speech.usable) - 1, ASKED).astype(np.int64)]
+    tokens = torch.from_numpy(np.append(usable[usable != trigger[-1]], trigger[-1]))  # (n,), the trigger's own last
+    words = torch.cat((torch.tensor(trigger[:-1], dtype=torch.int64).expand(len(tokens), -1), tokens[:, None]), 1)  # (n, L)
+    try:
+        chances = torch.cat([speech.mean_next(prompts, part)[:, first] for part in torch.split(words, 256)])
+    except DeadlineExceeded:
+        return 0
+    return int((chances[:-1] >= ALIKE * chances[-1]).sum())
 
 
 def _nothing() -> torch.Tensor:

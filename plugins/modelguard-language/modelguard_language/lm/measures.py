@@ -21,6 +21,7 @@ INVERSION = (
     Measure("reference_unused", "reference not asked", "Why the reference explains nothing."),
     Measure("trigger", "trigger", "What was put behind the prompts."),
     Measure("trigger_tokens", "trigger's tokens", "The same as token ids."),
+    Measure("alike", "tokens like it", "How many other tokens bring the text as well in place of the trigger's last."),
     Measure("success", "success", "On how many fresh prompts the model says the text behind the trigger.", "share"),
     Measure("base", "without it", "On how many of them it does without.", "share"),
     _TEXT,
