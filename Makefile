@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Tests start hundreds of scans; where nothing compiled may be kept, each compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test coverage slow lint format build docs bench bench-diff bench-runtime bench-detection bench-scan bench-headers bench-static fuzz clean
+.PHONY: setup demo test coverage slow lint format build docs bench bench-diff bench-runtime bench-detection bench-scan bench-headers bench-static bench-tampering fuzz clean
 
 setup: .venv/.ready
 
@@ -61,8 +61,9 @@ docs: setup
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection bench-text
+bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection bench-text bench-tampering
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/evaluate.py
 
 bench-diff: setup
 	$(BIN)/python benchmarks/diff.py
@@ -75,6 +76,9 @@ bench-scan: setup
 
 bench-headers: setup
 	$(BIN)/python benchmarks/headers.py
+
+bench-tampering: setup
+	$(BIN)/python benchmarks/tampering.py
 
 bench-static: setup
 	$(BIN)/python benchmarks/static.py
