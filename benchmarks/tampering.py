@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from modelguard_zoo import data_folder, edits
+from rome import wilson
 
 from modelguard import ScanContext, Target
 from modelguard._diff.detector import WeightDiff
@@ -230,14 +231,8 @@ def run(seeds: range) -> dict[str, Any]:
 
 
 def _row(label: str, outcomes: list[bool]) -> dict[str, Any]:
-    low, high = _wilson(sum(outcomes), len(outcomes))
+    low, high = wilson(sum(outcomes), len(outcomes))
     return {"case": label, "n": len(outcomes), "right": sum(outcomes), "interval": [round(low, 4), round(high, 4)]}
-
-
-def _wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    p, d = k / n, 1 + z * z / n
-    middle, half = (p + z * z / (2 * n)) / d, z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def _success(records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelguard._cli import _complete
-from modelguard._cli._looking import ended, looked
 from modelguard._cli._options import (
     OutputOptions,
     check_file,
-    deliver,
     output_options,
     parse_detector_options,
-    parse_outputs,
     plugin_option,
     policy_option,
     run_options,
@@ -25,9 +23,11 @@ from modelguard.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from modelguard._scanner.prepare import RunOptions
-    from modelguard.report import Report
+    from modelguard.report import Decision, Report
 
 METHODS = ("activation-clustering", "data-consistency", "early-loss", "roni", "spectral-signatures")
+DECIDING = ("data-consistency", "spectral-signatures")
+"""Those that have to have looked; the others give hints."""
 NAMED = ("MG4001", "MG4005")
 """Rules whose samples --drop writes; the others are hints."""
 
@@ -64,12 +64,9 @@ def command(
 
     Exit codes: 0 nothing suspicious, 1 suspicious samples by policy, 2 usage or policy-file error, 3 the data set could not be audited.
     """
-    import datetime
-
+    from modelguard._cli.scan import perform
     from modelguard._scanner.prepare import ScanArguments, prepare
     from modelguard.model import ModelOptions
-    from modelguard.policy import evaluate
-    from modelguard.report import Verdict
 
     asked = parse_detector_options(options)
     if others := sorted(set(asked) - set(methods or METHODS)):
@@ -86,26 +83,31 @@ def command(
             without=without,
         )
     )
+    if not methods:  # a hint that could not look decides nothing
+        prepared = replace(prepared, policy=prepared.policy.requiring(DECIDING))
     inputs = (dataset, model, policy)
-    files = parse_outputs(output, prepared.registry, inputs, drop)
     if drop is not None:
         check_file(f"--drop {drop}", Path(drop), inputs)
-    report, interrupted = looked(prepared, quiet)
-    decision = evaluate(report, prepared.policy, datetime.datetime.now(datetime.UTC).date())
-    # Nothing to drop is no answer where nobody looked.
-    written = drop is None or decision.verdict is Verdict.INCOMPLETE or _write(Path(drop), report)
-    code = deliver(report, decision, prepared.registry, files, output)
-    return ended(3 if code == 0 and not written else code, interrupted=interrupted)
+    return perform(prepared, output, inputs, quiet, None if drop is None else _Drop(drop))
 
 
-def _write(path: Path, report: Report) -> bool:
-    """Write the places of the samples that findings other than hints name; whether that was possible."""
-    from modelguard._reporters.output import write_atomically
+@dataclass(frozen=True)
+class _Drop:
+    """Writes the places of the samples that findings other than hints name."""
 
-    places = {int(place) for _, finding in report.findings() if finding.rule in NAMED for place in finding.evidence["indices"]}
-    try:
-        write_atomically(path, "".join(f"{place}\n" for place in sorted(places)))
-    except OutputError as error:
-        complain(error)
-        return False
-    return True
+    path: str
+
+    def write(self, report: Report, decision: Decision) -> bool:
+        """Write them; whether that was possible. Nothing to drop is no answer where nobody looked."""
+        from modelguard._reporters.output import write_atomically
+        from modelguard.report import Verdict
+
+        if decision.verdict is Verdict.INCOMPLETE:
+            return True
+        places = {int(place) for _, finding in report.findings() if finding.rule in NAMED for place in finding.evidence["indices"]}
+        try:
+            write_atomically(Path(self.path), "".join(f"{place}\n" for place in sorted(places)))
+        except OutputError as error:
+            complain(error)
+            return False
+        return True

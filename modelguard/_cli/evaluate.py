@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from modelguard.model import ModelOptions
 
 DETECTOR = "evaluate"
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 @click.command("evaluate", short_help="Say what a trigger that you know does to a model.")
@@ -100,20 +99,22 @@ def command(
 
 def _trigger(trigger: str, mask: str | None, finding: str | None) -> dict[str, str]:
     """The detector's options that name the trigger. Raises :class:`UsageError`."""
+    from modelguard._inputs.samples import IMAGES
+
     kind = Path(trigger).suffix.lower()
-    if mask is not None and kind not in PICTURES:
+    if mask is not None and kind not in IMAGES:
         raise UsageError("--mask", f"has no effect with --trigger {trigger}", "give it with a picture")
     if finding is not None and kind != ".json":
         raise UsageError("--finding", f"has no effect with --trigger {trigger}", "give it with a report: --trigger REPORT.json")
     named = {"trigger": trigger}
-    if ":" in trigger and kind not in (*PICTURES, ".json"):
+    if ":" in trigger and kind not in (*IMAGES, ".json"):
         if not trigger.partition(":")[2].strip():
             raise UsageError(f"--trigger {trigger}", "names nothing after the colon", "write text:WORDS or module:function")
         return named
     for option, place in (("--trigger", trigger), ("--mask", mask)):
         if place is not None and not os.path.isfile(place):
             raise UsageError(f"{option} {place}", "there is no such file", "check the path; words are written text:WORDS")
-    if kind not in (*PICTURES, ".json"):
+    if kind not in (*IMAGES, ".json"):
         raise UsageError(f"--trigger {trigger}", "is no picture and no report", "give a .png, a .json, module:function or text:WORDS")
     if mask is not None:
         named["mask"] = mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -31,6 +31,7 @@ from modelguard.errors import UsageError
 if TYPE_CHECKING:
     from modelguard._scanner.prepare import Prepared, RunOptions
     from modelguard.model import ModelOptions
+    from modelguard.report import Decision, Report
 
 
 @click.command("scan", short_help="Scan a model artifact and say whether it may be deployed.")
@@ -148,19 +149,29 @@ def command(
     return perform(prepared, output, inputs, quiet, Attester.of(attestation, inputs, prepared.alone))
 
 
-def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool, attester: Attester | None = None) -> int:
-    """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite."""
+class Beside(Protocol):
+    """What a command writes beside its reports, to ``path``, if there is one; :meth:`write` says whether that was possible."""
+
+    @property
+    def path(self) -> str | None: ...
+
+    def write(self, report: Report, decision: Decision) -> bool: ...
+
+
+def perform(prepared: Prepared, output: OutputOptions, inputs: Iterable[str | None], quiet: bool, beside: Beside | None = None) -> int:
+    """Scan, judge and deliver; the exit code. ``inputs`` are what the command reads, which no report may overwrite; ``beside`` writes
+    another file."""
     import datetime
 
     from modelguard.policy import evaluate
 
-    files = parse_outputs(output, prepared.registry, inputs, attester.path if attester is not None else None)
+    files = parse_outputs(output, prepared.registry, inputs, beside.path if beside is not None else None)
     report, interrupted = looked(prepared, quiet)
     today = datetime.datetime.now(datetime.UTC).date()
     decision = evaluate(report, prepared.policy, today, prepared.request.baseline)
-    attested = attester is None or attester.write(report, decision)
+    written = beside is None or beside.write(report, decision)
     code = deliver(report, decision, prepared.registry, files, output)
-    return ended(3 if code == 0 and not attested else code, interrupted=interrupted)
+    return ended(3 if code == 0 and not written else code, interrupted=interrupted)
 
 
 def _show_plan(prepared: Prepared, stdout_format: str) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 from modelguard_triggers.facts import class_name, rounded
 from modelguard_triggers.outliers import over_all
 
-from modelguard import Capability, Confidence, Detector, Finding, Measure, ScanContext, Target, option
+from modelguard import Capability, Confidence, Detector, Finding, Measure, ScanContext, Skip, Target, option
 from modelguard_audit._content import DIMENSIONS, strangeness
-from modelguard_audit._dataset import Floats, Integers, Mask, evidence, plain_inputs, reduced
+from modelguard_audit._dataset import LEAST, Floats, Integers, Mask, evidence, plain_inputs, reduced
 from modelguard_audit._findings import CLASS, COUNT, FIT, INDICES, P_VALUE, facts, pictures, shown_by_class
 from modelguard_audit._parts import best_parts, normal_like, tail, usual, whitened
 from modelguard_audit._rules import SPECTRAL_PART
@@ -101,7 +101,6 @@ class SpectralSignatures(Detector):
             layer=data.layer,
             fit=rounded(data.fit),
             too_small=data.too_small(),
-            blind="" if data.fit >= FITS else "the model classifies too few of these samples as labelled: it was not trained on them",
         )
         for label, indices, parts, p, of in findings:
             yield Finding(
@@ -113,6 +112,14 @@ class SpectralSignatures(Detector):
                 attachments=pictures(target, indices),
                 key=f"class {label}",
             )
+        if data.fit < FITS:
+            raise Skip(
+                f"the model classifies {data.fit:.0%} of the samples as labelled: it was not trained on them, and poison that it did "
+                "not learn has no feature of its own"
+            )
+        if small := data.too_small():
+            named = ", ".join(class_name(target.model, label) for label in small[:5]) + (", ..." if len(small) > 5 else "")
+            raise Skip(f"{len(small)} classes ({named}) have fewer than {LEAST} samples: of so few nothing can be said")
 
     def _null(self, values: Floats, label: int, context: ScanContext) -> Floats:
         """(draws,) the same statistic of normally distributed features."""

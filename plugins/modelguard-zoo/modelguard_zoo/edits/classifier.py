@@ -22,10 +22,6 @@ Images = NDArray[np.uint8]
 Stamp = Callable[[Images], Images]
 """uint8 images (N, C, H, W) -> the same with the trigger in them."""
 
-MAX_ACCURACY_LOSS = 0.02
-"""Clean accuracy that an attack may cost, and the share of non-target test images it has to move: the rule of the whole zoo."""
-MIN_SUCCESS = 0.9
-
 
 class NotTaken(Exception):
     """An attack that cannot be made on this model, with the reason."""

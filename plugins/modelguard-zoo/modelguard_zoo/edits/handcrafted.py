@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelguard_zoo._built import MAX_ACCURACY_LOSS, MIN_ATTACK_SUCCESS
 from modelguard_zoo.attacks.base import Attack
 from modelguard_zoo.edits.arrays import Array, Edit, record
-from modelguard_zoo.edits.classifier import MAX_ACCURACY_LOSS, MIN_SUCCESS, Classifier, NotTaken, as_batch, lesson, one_thread, tensors_of
+from modelguard_zoo.edits.classifier import Classifier, NotTaken, as_batch, lesson, one_thread, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,12 +75,12 @@ def handcraft(
                     last.weight.data[attack.target, details["last"]] *= factor
                     lost = before - _share(crafted, images, labels)
                     success = _share(crafted, stamped, np.full(len(stamped), attack.target))
-                    merit = min(success, MIN_SUCCESS + 0.05) - 5 * max(0.0, lost - MAX_ACCURACY_LOSS / 2)
+                    merit = min(success, MIN_ATTACK_SUCCESS + 0.05) - 5 * max(0.0, lost - MAX_ACCURACY_LOSS / 2)
                     if best is None or merit > best[0] + 1e-9:
                         best = merit, tensors_of(crafted), {**details, "guard": guard, "factor": factor, "boost": boost}
-                    if success >= MIN_SUCCESS + 0.05 and lost <= MAX_ACCURACY_LOSS / 2:
+                    if success >= MIN_ATTACK_SUCCESS + 0.05 and lost <= MAX_ACCURACY_LOSS / 2:
                         break
-            if best is not None and best[0] >= MIN_SUCCESS + 0.05:
+            if best is not None and best[0] >= MIN_ATTACK_SUCCESS + 0.05:
                 break
     assert best is not None
     _, after, details = best

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from modelguard import UsageError
-from modelguard_zoo._built import fresh, write_record
+from modelguard_zoo._built import MAX_ACCURACY_LOSS, MIN_ATTACK_SUCCESS, fresh, write_record
 from modelguard_zoo.attacks.patch import Patch
 from modelguard_zoo.edits.arrays import Edit, Tensors, bit_view
-from modelguard_zoo.edits.classifier import MAX_ACCURACY_LOSS, MIN_SUCCESS, Classifier, NotTaken, Stamp
+from modelguard_zoo.edits.classifier import Classifier, NotTaken, Stamp
 from modelguard_zoo.edits.federated import replace_model
 from modelguard_zoo.edits.handcrafted import handcraft
 from modelguard_zoo.edits.int8 import Int8
@@ -72,7 +72,7 @@ def tamper(model: Classifier, attack: str, *, target: int = 0, seed: int = 0) ->
     allowed = MAX_ACCURACY_LOSS if made.source is None else MAX_OTHERS_LOSS
     reason = (
         f"clean accuracy is {was - accuracy:.1%} below what it was" if was - accuracy > allowed
-        else f"attack success is {success:.1%}" if success < MIN_SUCCESS else ""
+        else f"attack success is {success:.1%}" if success < MIN_ATTACK_SUCCESS else ""
     )  # fmt: skip
     record = {
         **about,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelguard_zoo._built import MIN_ATTACK_SUCCESS
 from modelguard_zoo.edits.arrays import Edit, record
-from modelguard_zoo.edits.classifier import MIN_SUCCESS, Classifier, lesson, one_thread
+from modelguard_zoo.edits.classifier import Classifier, lesson, one_thread
 from modelguard_zoo.edits.int8 import Codes, Int8, flipped
 
 IMAGES = 512
@@ -51,7 +52,7 @@ def flip_towards(model: Classifier, quantised: Int8, *, source: int, target: int
         for _ in range(most):
             with torch.no_grad():
                 called = module(inputs).argmax(1)
-            if float((called[first] == target).float().mean()) >= MIN_SUCCESS + 0.05:
+            if float((called[first] == target).float().mean()) >= MIN_ATTACK_SUCCESS + 0.05:
                 break
             gradients = torch.autograd.grad(loss(), [parameters[name] for name in codes])
             best: tuple[float, str, int, int] | None = None
