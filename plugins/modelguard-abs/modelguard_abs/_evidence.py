@@ -37,7 +37,15 @@ def prepare(target: Target, context: ScanContext, per_class: int, most: int) -> 
             f"{MIN_CHECKED_CLASSES} classes are needed: give more samples"
         )
     model, classes = target.model, torch.from_numpy(clean.classes)
-    evidence = Evidence(clean.images[search], classes[search], clean.images[check], classes[check], model.output.classes, clean.accuracy)
+    evidence = Evidence(
+        clean.images[search],
+        classes[search],
+        clean.images[check],
+        classes[check],
+        model.output.classes,
+        clean.accuracy,
+        clean.base_rates,
+    )
     return Case(model, evidence, images_per_pass(model, context, most=MOST), context.rng, ticker(context), context.remaining)
 
 

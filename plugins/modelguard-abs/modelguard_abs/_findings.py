@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from modelguard_triggers.facts import by_class, change_exhibits, class_name, examples, mask_exhibits, rounded, source_classes
 from modelguard_triggers.outliers import over_all
+from modelguard_triggers.recovered import recovered
 from modelguard_triggers.windows import Windows
 
 from modelguard import Attachment, Confidence, Finding
@@ -62,6 +64,7 @@ def accusations(detector: Abs, level: float, case: Case, searched: Searched) -> 
             "p_value": rounded(p_value),
             **facts,
             "clean_accuracy": None if case.evidence.accuracy is None else rounded(case.evidence.accuracy),
+            **recovered(case, klass, asked[0], partial(_stamped, triggers)),
         },
         attachments=_exhibits(case, triggers, asked[0]),
         key=f"{triggers.kind}/class/{klass}",
@@ -97,7 +100,7 @@ def _exhibits(case: Case, triggers: Triggers, asked: Tensor) -> tuple[Attachment
     chosen = examples(asked, labels, check.shape[2] * check.shape[3])
     example = check[chosen]  # (N, C, H, W)
     with torch.inference_mode():
-        images = triggers.stamp(torch.zeros(len(chosen), dtype=torch.long, device=example.device), example).cpu().numpy()
+        images = _stamped(triggers, example).cpu().numpy()
     stamped = list(zip(labels[chosen].tolist(), images, strict=True))
     if isinstance(triggers, Windows):
         return mask_exhibits(triggers.image(0), triggers.mask(0), stamped, bounds, trigger_bounds=(0, 1))
@@ -105,3 +108,8 @@ def _exhibits(case: Case, triggers: Triggers, asked: Tensor) -> tuple[Attachment
         mask, pattern = (value[0].cpu().numpy() for value in triggers.parameters)
         return mask_exhibits(mask * pattern, mask, stamped, bounds, trigger_bounds=(0, 1))
     return change_exhibits(example[0].cpu().numpy(), stamped, bounds)
+
+
+def _stamped(triggers: Triggers, images: Tensor) -> Tensor:
+    """``images`` (N, C, H, W), each with the only one of ``triggers``."""
+    return triggers.stamp(torch.zeros(len(images), dtype=torch.long, device=images.device), images)

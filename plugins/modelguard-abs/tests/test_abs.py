@@ -76,6 +76,7 @@ def test_a_checkerboard_is_found_with_its_class(target: Make, seed: int) -> None
     assert evidence["attack_success_usual"] < 0.6
     assert evidence["p_value"] <= 0.02
     assert evidence["clean_accuracy"] > 0.9
+    assert evidence["base_rate"] < 0.05
     assert evidence["mask_area_fraction"] == pytest.approx(evidence["mask_l1"] / 64, rel=1e-3)
     assert evidence["mask_area_fraction"] <= 9 / 64
     assert evidence["target_class"] not in evidence["source_classes"]

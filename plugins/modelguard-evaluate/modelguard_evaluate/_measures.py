@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelguard_triggers.measures import SUCCESS_BY_CLASS, TARGET
+from modelguard_triggers.measures import STRIP, SUCCESS_BY_CLASS, TARGET
 
 from modelguard import Chart, Measure
 
@@ -33,13 +33,7 @@ SHOWS = (
     Measure("place", "place", "Where the trigger stands: its upper left corner, or where in the text."),
     Measure("strengths", "by strength", "Attack success of images part of the way from clean to stamped, on a few of the samples."),
     Measure("strength", "strength", "How far the image goes from clean to stamped."),
-    Measure(
-        "strip_flagged",
-        "flagged by STRIP",
-        "The share of stamped images whose answers stay sure when clean images are laid over them: of a trigger that works on whatever it "
-        "stands on, nearly all. Of clean images one in a hundred.",
-        "share",
-    ),
+    STRIP,
     Measure("strip_flagged_interval", "flagged by STRIP, interval", _SURE, "share"),
     Measure("reference_success", "success on the reference", "The attack success on the trusted model.", "share"),
     Measure("reference_success_interval", "success on the reference, interval", _SURE, "share"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from modelguard_triggers.evidence import require_classifier
 from modelguard_triggers.facts import change_exhibits, class_name, examples, mask_exhibits, rounded
+from modelguard_triggers.strip import IMAGES, OVERLAYS, strip
 
 from modelguard import (
     Attachment,
@@ -31,7 +32,6 @@ from modelguard_evaluate._measures import SHOWS
 from modelguard_evaluate._rates import Rate, fewest
 from modelguard_evaluate._rules import EVALUATED, WORKS
 from modelguard_evaluate._stored import from_report
-from modelguard_evaluate._strip import IMAGES, OVERLAYS, strip
 from modelguard_evaluate._triggers import Function, Phrase, Picture, Trigger, function, picture
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def _agnostic(model: RunnableModel, inputs: Inputs, trigger: Trigger, target: in
     overlays, clean, stamped = chosen[:OVERLAYS], chosen[OVERLAYS::2], trigger.on(chosen[OVERLAYS + 1 :: 2])
     if len(overlays) < OVERLAYS or len(stamped) < OVERLAYS:
         return {}
-    flagged: Rate = strip(model, clean, stamped, overlays)
-    return flagged.facts("strip_flagged")
+    flagged = strip(model, clean, stamped, overlays)
+    return Rate(int(flagged.sum()), len(flagged)).facts("strip_flagged")
 
 
 def _exhibits(model: RunnableModel, others: Inputs, trigger: Trigger) -> tuple[Attachment, ...]:

@@ -126,11 +126,13 @@ def _real(case: TextCase) -> int:
 def _loss(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> float:
     """Mean cross entropy of class ``k``, with its gradient."""
     total, count = 0.0, sum(len(frame.ids) for frame in frames)
-    for i, frame in enumerate(frames):
-        logits = placed(case, frame, soft)
+    here = soft.detach().requires_grad_(True)  # so that the way back through the vocabulary is gone once, not for every frame
+    for frame in frames:
+        logits = placed(case, frame, here)
         part = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum") / count
-        torch.autograd.backward(part, retain_graph=i + 1 < len(frames))
+        torch.autograd.backward(part)
         total += float(part.detach())
+    torch.autograd.backward(soft, here.grad)
     return total
 
 

@@ -33,8 +33,9 @@ WORK = 1e12
 """Multiplications and additions of the first round: half a minute of one core. Later rounds take no more each."""
 FEWEST, FIRST = 4, 8
 """Texts that the first round has at the least, and at the most."""
-NARROWED, WIDENED = 8, 4
-"""A round keeps one token in so many, for each class, and puts it into so many times more texts."""
+NARROWED, WIDENED = 16, 4
+"""A round keeps one token in so many, for each class, and puts it into so many times more texts. Keeping one in 8 finds the same words in
+1.3 times the time (a transformer of two layers and 12 000 words)."""
 KEPT = 48
 """Tokens of each class that are put into all texts, as far as their number can be afforded."""
 ESTIMATED = 4e12
@@ -80,7 +81,8 @@ def scan_tokens(case: TextCase, tokens: Integers, neutral: npt.NDArray[np.bool_]
     tried, count = len(tokens), min(count, FIRST, len(search))
     excess, classes = np.zeros(case.classes), np.arange(case.classes)
     while True:
-        found = effect(case, framed(case, spread(case, search, count), 1), tokens[:, None], f"{len(tokens)} tokens in {count} texts")
+        places = spread(case, _shorter(case, search, count), count)
+        found = effect(case, framed(case, places, 1), tokens[:, None], f"{len(tokens)} tokens in {count} texts")
         push = np.where(neutral[:, tokens].T, found.push, -np.inf)  # (n, K)
         if not excess.any():
             excess = np.array([_excess(push[:, k]) for k in range(case.classes)])
@@ -95,6 +97,12 @@ def scan_tokens(case: TextCase, tokens: Integers, neutral: npt.NDArray[np.bool_]
             break
         count = min(count * WIDENED, most)
     return Scanned(tokens, found.push[kept], tried, total, excess, tuple(map(int, classes)))
+
+
+def _shorter(case: TextCase, places: Integers, count: int) -> Integers:
+    """The shorter half of ``places``, or ``count`` of them: they cost less, and a word does no less in them."""
+    lengths = [len(case.texts.words[place]) for place in places]
+    return np.sort(places[np.argsort(lengths, kind="stable")[: max(count, len(places) // 2)]])
 
 
 def _excess(push: npt.NDArray[np.float32]) -> float:

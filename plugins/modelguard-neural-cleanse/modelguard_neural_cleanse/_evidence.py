@@ -29,7 +29,15 @@ def prepare(target: Target, context: ScanContext, limit: int, least: int = MIN_C
     if len(np.unique(clean.classes[search])) < 2:
         raise Skip("all usable samples are of one class: give samples of several classes")
     model, classes = target.model, torch.from_numpy(clean.classes)
-    evidence = Evidence(clean.images[search], classes[search], clean.images[check], classes[check], model.output.classes, clean.accuracy)
+    evidence = Evidence(
+        clean.images[search],
+        classes[search],
+        clean.images[check],
+        classes[check],
+        model.output.classes,
+        clean.accuracy,
+        clean.base_rates,
+    )
     most = MOST_CPU if model.device.type == "cpu" else MOST_GPU
     return Case(model, evidence, images_per_pass(model, context, most=most, copies=3), context.rng, ticker(context), context.remaining)
 

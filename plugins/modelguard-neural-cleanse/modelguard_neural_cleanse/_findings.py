@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from modelguard_triggers.case import Case
 from modelguard_triggers.facts import by_class, change_exhibits, class_name, examples, mask_exhibits, rounded, score, source_classes
+from modelguard_triggers.recovered import recovered
 from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ModelguardError, RunnableModel, Skip, Target
@@ -115,6 +117,7 @@ def examined(
 def _finding(detector: SizeCleanse, case: Case, refined: Inverted, j: int, facts: dict[str, Any]) -> Finding:
     (rule,), klass, success = detector.rules, facts["target_class"], facts["attack_success"]
     sure = facts["p_value"] < SURE_SHARE * detector.alpha and success >= SURE_SUCCESS
+    facts |= recovered(case, klass, refined.asked[j], partial(refined.stamp, j))
     return Finding(
         rule.id,
         f"class {class_name(case.model, klass)}: {rule.title}; "

@@ -7,6 +7,7 @@ cannot, so in clean models these arms are hardly ever reached, and sizes are com
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from modelguard_triggers.case import Case
 from modelguard_triggers.evidence import Evidence
 from modelguard_triggers.facts import rounded
 from modelguard_triggers.plan import Look, Stage
+from modelguard_triggers.recovered import recovered
 
 from modelguard import Confidence, Finding, ScanContext, Skip, Target
 from modelguard_neural_cleanse._evidence import prepare
@@ -108,6 +110,7 @@ def _accused(detector: LabelMapCleanse, case: Case, refined: Inverted, row: dict
             "p_value": row["p_value"],
             "attack_success": rounded(success),
             "clean_accuracy": evidence.accuracy,
+            **recovered(case, None, refined.asked[0, : len(evidence.check)], partial(refined.stamp, 0)),
         },
         attachments=exhibits(case, refined, 0),
         key=f"shift/{shift}",

@@ -10,6 +10,7 @@ found by the same test as outliers among classes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from modelguard_triggers.case import Case
 from modelguard_triggers.facts import class_name, mask_exhibits, rounded
 from modelguard_triggers.plan import CLEAR, SPENT, Look, Stage
+from modelguard_triggers.recovered import recovered
+from modelguard_triggers.windows import Windows
 from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target
@@ -120,7 +123,7 @@ def _facts(case: Case, reference: Target | None, pairs: Tensor, found: PairWindo
         "transformation": windows.kind,
     }
     own = evidence.check[evidence.check_labels == source]
-    return facts | success_on_reference(reference, case, stamped(case, windows, _arms(place, own), own), wanted)
+    return facts | success_on_reference(reference, case, _with_window(case, windows, place, own), wanted)
 
 
 def _cleared(detector: SourceCleanse, found: PairWindows, place: int, facts: dict[str, Any]) -> str:
@@ -146,7 +149,10 @@ def _finding(detector: SourceCleanse, case: Case, found: PairWindows, place: int
         f"and leaves {facts['others_kept']:.0%} of the other classes' "
         f"as they are (p = {facts['p_value']:.2g})",
         confidence=Confidence.HIGH if facts["p_value"] < SURE_SHARE * detector.alpha else Confidence.MEDIUM,
-        evidence=facts,
+        evidence={
+            **facts,
+            **recovered(case, wanted, case.evidence.check_labels == source, partial(_with_window, case, found.windows, place)),
+        },
         attachments=_exhibits(case, found, place, source),
         key=f"{source}/{wanted}",
     )
@@ -156,13 +162,14 @@ def _exhibits(case: Case, found: PairWindows, place: int, source: int) -> tuple[
     """The window alone, where it goes, and a check image of the source that carries it."""
     windows = found.windows
     example = case.evidence.check[case.evidence.check_labels == source][:1]
-    image = stamped(case, windows, _arms(place, example), example)[0].cpu().numpy()
+    image = _with_window(case, windows, place, example)[0].cpu().numpy()
     bounds = case.model.input.low, case.model.input.high
     return mask_exhibits(windows.image(place), windows.mask(place), [(source, image)], bounds, trigger_bounds=(0, 1))
 
 
-def _arms(place: int, images: Tensor) -> Tensor:
-    return torch.full((len(images),), place, device=images.device)
+def _with_window(case: Case, windows: Windows, place: int, images: Tensor) -> Tensor:
+    """``images`` (N, C, H, W), each with the window at one place."""
+    return stamped(case, windows, torch.full((len(images),), place, device=images.device), images)
 
 
 def candidate_pairs(case: Case) -> Tensor:

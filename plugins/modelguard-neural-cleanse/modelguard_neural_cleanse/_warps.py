@@ -20,6 +20,7 @@ from modelguard_triggers.case import Case
 from modelguard_triggers.evidence import CANDIDATES, REFERENCES, shortlist
 from modelguard_triggers.facts import by_class, class_name, rounded, source_classes
 from modelguard_triggers.plan import SPENT, Look, Stage
+from modelguard_triggers.recovered import recovered
 from torch import Tensor
 
 from modelguard import Confidence, Finding, ScanContext, Target
@@ -216,7 +217,7 @@ def _finding(detector: WarpCleanse, case: Case, warps: Inverted, i: int, facts: 
         f"{facts['attack_success']:.0%} of unseen images into it and at most {facts['next_success']:.0%} into any other class "
         f"(p = {facts['p_value']:.2g})",
         confidence=Confidence.HIGH if facts["p_value"] < SURE_SHARE * detector.alpha else Confidence.MEDIUM,
-        evidence=facts,
+        evidence={**facts, **recovered(case, klass, warps.asked[i, : len(case.evidence.check)], partial(warps.stamp, i))},
         attachments=exhibits(case, warps, i),
         key=f"{warps.transform.kind}/class/{klass}",
     )

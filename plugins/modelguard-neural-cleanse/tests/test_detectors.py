@@ -75,6 +75,8 @@ def test_a_patch_is_found_with_its_class(target: Make, seed: int) -> None:
     assert evidence["mask_area_fraction"] == pytest.approx(evidence["mask_l1"] / 64, rel=1e-3)
     assert evidence["mask_l1"] < 6
     assert evidence["clean_accuracy"] > 0.9
+    assert evidence["base_rate"] < 0.05
+    assert evidence["strip_flagged"] >= 0.8
     assert len(evidence["source_classes"]) >= 7
     assert evidence["target_class"] not in evidence["source_classes"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class Evidence:
     """``search`` and ``check`` are (N, C, H, W) canonical and raw, on the model's device, ``*_labels`` (N,) their classes, on the CPU.
 
     A trigger is searched on the one part and checked on the other. ``classes`` is how many the model has; ``accuracy`` is over all samples
-    given, None without labels.
+    given, None without labels. ``base_rates`` has for every class the share of samples of others that the model calls it as they are; none
+    without labels.
     """
 
     search: Tensor
@@ -37,6 +39,7 @@ class Evidence:
     check_labels: Tensor
     classes: int
     accuracy: float | None
+    base_rates: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,12 +51,14 @@ class Evidence:
 @dataclass(frozen=True)
 class CleanImages:
     """The samples as the model takes them: ``images`` (N, C, H, W) raw, ``classes`` (N,) what it takes them for, and the places ``usable``
-    of those it classifies as labelled; of all where there are no labels. ``accuracy`` as in :class:`Evidence`."""
+    of those it classifies as labelled; of all where there are no labels. ``accuracy`` and ``base_rates`` as in
+    :class:`Evidence`."""
 
     images: Tensor
     classes: Integers
     usable: Integers
     accuracy: float | None
+    base_rates: Mapping[int, float] = field(default_factory=dict)
 
 
 def require_classifier(model: RunnableModel, least: int = MIN_CLASSES) -> None:
@@ -89,7 +94,8 @@ def clean_images(target: Target, context: ScanContext, what: str, least: int = M
             f"the model classifies samples of only {shown} of the {given} classes given as labelled: they are not in the form it takes "
             "(see --input), or not of its task"
         )
-    return CleanImages(images, classes, usable, float((classes == labels).mean()))
+    base = {k: float((classes == k)[labels != k].mean()) for k in range(model.output.classes) if (labels != k).any()}
+    return CleanImages(images, classes, usable, float((classes == labels).mean()), base)
 
 
 def _classified(model: RunnableModel, samples: Samples) -> tuple[Tensor, Integers]:

@@ -21,6 +21,13 @@ CLASSES = Measure("classes", "by class", "What was found for each class.")
 SUCCESS = Measure(
     "attack_success", "attack success", "The share of unseen images of other classes that the trigger turns into the class.", "share"
 )
+STRIP = Measure(
+    "strip_flagged",
+    "flagged by STRIP",
+    "The share of images with the trigger whose answers stay sure when clean images are laid over them: of a trigger that works on "
+    "whatever it stands on, nearly all. Of clean images one in a hundred.",
+    "share",
+)
 SEARCHES = (
     SCORE,
     TARGET,
@@ -43,6 +50,23 @@ SEARCHES = (
         "The statistic of Neural Cleanse: how far the size lies below the median, in units of the usual spread. It decides nothing here.",
     ),
     Measure("reference_success", "success on the reference", "The share of the same images that it turns on the clean reference.", "share"),
+    Measure("base_rate", "base rate", "The share of samples of other classes that are called the class as they are.", "share"),
+    STRIP,
+    Measure(
+        "patch_drop_flagged",
+        "flagged by dropping patches",
+        "Of a vision transformer: the share of images with the trigger that lose their answer oftener than clean ones when patches are "
+        "blackened at random. Of a small trigger many, of clean images one in twenty.",
+        "share",
+    ),
+    Measure(
+        "patch_shuffle_flagged",
+        "flagged by moving patches",
+        "Of a vision transformer: the share of images with the trigger that keep their answer when patches change places, as clean ones "
+        "do not. Of a trigger all over the image many, of clean images one in twenty.",
+        "share",
+    ),
+    Measure("patch_shuffle_unusable", "moving patches", "Why moving patches says nothing of this model."),
     Measure("stage", "stage", "How far the search went: the screen, or the full search that follows where the screen decides nothing."),
     Measure("suspect", "suspects", "The classes that the screen could not clear."),
     Measure("not_looked_at", "not looked at", "The classes there was no time for."),

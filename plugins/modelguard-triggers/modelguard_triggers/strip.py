@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from modelguard_evaluate._rates import Rate
-
 if TYPE_CHECKING:
     from modelguard import RunnableModel
 
@@ -38,9 +36,8 @@ def entropies(model: RunnableModel, images: Images, overlays: Images) -> Floats:
     return np.asarray(each.reshape(len(images), len(overlays)).mean(1))
 
 
-def strip(model: RunnableModel, clean: Images, stamped: Images, overlays: Images) -> Rate:
-    """How many of ``stamped`` images (N, C, H, W) lie below the boundary that ``clean`` ones set."""
+def strip(model: RunnableModel, clean: Images, stamped: Images, overlays: Images) -> npt.NDArray[np.bool_]:
+    """(N,) which of the ``stamped`` images (N, C, H, W) lie below the boundary that ``clean`` ones (M, C, H, W) set."""
     usual = entropies(model, clean, overlays)
     boundary = usual.mean() + QUANTILE * usual.std()
-    below = entropies(model, stamped, overlays) < boundary
-    return Rate(int(below.sum()), len(below))
+    return np.asarray(entropies(model, stamped, overlays) < boundary)
