@@ -14,8 +14,8 @@ MIN_CLASSES_SHOWN = 4
 MIN_CHECKED, MIN_CHECKED_CLASSES = 4, 2
 """Images, and classes among them, to check on: of one image a trigger turns all or none, and half of clean models have a class that
 gets all (8 of 15 scans of clean digits models that checked on one)."""
-MOST = 512
-"""Images in one pass at the most."""
+MOST_CPU, MOST_GPU = 128, 512
+"""Images in one pass at the most: on a CPU larger batches fall out of the cache (docs/search-plan.md)."""
 
 
 def prepare(target: Target, context: ScanContext, per_class: int, most: int) -> Case:
@@ -46,7 +46,8 @@ def prepare(target: Target, context: ScanContext, per_class: int, most: int) -> 
         clean.accuracy,
         clean.base_rates,
     )
-    return Case(model, evidence, images_per_pass(model, context, most=MOST), context.rng, ticker(context), context.remaining)
+    most = MOST_CPU if model.device.type == "cpu" else MOST_GPU
+    return Case(model, evidence, images_per_pass(model, context, most=most), context.rng, ticker(context), context.remaining)
 
 
 def _parts(usable: Integers, classes: Integers, per_class: int, most: int, rng: np.random.Generator) -> tuple[Integers, Integers]:

@@ -71,16 +71,17 @@ def attempts(case: Case, triggers: Triggers, target: Tensor) -> tuple[Tensor, Te
 
     The stamped image is rounded to 256 levels, as a real one is stored: abs.py measures REASR after the same round trip.
     """
-    images, batch = case.evidence.check, case.batch
+    images = case.evidence.check
     arms, count = len(target), len(images)
-    found = []
     wanted = target.to(images.device)
-    with torch.inference_mode():
-        for begin in range(0, arms * count, batch):
-            case.tick(begin, arms * count, f"{triggers.kind}, checked")
-            index = torch.arange(begin, min(begin + batch, arms * count), device=images.device)
+
+    def tried(index: Tensor) -> Tensor:
+        with torch.inference_mode():
             x = quantised(triggers.stamp(index // count, images[index % count]), case.model.input)
-            found.append(case.model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == wanted[index // count])
+            return case.model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == wanted[index // count]
+
+    parts = torch.split(torch.arange(arms * count, device=images.device), case.batch)
+    found = case.side_by_side(tried, parts, lambda done: case.tick(done, len(parts), f"{triggers.kind}, checked"))
     return torch.cat(found).reshape(arms, count).cpu(), case.evidence.check_labels[None] != target[:, None].cpu()
 
 

@@ -10,12 +10,25 @@ SPECTRAL_PART = Rule(
     "samples of one class that the model tells apart by a feature of their own",
     Severity.HIGH,
     "In the model's last features, the samples under one label fall into two parts that one direction separates far better than any "
-    "direction separates samples of one kind. A model trained on samples with a trigger learns the trigger as such a direction, because "
-    "it alone says which label they were given. The indices are those of the smaller part.",
+    "direction separates samples of one kind, and one part shows samples of other classes, or lies further from the other than natural "
+    "kinds do. A model trained on samples with a trigger learns the trigger as such a direction, because it alone says which label they "
+    "were given. The indices are those of that part.",
     "Look at the samples named. If they carry a common mark, or show another class than their label says, drop them (--drop writes the "
     "indices), train again and audit again.",
-    lookalikes="A class of two natural kinds that look little alike (ones with and without a foot in small digits), a class collected "
-    "from two sources, and samples that were labelled wrongly in the same way.",
+    lookalikes="Many samples of several classes that were labelled wrongly in the same way, and a class collected from two very different "
+    "sources.",
+    cwe=506,
+)
+TWO_KINDS = Rule(
+    "MG4007",
+    "TwoKinds",
+    "a class of two kinds that the model tells apart",
+    Severity.LOW,
+    "The samples under one label fall into two parts as for MG4001, but neither shows samples of other classes, and they are no further "
+    "apart than natural kinds are: ones with and without a foot are, and so is a trigger on samples of the class itself (clean label), or "
+    "of one other class.",
+    "Look at the samples named, and at the others of the class. A common mark on one part is a reason to drop it.",
+    lookalikes="Two natural kinds, which is what most of these are.",
     cwe=506,
 )
 CLUSTERED_PART = Rule(

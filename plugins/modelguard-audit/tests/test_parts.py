@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from modelguard_audit._content import strangeness
+from modelguard_audit._content import content
 from modelguard_audit._parts import SMALLEST, best_parts, cut, normal_like, tail, usual, whitened
 
 
@@ -81,12 +81,31 @@ def test_what_is_usual_leaves_out_the_planted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_samples_of_other_classes_are_the_stranger_part(seed: int) -> None:
+def test_a_part_of_many_classes_is_told_from_a_natural_kind(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    shown = rng.integers(0, 5, 600)
-    values = rng.standard_normal((600, 20)) + 5 * np.eye(20)[shown]
-    labels = np.where(rng.random(600) < 0.2, 3, shown)
-    values[labels != shown, 19] += 4.0  # a mark
-    of_class = labels == 3
-    strange = strangeness(values, labels, 3)
-    assert np.median(strange[shown[of_class] != 3]) > np.quantile(strange[shown[of_class] == 3], 0.9)
+    shown = rng.integers(0, 5, 1000)
+    values = rng.standard_normal((1000, 20)) + 5 * np.eye(20)[shown]
+    labels = np.where(rng.random(1000) < 0.2, 3, shown)
+    values[labels != shown, 19] += 40.0  # a mark, however strong, is no content
+    kind = (labels == 4) & (rng.random(1000) < 0.3)
+    values[kind, 18] += 40.0
+
+    poison = content(values, labels, 3, labels[labels == 3] != shown[labels == 3])
+    natural = content(values, labels, 4, kind[labels == 4])
+
+    assert poison.foreign > 0.85
+    assert poison.kinds > poison.kinds_rest - 0.1
+    assert natural.foreign == pytest.approx(0.5, abs=0.15)
+    assert poison.swapped.foreign == pytest.approx(1 - poison.foreign)
+
+
+def test_a_part_of_one_other_class_looks_like_fewer() -> None:
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 5, 1000)
+    values = rng.standard_normal((1000, 20)) + 5 * np.eye(20)[shown]
+    labels = np.where((shown == 2) & (rng.random(1000) < 0.3), 3, shown)
+
+    found = content(values, labels, 3, labels[labels == 3] != shown[labels == 3])
+
+    assert found.kinds <= 4
+    assert found.foreign < 0.7

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -108,16 +109,18 @@ def promising(case: Case, pairs: Tensor, side: int, generator: torch.Generator) 
     chosen = torch.zeros(len(pairs), PROMISING, dtype=torch.long)
     for source in torch.unique(pairs[:, 0]).tolist():
         shown = evidence.search[(labels == source).nonzero().flatten()[:SHOWN].to(device)]  # (B, C, H, W)
-        index = torch.arange(len(random.corners) * len(shown), device=device)
-        raised = []
-        with torch.inference_mode():
-            for part in torch.split(index, case.batch):
-                case.tick(source, evidence.classes, "windows at random")
+
+        def raised(part: Tensor, shown: Tensor = shown) -> Tensor:  # (b, K)
+            with torch.inference_mode():
                 x = random.stamp(part // len(shown), shown[part % len(shown)])
                 logits = case.model(x.contiguous(memory_format=torch.channels_last)).cpu()
                 top = logits.topk(2, 1).values
-                raised.append(logits - torch.where(logits == top[:, :1], top[:, 1:], top[:, :1]))  # (b, K)
-        margin = torch.cat(raised).view(len(corners), PATTERNS, len(shown), -1).mean(2)  # (places, patterns, K)
+                return logits - torch.where(logits == top[:, :1], top[:, 1:], top[:, :1])
+
+        index = torch.arange(len(random.corners) * len(shown), device=device)
+        parts = torch.split(index, case.batch)
+        found = case.side_by_side(raised, parts, partial(_random_tick, case, source))
+        margin = torch.cat(found).view(len(corners), PATTERNS, len(shown), -1).mean(2)  # (places, patterns, K)
         best, pattern = margin.max(1)  # (places, K)
         for row in (pairs[:, 0] == source).nonzero().flatten().tolist():
             wanted = int(pairs[row, 1])
@@ -125,6 +128,10 @@ def promising(case: Case, pairs: Tensor, side: int, generator: torch.Generator) 
             chosen[row] = (at * PATTERNS + pattern[at, wanted]).repeat(-(-PROMISING // len(at)))[:PROMISING]
     question = torch.arange(len(pairs)).repeat_interleave(PROMISING)
     return Climbed(random.only(chosen.flatten().to(device)), question)
+
+
+def _random_tick(case: Case, source: int, done: int) -> None:
+    case.tick(source, case.evidence.classes, "windows at random")
 
 
 def refine_pairs(case: Case, pairs: Tensor, windows: Windows) -> PairWindows:
@@ -158,15 +165,15 @@ def stamped(case: Case, windows: Windows, arms: Tensor, images: Tensor) -> Tenso
 def _outcomes(case: Case, windows: Windows, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """For every check image under every window: its class, and the margin of the class ``wanted`` (P,); both (P, M)."""
     images, count = case.evidence.check, len(case.evidence.check)
-    index = torch.arange(len(wanted) * count, device=images.device)
-    becomes, margin = [], []
-    with torch.inference_mode():
-        for part in torch.split(index, case.batch):
-            case.tick(int(part[0]), len(index), "windows, checked")
+
+    def outcome(part: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
             x = stamped(case, windows, part // count, images[part % count])
             logits = case.model(x.contiguous(memory_format=torch.channels_last)).cpu()
-            becomes.append(logits.argmax(1))
-            margin.append(margins(logits, wanted[part.cpu() // count]))
+            return logits.argmax(1), margins(logits, wanted[part.cpu() // count])
+
+    parts = torch.split(torch.arange(len(wanted) * count, device=images.device), case.batch)
+    becomes, margin = zip(*case.side_by_side(outcome, parts, lambda done: case.tick(done, len(parts), "windows, checked")), strict=True)
     return torch.cat(becomes).view(-1, count), torch.cat(margin).view(-1, count)
 
 

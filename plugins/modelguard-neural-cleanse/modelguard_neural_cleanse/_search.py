@@ -155,9 +155,8 @@ class Search:
         size = torch.zeros(len(self.targets))
         before = self.parameters
         for _ in range(self.schedule.batches):
-            tick()
             before = self.parameters
-            hits, size, gradients = self._gradients()
+            hits, size, gradients = self._gradients(tick)
             success += hits / self.schedule.batches
             self._adam(gradients)
         won = success >= GATE
@@ -180,20 +179,19 @@ class Search:
         self.down = torch.where(lowered, 0, self.down)
         self.raised, self.lowered = self.raised | raised, self.lowered | lowered
 
-    def _gradients(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _gradients(self, tick: Callable[[], None]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Success (A,) and size (A,) on one fresh mini-batch, and the gradient of the objective for each parameter."""
         batch = self.schedule.batch
         drawn = torch.multinomial(self.sources.float(), batch, replacement=True, generator=self.generator)  # (A, B)
-        per_pass = max(1, self.case.batch // batch)
-        hits, sizes = [], []
-        gradients: list[list[Tensor]] = []
-        for start in range(0, len(self.targets), per_pass):
-            part = slice(start, start + per_pass)
+
+        def of_part(part: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
             # In one piece, but for a single arm whose batch alone is more than a pass may hold.
             pieces = [self._pass(part, piece) for piece in torch.split(drawn[part], self.case.batch, 1)]
-            hits.append(torch.cat([won for won, _, _ in pieces], 1).mean(1).cpu())
-            sizes.append(pieces[0][1])
-            gradients.append([reduce(add, column) for column in zip(*(gradient for _, _, gradient in pieces), strict=True)])
+            hits = torch.cat([won for won, _, _ in pieces], 1).mean(1).cpu()
+            return hits, pieces[0][1], [reduce(add, column) for column in zip(*(gradient for _, _, gradient in pieces), strict=True)]
+
+        parts = self.case.shares(len(self.targets), self.case.batch // batch)
+        hits, sizes, gradients = zip(*self.case.side_by_side(of_part, parts, lambda done: tick()), strict=True)
         return torch.cat(hits), torch.cat(sizes), [torch.cat(column) for column in zip(*gradients, strict=True)]
 
     def _pass(self, part: slice, drawn: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -245,13 +243,15 @@ def _where(arms: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 def successes(case: Case, found: Found, transform: Transform, targets: Tensor, sources: Tensor) -> Tensor:
     """(A, N) bool: whether each trigger turns each image to check on into the wanted class; false where ``sources`` excludes the image."""
     result = torch.zeros(sources.shape, dtype=torch.bool)
-    with torch.inference_mode():
-        for arm in range(len(targets)):
-            own = sources[arm].nonzero().flatten()
-            for part in torch.split(own, case.batch):
-                case.tick(arm, len(targets), "check")
-                parameters = [value[arm : arm + 1] for value in found.parameters]
-                stamped = transform.apply(parameters, case.evidence.check[part][None])[0]
-                logits = case.model(stamped.contiguous(memory_format=torch.channels_last))
-                result[arm, part] = logits.argmax(1).cpu() == targets[arm, part]
+
+    def checked(job: tuple[int, Tensor]) -> None:
+        arm, part = job
+        with torch.inference_mode():
+            parameters = [value[arm : arm + 1] for value in found.parameters]
+            stamped = transform.apply(parameters, case.evidence.check[part][None])[0]
+            logits = case.model(stamped.contiguous(memory_format=torch.channels_last))
+            result[arm, part] = logits.argmax(1).cpu() == targets[arm, part]
+
+    jobs = [(arm, part) for arm in range(len(targets)) for part in torch.split(sources[arm].nonzero().flatten(), case.batch)]
+    case.side_by_side(checked, jobs, lambda done: case.tick(done, len(jobs), "check"))
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -111,32 +112,39 @@ def _round(
     (value,) = arms.parameters
     momentum = torch.zeros_like(value)
     reached, led = torch.zeros(count), torch.zeros(count, dtype=torch.bool)
-    at_once = max(1, case.batch // item.images)
+
+    def climbed(drawn: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """The gradient for the arms in ``part``, and the margins (a, B) they have on their images of those ``drawn`` (A, B)."""
+        gradient, gained = torch.zeros_like(value[part]), []
+        # In one piece, but where a single arm's images are more than a pass may hold.
+        for piece in torch.split(drawn[part], case.batch, 1):
+            own = value[part].clone().requires_grad_(True)
+            stamped = arms.stamp_each(own, part, images[piece])  # (a*b, C, H, W)
+            logits = case.model(stamped.contiguous(memory_format=torch.channels_last))
+            margin = margins(logits, wanted[part].repeat_interleave(piece.shape[1])) / case.usual_margin
+            objective = margin.clamp_max(ENOUGH).sum()
+            if objective.requires_grad:  # a model may give no gradient at all
+                gradient += torch.autograd.grad(objective, own)[0]
+            gained.append(margin.detach().clamp(-ENOUGH, ENOUGH).view(piece.shape).cpu())
+        return gradient, torch.cat(gained, 1)
+
+    parts = case.shares(count, case.batch // item.images)
+    _ = case.usual_margin  # once, before threads ask for it
     for step in range(item.steps):
         drawn = torch.multinomial(questions.allowed, item.images, replacement=True, generator=generator).to(device)  # (A, B)
         size = arms.pace * item.rate * LAST_RATE ** (step / item.steps)
-        for begin in range(0, count, at_once):
-            tick(step)
-            part = slice(begin, begin + at_once)
-            gradient = torch.zeros_like(value[part])
-            gained = []
-            # In one piece, but where a single arm's images are more than a pass may hold.
-            for piece in torch.split(drawn[part], case.batch, 1):
-                own = value[part].clone().requires_grad_(True)
-                stamped = arms.stamp_each(own, part, images[piece])  # (a*b, C, H, W)
-                logits = case.model(stamped.contiguous(memory_format=torch.channels_last))
-                margin = margins(logits, wanted[part].repeat_interleave(piece.shape[1])) / case.usual_margin
-                objective = margin.clamp_max(ENOUGH).sum()
-                if objective.requires_grad:  # a model may give no gradient at all
-                    gradient += torch.autograd.grad(objective, own)[0]
-                gained.append(margin.detach().clamp(-ENOUGH, ENOUGH).view(piece.shape).cpu())
-            with torch.no_grad():
-                scale = gradient.abs().mean(tuple(range(1, gradient.ndim)), keepdim=True)
-                led[part] |= (scale > 0).flatten().cpu()
-                momentum[part] = MOMENTUM * momentum[part] + gradient / scale.clamp_min(1e-12)
-                value[part] += size * momentum[part].sign()
-            if step >= item.steps // 2:
-                reached[part] += torch.cat(gained, 1).mean(1)
+        found = case.side_by_side(partial(climbed, drawn), parts, partial(_in_step, tick, step))
+        gradient = torch.cat([slope for slope, _ in found])
         with torch.no_grad():
+            scale = gradient.abs().mean(tuple(range(1, gradient.ndim)), keepdim=True)
+            led |= (scale > 0).flatten().cpu()
+            momentum = MOMENTUM * momentum + gradient / scale.clamp_min(1e-12)
+            value += size * momentum.sign()
             arms.constrain()
+        if step >= item.steps // 2:
+            reached += torch.cat([gained for _, gained in found]).mean(1)
     return reached / (item.steps - item.steps // 2), led
+
+
+def _in_step(tick: Callable[[int], None], step: int, done: int) -> None:
+    tick(step)

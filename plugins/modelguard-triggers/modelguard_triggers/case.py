@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import inf, prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,17 @@ if TYPE_CHECKING:
 DEFAULT_MEMORY = 4 << 30
 """Bytes taken for the memory limit when there is none."""
 SMALLEST_MARGIN = 1e-3
+AT_ONCE = 4
+"""Passes side by side at the most: each keeps activations of its own."""
+WORTH, FEW = 1e-3, 8
+"""Seconds that a pass of so many images takes at the least for others to run beside it: of shorter ones most is Python, which runs on one
+core at a time."""
 TRUSTED = 0.8
 """The part of the time left that a search is planned into: what a pass takes is measured once, and checking takes passes too."""
+
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 class Tick(Protocol):
@@ -49,6 +59,49 @@ class Case:
     def generator(self, stream: str) -> torch.Generator:
         """A torch generator seeded from the ``stream`` of that name."""
         return seeded(self.rng(stream))
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many passes run side by side, each on cores of its own.
+
+        Cores that share one pass wait for each other after every layer; with a pass each they do not, which is 1.25 (a VGG) to 1.37
+        times (a ResNet-8) as fast on two cores (docs/search-plan.md).
+        """
+        count = passes_at_once(self.model)
+        if count == 1:
+            return 1
+        images, taken = self.evidence.search[:FEW], []
+        with torch.inference_mode():
+            for _ in range(2):
+                began = time.perf_counter()
+                self.model(images)
+                taken.append(time.perf_counter() - began)
+        return count if min(taken) >= WORTH else 1
+
+    def shares(self, total: int, each: int) -> list[slice]:
+        """``total`` items in parts of up to ``each``, as alike as they can be and as many as fill all cores."""
+        wanted = -(-total // max(1, each))
+        parts = min(total, -(-wanted // self.at_once) * self.at_once)
+        return [slice(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
+
+    def side_by_side(self, work: Callable[[P], R], parts: Sequence[P], tick: Callable[[int], None]) -> list[R]:
+        """``work`` of each of ``parts``, in order; ``tick`` is told how many are done. The work may run in other threads, so it has to
+        turn gradients off by itself where it wants none."""
+        found: list[R] = []
+        if self.at_once == 1 or len(parts) == 1:
+            for part in parts:
+                tick(len(found))
+                found.append(work(part))
+            return found
+        begun = [_pool(self.at_once, torch.get_num_threads() // self.at_once).submit(work, part) for part in parts]
+        try:
+            for future in begun:
+                tick(len(found))
+                found.append(future.result())
+        finally:
+            for future in begun:
+                future.cancel()
+        return found
 
     def affordable(self, passes: Callable[[int], float], wanted: int, what: str = "classes") -> npt.NDArray[np.int64]:
         """Which of ``wanted`` classes there is time for (:func:`affordable`)."""
@@ -106,14 +159,24 @@ def seconds_a_pass(model: RunnableModel, images: Tensor) -> float:
     return min(taken)
 
 
+def passes_at_once(model: RunnableModel) -> int:
+    """How many passes may run side by side: one on a GPU, which shares a pass out by itself."""
+    return min(AT_ONCE, torch.get_num_threads()) if model.device.type == "cpu" else 1
+
+
+@cache
+def _pool(count: int, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "passes", torch.set_num_threads, (threads,))
+
+
 def images_per_pass(model: RunnableModel, context: ScanContext, *, most: int, inputs: int = 4, copies: int = 4) -> int:
-    """Images for one forward and backward pass that stay within a quarter of the memory limit, ``most`` at the most.
+    """Images for one forward and backward pass that stay, with those beside it, within a quarter of the memory limit, ``most`` at the most.
 
     What an image takes is every layer's activation and ``inputs`` times its own size, in float32, ``copies`` times over (value,
     gradient, and what the backward pass keeps).
     """
     values = sum(prod(map(abs, layer.shape)) for layer in model.layers) + inputs * prod(map(abs, model.input.shape))
-    budget = (context.memory_limit or DEFAULT_MEMORY) // 4
+    budget = (context.memory_limit or DEFAULT_MEMORY) // 4 // passes_at_once(model)
     return int(np.clip(budget // (4 * copies * max(1, values)), 1, most))
 
 

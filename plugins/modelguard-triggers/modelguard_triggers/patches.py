@@ -60,9 +60,10 @@ def patch_processing(model: RunnableModel, clean: Tensor, stamped: Tensor, side:
 
     def shuffled(x: Tensor) -> Tensor:
         order = torch.rand(len(x), grid[0] * grid[1], generator=generator).argsort(1).to(x.device)
-        tokens = x.unflatten(3, (grid[1], side)).unflatten(2, (grid[0], side)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (n, T, C, P, P)
+        n, channels = x.shape[:2]
+        tokens = x.view(n, channels, grid[0], side, grid[1], side).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (n, T, C, P, P)
         moved = torch.take_along_dim(tokens, order[:, :, None, None, None], 1)
-        return moved.unflatten(1, grid).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+        return moved.view(n, *grid, channels, side, side).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 
     drop, shuffle = _changes(model, clean, dropped), _changes(model, clean, shuffled)
     most = int(np.quantile(drop, 1 - FALSE_ALARMS, method="higher"))

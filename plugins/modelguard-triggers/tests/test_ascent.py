@@ -26,6 +26,7 @@ class Planted(nn.Module):
     """Classes by brightness, but two bright pixels next to each other say class 2. Counts the images of every pass."""
 
     input = SPEC
+    device = torch.device("cpu")
 
     def __init__(self, change: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         super().__init__()
@@ -130,6 +131,7 @@ class Layers:
     """What :func:`images_per_pass` asks of a model."""
 
     input = SPEC
+    device = torch.device("cuda")  # which shares a pass out by itself
     layers = (Layer("a", "conv", (8, 6, 6), 0), Layer("b", "linear", (10,), 0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,8 +39,13 @@ class Quadrants:
         fires = 50 * (x.amax((1, 2, 3)) - 0.8).clamp_min(0) + 50 * (x.mean((1, 2, 3)) - 0.5).clamp_min(0)
         return logits + torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), QUADRANTS) * fires[:, None]
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Any) -> Any:
         return self(torch.from_numpy(x)).numpy()
+
+
+def quadrants(layers: tuple[Layer, ...] = (TOKENS,), moves: bool = True) -> Any:
+    """Such a model, taken for a runnable one."""
+    return Quadrants(layers, moves)
 
 
 def images(seed: int, count: int = 40) -> tuple[Tensor, Tensor]:
@@ -51,7 +57,7 @@ def images(seed: int, count: int = 40) -> tuple[Tensor, Tensor]:
     return x, labels
 
 
-def case(model: Quadrants, seed: int = 0, base: dict[int, float] | None = None) -> Case:
+def case(model: Any, seed: int = 0, base: dict[int, float] | None = None) -> Case:
     search, searched = images(seed)
     check, checked = images(seed + 100)
     evidence = Evidence(search, searched, check, checked, QUADRANTS, 1.0, base or {})
@@ -70,7 +76,7 @@ def veil(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_dropping_patches_tells_a_small_trigger_and_moving_them_a_wide_one(seed: int) -> None:
-    model, (clean, labels) = Quadrants(), images(seed)
+    model, (clean, labels) = quadrants(), images(seed)
     others = clean[labels != 0]
     generator = torch.Generator().manual_seed(seed)
 
@@ -84,7 +90,7 @@ def test_dropping_patches_tells_a_small_trigger_and_moving_them_a_wide_one(seed:
 
 
 def test_where_moving_patches_changes_nothing_on_clean_images_it_says_so() -> None:
-    model, (clean, _) = Quadrants(moves=False), images(0)
+    model, (clean, _) = quadrants(moves=False), images(0)
 
     facts = patch_processing(model, clean, pixel(clean), PATCH, torch.Generator().manual_seed(0))
 
@@ -99,11 +105,11 @@ def test_where_moving_patches_changes_nothing_on_clean_images_it_says_so() -> No
 def test_the_side_of_a_patch_is_told_by_the_number_of_tokens(shapes: list[tuple[int, ...]], side: int) -> None:
     layers = tuple(Layer(str(i), "block", shape, -1 if len(shape) == 2 else 0) for i, shape in enumerate(shapes))
 
-    assert patch_size(Quadrants(layers)) == side
+    assert patch_size(quadrants(layers)) == side
 
 
 def test_an_input_agnostic_trigger_is_flagged_and_one_that_does_nothing_is_not() -> None:
-    model = Quadrants(())
+    model = quadrants(())
     asked = case(model).evidence.check_labels != 0
 
     works = recovered(case(model, base={0: 0.05}), 0, asked, pixel)
@@ -115,7 +121,7 @@ def test_an_input_agnostic_trigger_is_flagged_and_one_that_does_nothing_is_not()
 
 
 def test_of_few_images_nothing_is_said() -> None:
-    whole = case(Quadrants(), base={0: 0.05})
+    whole = case(quadrants(), base={0: 0.05})
     few = replace(whole, evidence=replace(whole.evidence, search=whole.evidence.search[:5]))
 
     assert recovered(few, None, few.evidence.check_labels != 0, pixel) == {}
