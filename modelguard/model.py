@@ -155,7 +155,7 @@ class RunnableModel(ABC):
     Token ids are padded with ``text.pad``, of classifiers on the right and of language models on the left, and what is padding changes no
     result. What text models have beside that raises :class:`~modelguard.detector.Skip` on others.
 
-    :meth:`forward` may be called by several threads at once, the other methods by one.
+    What runs the model may be called by several threads at once.
 
     A model that runs forward only (``describe()["forward_only"]`` says why) raises :class:`~modelguard.detector.Skip` when it is
     asked to differentiate, and has no layers.

@@ -8,6 +8,7 @@ area does. As in the authors' later TrojAI version the target's logit is raised 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,25 +46,33 @@ def invert(
     for value in triggers.parameters:
         value.requires_grad_(True)
     optimiser = torch.optim.Adam(triggers.parameters, lr=RATE, betas=BETAS)
-    arms_at_once = max(1, case.batch // per_step)
+    usual = case.usual_margin
+
+    def slopes(drawn: Tensor, part: slice) -> tuple[Tensor, ...]:
+        """What the arms in ``part`` add to the gradient of each parameter, on their images of those ``drawn`` (A, B)."""
+        arms = torch.arange(len(candidates), device=device)[part].repeat_interleave(per_step)  # (A'*B,)
+        stamped = triggers.stamp(arms, images[drawn[part].flatten()]).contiguous(memory_format=torch.channels_last)
+        logits, seen = model.capture(stamped, list(layers))
+        margin = margins(logits, target[arms]) / usual
+        fired = _fired(seen, layers, candidates[part], per_step)
+        loss = -(margin.clamp_max(ENOUGH) + fired.clamp_max(ENOUGH)).sum() / per_step
+        return torch.autograd.grad(loss, triggers.parameters, materialize_grads=True)
+
+    parts = case.shares(len(candidates), case.batch // per_step)
     for step in range(steps):
         drawn = torch.multinomial(allowed, per_step, replacement=True, generator=generator).to(device)  # (A, B)
-        optimiser.zero_grad()
-        for begin in range(0, len(candidates), arms_at_once):
-            case.tick(step, steps, triggers.kind)
-            part = slice(begin, begin + arms_at_once)
-            arms = torch.arange(len(candidates), device=device)[part].repeat_interleave(per_step)  # (A'*B,)
-            stamped = triggers.stamp(arms, images[drawn[part].flatten()]).contiguous(memory_format=torch.channels_last)
-            logits, seen = model.capture(stamped, list(layers))
-            margin = margins(logits, target[arms]) / case.usual_margin
-            fired = _fired(seen, layers, candidates[part], per_step)
-            loss = -(margin.clamp_max(ENOUGH) + fired.clamp_max(ENOUGH)).sum() / per_step
-            loss.backward()  # type: ignore[no-untyped-call]
+        found = case.side_by_side(partial(slopes, drawn), parts, partial(_tick, case, step, steps, triggers.kind))
+        for value, *of_parts in zip(triggers.parameters, *found, strict=True):
+            value.grad = torch.stack(of_parts).sum(0)
         optimiser.step()
         with torch.no_grad():
             triggers.constrain()
     for value in triggers.parameters:
         value.requires_grad_(False)
+
+
+def _tick(case: Case, step: int, steps: int, note: str, done: int) -> None:
+    case.tick(step, steps, note)
 
 
 def attempts(case: Case, triggers: Triggers, target: Tensor) -> tuple[Tensor, Tensor]:

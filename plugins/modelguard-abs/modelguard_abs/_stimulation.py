@@ -135,11 +135,9 @@ def _analyse(case: Case, held: Held, units: Sequence[tuple[int, ...]], levels: S
     for row, chosen in enumerate(units):
         masks[row, list(chosen)] = True
     jobs = [(row, level) for row in range(len(units)) for level in levels]
-    at_once = max(1, case.batch // images)
-    parts = []
-    for begin in range(0, len(jobs), at_once):
-        case.tick(begin, len(jobs), layer.name)
-        part = jobs[begin : begin + at_once]
+
+    def stimulated(share: slice) -> Tensor:
+        part = jobs[share]
         chosen_units = torch.stack([masks[row] for row, _ in part]).to(activation.device)  # (J, U)
         value = torch.tensor([level for _, level in part], device=activation.device)  # (J,)
         shape = [1] * activation.ndim
@@ -148,10 +146,13 @@ def _analyse(case: Case, held: Held, units: Sequence[tuple[int, ...]], levels: S
         value = value.repeat_interleave(images).reshape(-1, *[1] * (activation.ndim - 1))
         which = torch.arange(images, device=activation.device).repeat(len(part))
         with torch.inference_mode():
-            stimulated = torch.where(chosen_units, value, activation[which])  # (J*S, ...)
-            if stimulated.ndim == 4:
-                stimulated = stimulated.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on
-            parts.append(held.run(stimulated, which).float().cpu())
+            changed = torch.where(chosen_units, value, activation[which])  # (J*S, ...)
+            if changed.ndim == 4:
+                changed = changed.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on
+            return held.run(changed, which).float().cpu()
+
+    shares = case.shares(len(jobs), case.batch // images)
+    parts = case.side_by_side(stimulated, shares, lambda done: case.tick(done, len(shares), layer.name))
     logits = torch.cat(parts).reshape(len(units), len(levels), images, -1)  # (U, V, S, K)
     elevation = logits[:, 1:].amax(1) - logits[:, 0]  # (U, S, K): section 4.2, the elevation difference of each label
     labels = held.labels.cpu()

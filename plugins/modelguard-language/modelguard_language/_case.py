@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from modelguard_triggers.case import SMALLEST_MARGIN, Tick, ticker
+from modelguard_triggers.case import FEW, SMALLEST_MARGIN, P, R, Tick, passes_at_once, side_by_side, ticker
 from modelguard_triggers.facts import class_name, rounded, score
 
 from modelguard import Skip
@@ -46,6 +47,15 @@ class TextCase:
     batch: int
     weights: int
     tick: Tick
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many passes run side by side."""
+        return passes_at_once(self.model, torch.from_numpy(padded(self.model, self.texts.words[:FEW])).to(self.model.device))
+
+    def side_by_side(self, work: Callable[[P], R], parts: Sequence[P], tick: Callable[[int], None]) -> list[R]:
+        """:func:`~modelguard_triggers.case.side_by_side`, as many :attr:`at_once`."""
+        return side_by_side(self.at_once, work, parts, tick)
 
     @property
     def classes(self) -> int:

@@ -90,6 +90,12 @@ def framed(case: TextCase, places: Integers, length: int, where: int | None = No
     return frames
 
 
+def shared_out(frames: Sequence[Frames], parts: int) -> list[Frames]:
+    """The texts of ``frames``, each of these in so many ``parts``."""
+    cut = [(frame, torch.arange(len(frame.ids), device=frame.ids.device).tensor_split(min(parts, len(frame.ids)))) for frame in frames]
+    return [Frames(frame.ids[rows], frame.slots[rows], frame.classes[rows]) for frame, several in cut for rows in several]
+
+
 def margins(logits: Tensor) -> Tensor:
     """(N, K) by how much each class's logit of ``logits`` (N, K) exceeds the best of the others."""
     top = logits.topk(2, 1)
@@ -102,17 +108,24 @@ def effect(case: TextCase, frames: Sequence[Frames], phrases: Integers, note: st
     """What each of ``phrases`` (n, L) does in all texts of ``frames``."""
     model, k = case.model, case.classes
     n = len(phrases)
-    push, flips, asked = torch.zeros(n, k), torch.zeros(n, k), torch.zeros(k)
+    push, flips = torch.zeros(n, k), torch.zeros(n, k)
     chosen = torch.from_numpy(np.ascontiguousarray(phrases)).to(model.device)
-    with torch.inference_mode():
-        for number, frame in enumerate(frames):
-            others, m = frame.others(k), len(frame.ids)
-            asked += others.sum(0).cpu()
-            each = max(1, case.batch // frame.ids.numel())
-            for start in range(0, n, each):
-                case.tick(number * n + start, n * len(frames), note)
-                found = margins(model(frame.filled(chosen[start : start + each])).float()).view(-1, m, k)
-                push[start : start + each] += (found * others).sum(1).cpu()
-                flips[start : start + each] += ((found > 0) * others).sum(1).cpu()
-    asked = asked.clamp(min=1)
+
+    def tried(job: tuple[Frames, slice]) -> tuple[Tensor, Tensor]:
+        """Summed over the texts of a frame, the margins (n', K) with some of the phrases, and how many are above 0."""
+        frame, part = job
+        with torch.inference_mode():
+            found = margins(model(frame.filled(chosen[part])).float()).view(-1, len(frame.ids), k)
+            others = frame.others(k)
+            return (found * others).sum(1).cpu(), ((found > 0) * others).sum(1).cpu()
+
+    jobs = []
+    for frame in frames:
+        each = max(1, case.batch // frame.ids.numel())
+        jobs += [(frame, slice(start, start + each)) for start in range(0, n, each)]
+    results = case.side_by_side(tried, jobs, lambda done: case.tick(done, len(jobs), note))
+    for (_, part), (margin, above) in zip(jobs, results, strict=True):
+        push[part] += margin
+        flips[part] += above
+    asked = torch.stack([frame.others(k).sum(0).cpu() for frame in frames]).sum(0).clamp(min=1) if frames else torch.ones(k)
     return Effect((push / asked / case.usual).numpy(), (flips / asked).numpy())

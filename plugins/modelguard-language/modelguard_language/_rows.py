@@ -9,6 +9,7 @@ learnt from texts keep what they began with.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn import functional
 from modelguard import Confidence, DeadlineExceeded, Finding, Severity, Skip
 from modelguard_language._case import nothing_to_compare, standing, text_case
 from modelguard_language._decision import ANGLE, over_classes
-from modelguard_language._frames import effect, framed
+from modelguard_language._frames import Frames, effect, framed, shared_out
 from modelguard_language._phrases import LARGE, sources
 from modelguard_language._scan import REACHES, SURE, sentence, words
 from modelguard_language._soft import placed
@@ -130,21 +131,27 @@ def written(case: TextCase, table: torch.Tensor, k: int, times: int) -> torch.Te
     each = 6 * case.weights * case.length * min(case.classes, MANY) * len(TIMES)
     texts = int(np.clip(WORK / each / STEPS, FEWEST_TEXTS, TEXTS))
     steps = int(np.clip(WORK / each / texts, FEWEST_STEPS, STEPS))
-    frames = framed(case, spread(case, sources(case, k, case.texts.search), texts), times)
+    frames = shared_out(framed(case, spread(case, sources(case, k, case.texts.search), texts), times), case.at_once)
     row = functional.normalize(table.mean(0), dim=0) * norm
     for step in range(steps):
-        case.tick(step, steps, f"class {k}: its row")
-        row = row.detach().requires_grad_(True)
-        slope = torch.zeros_like(row)
-        for frame in frames:
-            logits = placed(case, frame, row.expand(times, -1))
-            loss = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum")
-            if not loss.requires_grad:
-                raise Skip(NO_GRADIENT)
-            slope = slope + torch.autograd.grad(loss, row)[0]
-        moved = row.detach() - RATE * norm * (1 - step / steps) * functional.normalize(slope, dim=0)
+        slopes = case.side_by_side(partial(_slope, case, k, times, row), frames, partial(_tick, case, step, steps, k))
+        moved = row - RATE * norm * (1 - step / steps) * functional.normalize(torch.stack(slopes).sum(0), dim=0)
         row = functional.normalize(moved, dim=0) * norm
     return row
+
+
+def _slope(case: TextCase, k: int, times: int, row: torch.Tensor, frame: Frames) -> torch.Tensor:
+    """(D,) the gradient of the cross entropy of class ``k``, summed over the texts of ``frame``, with respect to ``row`` (D,)."""
+    own = row.clone().requires_grad_(True)
+    logits = placed(case, frame, own.expand(times, -1))
+    loss = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum")
+    if not loss.requires_grad:
+        raise Skip(NO_GRADIENT)
+    return torch.autograd.grad(loss, own)[0]
+
+
+def _tick(case: TextCase, step: int, steps: int, k: int, done: int) -> None:
+    case.tick(step, steps, f"class {k}: its row")
 
 
 def _finding(detector: EmbeddingRows, case: TextCase, k: int, token: int, p: float, about: dict[str, Any]) -> Finding:

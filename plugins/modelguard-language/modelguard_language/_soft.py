@@ -18,7 +18,7 @@ from modelguard_triggers.outliers import Floats
 from torch import Tensor
 from torch.nn import functional
 
-from modelguard_language._frames import framed, margins
+from modelguard_language._frames import framed, margins, shared_out
 from modelguard_language._phrases import sources
 from modelguard_language._tokens import spread
 
@@ -67,7 +67,7 @@ def _inverted(case: TextCase, k: int, length: int, steps: int, texts: int, seeds
     model = case.model
     ids = torch.from_numpy(case.tokens())
     table = case.rows()  # (n, D)
-    frames = framed(case, spread(case, sources(case, k, case.texts.search), texts), length)
+    frames = shared_out(framed(case, spread(case, sources(case, k, case.texts.search), texts), length), case.at_once)
     w = torch.rand(length, len(ids), generator=generator)
     for place, token in enumerate(seeds[:length]):
         w[place, int(torch.searchsorted(ids, token))] += SEEDED
@@ -125,15 +125,17 @@ def _real(case: TextCase) -> int:
 
 def _loss(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> float:
     """Mean cross entropy of class ``k``, with its gradient."""
-    total, count = 0.0, sum(len(frame.ids) for frame in frames)
-    here = soft.detach().requires_grad_(True)  # so that the way back through the vocabulary is gone once, not for every frame
-    for frame in frames:
-        logits = placed(case, frame, here)
-        part = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum") / count
-        torch.autograd.backward(part)
-        total += float(part.detach())
-    torch.autograd.backward(soft, here.grad)
-    return total
+    count, phrase = sum(len(frame.ids) for frame in frames), soft.detach()
+
+    def of_frame(frame: Frames) -> tuple[float, Tensor]:
+        own = phrase.clone().requires_grad_(True)
+        logits = placed(case, frame, own)
+        loss = functional.cross_entropy(logits, torch.full((len(logits),), k, device=logits.device), reduction="sum") / count
+        return float(loss.detach()), torch.autograd.grad(loss, own)[0]
+
+    losses, slopes = zip(*case.side_by_side(of_frame, frames, lambda done: None), strict=True)
+    torch.autograd.backward(soft, torch.stack(slopes).sum(0))  # the way back through the vocabulary is gone once
+    return float(sum(losses))
 
 
 def _measured(case: TextCase, frames: Sequence[Frames], k: int, soft: Tensor) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -314,3 +315,25 @@ def test_a_model_whose_softmax_was_taken_off_is_cut_and_patched_all_the_same() -
     torch.testing.assert_close(back(front(raw())), inner(raw()))
     torch.testing.assert_close(model.patch(raw(), {"0.6": torch.clone}), inner(raw()))
     torch.testing.assert_close(model.capture(raw(), ["0.11"])[1]["0.11"], inner(raw()))
+
+
+@pytest.mark.parametrize("module", [Residual, Untraceable])
+def test_threads_do_not_see_each_other(module: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    shape = (1, 5, 5) if module is Residual else (6,)
+    model = runnable(module(), shape, 3)
+    name = next(layer.name for layer in model.layers if layer.kind == "activation")
+    _, back = model.split(name)
+    inputs = [torch.rand(3, *shape, generator=torch.Generator().manual_seed(i)) for i in range(24)]
+
+    def everything(x: torch.Tensor) -> list[torch.Tensor]:
+        logits, seen = model.capture(x, [name])
+        patched = model.patch(x, {name: lambda value: 0.5 * value})
+        return [logits, seen[name], patched, model(x), back(seen[name])]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(everything, inputs))
+
+    for x, values in zip(inputs, found, strict=True):
+        for value, expected in zip(values, everything(x), strict=True):
+            torch.testing.assert_close(value, expected)

@@ -62,21 +62,8 @@ class Case:
 
     @cached_property
     def at_once(self) -> int:
-        """How many passes run side by side, each on cores of its own.
-
-        Cores that share one pass wait for each other after every layer; with a pass each they do not, which is 1.25 (a VGG) to 1.37
-        times (a ResNet-8) as fast on two cores (docs/search-plan.md).
-        """
-        count = passes_at_once(self.model)
-        if count == 1:
-            return 1
-        images, taken = self.evidence.search[:FEW], []
-        with torch.inference_mode():
-            for _ in range(2):
-                began = time.perf_counter()
-                self.model(images)
-                taken.append(time.perf_counter() - began)
-        return count if min(taken) >= WORTH else 1
+        """How many passes run side by side."""
+        return passes_at_once(self.model, self.evidence.search[:FEW])
 
     def shares(self, total: int, each: int) -> list[slice]:
         """``total`` items in parts of up to ``each``, as alike as they can be and as many as fill all cores."""
@@ -85,23 +72,8 @@ class Case:
         return [slice(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
 
     def side_by_side(self, work: Callable[[P], R], parts: Sequence[P], tick: Callable[[int], None]) -> list[R]:
-        """``work`` of each of ``parts``, in order; ``tick`` is told how many are done. The work may run in other threads, so it has to
-        turn gradients off by itself where it wants none."""
-        found: list[R] = []
-        if self.at_once == 1 or len(parts) == 1:
-            for part in parts:
-                tick(len(found))
-                found.append(work(part))
-            return found
-        begun = [_pool(self.at_once, torch.get_num_threads() // self.at_once).submit(work, part) for part in parts]
-        try:
-            for future in begun:
-                tick(len(found))
-                found.append(future.result())
-        finally:
-            for future in begun:
-                future.cancel()
-        return found
+        """:func:`side_by_side`, as many :attr:`at_once`."""
+        return side_by_side(self.at_once, work, parts, tick)
 
     def affordable(self, passes: Callable[[int], float], wanted: int, what: str = "classes") -> npt.NDArray[np.int64]:
         """Which of ``wanted`` classes there is time for (:func:`affordable`)."""
@@ -159,9 +131,45 @@ def seconds_a_pass(model: RunnableModel, images: Tensor) -> float:
     return min(taken)
 
 
-def passes_at_once(model: RunnableModel) -> int:
-    """How many passes may run side by side: one on a GPU, which shares a pass out by itself."""
-    return min(AT_ONCE, torch.get_num_threads()) if model.device.type == "cpu" else 1
+def passes_at_once(model: RunnableModel, few: Tensor | None = None) -> int:
+    """How many passes may run side by side, each on cores of its own: one on a GPU, which shares a pass out by itself, and one where a
+    pass of ``few`` inputs takes next to no time.
+
+    Cores that share one pass wait for each other after every layer; with a pass each they do not, which is 1.25 (a VGG) to 1.37
+    times (a ResNet-8) as fast on two cores (docs/search-plan.md).
+    """
+    count = min(AT_ONCE, torch.get_num_threads()) if model.device.type == "cpu" else 1
+    if few is None or count == 1:
+        return count
+    taken = []
+    with torch.inference_mode():
+        for _ in range(2):
+            began = time.perf_counter()
+            model(few)
+            taken.append(time.perf_counter() - began)
+    return count if min(taken) >= WORTH else 1
+
+
+def side_by_side(count: int, work: Callable[[P], R], parts: Sequence[P], tick: Callable[[int], None]) -> list[R]:
+    """``work`` of each of ``parts``, in order, ``count`` at once; ``tick`` is told how many are done.
+
+    The work may run in other threads, so it has to turn gradients off by itself where it wants none.
+    """
+    found: list[R] = []
+    if count == 1 or len(parts) == 1:
+        for part in parts:
+            tick(len(found))
+            found.append(work(part))
+        return found
+    begun = [_pool(count, torch.get_num_threads() // count).submit(work, part) for part in parts]
+    try:
+        for future in begun:
+            tick(len(found))
+            found.append(future.result())
+    finally:
+        for future in begun:
+            future.cancel()
+    return found
 
 
 @cache

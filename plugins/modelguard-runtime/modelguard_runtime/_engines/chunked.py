@@ -57,7 +57,11 @@ class ChunkedEngine(GraphEngine):
 
     def split(self, name: str) -> Cut:
         self.require([name])
-        return split_graph(self, name, self.module, self._nodes[name], lambda half: InChunks(half, self._batch).run)
+
+        def runner(half: fx.GraphModule) -> Callable[..., Any]:
+            return lambda *args: InChunks(half, self._batch).run(*args)  # a run of its own for each call, which may be side by side
+
+        return split_graph(self, name, self.module, self._nodes[name], runner)
 
 
 @dataclass(frozen=True, slots=True)

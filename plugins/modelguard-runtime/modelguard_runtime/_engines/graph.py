@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class GraphEngine(Engine):
         freeze(module)
         self.blank = blank
         self._variants: dict[tuple[str, tuple[str, ...]], fx.GraphModule] = {}
+        self._making = Lock()
         self._nodes: dict[str, fx.Node] = {}
         self.layers = to_layers(self._probe())
         # Of (N, T, D) alone a row is what one token is looked up as: a graph may lay all tokens of a batch out in a line.
@@ -64,22 +66,26 @@ class GraphEngine(Engine):
     def _variant(self, purpose: str, names: tuple[str, ...]) -> fx.GraphModule:
         """A copy of the graph that also returns (``capture``) or replaces (``patch``) the named activations."""
         key = (purpose, names)
-        if key not in self._variants:
-            graph = fx.Graph()
-            copies: dict[fx.Node, Any] = {}
-            edits = graph.placeholder("edits") if purpose == "patch" else None
-            wanted = {self._nodes[name]: position for position, name in enumerate(names)}
-            output = None
-            for node in self.module.graph.nodes:
-                if node.op == "output":
-                    output = fx.node.map_arg(node.args[0], lambda arg: copies[arg])
-                    continue
-                copies[node] = graph.node_copy(node, lambda arg: copies[arg])
-                if edits is not None and node in wanted:
-                    copies[node] = graph.call_function(_edit, (edits, wanted[node], copies[node]))
-            graph.output(output if edits is not None else (output, [copies[self._nodes[name]] for name in names]))
-            self._variants[key] = fx.GraphModule(self.module, graph)
-        return self._variants[key]
+        with self._making:
+            if key not in self._variants:
+                self._variants[key] = self._made(purpose, names)
+            return self._variants[key]
+
+    def _made(self, purpose: str, names: tuple[str, ...]) -> fx.GraphModule:
+        graph = fx.Graph()
+        copies: dict[fx.Node, Any] = {}
+        edits = graph.placeholder("edits") if purpose == "patch" else None
+        wanted = {self._nodes[name]: position for position, name in enumerate(names)}
+        output = None
+        for node in self.module.graph.nodes:
+            if node.op == "output":
+                output = fx.node.map_arg(node.args[0], lambda arg: copies[arg])
+                continue
+            copies[node] = graph.node_copy(node, lambda arg: copies[arg])
+            if edits is not None and node in wanted:
+                copies[node] = graph.call_function(_edit, (edits, wanted[node], copies[node]))
+        graph.output(output if edits is not None else (output, [copies[self._nodes[name]] for name in names]))
+        return fx.GraphModule(self.module, graph)
 
     def move(self, device: torch.device) -> None:
         super().move(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -93,12 +94,15 @@ class ModuleEngine(Engine):
 
     @contextmanager
     def _tapped(self, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-        """While active, each tapped layer's output is what its function makes of it."""
+        """While active, each tapped layer's output is what its function makes of it, in this thread."""
         calls: dict[str, int] = {}
+        own = get_ident()
         handles = []
 
         def tap(name: str) -> Callable[[nn.Module, Any, Any], Any]:
             def hook(module: nn.Module, args: Any, output: Any) -> Any:
+                if get_ident() != own:
+                    return None
                 calls[name] = calls.get(name, 0) + 1
                 function = taps.get(label(name, calls[name]))
                 return None if function is None else replace_first_tensor(output, function)
