@@ -18,17 +18,18 @@ class Content:
 
     ``foreign`` is the probability that a sample of the part looks more like one than a sample of the rest does (.5 where both do alike, the
     area under the ROC curve). ``kinds`` is how many classes the part looks like, and ``kinds_rest`` the rest: the exponential of the
-    entropy of the shares, from 1 to the number of other classes.
+    entropy of the shares, from 1 to ``others``, the number of other classes.
     """
 
     foreign: float
     kinds: float
     kinds_rest: float
+    others: int
 
     @property
     def swapped(self) -> Content:
         """The same of the rest."""
-        return Content(1 - self.foreign, self.kinds_rest, self.kinds)
+        return Content(1 - self.foreign, self.kinds_rest, self.kinds, self.others)
 
 
 def content(values: Floats, labels: Integers, label: int, member: Mask) -> Content:
@@ -47,7 +48,7 @@ def content(values: Floats, labels: Integers, label: int, member: Mask) -> Conte
     weights = np.linalg.solve(inputs.T @ inputs + RIDGE * len(inputs) * np.eye(inputs.shape[1]), inputs.T @ known)  # (D + 1, K)
     of_class = x[~others]
     part, rest = (_with_one(chosen - chosen.mean(0)) @ weights for chosen in (of_class[member], of_class[~member]))  # (m, K), (n - m, K)
-    return Content(_above(part.max(1), rest.max(1)), _kinds(part), _kinds(rest))
+    return Content(_above(part.max(1), rest.max(1)), _kinds(part), _kinds(rest), len(np.unique(labels[others])))
 
 
 def _with_one(x: Floats) -> Floats:

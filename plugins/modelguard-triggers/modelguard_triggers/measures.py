@@ -66,6 +66,7 @@ SEARCHES = (
         "do not. Of a trigger all over the image many, of clean images one in twenty.",
         "share",
     ),
+    Measure("patch_drop_unusable", "dropping patches", "Why dropping patches says nothing of this model."),
     Measure("patch_shuffle_unusable", "moving patches", "Why moving patches says nothing of this model."),
     Measure("stage", "stage", "How far the search went: the screen, or the full search that follows where the screen decides nothing."),
     Measure("suspect", "suspects", "The classes that the screen could not clear."),

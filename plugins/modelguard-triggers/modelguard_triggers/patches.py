@@ -49,7 +49,7 @@ def patch_size(model: RunnableModel) -> int:
 
 def patch_processing(model: RunnableModel, clean: Tensor, stamped: Tensor, side: int, generator: torch.Generator) -> dict[str, Any]:
     """The shares of ``stamped`` images (N, C, H, W) that dropping, and changing places, flags; the boundaries are of ``clean`` ones
-    (M, C, H, W). ``patch_shuffle_unusable`` says why there is none of the latter."""
+    (M, C, H, W). ``patch_drop_unusable`` and ``patch_shuffle_unusable`` say why there is none of one."""
     _, height, width = model.input.shape
     grid = height // side, width // side
 
@@ -67,7 +67,13 @@ def patch_processing(model: RunnableModel, clean: Tensor, stamped: Tensor, side:
 
     drop, shuffle = _changes(model, clean, dropped), _changes(model, clean, shuffled)
     most = int(np.quantile(drop, 1 - FALSE_ALARMS, method="higher"))
-    facts: dict[str, Any] = {"patch_drop_flagged": rounded((_changes(model, stamped, dropped) > most).mean())}
+    facts: dict[str, Any] = {}
+    if most < TRIALS * DROPPED:  # as often as the patch with the trigger is dropped
+        facts["patch_drop_flagged"] = rounded((_changes(model, stamped, dropped) > most).mean())
+    else:
+        facts["patch_drop_unusable"] = (
+            f"dropping patches changes the answer on clean images up to {most} times of {TRIALS}, as on a trigger's"
+        )
     if (rate := shuffle.mean() / TRIALS) < CHANGES:
         reason = f"changing the places of patches changes the answer on {rate:.0%} of clean images only: keeping it says nothing"
         return facts | {"patch_shuffle_unusable": reason}

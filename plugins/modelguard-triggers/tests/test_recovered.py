@@ -89,6 +89,15 @@ def test_dropping_patches_tells_a_small_trigger_and_moving_them_a_wide_one(seed:
     assert max(none["patch_drop_flagged"], none["patch_shuffle_flagged"]) < 0.3
 
 
+def test_where_clean_images_lose_their_class_as_often_dropping_says_nothing() -> None:
+    model, (clean, _) = quadrants(moves=False), images(0)
+
+    facts = patch_processing(model, clean, pixel(clean), PATCH, torch.Generator().manual_seed(0))
+
+    assert "patch_drop_flagged" not in facts
+    assert "changes the answer on clean images" in facts["patch_drop_unusable"]
+
+
 def test_where_moving_patches_changes_nothing_on_clean_images_it_says_so() -> None:
     model, (clean, _) = quadrants(moves=False), images(0)
 
