@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelguard._diff.pairing import Pairing
     from modelguard._diff.replay import Replay, replay_rank
     from modelguard._formats.named import Kind
-    from modelguard._formats.onnx import onnx_skeleton
+    from modelguard._formats.onnx_checkpoint import onnx_skeleton
     from modelguard._formats.pickled import runs_as_pickle
     from modelguard._formats.sniff import kind_of
     from modelguard._inputs.agreement import agreement, class_numbers, require_understanding
@@ -102,7 +102,7 @@ _HOME = {
     "_diff.pairing": ("Pairing",),
     "_diff.replay": ("Replay", "replay_rank"),
     "_formats.named": ("Kind",),
-    "_formats.onnx": ("onnx_skeleton",),
+    "_formats.onnx_checkpoint": ("onnx_skeleton",),
     "_formats.pickled": ("runs_as_pickle",),
     "_formats.sniff": ("kind_of",),
     "_inputs.agreement": ("agreement", "class_numbers", "require_understanding"),

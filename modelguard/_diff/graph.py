@@ -16,7 +16,7 @@ from modelguard._diff.match import Matching
 from modelguard._diff.pairing import Pairing
 from modelguard._diff.scales import stored_as
 from modelguard._diff.schedule import InCircles, schedule
-from modelguard._formats.onnx import OnnxCheckpoint
+from modelguard._formats.onnx_checkpoint import OnnxCheckpoint
 from modelguard._formats.onnx_operators import meaning
 from modelguard.checkpoint import Checkpoint
 from modelguard.onnx_graph import TEXT, Attribute, Function, Graph, Node, OnnxModel, SparseTensor, Tensor

@@ -14,6 +14,7 @@ from modelguard._formats.names import MAX_NAME, shown
 from modelguard._formats.protobuf import FIXED32, FIXED64, LEN, VARINT, Field, Wire
 from modelguard.errors import FormatError, LimitError
 
+EXTENSIONS = (".onnx",)
 MAX_DEPTH = _limits.ONNX_DEPTH
 
 MAX_TEXT = _limits.ONNX_TEXT

@@ -24,9 +24,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import Artifact, ArtifactError, ArtifactFile, FormatError, FormatProblem, LimitError, SourceError
 from modelguard._formats import builtin_formats, opening, protobuf, uniform
-from modelguard._formats import onnx as onnx_reader
+from modelguard._formats import onnx_checkpoint as onnx_reader
 from modelguard._formats import safetensors as safetensors_reader
-from modelguard._formats.onnx import OnnxCheckpoint, OnnxFormat
+from modelguard._formats.onnx import OnnxFormat
+from modelguard._formats.onnx_checkpoint import OnnxCheckpoint
 from modelguard._formats.onnx_schema import MAX_DEPTH, MAX_TEXT
 from modelguard._formats.opening import open_artifact
 from modelguard._formats.protobuf import encode_field, encode_varint

@@ -180,7 +180,7 @@ def _header(folder: Path, size: int) -> bool:
     return within(folder)
 
 
-@case("TENSORS", "_formats.safetensors.MAX_TENSORS", "_formats.uniform.MAX_TENSORS", "_formats.onnx.MAX_TENSORS", lowered=5)
+@case("TENSORS", "_formats.safetensors.MAX_TENSORS", "_formats.uniform.MAX_TENSORS", "_formats.onnx_checkpoint.MAX_TENSORS", lowered=5)
 def _tensors(folder: Path, count: int) -> bool:
     written(folder, "m.safetensors", safetensors_bytes({str(n): entry([0], 0) for n in range(count)}))
     return within(folder)

@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from modelguard import Target
-from modelguard._formats.onnx import OnnxCheckpoint, OnnxFormat
+from modelguard._formats.onnx import OnnxFormat
+from modelguard._formats.onnx_checkpoint import OnnxCheckpoint
 from modelguard._formats.onnx_schema import SCHEMA
 from modelguard._formats.onnx_tensors import DATA_TYPES
 from modelguard._formats.protobuf import encode_field, encode_varint

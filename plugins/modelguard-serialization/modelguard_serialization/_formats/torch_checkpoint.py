@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modelguard import ArtifactFile, Checkpoint, FormatError, FormatProblem, LimitError, TensorInfo, numpy_dtype
 from modelguard_serialization import limits
 from modelguard_serialization._formats.held import HeldFile
+from modelguard_serialization._formats.torch_names import EXTENSIONS
 from modelguard_serialization._formats.torch_objects import Found, Tensor, find_tensors
 from modelguard_serialization._pickle.machine import BrokenError, Deaf, Machine, compact
 from modelguard_serialization._pickle.run import run
@@ -22,22 +23,6 @@ from modelguard_serialization._pickle.values import Value
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-EXTENSIONS = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pth.tar",
-    ".pt.tar",
-    ".ckpt.tar",
-    ".torch",
-    ".ptl",
-    ".torchscript",
-    ".pkl",
-    ".pickle",
-    ".model",
-)
-"""Endings under which people keep what torch.save writes."""
 AGAIN = "download or save it again, and do not load it as it is"
 
 

@@ -1,13 +1,10 @@
-"""What torch.save wrote before 1.6: five pickles, then the storages, one after another."""
+"""What torch.save wrote before 1.6, recognised by its beginning. What reads it is imported once there is one."""
 
 from __future__ import annotations
 
-from modelguard import Artifact, ArtifactFile, Format, FormatError, FormatProblem
-from modelguard_serialization._formats.torch_checkpoint import AGAIN, EXTENSIONS, Place, TorchCheckpoint, check, load, tensors_in
-from modelguard_serialization._pickle.legacy import PROTOCOL, find_storages
+from modelguard import Artifact, ArtifactFile, Checkpoint, Format, FormatProblem
+from modelguard_serialization._formats.torch_names import EXTENSIONS
 from modelguard_serialization._pickle.recognise import is_legacy_torch
-from modelguard_serialization._pickle.storages import WIDTHS
-from modelguard_serialization._pickle.values import Dict, Persistent, Value
 
 
 class TorchLegacyFormat(Format):
@@ -19,27 +16,7 @@ class TorchLegacyFormat(Format):
     def recognise(self, head: bytes, size: int) -> bool:
         return is_legacy_torch(memoryview(head))
 
-    def open(self, file: ArtifactFile, artifact: Artifact) -> tuple[TorchCheckpoint, tuple[FormatProblem, ...]]:
-        view = file.map()
-        values: list[Value] = []
-        persistents: list[Persistent] = []
-        at = 0
-        for _ in range(5):
-            value, machine = load(file.path, view, at)
-            values.append(value)
-            persistents += machine.persistents
-            at = machine.at
-        if values[1] != PROTOCOL or type(values[2]) is not Dict or type(values[4]) is not list:
-            raise FormatError(file.path, "begins as a legacy torch file and does not go on as one", AGAIN)
-        little = values[2].get("little_endian") is not False
-        storages, end = find_storages(view, at, values[4], persistents, little)
-        if len(storages) != len(values[4]):
-            cause = f"has {len(storages)} of the {len(values[4])} storages it lists: it is cut off, or says wrongly how long they are"
-            raise FormatError(file.path, cause, AGAIN, rule="MG0105")
-        tensors = tensors_in(file.path, values[3])
-        places = {key: Place(item.at, item.size * WIDTHS[item.dtype]) for key, item in storages.items()}
-        problems = [*check(file.path, tensors, places)]
-        if end < len(view):
-            message = f"{file.path}: {len(view) - end} bytes after the last storage belong to no tensor; ask the author what they are"
-            problems.append(FormatProblem("MG0106", file.path, message, byte_offset=end, evidence={"bytes": len(view) - end}))
-        return TorchCheckpoint(self.id, file, len(view), tensors, places, not little), tuple(problems)
+    def open(self, file: ArtifactFile, artifact: Artifact) -> tuple[Checkpoint, tuple[FormatProblem, ...]]:
+        from modelguard_serialization._formats.torch_legacy_checkpoint import open_torch_legacy
+
+        return open_torch_legacy(self.id, file)
