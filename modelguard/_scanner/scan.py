@@ -197,7 +197,7 @@ def brought(request: Request, registry: Registry, progress: Progress) -> Iterato
 def _source(uri: str, registry: Registry) -> tuple[Source, str]:
     from modelguard._sources import resolve_source
 
-    return resolve_source(uri, [kind() for kind in registry.sources.values()])
+    return resolve_source(uri, registry.sources.values())
 
 
 def _job(request: Request, registry: Registry, artifact: Artifact, reference: Artifact | None) -> Job:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
+from modelguard.artifact import Artifact, Source, SourceContext
 from modelguard.errors import UsageError
-
-if TYPE_CHECKING:
-    from modelguard.artifact import Source
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def builtin_sources() -> tuple[type[Source], ...]:
     """The sources in the core: local paths and the Hugging Face Hub."""
-    from modelguard._sources.hub import HubSource
     from modelguard._sources.local import LocalSource
 
-    return (LocalSource, HubSource)
+    return (LocalSource, _Hub)
 
 
-def resolve_source(uri: str, sources: Iterable[Source]) -> tuple[Source, str]:
+class _Hub(Source):
+    """The Hub's source, which is imported once something is fetched from there: most scans are of local files."""
+
+    scheme: ClassVar[str] = "hf"
+
+    def __new__(cls) -> Any:
+        from modelguard._sources.hub import HubSource
+
+        return HubSource()
+
+    def fetch(self, uri: str, context: SourceContext) -> Artifact:
+        raise NotImplementedError  # no instance is ever made: __new__ gives one of the real class
+
+
+def resolve_source(uri: str, sources: Iterable[type[Source]]) -> tuple[Source, str]:
     """The source that ``uri``'s scheme belongs to, and the URI it takes. A URI without ``scheme://`` is a local path.
 
     Raises :class:`~modelguard.errors.UsageError` for an empty URI, ``-``, and for a scheme no source has.
@@ -41,7 +52,7 @@ def resolve_source(uri: str, sources: Iterable[Source]) -> tuple[Source, str]:
         schemes = ", ".join(f"{name}://" for name in sorted(known) if name) or "none"
         hub = meant(uri)
         raise UsageError(uri, f"no source handles {scheme}://", f"write {hub}" if hub else f"use a path, or one of: {schemes}")
-    return known[scheme], scheme + uri[len(scheme) :]
+    return known[scheme](), scheme + uri[len(scheme) :]
 
 
 def refuse_missing(uri: str) -> None:

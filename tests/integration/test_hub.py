@@ -506,7 +506,7 @@ SCRIPT = """
 import sys
 from modelguard import SourceContext
 from modelguard._sources import builtin_sources, resolve_source
-source, uri = resolve_source(sys.argv[1], [source() for source in builtin_sources()])
+source, uri = resolve_source(sys.argv[1], builtin_sources())
 artifact = source.fetch(uri, SourceContext())
 print(artifact.revision, *(file.path for file in artifact.files))
 """

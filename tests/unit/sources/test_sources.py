@@ -418,7 +418,7 @@ def test_the_model_on_the_hub_that_was_meant_is_named(text: str, uri: str | None
 
 
 def test_the_scheme_picks_the_source() -> None:
-    sources = [source() for source in builtin_sources()]
+    sources = builtin_sources()
     assert [resolve_source(uri, sources)[0].scheme for uri in ("x/y", "./hf:/x", "hf://o/n", "HF://o/n")] == ["", "", "hf", "hf"]
     assert resolve_source("HF://o/n", sources)[1] == "hf://o/n"
     with pytest.raises(UsageError, match=r"s3://b/k: no source handles s3://; use a path, or one of: hf://"):
