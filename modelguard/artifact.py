@@ -57,6 +57,14 @@ class ArtifactFile:
     sha256: str | None = None
     stamp: FileStamp | None = None
 
+    def check(self) -> None:
+        """Refuse a file that is gone, is no regular file, or changed since it was hashed. Raises what :meth:`open` raises of it."""
+        try:
+            info = os.stat(self.local)
+        except OSError as error:
+            raise self._not_there(error) from error
+        self._check(info)
+
     def open(self) -> IO[bytes]:
         """Open for reading, refusing anything but the regular file that was listed.
 
@@ -93,17 +101,23 @@ class ArtifactFile:
             # O_NONBLOCK keeps a FIFO that replaced the file from hanging the open.
             fd = os.open(self.local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise ArtifactError(self.path, f"cannot be opened ({error.strerror})", "check that it exists and is readable") from error
+            raise self._not_there(error) from error
         try:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise ArtifactError(self.path, "is not a regular file", "remove it from the artifact")
-            if self.stamp is not None and FileStamp.in_stat(info) != self.stamp:
-                raise ArtifactError(self.path, "changed while it was being scanned", "scan a copy that nothing writes to")
+            self._check(info)
         except BaseException:
             os.close(fd)
             raise
         return fd, info
+
+    def _not_there(self, error: OSError) -> ArtifactError:
+        return ArtifactError(self.path, f"cannot be opened ({error.strerror})", "check that it exists and is readable")
+
+    def _check(self, info: os.stat_result) -> None:
+        if not stat.S_ISREG(info.st_mode):
+            raise ArtifactError(self.path, "is not a regular file", "remove it from the artifact")
+        if self.stamp is not None and FileStamp.in_stat(info) != self.stamp:
+            raise ArtifactError(self.path, "changed while it was being scanned", "scan a copy that nothing writes to")
 
 
 def _read(fd: int, size: int) -> bytes:

@@ -257,7 +257,9 @@ def encode(answer: Answer) -> bytes:
     match answer:
         case Found(detector=detector, finding=finding):
             body = {"detector": detector, "key": str(finding.key), "finding": write_finding(finding)}
-        case Facts() | Looked():
+        case Looked(detector=detector, at=at):
+            body = {"detector": detector, "at": {"path": at.path, "what": at.what, "format": at.format, "missed": at.missed}}
+        case Facts():
             body = asdict(answer)
         case _:
             body = {item.name: getattr(answer, item.name) for item in fields(answer)}

@@ -293,7 +293,7 @@ def _changed(artifact: Artifact) -> str:
     """What to say when a file is no longer the one that was hashed; the findings may be about other bytes."""
     for file in artifact.files:
         try:
-            file.open().close()  # refuses a file that no longer has its stamp
+            file.check()
         except ArtifactError as error:
             return str(error)
     return ""

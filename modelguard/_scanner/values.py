@@ -57,7 +57,7 @@ def finite(value: Any, depth: int = 0) -> Any:
 def load(line: bytes) -> dict[str, Any]:
     """The JSON object in ``line``. Raises ``ValueError`` for anything else, and past the limits on numbers and depth."""
     try:
-        data = json.loads(line, parse_constant=_no_constant, parse_float=_float, parse_int=_whole)
+        data = _DECODER.decode(line.decode("utf-8", "surrogatepass"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(data, dict):
@@ -87,3 +87,6 @@ def _whole(text: str) -> int:
     if len(text) > 21 or abs(int(text)) > MAX_WHOLE:
         raise ValueError(f"{text[:20]} is too large")
     return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_float, parse_int=_whole)

@@ -49,18 +49,30 @@ if TYPE_CHECKING:
     from modelguard.model import RunnableModel, Samples
 
 PROGRESS_SECONDS = 0.2
+TOGETHER = 64
+"""Files looked at that are told in one write: a write wakes the parent, and takes longer than looking at a small file."""
 
 
 class Emitter:
-    """Writes answers to the parent. Safe to call from several threads."""
+    """Writes answers to the parent, in order. Safe to call from several threads.
+
+    Everything is written at once but what was looked at, which waits for the next answer of another kind, at most :data:`TOGETHER`: of a
+    worker that is lost, the last files count as not looked at.
+    """
 
     def __init__(self, fd: int) -> None:
         self._stream = os.fdopen(fd, "wb", buffering=0)
         self._lock = threading.Lock()
+        self._waiting: list[bytes] = []
 
     def __call__(self, answer: Answer) -> None:
-        view = memoryview(encode(answer))
+        line = encode(answer)
         with self._lock:
+            self._waiting.append(line)
+            if isinstance(answer, Looked) and len(self._waiting) < TOGETHER:
+                return
+            view = memoryview(b"".join(self._waiting))
+            self._waiting.clear()
             while view:
                 view = view[self._stream.write(view) or 0 :]
 
