@@ -197,6 +197,7 @@ def measure_import(path: Path, how: str) -> dict[str, float]:
     import onnx
     import torch
 
+    from modelguard import onnx_skeleton
     from modelguard._formats.onnx import OnnxFormat
     from modelguard.artifact import Artifact, ArtifactFile
 
@@ -216,7 +217,7 @@ def measure_import(path: Path, how: str) -> dict[str, float]:
     else:
         file = ArtifactFile(path.name, path, path.stat().st_size)
         checkpoint, _ = OnnxFormat().open(file, Artifact(path.name, f"local:{path.name}", path.parent, (file,)))
-        imported = runtime.import_graph(onnx.ModelProto.FromString(checkpoint.skeleton()), checkpoint.read)
+        imported = runtime.import_graph(onnx.ModelProto.FromString(onnx_skeleton(checkpoint)), checkpoint.read)
         seconds = time.perf_counter() - start
         with torch.no_grad():  # so that the mapped weights it reads count as memory
             imported.module(torch.randint(1, 1000, (1, 16)))
