@@ -86,6 +86,7 @@ class TorchModel(RunnableModel):
         text: Text | None = None,
         last: Last | None = None,
         table: str | None = None,
+        stored: Mapping[str, str] | None = None,
         facts: ModelFacts = ModelFacts(),  # noqa: B008  (frozen)
     ) -> None:
         self.device = torch.device(device)
@@ -94,6 +95,7 @@ class TorchModel(RunnableModel):
         self._predictor = predictor
         self._text = (text or Text.bare(int(input.high) + 1)) if input.kind == "text" else None
         self._last = last
+        self._stored = stored
         self._undo = None
         self._domain = self._make_domain()
         module = module.to(self.device)
@@ -380,6 +382,15 @@ class TorchModel(RunnableModel):
     def module(self) -> nn.Module:
         """The frozen module itself, in its own input domain."""
         return self.engine.module
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The module's parameters by the name of the checkpoint's tensor that each is. What was computed from a tensor is not among them,
+        but a factory may have cast or laid out one anew: hold the values against the checkpoint's before writing them back."""
+        named = dict(self.module.named_parameters())
+        if self._stored is None:
+            return named
+        return {tensor: named[name] for name, tensor in sorted(self._stored.items()) if name in named}
 
     def enter_array(self, x: Tensor) -> npt.NDArray[Any]:
         """Canonical raw ``x`` as the array the graph itself takes: normalised, in its layout and dtype."""

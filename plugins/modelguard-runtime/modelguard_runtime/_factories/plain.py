@@ -205,15 +205,15 @@ def _model(checkpoint: Checkpoint, found: tuple[Stage, ...], guess: Guess, descr
 
     module = _module(found, guess)
     names = {f"{place}.": f"{stage.name}." for place, stage in enumerate(found)}
-    state = {}
-    stored = state_dict(checkpoint)
+    tensors = state_dict(checkpoint)
+    stored = {}
     for own in module.state_dict():
         place, dot, part = own.partition("_")[2].partition(".")
-        if (name := names[place + dot] + part) in stored:
-            state[own] = stored[name]
-    fit(module, state, checkpoint.name)
+        if (name := names[place + dot] + part) in tensors:
+            stored[own] = name
+    fit(module, {own: tensors[name] for own, name in stored.items()}, checkpoint.name)
     facts = ModelFacts(factory="plain: layers told from the shapes of the weights", checkpoint=checkpoint.name)
-    return TorchModel(module, described, lambda width, head: output_spec(width, head, samples), facts=facts)
+    return TorchModel(module, described, lambda width, head: output_spec(width, head, samples), stored=stored, facts=facts)
 
 
 def _module(found: tuple[Stage, ...], guess: Guess) -> nn.Sequential:

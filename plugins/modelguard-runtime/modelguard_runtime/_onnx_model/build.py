@@ -152,7 +152,14 @@ class _Graph:
         )
 
     def model(
-        self, module: nn.Module, settled: Settled, facts: ModelFacts, *, batch: int | None = None, predictor: Predictor | None = None
+        self,
+        module: nn.Module,
+        settled: Settled,
+        facts: ModelFacts,
+        *,
+        batch: int | None = None,
+        predictor: Predictor | None = None,
+        stored: Mapping[str, str] | None = None,
     ) -> TorchModel:
         """``module`` as the model of this graph."""
         request = self.request
@@ -174,6 +181,7 @@ class _Graph:
             predictor=predictor,
             text=self._read_text(generates=True) if kind == "language-model" else self.text,
             table=token_table(self.file.model, self.taken.data.name) if self.text is not None else None,
+            stored=stored,
             facts=facts,
         )
 
@@ -196,7 +204,8 @@ def _differentiable(graph: _Graph, fixed: int | None = None) -> TorchModel:
     facts = replace(graph.facts, operators=dict(imported.operators), opsets=opsets)
 
     def model_of(batch: int | None) -> TorchModel:
-        return graph.model(module, settled, facts, batch=batch, predictor=_Lazy(lambda: graph.session(batch, optimise=True)))
+        predictor = _Lazy(lambda: graph.session(batch, optimise=True))
+        return graph.model(module, settled, facts, batch=batch, predictor=predictor, stored=imported.parameters)
 
     model = _any_batch(model_of, precision) if batch is None else model_of(batch)
     parity = _parity.check(model, graph.session(model.batch, optimise=False), precision, _first(model, graph.request.samples))
