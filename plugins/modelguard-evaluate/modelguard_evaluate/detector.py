@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from modelguard_triggers.evidence import require_classifier
 from modelguard_triggers.facts import change_exhibits, class_name, examples, mask_exhibits, rounded
 from modelguard_triggers.strip import IMAGES, OVERLAYS, strip
 
@@ -23,22 +21,17 @@ from modelguard import (
     Skip,
     Target,
     UsageError,
-    class_numbers,
     option,
-    require_understanding,
 )
+from modelguard_evaluate._given import labelled, read_trigger
 from modelguard_evaluate._measure import Effect, Inputs, at_places, at_strengths, effect, victims
 from modelguard_evaluate._measures import SHOWS
 from modelguard_evaluate._rates import Rate, fewest
 from modelguard_evaluate._rules import EVALUATED, WORKS
-from modelguard_evaluate._stored import from_report
-from modelguard_evaluate._triggers import Function, Phrase, Picture, Trigger, function, picture
+from modelguard_evaluate._triggers import Picture, Trigger
 
 if TYPE_CHECKING:
     from modelguard import RunnableModel
-
-TEXT = "text:"
-"""What a trigger that is a phrase begins with."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +64,10 @@ class Evaluate(Detector):
             raise Skip(str(error)) from error
 
     def _found(self, target: Target, context: ScanContext) -> Finding:
-        model, inputs = self._inputs(target)
-        trigger, known = self._read(model, inputs, context.folder or Path())
+        if target.samples is None:
+            raise Skip("a trigger is evaluated on clean samples: give --samples")
+        model, inputs = target.model, labelled(target.model, target.samples)
+        trigger, known = read_trigger(model, inputs, self.trigger, self.mask, self.finding, context.folder or Path())
         klass = self.target if self.target is not None else known
         if klass is not None and klass >= model.output.classes:
             raise Skip(f"the target class is {klass}, the model has classes 0..{model.output.classes - 1}")
@@ -103,45 +98,6 @@ class Evaluate(Detector):
             "strengths": at_strengths(model, others, trigger, seen.target, lambda name: tick(2 * len(inputs), name)),
         }
         return self._finding(model, seen, facts | shown, _exhibits(model, others, trigger))
-
-    def _inputs(self, target: Target) -> tuple[RunnableModel, Inputs]:
-        samples = target.samples
-        if samples is None:
-            raise Skip("a trigger is evaluated on clean samples: give --samples")
-        model = target.model
-        require_classifier(model, 2)
-        require_understanding(model, samples)
-        if (labels := class_numbers(model, samples)) is None:
-            raise Skip("the samples have no labels: attack success means nothing without clean accuracy; give labels as well")
-        if len(np.unique(labels)) < 2:
-            raise Skip(f"all samples are of class {class_name(model, int(labels[0]))}: give samples of other classes too")
-        if model.input.kind == "image":
-            return model, Inputs(np.asarray(model.inputs(samples).cpu().numpy(), np.float32), labels)
-        if model.input.kind == "text" and samples.inputs.ndim == 1:
-            return model, Inputs([str(text) for text in samples.inputs], labels)
-        taken = "token ids" if model.input.kind == "text" else f"{model.input.kind} inputs"
-        raise Skip(f"the samples are {taken}; triggers are evaluated on images and on texts")
-
-    def _read(self, model: RunnableModel, inputs: Inputs, folder: Path) -> tuple[Trigger, int | None]:
-        """The trigger, and the class that a finding accuses."""
-        text = isinstance(inputs.samples, list)
-        known: int | None = None
-        trigger: Trigger
-        if self.trigger.startswith(TEXT):
-            trigger = Phrase(self.trigger.removeprefix(TEXT))
-            _require_tokens(model, trigger)
-        elif self.trigger.endswith(".json"):
-            trigger, known = from_report(folder / self.trigger, self.finding, model, inputs)
-        elif ":" in self.trigger and not (folder / self.trigger).exists():
-            trigger = function(self.trigger, str(folder.absolute()), model.input)
-        elif text:
-            raise Skip(f"the trigger {self.trigger} is a picture, the model takes text: write text:WORDS")
-        else:
-            mask = folder / self.mask if self.mask else None
-            trigger = picture(folder / self.trigger, mask, model.input, inputs.samples.shape[1:])
-        if isinstance(trigger, Phrase) != text and not isinstance(trigger, Function):
-            raise Skip(f"the trigger is a {trigger.kind}, the model takes {'text' if text else 'images'}")
-        return trigger, known
 
     def _digests(self, folder: Path) -> dict[str, str]:
         """What the files that make up the trigger hold."""
@@ -187,12 +143,6 @@ class Evaluate(Detector):
             attachments=pictures,
             key=f"{facts.get('trigger_sha256', self.trigger)}/{facts.get('mask_sha256', self.finding)}/{seen.target}",
         )
-
-
-def _require_tokens(model: RunnableModel, phrase: Phrase) -> None:
-    """Raise :class:`~modelguard.Skip` where the model does not know one word of ``phrase``: it would see no trigger."""
-    if (spec := model.text) is not None and spec.tokens and set(model.encode([phrase.words]).ravel().tolist()) <= set(spec.special):
-        raise Skip(f"the tokenizer has no token for {phrase.words!r}: the model would not see the trigger")
 
 
 def _agnostic(model: RunnableModel, inputs: Inputs, trigger: Trigger, target: int) -> dict[str, Any]:
