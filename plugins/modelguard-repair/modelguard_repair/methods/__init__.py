@@ -1,0 +1,16 @@
+"""The methods, by name, in order of what they cost. A method is one small class and one entry here."""
+
+from __future__ import annotations
+
+from modelguard_repair.methods.anp import Anp
+from modelguard_repair.methods.base import Material, Method
+from modelguard_repair.methods.distil import Distil
+from modelguard_repair.methods.fine_pruning import FinePruning
+from modelguard_repair.methods.nad import Nad
+from modelguard_repair.methods.tuning import FineTune, Unlearn
+
+__all__ = ["METHODS", "Material", "Method"]
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in sorted((FineTune, Unlearn, FinePruning, Nad, Anp, Distil), key=lambda kind: kind.cost)
+}

@@ -1,0 +1,73 @@
+"""Fine-tuning on clean samples, and unlearning: fine-tuning on samples that carry the trigger under their true label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelguard import Skip
+from modelguard_repair.methods.base import Material, Method, labelled_loss, train
+
+EPOCHS = 30
+RATE = 1e-2
+"""Peak of the learning rate. A usual one leaves a backdoor in; a large one forgets it, and the descent brings the accuracy back (Sha et al.
+2022, "Fine-Tuning Is All You Need to Mitigate Backdoor Attacks", section 4, super-fine-tuning). Of 5e-3, 1e-2, 2e-2 and 4e-2 on three
+models of `benchmarks/repair.py` with seed 0: 5e-3 leaves 34 % to 91 % of the attack, 2e-2 costs 2 to 6 points of accuracy."""
+UNLEARN_RATE = 5e-3
+"""Where the trigger is known nothing else need be forgotten: on the same models it leaves none of the attack."""
+STAMPED = 0.2
+"""Share of the samples that carry the trigger (Wang et al. 2019, Neural Cleanse, section VI-C)."""
+
+
+class FineTune(Method):
+    """Clean samples and their labels, at a learning rate that is large and falls."""
+
+    name = "fine-tune"
+    cost = 1
+
+    def repair(self, given: Material) -> dict[str, Any]:
+        train(given, given.x, labelled_loss(given), epochs=EPOCHS, rate=RATE)
+        return {"epochs": EPOCHS, "rate": RATE}
+
+
+class Unlearn(Method):
+    """Patching by unlearning (Wang et al. 2019, section VI-C): a fifth of the samples carries the trigger and keeps its label.
+
+    The published single epoch over a tenth of the training set is as many steps as are made here over a few hundred samples.
+    """
+
+    name = "unlearn"
+    cost = 2
+
+    def repair(self, given: Material) -> dict[str, Any]:
+        if not given.triggers:
+            raise Skip("no trigger is known and no search recovered one: give --trigger, or use a method that needs none")
+        clean, y = given.x, given.y
+        # Texts grow by the phrase: all variants are padded alike.
+        stamped = [given.encoded(trigger.on(given.inputs.samples)) for trigger in given.triggers]
+        if clean.ndim == 2:
+            clean, *stamped = _alike([clean, *stamped], given)
+        rng = np.random.default_rng([7, given.seed])
+
+        def loss(x: Tensor, places: Tensor) -> Tensor:
+            marked = torch.from_numpy(rng.random(len(places)) < STAMPED)
+            which = rng.integers(len(stamped), size=len(places))
+            x = x.clone()
+            for place in torch.nonzero(marked).flatten().tolist():
+                x[place] = stamped[int(which[place])][int(places[place])]
+            return F.cross_entropy(given.weights.model.forward(x), y[places.to(y.device)])
+
+        train(given, clean, loss, epochs=EPOCHS, rate=UNLEARN_RATE)
+        return {"epochs": EPOCHS, "rate": UNLEARN_RATE, "stamped": STAMPED, "triggers": len(stamped)}
+
+
+def _alike(parts: list[Tensor], given: Material) -> list[Tensor]:
+    """Token ids (N, T), all as long as the longest, padded on the right: classifiers are."""
+    spec = given.weights.model.text
+    longest = max(part.shape[1] for part in parts)
+    pad = spec.pad if spec is not None and spec.pad is not None else 0
+    return [F.pad(part, (0, longest - part.shape[1]), value=pad) for part in parts]
