@@ -11,6 +11,5 @@ from modelguard_repair.methods.tuning import FineTune, Unlearn
 
 __all__ = ["METHODS", "Material", "Method"]
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in sorted((FineTune, Unlearn, FinePruning, Nad, Anp, Distil), key=lambda kind: kind.cost)
-}
+_ALL: tuple[type[Method], ...] = (FineTune, Unlearn, FinePruning, Nad, Anp, Distil)
+METHODS = {kind.name: kind for kind in sorted(_ALL, key=lambda kind: kind.cost)}
