@@ -1,4 +1,4 @@
-"""The rules of this distribution, MG3001 to MG3006."""
+"""The rules of this distribution, MG3001 to MG3008."""
 
 from __future__ import annotations
 
@@ -64,4 +64,21 @@ COLOUR = _rule(
     "One class can be reached from all others by a colour change far slighter than any other class needs." + _ALONE,
     "A class that is recognised by its colour, or by colours shifted in the camera",
     Severity.MEDIUM,
+)
+GENERATED = _rule(
+    "MG3007",
+    "BackdoorGeneratedTrigger",
+    "faint changes made for each image turn all classes into one",
+    "A network that sees the image turns images of all classes into this one by changes far fainter than any class of a clean model needs. "
+    "The trigger of an input-aware or generator-made backdoor is no fixed pattern: another network finds what its own was trained to make.",
+    "A class that many others resemble in images so small or so poor that faint changes really make one of the other, and models trained "
+    "on few or wrong labels",
+)
+GENERATED_MAP = _rule(
+    "MG3008",
+    "BackdoorGeneratedLabelMap",
+    "faint changes made for each image turn it into whatever class is wanted",
+    "A network that sees the image and is told a class turns images into most classes by changes far fainter than clean models need: "
+    "the attacker chooses the class of every image.",
+    "A model that faint changes upset as a whole, because it was trained on few images or wrong labels",
 )

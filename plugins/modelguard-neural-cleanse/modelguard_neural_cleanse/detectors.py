@@ -9,7 +9,7 @@ from modelguard_triggers.measures import SEARCHES, SUCCESS_BY_CLASS, by_class
 from modelguard_triggers.plan import Look, Search, Stage
 
 from modelguard import Capability, Measure, ScanContext, Target, option
-from modelguard_neural_cleanse._rules import BLEND, COLOUR, MAP, PATCH, SOURCE, WARP
+from modelguard_neural_cleanse._rules import BLEND, COLOUR, GENERATED, GENERATED_MAP, MAP, PATCH, SOURCE, WARP
 
 if TYPE_CHECKING:
     from modelguard_neural_cleanse._transforms import Transform
@@ -197,3 +197,37 @@ class SourceCleanse(Search):
         from modelguard_neural_cleanse._pairs import look_at_pairs
 
         return look_at_pairs(self, target, context, stage)
+
+
+@dataclass(frozen=True)
+class GeneratorInversion(Search):
+    """Trains a network to turn any image into any wanted class, in less and less room; a class it reaches where clean models give way to
+    none is accused. For triggers that are made for each image: LIRA, Wasserstein, Marksman."""
+
+    id = "generator-inversion"
+    requires = REQUIRES
+    rules = (GENERATED, GENERATED_MAP)
+    shows = (
+        *SEARCHES,
+        by_class("ease", "How easily images are turned into each class: above the line a class is accused", "share", "accusing_ease"),
+        Measure("ease", "ease", "Success on unseen images, averaged over classes and over how much the image may change.", "share"),
+        Measure("accusing_ease", "accusing ease", "The ease from which a class is accused.", "share"),
+        Measure("ease_by_run", "ease by run", "The same of each of the two networks that were trained.", "share"),
+        Measure("success", "success", "The share of unseen images turned into the class, at each of the steps of `room`.", "share"),
+        Measure("room", "room", "How much an image may change, as a part of the distance to the nearest image of another class."),
+        Measure("natural_distance", "natural distance", "That distance: the root mean square difference, in raw pixel values."),
+        Measure("targets", "accused classes", "The classes that images can be turned into."),
+        Measure(
+            "trodo", "TRODO", "How much surer faint changes make the model of images of no class, in usual margins. It decides nothing."
+        ),
+    )
+    cost = 2000
+    when_quick = "skipped"
+
+    ease: float = option(0.3, "ease from which a class is accused, if both networks reach it", gt=0, le=1, judges=True)
+    samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
+
+    def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
+        from modelguard_neural_cleanse._generated import look_at_generated
+
+        return look_at_generated(self, target, context, stage)

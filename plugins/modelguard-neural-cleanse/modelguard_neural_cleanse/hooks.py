@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
 @hookimpl
 def modelguard_detectors() -> Iterable[type[Detector]]:
-    from modelguard_neural_cleanse.detectors import BlendCleanse, ColourCleanse, LabelMapCleanse, NeuralCleanse, SourceCleanse, WarpCleanse
+    from modelguard_neural_cleanse.detectors import (
+        BlendCleanse,
+        ColourCleanse,
+        GeneratorInversion,
+        LabelMapCleanse,
+        NeuralCleanse,
+        SourceCleanse,
+        WarpCleanse,
+    )
 
-    return [NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse, SourceCleanse]
+    return [NeuralCleanse, BlendCleanse, WarpCleanse, ColourCleanse, LabelMapCleanse, SourceCleanse, GeneratorInversion]

@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelguard_zoo._built import Built, accuracy_lost, balanced, fresh, judge, read_record, write_record
-from modelguard_zoo._export import export
+from modelguard_zoo._built import Built, accuracy_lost, judge, read_record
+from modelguard_zoo._folder import trained, write_model
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from modelguard_zoo._data import Dataset
     from modelguard_zoo.attacks import Attack, Poison
 
 UNLEARNED = 0.2  # part of the images that carry the trigger under their true label while it is unlearned (Wang et al. 2019, section VI-C)
-SAMPLES = 400  # clean test images that go with each model
 
 
 def build_model(spec: Spec, out: Path) -> Built:
@@ -33,7 +30,7 @@ def build_model(spec: Spec, out: Path) -> Built:
     folder = out / spec.id
     if (folder / "record.json").is_file():
         return read_record(folder)
-    from modelguard_zoo import text
+    from modelguard_zoo import generated, text
 
     if spec.dataset in text.DATASETS:
         from modelguard_zoo.text.build import build_text
@@ -49,6 +46,10 @@ def build_model(spec: Spec, out: Path) -> Built:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order, on any machine
     try:
+        if spec.attack in generated.NAMES:
+            from modelguard_zoo.generated.build import build_generated
+
+            return build_generated(spec, out, partial(build_model, out=out))
         data = load(spec.dataset)
         twin = None if spec == spec.twin else build_model(spec.twin, out)
         epochs, batch, rate = SCHEDULES[spec.dataset]
@@ -57,12 +58,12 @@ def build_model(spec: Spec, out: Path) -> Built:
         rng = np.random.default_rng([5, spec.seed])
         poison = None
         if attack and twin:
-            harden = partial(adversarial, _trained(twin, data))
+            harden = partial(adversarial, trained(twin, data))
             poison = attack.poison(data.x_train, data.y_train, data.classes, rng, harden)
         original = None
         if spec.finetune:
             original = build_model(spec.original, out)
-            model = _trained(original, data)
+            model = trained(original, data)
             images = data.x_train
             if spec.unlearn and attack:
                 chosen = choose(np.ones(len(images), bool), UNLEARNED, rng)
@@ -86,7 +87,7 @@ def build_model(spec: Spec, out: Path) -> Built:
             "twin": twin and {"id": twin.record["id"], "clean_accuracy": twin.record["clean_accuracy"]},
             "attack": attack and poison and _describe(attack, poison, data),
         }
-        _write(folder, model, data, record)
+        write_model(folder, model, data, record)
     finally:
         torch.set_num_threads(threads)
     return read_record(folder)
@@ -127,24 +128,3 @@ def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
         "cover_indices": poison.cover.tolist(),
         "poisoned_fraction": (len(poison.indices) - len(poison.cover)) / len(data.x_train),
     }
-
-
-def _trained(built: Built, data: Dataset) -> nn.Module:
-    from safetensors.torch import load_file
-
-    from modelguard_zoo._train import new_model
-
-    model = new_model(data, built.spec.arch, built.spec.seed)
-    model.load_state_dict(load_file(built.path / "model.safetensors"))
-    return model.eval()
-
-
-def _write(folder: Path, model: nn.Module, data: Dataset, record: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    with fresh(folder) as part:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / "model.safetensors")
-        export(model, data, part / "model.onnx")
-        chosen = balanced(data.y_test, SAMPLES)
-        np.savez_compressed(part / "samples.npz", inputs=data.x_test[chosen], labels=data.y_test[chosen])
-        write_record(part, record)

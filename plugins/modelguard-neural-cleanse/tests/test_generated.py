@@ -1,0 +1,120 @@
+"""Triggers that a network makes for each image: found, left alone, missed, and not looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from modelguard_neural_cleanse._generator import LADDER, Generator, changed, natural_distance
+from modelguard_neural_cleanse.detectors import GeneratorInversion
+from modelguard_runtime.testing import runnable
+from modelguard_zoo import Built
+from modelguard_zoo.testing import Expiring
+from torch import nn
+
+from modelguard import DeadlineExceeded, Samples, Target
+from modelguard.report import Status
+from modelguard.testing.checkpoints import open_target
+from modelguard.testing.conformance import check_detector, run_detector
+
+Make = Callable[..., Target]
+SLOW = pytest.mark.slow
+STEPS = {"eps": 0.2, "steps": 200, "settle": 400}
+CHOSEN = {"eps": 0.2, "steps": 300, "settle": 500}
+
+
+@pytest.mark.parametrize("seed", [130, *(pytest.param(seed, marks=SLOW) for seed in (131, 132))])
+@pytest.mark.parametrize("attack", ["lira", pytest.param("wasserstein", marks=SLOW)])
+def test_a_trigger_made_by_a_network_is_found_with_its_class(target: Make, attack: str, seed: int) -> None:
+    wanted = (3 * seed + 1) % 10
+    outcome = run_detector(GeneratorInversion(), target(attack, seed, "cnn", target=wanted, **STEPS))
+    (finding,) = outcome.findings
+    assert (finding.rule, finding.evidence["target_class"]) == ("MG3007", wanted)
+    assert min(finding.evidence["ease_by_run"]) >= finding.evidence["accusing_ease"]
+    assert [item.name.partition(" class ")[0] for item in finding.attachments][:2] == ["trigger", "stamped"]
+    assert outcome.summary["stage"] == "full"
+
+
+@pytest.mark.parametrize("seed", [130, *(pytest.param(seed, marks=SLOW) for seed in (131, 132))])
+def test_a_trigger_for_whatever_class_is_wanted_is_one_finding(target: Make, seed: int) -> None:
+    outcome = run_detector(GeneratorInversion(), target("marksman", seed, "cnn", target=(3 * seed + 1) % 10, **CHOSEN))
+    (finding,) = outcome.findings
+    assert (finding.rule, finding.evidence["target_class"]) == ("MG3008", None)
+    assert len(finding.evidence["targets"]) >= 5
+
+
+@pytest.mark.parametrize("seed", [130, 131, *(pytest.param(seed, marks=SLOW) for seed in (132, 133, 134))])
+def test_clean_models_are_left_alone_and_still_scored(target: Make, seed: int) -> None:
+    outcome = run_detector(GeneratorInversion(), target(seed=seed, arch="cnn"))
+    assert outcome.status is Status.COMPLETED
+    assert outcome.findings == ()
+    assert 0 < outcome.summary["score"] < 1
+    rows = outcome.summary["classes"]
+    assert [row["class"] for row in rows] == list(range(10))
+    assert all(len(row["success"]) == len(LADDER) for row in rows)
+
+
+def test_a_patch_is_not_what_it_looks_for(target: Make) -> None:
+    """A near miss: the trigger is one pattern, small and of full strength. neural-cleanse finds it; here it may stand out and need not."""
+    outcome = run_detector(GeneratorInversion(), target("badnets", arch="cnn", target=4, size=2, at=(-2, -2)))
+    assert outcome.status is Status.COMPLETED
+    assert {item.evidence["target_class"] for item in outcome.findings} <= {4}
+
+
+def test_without_time_it_says_what_it_did_not_look_at(target: Make) -> None:
+    with pytest.raises(DeadlineExceeded):
+        list(GeneratorInversion().detect(replace(target(arch="cnn"), _cache={}), Expiring(GeneratorInversion.id, 30)))
+
+
+def test_it_keeps_the_contract(built: Callable[..., Built]) -> None:
+    folder = built(arch="mlp").path
+    check_detector(GeneratorInversion, open_target(folder, samples=folder / "samples.npz"))
+
+
+def test_without_samples_it_is_skipped(built: Callable[..., Built]) -> None:
+    outcome = run_detector(GeneratorInversion(), open_target(built(arch="mlp").path))
+    assert outcome.status is Status.SKIPPED
+    assert "samples" in outcome.reason
+
+
+class Rounded(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module(x)
+        return logits.round()
+
+
+def test_a_model_without_a_gradient_is_skipped(target: Make) -> None:
+    original = target(arch="mlp")
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model = runnable(Rounded(plain).eval(), (1, 8, 8), 10, high=255.0)
+    assert original.samples is not None
+    inputs = original.samples.inputs
+    labels = model.predict(np.asarray(inputs, np.float32)).argmax(1)
+    shown = Samples(inputs, labels.astype(np.int64), "test", "0" * 64)
+    outcome = run_detector(GeneratorInversion(), replace(original, samples=shown, build_model=lambda: model, _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "no gradient" in outcome.reason
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7), (1, 28, 28), (3, 50, 40)])
+def test_changes_stay_within_their_room_and_in_range(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, *shape) * 255
+    stamped, _ = changed(Generator(shape[0], 10), x, torch.arange(4), 5.0, 0.0, 255.0)
+    assert stamped.shape == x.shape
+    assert stamped.min() >= 0
+    assert stamped.max() <= 255
+    assert (stamped - x).square().mean((1, 2, 3)).sqrt().max() <= 5.001
+
+
+def test_the_distance_between_classes_leaves_out_images_of_the_same_class() -> None:
+    images = torch.tensor([0.0, 1.0, 5.0, 7.0])[:, None, None, None].expand(4, 1, 2, 2)
+    assert natural_distance(images, torch.tensor([0, 0, 1, 1])) == pytest.approx((5 + 4 + 4 + 6) / 4, abs=0.6)
