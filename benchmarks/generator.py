@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "digits": {
         "lira": {"eps": 0.2, "steps": 200, "settle": 400},
         "wasserstein": {"eps": 0.2, "steps": 200, "settle": 400},
-        "marksman": {"eps": 0.17, "alpha": 0.6, "steps": 400, "settle": 800},
+        "marksman": {"eps": 0.18, "alpha": 0.75, "steps": 400, "settle": 1000},
     },
     "mnist": {"lira": {}, "wasserstein": {}, "marksman": {}, "input-aware": {}},
 }
@@ -169,6 +169,11 @@ def auroc(bad: Sequence[float], clean: Sequence[float]) -> float:
     return round(float((wins > 0).mean() + (wins == 0).mean() / 2), 3)
 
 
+def accused(row: Row, ease: float) -> bool:
+    """Whether the detector accuses the model at this threshold."""
+    return max(row["ease"]) >= ease
+
+
 def report() -> None:
     """The tables."""
     from modelguard_neural_cleanse.detectors import GeneratorInversion
@@ -178,7 +183,7 @@ def report() -> None:
     for name in PARTS:
         own = [row for row in rows() if row["part"] == name]
         clean = [row for row in own if row["status"] == "clean"]
-        alarms = sum(bool(row["rules"]) for row in clean)
+        alarms = sum(accused(row, ease) for row in clean)
         table: Row = {
             "clean": len(clean),
             "trained further": sum(bool(row["finetune"]) for row in clean),
@@ -195,7 +200,7 @@ def report() -> None:
         for attack in (*ATTACKS, "all"):
             built = [row for row in own if row["attack"] is not None and attack in (row["attack"], "all")]
             took = [row for row in built if row["status"] == "backdoored"]
-            found = [row for row in took if row["rules"]]
+            found = [row for row in took if accused(row, ease)]
             named = [row for row in found if row["attack"] == "marksman" or int(np.argmax(row["ease"])) == row["target"]]
             table["attacks"][attack] = {
                 "built": len(built),

@@ -18,10 +18,11 @@ import torch
 from modelguard_triggers.case import Case
 from modelguard_triggers.facts import change_exhibits, class_name, examples, rounded
 from modelguard_triggers.plan import Look, Stage
+from torch import Tensor
 
 from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target
 from modelguard_neural_cleanse._evidence import prepare
-from modelguard_neural_cleanse._findings import require_guided
+from modelguard_neural_cleanse._findings import require_guided, success_on_reference
 from modelguard_neural_cleanse._generator import LADDER, Climbed, Floats, changed, climb, passes
 from modelguard_neural_cleanse._rules import GENERATED, GENERATED_MAP
 from modelguard_neural_cleanse._trodo import trodo
@@ -37,6 +38,8 @@ MANY = 0.5
 """Part of the classes that were looked at from which on they are accused together: the attacker chooses."""
 SURE = 1.25
 """High confidence takes an ease of so many times what accuses."""
+SHOWN = 1
+"""The step of the ladder that findings tell and show."""
 MIN_SHOWN = 3
 """Classes that search and check images each have to show: a class alone says nothing of the others."""
 
@@ -64,7 +67,7 @@ def look_at_generated(detector: GeneratorInversion, target: Target, context: Sca
     eases = np.stack([ease(run) for run in runs])  # (S, K)
     agreed = eases.min(0)  # (K,) NaN of classes not looked at
     accused = np.flatnonzero(agreed >= detector.ease) if stage is Stage.FULL else np.arange(0)
-    findings = _findings(detector, case, runs, agreed, accused, len(classes))
+    findings, cleared = _findings(detector, target.reference, case, runs, agreed, accused, len(classes))
     best = int(np.nanargmax(agreed))
     rise = target.memo(detector, context, lambda: trodo(case, LADDER[-1] * runs[0].unit), "outliers")
     return Look(
@@ -82,6 +85,7 @@ def look_at_generated(detector: GeneratorInversion, target: Target, context: Sca
             "accusing_ease": detector.ease,
             "images": {"search": len(evidence.search), "check": len(evidence.check)},
             "clean_accuracy": evidence.accuracy,
+            "cleared": cleared,
         },
         findings,
         # No p-value decides: a class is open while what the runs made so far agree on is near what accuses.
@@ -96,55 +100,69 @@ def _success(runs: Sequence[Climbed], wanted: int) -> Floats:
 
 
 def _findings(
-    detector: GeneratorInversion, case: Case, runs: Sequence[Climbed], agreed: Floats, accused: npt.NDArray[np.int64], looked: int
-) -> tuple[Finding, ...]:
-    """One finding for each accused class, or one for all of them where they are many."""
-    if not len(accused):
-        return ()
+    detector: GeneratorInversion,
+    reference: Target | None,
+    case: Case,
+    runs: Sequence[Climbed],
+    agreed: Floats,
+    accused: npt.NDArray[np.int64],
+    looked: int,
+) -> tuple[tuple[Finding, ...], list[dict[str, Any]]]:
+    """One finding for each accused class, or one for all of them where they are many; and those that the reference clears."""
     together = len(accused) >= max(2, MANY * looked)
-    found = []
+    found, cleared = [], []
     for group in [accused] if together else accused[:, None]:
         easiest = int(group[agreed[group].argmax()])
-        success = _success(runs, easiest)
-        rule, what = (
-            (GENERATED_MAP, f"any of {len(group)} classes") if together else (GENERATED, f"class {class_name(case.model, easiest)}")
-        )
+        others = case.evidence.check_labels != easiest
+        stamped = _stamped(case, runs[0], case.evidence.check[others], easiest)
+        turned = float((case.model.predict(stamped.cpu().numpy()).argmax(1) == easiest).mean())
         evidence: dict[str, Any] = {
             "target_class": None if together else easiest,
             "targets": [int(k) for k in group],
             "ease": rounded(agreed[easiest]),
             "accusing_ease": detector.ease,
             "ease_by_run": [rounded(ease(run)[easiest]) for run in runs],
-            "success": [rounded(value) for value in success],
+            "success": [rounded(value) for value in _success(runs, easiest)],
             "room": [rounded(part) for part in LADDER],
+            "attack_success": rounded(turned),
             "clean_accuracy": case.evidence.accuracy,
+            **success_on_reference(reference, case, stamped, easiest),
         }
-        message = (
-            f"a network turns {success[1]:.0%} of unseen images into {what} by changes of {LADDER[1]:.0%} of the distance between classes "
-            f"(ease {agreed[easiest]:.2f}, {detector.ease:.2f} accuses)"
+        if evidence.get("reference_success", 0.0) > turned / 2:
+            cleared.append({**evidence, "cleared_because": "the changes work on the clean reference too"})
+            continue
+        rule, what = (
+            (GENERATED_MAP, f"any of {len(group)} classes") if together else (GENERATED, f"class {class_name(case.model, easiest)}")
         )
         sure = agreed[easiest] >= SURE * detector.ease
         found.append(
             Finding(
                 rule.id,
-                message,
+                f"a network turns images into {what} by faint changes: {turned:.0%} of unseen images within {LADDER[SHOWN]:.0%} of the "
+                f"distance between classes (ease {agreed[easiest]:.2f}, {detector.ease:.2f} accuses)",
                 confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
                 evidence=evidence,
                 attachments=_exhibits(case, runs[0], easiest),
                 key="classes" if together else f"class/{easiest}",
             )
         )
-    return tuple(found)
+    return tuple(found), cleared
+
+
+def _stamped(case: Case, run: Climbed, images: Tensor, wanted: int) -> Tensor:
+    """``images`` (N, C, H, W) as the network changes them, at the step of the ladder that findings show."""
+    spec, budget = case.model.input, LADDER[SHOWN] * run.unit
+    with torch.no_grad():
+        parts = [
+            changed(run.network, part, torch.full((len(part),), wanted, device=part.device), budget, spec.low, spec.high)[0]
+            for part in torch.split(images, case.batch)
+        ]
+    return torch.cat(parts)
 
 
 def _exhibits(case: Case, run: Climbed, wanted: int) -> tuple[Attachment, ...]:
-    """What the generator does to check images of other classes, at the second step of the ladder."""
-    check, labels = case.evidence.check, case.evidence.check_labels
+    """What the network does to check images of other classes."""
+    check, labels, spec = case.evidence.check, case.evidence.check_labels, case.model.input
     chosen = examples(labels != wanted, labels, check.shape[2] * check.shape[3])
-    images = check[chosen]
-    spec = case.model.input
-    with torch.no_grad():
-        classes = torch.full((len(images),), wanted, device=images.device)
-        stamped, _ = changed(run.network, images, classes, LADDER[1] * run.unit, spec.low, spec.high)
-    shown = list(zip(labels[chosen].tolist(), stamped.cpu().numpy(), strict=True))
-    return change_exhibits(images[0].cpu().numpy(), shown, (spec.low, spec.high))
+    stamped = _stamped(case, run, check[chosen], wanted).cpu().numpy()
+    return change_exhibits(check[chosen[0]].cpu().numpy(), list(zip(labels[chosen].tolist(), stamped, strict=True)), (spec.low, spec.high))
