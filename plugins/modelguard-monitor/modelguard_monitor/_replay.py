@@ -106,13 +106,9 @@ def predictions(log: Path, guard: Guard) -> Iterator[Line]:
                 if not text.strip():
                     continue
                 try:
-                    entry = json.loads(text) if len(text) <= LINE else None
-                    line, found = _line(number, entry, guard, labels)
-                except (ValueError, RecursionError) as error:
-                    cause = (
-                        "is no prediction" if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, RecursionError)) else str(error)
-                    )
-                    raise UsageError(f"{log.name} line {number}", cause, FORMS) from None
+                    line, found = _line(number, _entry(text), guard, labels)
+                except ValueError as error:
+                    raise UsageError(f"{log.name} line {number}", str(error), FORMS) from None
                 if keys is not None and found != keys:
                     raise UsageError(
                         f"{log.name} line {number}", "has other keys than the lines before", "log the same of every prediction"
@@ -123,11 +119,25 @@ def predictions(log: Path, guard: Guard) -> Iterator[Line]:
         raise UsageError(str(log), f"cannot be read ({error.strerror or error})", "check the path") from error
 
 
-def _line(number: int, entry: Any, guard: Guard, labels: Mapping[str, int]) -> tuple[Line, frozenset[str]]:
-    """Raises ``ValueError`` with words that complete "line N ..."."""
-    classes = len(guard.arrays["clean.class"])
+def _entry(text: bytes) -> dict[str, Any]:
+    """The object in a line. Raises ``ValueError``, as :func:`_line` does."""
+    try:
+        entry = json.loads(text, parse_int=_whole) if len(text) <= LINE else None
+    except (ValueError, RecursionError):
+        entry = None
     if not isinstance(entry, dict):
         raise ValueError("is no prediction")
+    return entry
+
+
+def _whole(text: str) -> int | float:
+    """A whole number, as a float where it has more digits than one can hold exactly."""
+    return int(text) if len(text) < 16 else float(text)
+
+
+def _line(number: int, entry: Mapping[str, Any], guard: Guard, labels: Mapping[str, int]) -> tuple[Line, frozenset[str]]:
+    """Raises ``ValueError`` with words that complete "line N ..."."""
+    classes = len(guard.arrays["clean.class"])
     extra = entry.get("scores", {})
     if not isinstance(extra, dict) or not all(_number(value) for value in extra.values()):
         raise ValueError("has scores that are no numbers")

@@ -38,9 +38,10 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
             start, stop = item["data_offsets"]
             kind = {"F32": "<f4", "F64": "<f8"}[item["dtype"]]
             arrays[name] = np.frombuffer(data[end + start : end + stop], kind).reshape(item["shape"])
-        if facts["format"] != GUARD or not set(facts["thresholds"]) <= set(SAID):
+        needed = {"clean.class", *(f"clean.{name}" for name in facts["thresholds"])}
+        if facts["format"] != GUARD or not set(facts["thresholds"]) <= set(SAID) or not needed <= set(arrays):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{Path(path).name} is not a guard that modelguard wrote") from None
     return facts, arrays
 

@@ -105,6 +105,8 @@ def test_logits_that_are_not_numbers_any_more_drift(simple: Any, tmp_path: Path)
         ("{", "is no prediction"),
         ("[" * 100_000, "is no prediction"),
         ("[1]", "is no prediction"),
+        ('{"label": ' + "9" * 5000 + ', "confidence": 0.5}', "has the label 'inf'"),
+        ('{"logits": [1' + ", 2" * 8 + ", " + "9" * 400 + "]}", "has other keys than the lines before"),
         ('{"label": 1}', "has neither logits nor label and confidence"),
         ('{"logits": [1, 2]}', "has 2 logits, the guard's model has 10 classes"),
         ('{"logits": "high"}', "has logits that are no list of numbers"),
