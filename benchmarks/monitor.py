@@ -4,7 +4,7 @@
     python benchmarks/monitor.py --only digits --seeds 1 --out /tmp/monitor.json
 
 Models of the zoo, clean and with a patch (BadNets), a blend, a warp (WaNet), or a patch that works on one class only (source-specific).
-The guard is made of test images, which the model was not trained on; streams are of other test images. A stream is clean up to its change,
+The guard is made of images that the model was not trained on; streams are of other such images. A stream is clean up to its change,
 and from there on a part of its inputs carries the trigger (the attack's own victims). Of the guard: the part of clean and of triggered
 inputs rejected, by statistic. Of the drift test: inputs from the change to the alarm (the delay), streams without one, and alarms of clean
 streams, for each statistic alone and for all together. Nothing in it was fitted to these models: the levels are given by theory.
@@ -102,14 +102,18 @@ class Seen:
 
 
 def unseen(data: Dataset) -> tuple[Images, npt.NDArray[np.int64]]:
-    """Test images that the model was not trained on, in one order; of MNIST all 10,000, of which the zoo measures on 2,000."""
+    """Images that the model was not trained on, in one order: test images, and of MNIST the training images that the zoo has no use for."""
     if data.name == "digits":
         return data.x_test, data.y_test
     folder = data_folder()
     assert folder is not None
+    rng = np.random.default_rng
     with np.load(folder / f"{data.name}.npz", allow_pickle=False) as arrays:
-        order = np.random.default_rng(0).permutation(len(arrays["x_test"]))
-        return arrays["x_test"][order][:, None].astype(np.uint8), arrays["y_test"][order].astype(np.int64)
+        train, labels = arrays["x_train"], arrays["y_train"]
+        rest = rng(0).permutation(len(train))[len(data.x_train) :]  # as the zoo chooses
+        images, labels = np.concatenate([arrays["x_test"], train[rest]]), np.concatenate([arrays["y_test"], labels[rest]])
+    order = rng(1).permutation(len(images))
+    return images[order][:, None].astype(np.uint8), labels[order].astype(np.int64)
 
 
 def see(guard: Guard, model: RunnableModel, images: Images) -> Seen:
@@ -159,6 +163,7 @@ def measure(spec: Spec, built: Built, name: str) -> dict[str, Any]:
         write(folder / "guard", facts | {"format": GUARD}, arrays)
         guard = Guard(folder / "guard" / "guard.safetensors")
     clean = see(guard, target.model, images[setting.guard :][: setting.pool])
+    assert len(clean.labels) >= setting.length
     bad, triggered = None, None
     if spec.attack is not None:
         attack = make_attack(spec.attack, dict(spec.options))
@@ -232,32 +237,28 @@ def specs(setting: Setting, seeds: int | None) -> Iterator[Spec]:
 
 def tables(body: Mapping[str, Any]) -> str:
     """The summary as two Markdown tables."""
+    names = ("any", "confidence", "features", "strip")
+    streams = ("all", "class", "confidence", "features", "strip")
     rejected = [
-        "| models | attack | clean rejected of 1,000 | triggered rejected | by confidence | by features | by STRIP |",
-        "|---|---|---|---|---|---|---|",
+        "| models | attack | clean rejected of 1,000 | alarms of clean streams | triggered rejected | by confidence | features | STRIP |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     drift = [
-        "| models | attack | triggered | alarm in | median delay | by class | by confidence | by features | by STRIP |",
+        "| models | attack | triggered | streams with an alarm | median delay | by class | confidence | features | STRIP |",
         "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for entry in body["summary"]:
         head = f"| {entry['setting']} ({entry['models']}) | {entry['attack']} |"
-        clean, bad = entry["clean_rejected"], entry.get("triggered_rejected")
-        shares = [f"{bad[name]:.1%}" if bad else "" for name in ("any", "confidence", "features", "strip")]
-        rejected.append(f"{head} {1000 * clean['any']:.1f} | " + " | ".join(shares) + " |")
-        for rate, streams in entry["streams"].items():
-            whole = streams["all"]
-            found = whole.get("found", whole.get("false_alarms"))
-            delays = [_delay(streams[name]) for name in ("all", "class", "confidence", "features", "strip")]
-            drift.append(f"{head} {float(rate):.0%} | {found} of {whole['streams']} | " + " | ".join(delays) + " |")
+        clean, bad, runs = entry["clean_rejected"], entry.get("triggered_rejected"), dict(entry["streams"])
+        false = runs.pop("0")["all"]
+        shares = [f"{bad[name]:.1%}" if bad else "" for name in names]
+        cells = [f"{1000 * clean['any']:.1f}", f"{false['false_alarms']} of {false['streams']}", *shares]
+        rejected.append(f"{head} {' | '.join(cells)} |")
+        for rate, seen in runs.items():
+            delays = ["-" if seen[name]["median_delay"] is None else str(seen[name]["median_delay"]) for name in streams]
+            cells = [f"{float(rate):.0%}", f"{seen['all']['found']} of {seen['all']['streams']}", *delays]
+            drift.append(f"{head} {' | '.join(cells)} |")
     return "\n".join([*rejected, "", *drift]) + "\n"
-
-
-def _delay(stream: Mapping[str, Any]) -> str:
-    """The median delay; of a clean stream, false alarms a thousand inputs; a dash where fewer than half of the streams were found."""
-    if "per_thousand" in stream:
-        return f"{stream['per_thousand']:g} of 1,000"
-    return "-" if stream["median_delay"] is None else str(stream["median_delay"])
 
 
 def with_tables(page: str, body: Mapping[str, Any]) -> str:
@@ -269,13 +270,17 @@ def with_tables(page: str, body: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="where models are built and kept")
-    parser.add_argument("--only", choices=sorted(SETTINGS), help="this setting alone")
+    parser.add_argument("--only", choices=sorted(SETTINGS), help="this setting alone; what is stored of the others stays")
     parser.add_argument("--seeds", type=int, help="models of so many seeds")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only write the README's tables again")
     args = parser.parse_args()
+    if args.table:
+        README.write_text(with_tables(README.read_text(), json.loads(RESULTS.read_text())))
+        return
     torch.set_num_threads(1)
     args.zoo.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows = [row for row in stored(args.out) if args.only and row["setting"] != args.only]
     for name, setting in SETTINGS.items():
         if name != (args.only or name) or (setting.dataset == "mnist" and data_folder() is None):
             continue
@@ -286,6 +291,7 @@ def main() -> None:
                 continue
             rows.append(measure(spec, built, name))
             print(json.dumps({key: rows[-1][key] for key in ("clean_rejected", "triggered_rejected")}), spec.id, flush=True)
+    rows.sort(key=lambda row: [*SETTINGS].index(row["setting"]))
     body: dict[str, Any] = {
         "false_alarm": FALSE_ALARM,
         "settings": {name: {key: value for key, value in asdict(item).items() if key != "attacks"} for name, item in SETTINGS.items()},
@@ -295,6 +301,12 @@ def main() -> None:
     print(tables(body))
     if args.out == RESULTS:
         README.write_text(with_tables(README.read_text(), body))
+
+
+def stored(path: Path) -> list[dict[str, Any]]:
+    """What was measured of each model before."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["models"] if path.is_file() else []
+    return rows
 
 
 if __name__ == "__main__":
