@@ -64,6 +64,7 @@ docs: setup
 bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-detection bench-text bench-tampering
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/monitor.py
 
 bench-diff: setup
 	$(BIN)/python benchmarks/diff.py
