@@ -43,9 +43,10 @@ FIRST_WORD = {0: "PASS", 1: "BLOCKED", 3: "INCOMPLETE"}
 class Reader:
     """Somebody who does what a page says, from top to bottom."""
 
-    def __init__(self, mg: Run, here: Path) -> None:
+    def __init__(self, mg: Run, here: Path, searches: bool = False) -> None:
         self.mg = mg
         self.here = here
+        self.searches = searches
         self.names: dict[str, object] = {}
         self.words: dict[str, str] = {}
         """What stands for a placeholder of the page."""
@@ -85,7 +86,7 @@ class Reader:
         elif program != "modelguard":
             assert shlex.join(argv).replace("'", "") in ELSEWHERE, argv
         else:
-            if "--samples" in rest and rest[0] == "scan" and "--plan" not in rest:
+            if not self.searches and "--samples" in rest and rest[0] == "scan" and "--plan" not in rest:
                 rest.append("--plan")  # a search takes long, and finds nothing in noise
             ran = self.mg(*(self.meant(word) for word in rest))
             assert ran.code == code, (argv, ran.out, ran.err)
@@ -105,6 +106,17 @@ class Reader:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in ("hub", "notebook")], ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(mg: Run, here: Path, page: Path) -> None:
     Reader(mg, here).read(page)
+
+
+@pytest.mark.slow
+def test_the_tutorial_about_a_poisoned_data_set_does_what_it_says(mg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    reader = Reader(mg, tmp_path, searches=True)
+    reader.read(DOCS / "tutorial-data.md")
+    assert (tmp_path / "drop.txt").read_text().split() == [str(place) for place in sorted(reader.names["chosen"])]  # type: ignore[call-overload]
+    assert reader.said[-2].startswith("no drift in 597 predictions\n")
+    assert reader.said[-1].startswith("drift at line ")
 
 
 def test_the_page_about_the_hub_does_what_it_says(mg: Run, here: Path, own_hub: LoopbackHub) -> None:
