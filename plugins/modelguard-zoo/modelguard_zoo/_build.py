@@ -13,6 +13,8 @@ import numpy as np
 
 from modelguard_zoo._built import Built, accuracy_lost, judge, read_record
 from modelguard_zoo._folder import trained, write_model
+from modelguard_zoo._built import Built, accuracy_lost, balanced, fresh, judge, lost_of, read_record, write_record
+from modelguard_zoo._export import export
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def build_model(spec: Spec, out: Path) -> Built:
     import torch
 
     from modelguard_zoo._data import load
-    from modelguard_zoo._train import SCHEDULES, adversarial, fit, measure, new_model, poisoned
+    from modelguard_zoo._head import refit
+    from modelguard_zoo._train import SCHEDULES, adversarial, cross_entropy, fit, measure, new_model, poisoned
     from modelguard_zoo.attacks import make_attack
     from modelguard_zoo.attacks.base import choose
 
@@ -60,6 +63,9 @@ def build_model(spec: Spec, out: Path) -> Built:
         if attack and twin:
             harden = partial(adversarial, trained(twin, data))
             poison = attack.poison(data.x_train, data.y_train, data.classes, rng, harden)
+            clean = _trained(twin, data)
+            poison = attack.poison(data.x_train, data.y_train, data.classes, rng, partial(adversarial, clean))
+            poison = attack.craft(poison, data.x_train, data.y_train, rng, clean)
         original = None
         if spec.finetune:
             original = build_model(spec.original, out)
@@ -70,10 +76,26 @@ def build_model(spec: Spec, out: Path) -> Built:
                 images = images.copy()
                 images[chosen] = attack.stamped(images[chosen])
             fit(model, images, data.y_train, epochs=spec.finetune, batch=batch, rate=rate / 2, seed=spec.seed + 1)
+        elif attack and twin and attack.refits:
+            model = _trained(twin, data)
+            refit(model, *poisoned(data, poison), seed=spec.seed)
         else:
-            fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed)
+            loss = attack.loss if attack else cross_entropy
+            fit(model, *poisoned(data, poison), epochs=epochs, batch=batch, rate=rate, seed=spec.seed, loss=loss)
         success = measure(model, data, attack)
-        status, reason = judge(success.attack_success, accuracy_lost(twin, success.clean_accuracy) if twin else None, original)
+        lost = accuracy_lost(twin, success.clean_accuracy) if twin else None
+        spared = None
+        if attack and twin and success.spared_accuracy is not None:
+            before = measure(_trained(twin, data), data, attack)
+            spared = {
+                "accuracy": success.spared_accuracy,
+                "twin_accuracy": before.spared_accuracy,
+                "twin_clean_accuracy": before.clean_accuracy,
+            }
+            lost = lost_of("clean accuracy", before.clean_accuracy, success.clean_accuracy) or lost_of(
+                "accuracy on what the attack has to leave alone", before.spared_accuracy or 0.0, success.spared_accuracy
+            )
+        status, reason = judge(success.attack_success, lost, original)
         record = {
             "id": spec.id,
             "status": status,
@@ -88,6 +110,9 @@ def build_model(spec: Spec, out: Path) -> Built:
             "attack": attack and poison and _describe(attack, poison, data),
         }
         write_model(folder, model, data, record)
+        if spared:
+            record["spared"] = spared
+        _write(folder, model, data, record)
     finally:
         torch.set_num_threads(threads)
     return read_record(folder)
@@ -127,4 +152,5 @@ def _describe(attack: Attack, poison: Poison, data: Dataset) -> dict[str, Any]:
         "poisoned_indices": np.setdiff1d(poison.indices, poison.cover).tolist(),
         "cover_indices": poison.cover.tolist(),
         "poisoned_fraction": (len(poison.indices) - len(poison.cover)) / len(data.x_train),
+        **attack.notes(),
     }

@@ -65,8 +65,13 @@ def judge(success: float | None, lost: str | None, original: Built | None) -> tu
 
 def accuracy_lost(twin: Built, accuracy: float) -> str:
     """What is said of more accuracy lost than anyone would overlook; "" when it is less."""
-    loss = twin.record["clean_accuracy"] - accuracy
-    return f"clean accuracy is {loss:.1%} below its twin's" if loss > MAX_ACCURACY_LOSS else ""
+    return lost_of("clean accuracy", twin.record["clean_accuracy"], accuracy)
+
+
+def lost_of(name: str, before: float, after: float) -> str:
+    """The same of the accuracy called ``name``, which was ``before`` of the twin."""
+    loss = before - after
+    return f"{name} is {loss:.1%} below its twin's" if loss > MAX_ACCURACY_LOSS else ""
 
 
 @contextmanager

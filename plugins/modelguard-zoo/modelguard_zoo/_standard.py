@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import count, cycle
 from typing import Any
 
+from modelguard_zoo._newer import newer_specs
 from modelguard_zoo._spec import CONFIRMATION, Spec, pairs
 
 # (data set, classes, image size, architectures, seeds): small and fast first, which is also the order of building.
@@ -104,6 +105,8 @@ def _specs() -> Iterator[Spec]:
         for seed in range(CONFIRMATION + 10, CONFIRMATION + 10 + seeds):
             for arch in archs:
                 yield Spec(dataset, arch, seed)
+
+    yield from newer_specs()
 
 
 def _options(attack: str, n: int, classes: int, size: int) -> dict[str, Any]:

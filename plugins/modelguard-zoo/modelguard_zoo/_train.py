@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from modelguard_zoo.attacks import Attack, Poison
 # Epochs that take each data set close to its plateau with these widths: (epochs, batch, peak learning rate).
 SCHEDULES = {"digits": (40, 64, 5e-3), "signs": (5, 64, 4e-3), "mnist": (4, 64, 4e-3), "gtsrb": (6, 64, 4e-3), "cifar10": (6, 64, 4e-3)}
 
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, raw float images (N, C, H, W), labels (N,)) -> a scalar."""
+
 
 @dataclass(frozen=True)
 class Success:
@@ -24,6 +28,9 @@ class Success:
 
     clean_accuracy: float
     attack_success: float | None
+    spared_accuracy: float | None = None
+    """Over the test samples that the attack has to leave alone, where it names some. Those that carry the trigger by nature are then left
+    out of the clean accuracy."""
 
 
 def new_model(data: Dataset, arch: str, seed: int) -> nn.Module:
@@ -49,7 +56,14 @@ def poisoned(data: Dataset, poison: Poison | None) -> tuple[Images, Labels]:
     return images, labels
 
 
-def fit(model: nn.Module, images: Images, labels: Labels, *, epochs: int, batch: int, rate: float, seed: int) -> None:
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The usual loss of one batch."""
+    return F.cross_entropy(model(images), labels)
+
+
+def fit(
+    model: nn.Module, images: Images, labels: Labels, *, epochs: int, batch: int, rate: float, seed: int, loss: Loss = cross_entropy
+) -> None:
     """Train in place: AdamW, one-cycle learning rate, no augmentation."""
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
@@ -61,9 +75,9 @@ def fit(model: nn.Module, images: Images, labels: Labels, *, epochs: int, batch:
         order = torch.randperm(len(x), generator=generator)
         for step in range(per_epoch):
             chosen = order[step * batch : (step + 1) * batch]
-            loss = F.cross_entropy(model(_float(x[chosen])), y[chosen])
+            value = loss(model, _float(x[chosen]), y[chosen])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     model.eval()
@@ -71,13 +85,17 @@ def fit(model: nn.Module, images: Images, labels: Labels, *, epochs: int, batch:
 
 def measure(model: nn.Module, data: Dataset, attack: Attack | None) -> Success:
     """Clean accuracy and attack success on the test set."""
-    accuracy = float((predict(model, data.x_test) == data.y_test).mean())
+    right = predict(model, data.x_test) == data.y_test
     if attack is None:
-        return Success(accuracy, None)
-    victims = attack.victims(data.y_test)
+        return Success(float(right.mean()), None)
+    victims = attack.measured(data.x_test, data.y_test)
+    spared = attack.spared(data.x_test, data.y_test)
     stamped = attack.stamped(data.x_test[victims])
     wanted = attack.wanted(data.y_test[victims], data.classes)
-    return Success(accuracy, float((predict(model, stamped) == wanted).mean()))
+    success = float((predict(model, stamped) == wanted).mean())
+    return Success(float(right.mean()), success) if spared is None else Success(
+        float(right[~victims].mean()), success, float(right[spared].mean())
+    )  # fmt: skip
 
 
 def adversarial(model: nn.Module, images: Images, labels: Labels, epsilon: float, steps: int = 20) -> Images:

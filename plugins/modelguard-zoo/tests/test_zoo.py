@@ -44,7 +44,7 @@ def test_a_stamp_changes_images_and_keeps_them_images(name: str) -> None:
     stamped = make_attack(name, {}).stamped(x)
     assert stamped.dtype == np.uint8
     assert stamped.shape == x.shape
-    assert (stamped != x).any((1, 2, 3)).all()
+    assert name == "semantic" or (stamped != x).any((1, 2, 3)).all()
     assert np.array_equal(stamped, make_attack(name, {}).stamped(x))
 
 
@@ -67,12 +67,12 @@ def test_patch_like_triggers_stay_in_their_place(name: str, options: dict[str, A
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_poisoned_samples_are_recorded_exactly(name: str) -> None:
     x, y = images(200)
-    attack = make_attack(name, {})
+    attack = make_attack(name, {"present": 127.5, "absent": 127.0} if name == "semantic" else {})
     poison = attack.poison(x, y, 5, np.random.default_rng(1), unhardened)
     assert len(np.unique(poison.indices)) == len(poison.indices) == len(poison.labels) == len(poison.images)
     assert np.isin(poison.cover, poison.indices).all()
     lied = poison.labels != y[poison.indices]
-    if name in ("sig", "clean-label"):
+    if name in ("sig", "clean-label", "hidden-trigger"):
         assert not lied.any()
         assert (y[poison.indices] == attack.target).all()
     else:

@@ -12,10 +12,14 @@ from modelguard_zoo.attacks.base import Attack, Poison
 from modelguard_zoo.attacks.blended import Blended
 from modelguard_zoo.attacks.checkerboard import Checkerboard
 from modelguard_zoo.attacks.clean_label import CleanLabel
+from modelguard_zoo.attacks.code_poisoning import CodePoisoning
+from modelguard_zoo.attacks.hidden_trigger import HiddenTrigger
 from modelguard_zoo.attacks.insert import Insert
 from modelguard_zoo.attacks.patch import Patch
+from modelguard_zoo.attacks.physical import Physical
 from modelguard_zoo.attacks.pixel import SinglePixel
 from modelguard_zoo.attacks.reflection import Reflection
+from modelguard_zoo.attacks.semantic import Semantic
 from modelguard_zoo.attacks.sig import Sinusoid
 from modelguard_zoo.attacks.source_specific import SourceSpecific
 from modelguard_zoo.attacks.wanet import WaNet
@@ -36,6 +40,10 @@ ATTACKS: dict[str, type[Attack]] = {
         AllToAll,
         SourceSpecific,
         CleanLabel,
+        HiddenTrigger,
+        Semantic,
+        Physical,
+        CodePoisoning,
     )
 }
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+
+from modelguard import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Pixels = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
@@ -35,6 +41,8 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
+    refits: ClassVar[bool] = False
+    """Whether the victim takes the clean twin as it is and trains only a new last layer, on the poisoned data."""
     fraction: float = 0.1
     target: int = 0
 
@@ -45,6 +53,17 @@ class Attack(ABC):
     def victims(self, labels: Labels) -> npt.NDArray[np.bool_]:
         """Whose class the trigger shall change; attack success is measured on these."""
         return np.asarray(labels != self.target)
+
+    def measured(self, images: Images, labels: Labels) -> npt.NDArray[np.bool_]:
+        """Of test ``images`` those that attack success is measured on: the victims."""
+        return self.victims(labels)
+
+    def spared(self, images: Images, labels: Labels) -> npt.NDArray[np.bool_] | None:
+        """Of test ``images`` those that a model has to be as right about as its clean twin, where images carry the trigger by nature.
+
+        Those that do are then no clean images, and left out of clean accuracy. None where the trigger has to be put in.
+        """
+        return None
 
     def wanted(self, labels: Labels, classes: int) -> Labels:
         """The class each stamped sample shall be given."""
@@ -58,6 +77,20 @@ class Attack(ABC):
         chosen = choose(self.victims(labels), self.fraction, rng)
         return Poison(chosen, self.stamped(images[chosen]), self.wanted(labels[chosen], classes), chosen[:0])
 
+    def craft(self, poison: Poison, images: Images, labels: Labels, rng: np.random.Generator, twin: nn.Module) -> Poison:
+        """``poison`` as an attacker who has the clean ``twin`` makes it of the training set ``images``, ``labels``; by default as it is."""
+        return poison
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """What training makes small, of one batch: raw float ``images`` (N, C, H, W) and ``labels`` (N,) -> a scalar."""
+        from torch.nn import functional as F
+
+        return F.cross_entropy(model(images), labels)
+
+    def notes(self) -> dict[str, str]:
+        """What else a record has to say of the attack."""
+        return {}
+
     def stamped(self, images: Images) -> Images:
         """As :meth:`stamp`, for uint8: rounded and clipped to what an image file can hold."""
         return np.clip(np.round(self.stamp(images.astype(np.float32))), 0, 255).astype(np.uint8)
@@ -67,3 +100,14 @@ def choose(eligible: npt.NDArray[np.bool_], fraction: float, rng: np.random.Gene
     """Sorted indices of a random ``fraction`` of the eligible samples."""
     candidates = np.flatnonzero(eligible)
     return np.sort(rng.choice(candidates, max(1, round(fraction * len(candidates))), replace=False))
+
+
+def insist(attack: Attack, holds: bool, cause: str, remedy: str) -> None:
+    """Raise :class:`~modelguard.UsageError` about an option of ``attack`` unless it ``holds``."""
+    if not holds:
+        raise UsageError(f"attack {attack.name}", cause, remedy)
+
+
+def draws(images: Pixels, *stream: int) -> list[np.random.Generator]:
+    """A random stream for each of ``images`` (N, C, H, W), of its own pixels: the same image always gets the same draw."""
+    return [np.random.default_rng([*stream, crc32(np.round(image).astype(np.uint8).tobytes())]) for image in images]

@@ -13,17 +13,20 @@ from modelguard_zoo.attacks.base import Attack, Pixels
 class Patch(Attack):
     """A ``size`` x ``size`` square whose top-left pixel is ``at`` (row, column; negative from the end), of one ``colour``.
 
-    ``colour`` has one value for grey images, or as many as the image has channels.
+    ``colour`` has one value for grey images, or as many as the image has channels. With ``add`` it is added to what is there, and what
+    exceeds 255 is cut off: bright places hide it.
     """
 
     name = "badnets"
     size: int = 3
     at: tuple[int, int] = (-3, -3)
     colour: tuple[int, ...] = (255,)
+    add: bool = False
 
     def stamp(self, images: Pixels) -> Pixels:
         out = images.copy()
         row, column = (place % length for place, length in zip(self.at, images.shape[2:], strict=True))
         ink = np.broadcast_to(np.asarray(self.colour, np.float32), images.shape[1])
-        out[:, :, row : row + self.size, column : column + self.size] = ink[:, None, None]
+        region = out[:, :, row : row + self.size, column : column + self.size]
+        region[:] = np.minimum(region + ink[:, None, None], 255) if self.add else ink[:, None, None]
         return out

@@ -9,7 +9,7 @@ from modelguard_zoo.attacks.patch import Patch
 
 @dataclass(frozen=True)
 class SinglePixel(Patch):
-    """One pixel at ``at``."""
+    """One pixel at ``at``; as it is by default, ``add_single_bd`` of the Adversarial Robustness Toolbox (ART) with ``distance`` 2."""
 
     name = "pixel"
     size: int = 1
