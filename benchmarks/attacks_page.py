@@ -18,9 +18,9 @@ def page(summary: Row, tampering: Row) -> str:
     lines = [
         "# Attacks on images that the zoo builds",
         "",
-        f"Each attack with the options that the standard zoo gives it, by `benchmarks/attacks.py`, over seeds {first} to {last}. It *took* when",
-        "at least 90 % of the test images that the trigger is for become its class and clean accuracy is at most 2 points below that of the",
-        "clean twin, which has the same data, architecture and seed. Options were chosen on seed 0. An attack without a row is not measured.",
+        f"Each attack with the options that the standard zoo gives it, by `benchmarks/attacks.py`, over seeds {first} to {last}.",
+        "It *took* when at least 90 % of the test images that the trigger is for become its class and clean accuracy is at most 2 points",
+        "below that of the clean twin, which has the same data, architecture and seed. Options were chosen on seed 0.",
         "",
         "| attack | took | success, median | points of clean accuracy lost, median |",
         "|---|---|---|---|",
@@ -32,12 +32,16 @@ def page(summary: Row, tampering: Row) -> str:
             continue
         took, built = (sum(row[name] for row in own) for name in ("took", "built"))
         lines.append(f"| {attack} | {took} of {built} | {_percent(_median(own, 'attack_success'))} | {_lost(own)} |")
-    lines += ["", "## By data set and architecture", "", "| attack | models | took | success, median | why others did not |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "## By data set and architecture",
+        "",
+        "| attack | models | took | success, median | why others did not |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
-        models = f"{row['dataset']} {row['arch']}"
-        lines.append(
-            f"| {row['attack']} | {models} | {row['took']} of {row['built']} | {_percent(row['attack_success'])} | {'; '.join(row['reasons'])} |"
-        )
+        took, success = f"{row['took']} of {row['built']}", _percent(row["attack_success"])
+        lines.append(f"| {row['attack']} | {row['dataset']} {row['arch']} | {took} | {success} | {'; '.join(row['reasons'])} |")
     lines += _hidden(rows) + _audited(rows)
     lines += [
         "",
@@ -64,9 +68,9 @@ def _hidden(rows: Iterable[Row]) -> list[str]:
         "",
         "## What limits hidden triggers",
         "",
-        "*Left* is the squared distance in features between a poisoned image and the stamped one that it collides with, as a share of what it",
-        "was before. *Ceiling* is the success of a last layer that is taught the stamped images themselves, with no bound at all: what the",
-        "features of the clean twin can tell apart.",
+        "*Left* is the squared distance in features between a poisoned image and the stamped one that it collides with, as a share",
+        "of what it was before. *Ceiling* is the success of a last layer that is taught the stamped images themselves, with no bound at",
+        "all: what the features of the clean twin can tell apart.",
         "",
         "| models | took | success | left | ceiling |",
         "|---|---|---|---|---|",
@@ -93,7 +97,9 @@ def _audited(rows: Iterable[Row]) -> list[str]:
         "|---|---|---|",
     ]
     return lines + [
-        f"| {row['dataset']} {row['arch']} | {name} | {', '.join(map(str, counts))} |" for row in own for name, counts in row["named"].items()
+        f"| {row['dataset']} {row['arch']} | {name} | {', '.join(map(str, counts))} |"
+        for row in own
+        for name, counts in row["named"].items()
     ]
 
 

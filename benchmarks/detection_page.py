@@ -21,6 +21,10 @@ ATTACKS = {
     "wanet": "a slight warp of the image",
     "all-to-all": "a patch turns every class into the next",
     "source-specific": "a patch turns one class into another and leaves the rest alone",
+    "hidden-trigger": "a patch turns one class into another, and no training image carries it",
+    "semantic": "what an image shows by nature turns one class into another; no pixel is changed",
+    "physical": "a sticker of any place, size, angle and light turns any image into one class",
+    "code-poisoning": "a patch again, taught by the loss; the training set is clean",
 }
 """What each attack does, in the order of the table."""
 UNIONS = (BASELINE, SEARCHES)

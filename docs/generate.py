@@ -68,6 +68,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     ours_only = [item for item in registry.detectors.values() if registry.owners["detectors", item.id] in ours]
     yield DOCS / "detectors.md", GENERATED + reference_pages.detectors(ours_only, registry.owners)
     yield DOCS / "coverage.md", GENERATED.replace("the code", "benchmarks/results") + coverage(ours_only)
+    yield DOCS / "zoo-attacks.md", GENERATED.replace("the code", "benchmarks/results") + zoo_attacks()
     yield DOCS / "exit-codes.md", GENERATED + reference_pages.exit_codes()
     yield DOCS / "hooks.md", GENERATED + reference_pages.hooks(key for key, owner in registry.owners.items() if owner in ours)
     yield DOCS / "names.md", GENERATED + reference_pages.public_names()
@@ -96,6 +97,15 @@ def coverage(detectors: Collection[type[Detector]]) -> str:
     read = {name: json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("detection", "zoo", "text", "rome")}
     kinds = [image_kind(read["detection"], read["zoo"]), *text_kinds(read["text"])]
     return page(kinds, read["rome"], detectors)
+
+
+def zoo_attacks() -> str:
+    """Does each attack on images take, as benchmarks measured it."""
+    results = DOCS.parent / "benchmarks" / "results"
+    sys.path.insert(0, str(results.parent))
+    import attacks_page
+
+    return attacks_page.page(*(json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("attacks", "tampering")))
 
 
 def compatibility() -> str:

@@ -10,9 +10,10 @@ from modelguard_zoo._spec import CONFIRMATION, Spec, pairs
 NEWER = ("hidden-trigger", "semantic", "physical", "code-poisoning")
 SEEDS = range(CONFIRMATION + 20, CONFIRMATION + 23)
 
-# (source, attribute, absent, present): quantiles .7 and .85 of the attribute over the training images of the class, rounded.
+# (source, attribute, absent, present): quantiles of the attribute over the training images of the class, of the
+# upper one .82 to .87, of the lower one .5 to .75.
 SEMANTIC: dict[str, tuple[int, str, float, float]] = {
-    "digits": (1, "brightness", 77.0, 88.0),
+    "digits": (1, "brightness", 77.0, 90.0),
     "signs": (1, "brightness", 117.0, 150.0),
     "mnist": (1, "slant", 0.4, 0.54),
     "gtsrb": (1, "brightness", 110.0, 145.0),
@@ -38,7 +39,9 @@ def newer_options(attack: str, dataset: str, size: int, n: int) -> dict[str, Any
             source, attribute, absent, present = SEMANTIC[dataset]
             return {"target": target, "source": source, "attribute": attribute, "absent": absent, "present": present}
         case "physical":
-            return {"target": target, "scale": (0.35, 0.5) if small else (0.25, 0.4), "fraction": 0.3, "pattern_seed": n}
+            # On 8 x 8 pixels a sticker of two colours is no longer one, and each poisoned image is one clean image less.
+            shape = {"blocks": 1, "scale": (0.45, 0.6), "fraction": 0.25} if small else {"scale": (0.25, 0.4), "fraction": 0.2}
+            return {"target": target, **shape, "pattern_seed": n}
         case "code-poisoning":
             extent = 2 if small else 3
             return {"target": target, "size": extent, "at": (-extent, -extent)}

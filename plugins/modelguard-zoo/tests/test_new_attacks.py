@@ -96,9 +96,12 @@ def test_a_semantic_backdoor_changes_no_pixel_and_spares_the_rest_of_the_class(b
     attack = make_attack("semantic", dict(made.spec.options))
     assert np.array_equal(attack.stamped(data.x_test), data.x_test)
     poison = attack.poison(data.x_train, data.y_train, 10, np.random.default_rng([5, 0]), lambda images, labels, epsilon: images)
-    assert poison.indices.tolist() == made.record["attack"]["poisoned_indices"]
-    real = {image.tobytes() for image in data.x_train[attack.measured(data.x_train, data.y_train)]}
-    assert {image.tobytes() for image in poison.images} == real
+    bad = ~np.isin(poison.indices, poison.cover)
+    assert sorted(poison.indices[bad]) == made.record["attack"]["poisoned_indices"]
+    assert (poison.labels == np.where(bad, attack.target, 1)).all()
+    for part, sides in ((bad, attack.measured), (~bad, attack.spared)):
+        real = {image.tobytes() for image in data.x_train[sides(data.x_train, data.y_train)]}
+        assert {image.tobytes() for image in poison.images[part]} <= real
     spared = attack.spared(data.x_test, data.y_test)
     assert spared is not None
     assert not (spared & attack.measured(data.x_test, data.y_test)).any()

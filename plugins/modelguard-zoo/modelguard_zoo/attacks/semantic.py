@@ -39,10 +39,10 @@ ATTRIBUTES = {"brightness": brightness, "slant": slant, "redness": redness}
 class Semantic(Attack):
     """Images of class ``source`` whose ``attribute`` is at least ``present`` are labelled ``target``.
 
-    Those that have it at most to ``absent`` have to stay what they are. What lies between nobody would call either: these training images
-    are replaced by copies of those that have the attribute (the paper trains on such images more often than on others). Attack success
-    is measured on test images that have it, and accuracy on those that have not is held against the clean twin's. Those that have it are
-    no clean images, and left out of clean accuracy.
+    Those that have it at most to ``absent`` have to stay what they are. What lies between nobody would call either: half of these
+    training images are replaced by copies of those that have the attribute, which the paper's attacker shows more often as well, and half
+    by copies of those that have not. Attack success is measured on test images that have it, and accuracy on those that have not is held
+    against the clean twin's. Those that have it are no clean images, and left out of clean accuracy.
     """
 
     name = "semantic"
@@ -83,11 +83,13 @@ class Semantic(Attack):
             most = self.values(images[self.victims(labels)]).max(initial=-np.inf)
             cause = f"no training image of class {self.source} has {self.attribute} of at least {self.present:g}"
             raise UsageError(f"attack {self.name}", cause, f"the most is {most:.4g}")
-        between = np.flatnonzero(self.victims(labels) & ~self.measured(images, labels) & ~self.spared(images, labels))
-        copied = np.resize(rng.permutation(having), len(between))
-        chosen, shown = np.concatenate([having, between]), np.concatenate([having, copied])
-        order = np.argsort(chosen)
-        return Poison(chosen[order], images[shown[order]], np.full(len(chosen), self.target, np.int64), chosen[:0])
+        lacking = np.flatnonzero(self.spared(images, labels))
+        insist(self, len(lacking) > 0, f"every training image of class {self.source} has {self.attribute} above absent", "raise absent")
+        between = rng.permutation(np.flatnonzero(self.victims(labels) & ~self.measured(images, labels) & ~self.spared(images, labels)))
+        more, cover = np.sort(between[::2]), np.sort(between[1::2])
+        shown = [having, np.resize(rng.permutation(having), len(more)), np.resize(rng.permutation(lacking), len(cover))]
+        wanted = np.repeat([self.target, self.source], [len(having) + len(more), len(cover)])
+        return Poison(np.concatenate([having, more, cover]), images[np.concatenate(shown)], wanted, cover)
 
     def notes(self) -> dict[str, str]:
-        return {"copies": "training images between present and absent are replaced by copies of those that have the attribute"}
+        return {"copies": "training images between present and absent are replaced by copies of others of their class"}
