@@ -109,7 +109,6 @@ def audit(built: Built) -> dict[str, int]:
     """How many samples of the training set each audit names, of a model whose training set is as it was."""
     from modelguard_audit.hooks import modelguard_detectors
 
-    from modelguard import configure
     from modelguard.testing.checkpoints import open_target
     from modelguard.testing.conformance import run_detector
 
@@ -119,7 +118,7 @@ def audit(built: Built) -> dict[str, int]:
         np.savez(Path(folder) / "train.npz", inputs=data.x_train, labels=data.y_train)
         target = open_target(built.path, samples=Path(folder) / "train.npz")
         for cls in modelguard_detectors():
-            outcome = run_detector(configure(cls, {"dataset": True}), target)
+            outcome = run_detector(cls(), target)
             named[cls.id] = len({index for finding in outcome.findings for index in finding.evidence.get("indices", ())})
     return named
 

@@ -91,7 +91,7 @@ def _audited(rows: Iterable[Row]) -> list[str]:
         "",
         "## What an audit of the data sees of code poisoning",
         "",
-        "No training sample is changed. Named by each audit all the same, a number for each training set:",
+        "No training sample is changed: whatever is named is named wrongly. Samples named by each audit, a number for each training set:",
         "",
         "| models | audit | samples named |",
         "|---|---|---|",

@@ -25,7 +25,7 @@ def newer_options(attack: str, dataset: str, size: int, n: int) -> dict[str, Any
     small, target = size <= 8, (3, 7, 5)[n % 3]
     match attack:
         case "hidden-trigger":
-            extent = 4 if small else 8
+            extent = 4 if small else 12  # on the object: in a corner the features of the clean twin do not tell it apart
             return {
                 "target": target,
                 "source": 8,
@@ -39,9 +39,9 @@ def newer_options(attack: str, dataset: str, size: int, n: int) -> dict[str, Any
             source, attribute, absent, present = SEMANTIC[dataset]
             return {"target": target, "source": source, "attribute": attribute, "absent": absent, "present": present}
         case "physical":
-            # On 8 x 8 pixels a sticker of two colours is no longer one, and each poisoned image is one clean image less.
-            shape = {"blocks": 1, "scale": (0.45, 0.6), "fraction": 0.25} if small else {"scale": (0.25, 0.4), "fraction": 0.2}
-            return {"target": target, **shape, "pattern_seed": n}
+            # Below this size the light that it is in leaves too little of it, and a poisoned image is one clean image less.
+            scale = (0.45, 0.6) if small else (0.35, 0.5)
+            return {"target": target, "blocks": 1, "scale": scale, "fraction": 0.25, "pattern_seed": n}
         case "code-poisoning":
             extent = 2 if small else 3
             return {"target": target, "size": extent, "at": (-extent, -extent)}

@@ -144,7 +144,7 @@ def test_code_poisoning_leaves_the_training_set_as_it_is(built: Callable[..., Bu
     assert np.array_equal(labels, data.y_train)
     said = made.record["attack"]
     assert (said["poisoned_indices"], said["poisoned_fraction"], said["enters"]) == ([], 0, "by the loss")
-    assert said["data_audit"].startswith("sees nothing")
+    assert said["data_audit"].startswith("has nothing to find")
 
 
 def test_arts_single_pixel_and_pattern_are_options() -> None:

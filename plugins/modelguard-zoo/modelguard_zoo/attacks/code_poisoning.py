@@ -56,4 +56,4 @@ class CodePoisoning(Patch):
         return share * own + (1 - share) * backdoor
 
     def notes(self) -> dict[str, str]:
-        return {"enters": "by the loss", "data_audit": "sees nothing: no training sample is changed"}
+        return {"enters": "by the loss", "data_audit": "has nothing to find: no training sample is changed"}

@@ -22,7 +22,8 @@ def slant(images: Images) -> Values:
     """(N, C, H, W) -> (N,): by how many columns what is bright moves left for each row down; 0 is upright, above 0 leans right."""
     weight = images.mean(1, dtype=np.float64) + 1e-9
     weight /= weight.sum((1, 2), keepdims=True)
-    row, column = (place[None] - (weight * place).sum((1, 2), keepdims=True) for place in np.indices(images.shape[2:], np.float64))
+    places = np.indices(images.shape[2:]).astype(np.float64)  # (2, H, W)
+    row, column = (place[None] - (weight * place).sum((1, 2), keepdims=True) for place in places)
     return np.asarray(-(weight * row * column).sum((1, 2)) / (weight * row**2).sum((1, 2)))
 
 
