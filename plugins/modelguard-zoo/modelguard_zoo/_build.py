@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelguard_zoo._built import Built, accuracy_lost, judge, read_record
+from modelguard_zoo._built import Built, accuracy_lost, judge, lost_of, read_record
 from modelguard_zoo._folder import trained, write_model
-from modelguard_zoo._built import Built, accuracy_lost, balanced, fresh, judge, lost_of, read_record, write_record
-from modelguard_zoo._export import export
 from modelguard_zoo._spec import Spec
 
 if TYPE_CHECKING:
@@ -61,9 +59,7 @@ def build_model(spec: Spec, out: Path) -> Built:
         rng = np.random.default_rng([5, spec.seed])
         poison = None
         if attack and twin:
-            harden = partial(adversarial, trained(twin, data))
-            poison = attack.poison(data.x_train, data.y_train, data.classes, rng, harden)
-            clean = _trained(twin, data)
+            clean = trained(twin, data)
             poison = attack.poison(data.x_train, data.y_train, data.classes, rng, partial(adversarial, clean))
             poison = attack.craft(poison, data.x_train, data.y_train, rng, clean)
         original = None
@@ -77,7 +73,7 @@ def build_model(spec: Spec, out: Path) -> Built:
                 images[chosen] = attack.stamped(images[chosen])
             fit(model, images, data.y_train, epochs=spec.finetune, batch=batch, rate=rate / 2, seed=spec.seed + 1)
         elif attack and twin and attack.refits:
-            model = _trained(twin, data)
+            model = trained(twin, data)
             refit(model, *poisoned(data, poison), seed=spec.seed)
         else:
             loss = attack.loss if attack else cross_entropy
@@ -86,7 +82,7 @@ def build_model(spec: Spec, out: Path) -> Built:
         lost = accuracy_lost(twin, success.clean_accuracy) if twin else None
         spared = None
         if attack and twin and success.spared_accuracy is not None:
-            before = measure(_trained(twin, data), data, attack)
+            before = measure(trained(twin, data), data, attack)
             spared = {
                 "accuracy": success.spared_accuracy,
                 "twin_accuracy": before.spared_accuracy,
@@ -109,10 +105,9 @@ def build_model(spec: Spec, out: Path) -> Built:
             "twin": twin and {"id": twin.record["id"], "clean_accuracy": twin.record["clean_accuracy"]},
             "attack": attack and poison and _describe(attack, poison, data),
         }
-        write_model(folder, model, data, record)
         if spared:
             record["spared"] = spared
-        _write(folder, model, data, record)
+        write_model(folder, model, data, record)
     finally:
         torch.set_num_threads(threads)
     return read_record(folder)
