@@ -171,7 +171,7 @@ def auroc(bad: Sequence[float], clean: Sequence[float]) -> float:
 
 def accused(row: Row, ease: float) -> bool:
     """Whether the detector accuses the model at this threshold."""
-    return max(row["ease"]) >= ease
+    return bool(max(row["ease"]) >= ease)
 
 
 def report() -> None:

@@ -47,7 +47,7 @@ def decoupled(case: Case, stream: str) -> list[dict[str, Any]]:
             # as far as possible on what does not keep the label, .01 of the other (btidbf.py)
             loss = -((1 - keep) * moved).square().mean() + 0.01 * (keep * moved).square().mean()
             learner.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             learner.step()
         rows.append(_spread(case, network, part * unit))
     return rows

@@ -116,5 +116,5 @@ def test_changes_stay_within_their_room_and_in_range(shape: tuple[int, int, int]
 
 
 def test_the_distance_between_classes_leaves_out_images_of_the_same_class() -> None:
-    images = torch.tensor([0.0, 1.0, 5.0, 7.0])[:, None, None, None].expand(4, 1, 2, 2)
-    assert natural_distance(images, torch.tensor([0, 0, 1, 1])) == pytest.approx((5 + 4 + 4 + 6) / 4, abs=0.6)
+    images = torch.tensor([0.0, 1.0, 5.0])[:, None, None, None].expand(3, 1, 2, 2)
+    assert natural_distance(images, torch.tensor([0, 0, 1])) == pytest.approx(4)  # the nearest of another class: 5, 4 and 4 away
