@@ -20,10 +20,10 @@ def brightness(images: Images) -> Values:
 
 def slant(images: Images) -> Values:
     """(N, C, H, W) -> (N,): by how many columns what is bright moves left for each row down; 0 is upright, above 0 leans right."""
-    weight = images.mean(1, dtype=np.float64) + 1e-9
+    weight = images.mean(1, dtype=np.float64) + 1e-9  # (N, H, W)
     weight /= weight.sum((1, 2), keepdims=True)
-    places = np.indices(images.shape[2:]).astype(np.float64)  # (2, H, W)
-    row, column = (place[None] - (weight * place).sum((1, 2), keepdims=True) for place in places)
+    rows, columns = np.indices(images.shape[2:], dtype=np.float64)  # (H, W) each
+    row, column = (place - (weight * place).sum((1, 2), keepdims=True) for place in (rows, columns))  # (N, H, W) each
     return np.asarray(-(weight * row * column).sum((1, 2)) / (weight * row**2).sum((1, 2)))
 
 
