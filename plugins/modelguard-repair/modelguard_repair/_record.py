@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from modelguard import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +69,7 @@ def record(
     report, after = original.report, best.scanned
     return {
         "schema": SCHEMA,
-        "tool": {"name": "modelguard", "version": __version__},
+        "tool": {"name": "modelguard", "version": version("modelguard-core")},
         "method": best.method,
         "seed": request.seed,
         "fit": best.code == FIT,
