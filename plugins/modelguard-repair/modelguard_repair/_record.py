@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ def record(
     report, after = original.report, best.scanned
     return {
         "schema": SCHEMA,
-        "tool": {"name": "modelguard", "version": version("modelguard-core")},
+        "tool": {"name": "modelguard", "version": (after or original).report.tool_version},
         "method": best.method,
         "seed": request.seed,
         "fit": best.code == FIT,

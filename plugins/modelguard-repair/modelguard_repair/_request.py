@@ -11,6 +11,9 @@ from modelguard import ModelOptions, UsageError
 BEST = "best"
 NAMES = ("fine-tune", "unlearn", "fine-pruning", "nad", "anp", "distil")
 """The methods, in the order of what they cost: :data:`modelguard_repair.methods.METHODS` has them."""
+BLIND = ("distil", "fine-pruning", "fine-tune", "nad", "anp", "unlearn")
+"""The order where no trigger is known: nothing tells a repair from none then, so what forgets most comes first. In benchmarks/repair.py
+distil takes out triggers that no search recovers, which nad and anp leave."""
 MAX_DROP = 2.0
 MAX_ASR = 0.1
 
@@ -76,7 +79,7 @@ class Request:
         if not 0 <= self.max_drop <= 100:
             raise UsageError(f"--max-drop {self.max_drop:g}", "is no number of points", "give 0 to 100")
 
-    def ordered(self) -> tuple[str, ...]:
-        """The methods to try, cheapest first."""
+    def ordered(self, *, blind: bool) -> tuple[str, ...]:
+        """The methods to try: the cheapest first, or where no trigger is known (``blind``) what forgets most."""
         asked: Iterable[str] = NAMES if BEST in self.methods else self.methods
-        return tuple(name for name in NAMES if name in set(asked))
+        return tuple(name for name in (BLIND if blind else NAMES) if name in set(asked))
