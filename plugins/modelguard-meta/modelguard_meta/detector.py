@@ -95,7 +95,7 @@ class Mntd(Detector):
 def _require_architecture(target: Target, meta: MetaFile) -> None:
     """Raise :class:`~modelguard.Skip` unless the model has the architecture that the meta-classifier was made for."""
     if target.model.input.kind != "image":
-        raise Skip(f"the model takes {target.model.input.kind} inputs; the meta-classifier {meta.facts.described}")
+        raise Skip(f"the model takes {target.model.input.kind} inputs; the meta-classifier was made for {meta.facts.described}")
     found = fingerprint(target)
     if other := [name for name in PARTS if found[name] != meta.facts.architecture[name]]:
         raise Skip(
