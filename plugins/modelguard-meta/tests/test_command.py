@@ -43,7 +43,7 @@ def _scanned(model: Path, meta: Path, folder: Path) -> tuple[str, str]:
 def test_the_same_seed_gives_the_same_meta_classifier_and_another_one_another(
     built: Callable[..., Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("modelguard_meta._shadows.STEPS", (60, 80))
+    monkeypatch.setattr("modelguard_meta._shadows.STEPS", (200, 200))
     monkeypatch.setattr("modelguard_meta._meta.STEPS", 40)
     folder = built(None, 0).path
     made = []
