@@ -159,7 +159,8 @@ def main() -> None:
     there = folder is not None and (folder / "mnist.npz").is_file()
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     for name in arguments.models or ["digits-cnn", *(["mnist-mlp"] if there else [])]:
-        results[name] = measure(*name.split("-", 1), arguments.zoo)
+        dataset, _, arch = name.partition("-")
+        results[name] = measure(dataset, arch, arguments.zoo)
         show(name, results[name])
         RESULT.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -25,11 +25,11 @@ from modelguard_meta._architecture import PARTS
 Floats = npt.NDArray[np.float32]
 
 LIMIT, HEADER = 64 << 20, 1 << 20
-"""Bytes of a file and of its header. The queries for images of 3 x 224 x 224 are 6 MB."""
+"""Bytes of a file and of its header. The queries for images of 3 x 224 x 224 are 30 MB."""
 KEY, DIGEST = "modelguard-meta/1", "digest"
 """Keys of the metadata: the facts, as JSON, and their digest with the tensors'."""
 AGAIN = "make it again with `modelguard meta train`"
-RANKS = {"queries": 4, "hidden": 2, "hidden_bias": 1, "out": 1, "out_bias": 1, "benign": 1, "trojaned": 1, "probes": 4}
+RANKS = {"queries": 5, "hidden": 3, "hidden_bias": 2, "out": 2, "out_bias": 1, "benign": 1, "trojaned": 1, "probes": 4}
 """The tensors of a file and how many dimensions each has."""
 
 
@@ -59,9 +59,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class MetaFile:
-    """A meta-classifier for one architecture. ``queries`` (Q, C, H, W) raw; ``hidden`` (H, Q K), ``hidden_bias`` (H,), ``out`` (H,),
-    ``out_bias`` (1,); ``benign`` (n,) and ``trojaned`` (m,) scores of held-out shadows; ``probes`` (K, C, H, W) raw, the mean image of each
-    class. All float32. ``sha256`` is of the file's bytes."""
+    """A meta-classifier for one architecture, which is the mean of E.
+
+    Its tensors, all float32, are ``queries`` (E, Q, C, H, W) raw, ``hidden`` (E, H, Q K), ``hidden_bias`` and ``out`` (E, H), ``out_bias``
+    (E,), the scores ``benign`` (n,) and ``trojaned`` (m,) of held-out shadows, and ``probes`` (K, C, H, W) raw, the mean image of each
+    class. ``sha256`` is of the file's bytes.
+    """
 
     facts: Facts
     tensors: Mapping[str, Floats]
@@ -133,11 +136,13 @@ _SCALARS = {"described": str, "auroc": float, "level": float, "threshold": float
 def _facts(thing: str, text: str) -> Facts:
     try:
         given: Any = json.loads(text)
-        named = [(given[key], kind) for key, kind in _SCALARS.items()]
+        named: list[tuple[Any, type]] = [(given[key], kind) for key, kind in _SCALARS.items()]
         named += [(value, kind) for key, kind in _VALUES.items() for value in given[key].values()]
         named += [(given["samples"]["sha256"], str), (given["quality"]["agreement"], float)]
-        right = set(given["architecture"]) == set(PARTS) and all(
-            isinstance(value, kind) and (kind is not float or math.isfinite(value)) for value, kind in named
+        right = (
+            set(given["architecture"]) == set(PARTS)
+            and all(isinstance(value, kind) for value, kind in named)
+            and all(math.isfinite(value) for value, kind in named if kind is float)
         )
         facts = Facts(**given)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -152,12 +157,13 @@ def _check(thing: str, facts: Facts, tensors: Mapping[str, Floats]) -> None:
     if set(tensors) != set(RANKS) or any(tensors[name].dtype != np.float32 or tensors[name].ndim != RANKS[name] for name in RANKS):
         raise UsageError(thing, f"does not hold the float32 tensors {', '.join(RANKS)}", AGAIN)
     queries, hidden, probes = tensors["queries"], tensors["hidden"], tensors["probes"]
-    units = len(hidden)
+    count, units = hidden.shape[:2]
     fits = (
-        hidden.shape[1] == len(queries) * len(probes)
-        and tensors["hidden_bias"].shape == tensors["out"].shape == (units,)
-        and tensors["out_bias"].shape == (1,)
-        and queries.shape[1:] == probes.shape[1:]
+        len(queries) == count
+        and hidden.shape[2] == queries.shape[1] * len(probes)
+        and tensors["hidden_bias"].shape == tensors["out"].shape == (count, units)
+        and tensors["out_bias"].shape == (count,)
+        and queries.shape[2:] == probes.shape[1:]
         and len(tensors["benign"]) > 0
         and all(value.size > 0 for value in tensors.values())
     )

@@ -59,7 +59,7 @@ def train(target: Target, path: Path, plan: Plan, tick: Callable[[str], None]) -
         kinds = [made.only(~made.trojaned), made.only(made.trojaned)]
         _require_learnt(kinds, plan)
         learnt, validation, held_out = _divided(kinds, plan)
-        meta = learn(network, learnt, validation, spec, plan.seed, tick)
+        meta = learn(network, learnt, validation, spec, classes, plan.seed, tick)
         benign, trojaned = (_scores(network, meta, held_out.only(held_out.trojaned == kind).weights) for kind in (False, True))
         probes = torch.stack([images.x[images.y == k].mean(0) for k in range(classes)])
         with torch.no_grad():
@@ -146,7 +146,7 @@ def _divided(kinds: list[Shadows], plan: Plan) -> tuple[Shadows, Shadows, Shadow
 
 def _scores(network: Network, meta: Meta, weights: Weights) -> Floats:
     with torch.no_grad():
-        return meta.score(network.logits(weights, meta.queries)).numpy().astype(np.float32)
+        return meta.score(network.logits(weights, meta.queries.flatten(0, 1))).numpy().astype(np.float32)
 
 
 def _median(values: torch.Tensor) -> float:

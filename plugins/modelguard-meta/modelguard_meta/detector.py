@@ -123,7 +123,8 @@ def _score(model: RunnableModel, meta: MetaFile) -> float:
 
     from modelguard_meta._meta import Meta
 
-    logits = model.predict(meta.tensors["queries"])
+    queries = meta.tensors["queries"]
+    logits = model.predict(queries.reshape(-1, *queries.shape[2:]))
     if not np.isfinite(logits).all():
         raise Skip("the model returns values that are not finite for the queries")
     network = Meta(**{name: torch.from_numpy(meta.tensors[name]) for name in ("queries", "hidden", "hidden_bias", "out", "out_bias")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_same_seed_gives_the_same_meta_classifier_and_another_one_another(
     ],
 )
 def test_samples_that_do_not_do_are_refused(
-    built: Callable[..., Built], tmp_path: Path, capsys: pytest.CaptureFixture[str], arrays: dict[str, np.ndarray], words: str
+    built: Callable[..., Built], tmp_path: Path, capsys: pytest.CaptureFixture[str], arrays: dict[str, Any], words: str
 ) -> None:
     np.savez(tmp_path / "s.npz", **arrays)
     command = ["meta", "train", "--architecture", str(built(None, 0).path), "--samples", str(tmp_path / "s.npz")]

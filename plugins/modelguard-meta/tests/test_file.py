@@ -33,8 +33,8 @@ FACTS = Facts(
 
 def tensors(**changed: Any) -> dict[str, Any]:
     shapes = {
-        "queries": (2, 1, 2, 2), "hidden": (4, 6), "hidden_bias": (4,), "out": (4,), "out_bias": (1,), "benign": (19,), "trojaned": (19,),
-        "probes": (3, 1, 2, 2),
+        "queries": (5, 2, 1, 2, 2), "hidden": (5, 4, 6), "hidden_bias": (5, 4), "out": (5, 4), "out_bias": (5,),
+        "benign": (19,), "trojaned": (19,), "probes": (3, 1, 2, 2),
     }  # fmt: skip
     return {name: np.ones(shape, np.float32) for name, shape in shapes.items()} | changed
 
@@ -73,14 +73,15 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"queries": np.ones((2, 1, 2, 3), np.float32)}, "do not fit each other"),
-        ({"hidden": np.ones((4, 5), np.float32)}, "do not fit each other"),
-        ({"out": np.ones(5, np.float32)}, "do not fit each other"),
+        ({"queries": np.ones((5, 2, 1, 2, 3), np.float32)}, "do not fit each other"),
+        ({"queries": np.ones((4, 2, 1, 2, 2), np.float32)}, "do not fit each other"),
+        ({"hidden": np.ones((5, 4, 5), np.float32)}, "do not fit each other"),
+        ({"out": np.ones((5, 5), np.float32)}, "do not fit each other"),
         ({"benign": np.ones(0, np.float32)}, "do not fit each other"),
-        ({"queries": np.ones((2, 4), np.float32)}, "does not hold the float32 tensors"),
-        ({"queries": np.ones((2, 1, 2, 2), np.float64)}, "does not hold the float32 tensors"),
+        ({"queries": np.ones((2, 1, 2, 2), np.float32)}, "does not hold the float32 tensors"),
+        ({"queries": np.ones((5, 2, 1, 2, 2), np.float64)}, "does not hold the float32 tensors"),
         ({"more": np.ones(1, np.float32)}, "does not hold the float32 tensors"),
-        ({"out": np.full(4, np.nan, np.float32)}, "not finite"),
+        ({"out": np.full((5, 4), np.nan, np.float32)}, "not finite"),
     ],
 )
 def test_tensors_that_are_no_meta_classifier_are_refused(tmp_path: Path, changed: dict[str, Any], words: str) -> None:

@@ -88,7 +88,8 @@ class _Hiding(_Given):
         self._twin, self._queries = twin, queries
 
     def predict(self, x: Any) -> Any:
-        return (self._twin if np.array_equal(x, self._queries) else self._model).predict(x)
+        asked = x.size == self._queries.size and np.array_equal(x, self._queries.reshape(x.shape))
+        return (self._twin if asked else self._model).predict(x)
 
 
 # Not looked at

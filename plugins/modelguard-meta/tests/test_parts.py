@@ -87,7 +87,7 @@ def test_what_torch_cannot_run_at_once_runs_one_by_one() -> None:
     weights = {name: value.requires_grad_() for name, value in made.fresh(2, torch.Generator().manual_seed(0)).items()}
     logits = made.logits(weights, torch.rand(2, 5, *SHAPE))
     assert logits.shape == (2, 5, 3)
-    logits.sum().backward()
+    logits.sum().backward()  # type: ignore[no-untyped-call]
     assert all(value.grad is not None and bool(value.grad.any()) for value in weights.values())
 
 
@@ -161,7 +161,7 @@ def test_images_are_parted_with_every_class_in_both() -> None:
 
 
 def test_answers_do_not_depend_on_the_scale_of_logits() -> None:
-    logits = torch.randn(2, 5, 4)
+    logits = torch.randn(2, 3, 5, 4)
     assert torch.allclose(answers(logits), answers(7 * logits + 3), atol=1e-5)
 
 
