@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # the command's help reads a constant of here
+    import numpy as np
+    import numpy.typing as npt
 
-Scores = npt.NDArray[np.floating[Any]]
+    Scores = npt.NDArray[np.floating[Any]]
 
 LEVEL = 0.05
 """Share of benign models that may lie above the threshold, as held-out benign shadows tell it."""
@@ -21,7 +22,7 @@ def threshold(benign: Scores, level: float = LEVEL) -> float:
 
     ``benign`` has at least 1 / ``level`` - 1 scores.
     """
-    return float(np.sort(benign)[-math.floor(level * (len(benign) + 1) + 1e-9)])
+    return float(sorted(benign.tolist())[-math.floor(level * (len(benign) + 1) + 1e-9)])
 
 
 def p_value(score: float, benign: Scores) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modelguard import Skip, Target, UsageError, __version__, class_numbers
+from modelguard import Skip, Target, UsageError, class_numbers
 from modelguard_meta._architecture import described, fingerprint
 from modelguard_meta._calibration import LEVEL, auroc, threshold
 from modelguard_meta._file import Facts, MetaFile, write
@@ -90,7 +91,7 @@ def train(target: Target, path: Path, plan: Plan, tick: Callable[[str], None]) -
         threshold=threshold(benign),
         seed=plan.seed,
         cpu_seconds=round(time.process_time() - began, 1),
-        versions={"modelguard": __version__, "torch": torch.__version__},
+        versions={"modelguard": version("modelguard-meta"), "torch": torch.__version__},
     )
     weights: dict[str, Any] = {name: value.detach().numpy().astype(np.float32) for name, value in vars(meta).items()}
     return write(path, facts, {**weights, "benign": benign, "trojaned": trojaned, "probes": probes.numpy().astype(np.float32)})
