@@ -1,7 +1,7 @@
 """Does meta neural analysis tell backdoored models of the zoo from clean ones? And of attacks that no shadow was trained with?
 
-    python benchmarks/meta.py                          # digits-cnn, and with MODELGUARD_DATA mnist-mlp; benchmarks/results/meta.json
-    python benchmarks/meta.py --models mnist-cnn       # others; results of the rest stay
+    python benchmarks/meta.py                            # digits, and with MODELGUARD_DATA MNIST; benchmarks/results/meta.json
+    python benchmarks/meta.py --models mnist-cnn-2000    # others; results of the rest stay
 
 A meta-classifier is made as `modelguard meta train` makes it, with its defaults, on test images of the data set; suspects are trained by
 the zoo's code on the training images, so shadows and suspects share no image, no seed and no training code. Shadows carry patches and
@@ -37,8 +37,9 @@ from modelguard.report import Status
 from modelguard.testing import open_target, run_detector
 
 RESULT = Path(__file__).resolve().parent / "results" / "meta.json"
-SAMPLES = 1000
-"""Test images that shadows are trained on at most; the digits have 500."""
+DEFAULT = ("digits-cnn-500",)
+WITH_DATA = ("mnist-mlp-1000", "mnist-mlp-2000")
+"""Data set, architecture, and test images that shadows are trained on."""
 CLEAN, EACH = 20, 4
 SEEN = ("badnets", "blended")
 """Attacks of the kinds that shadows are trained with: a patch, and a pattern over the whole image."""
@@ -80,23 +81,23 @@ def mnist(arch: str) -> Iterator[Spec]:
 SUSPECTS = {"digits": digits, "mnist": mnist}
 
 
-def meta_classifier(dataset: str, arch: str, zoo: Path) -> tuple[MetaFile, Path]:
+def meta_classifier(dataset: str, arch: str, count: int, zoo: Path) -> tuple[MetaFile, Path]:
     """Made once for each folder of models. The checkpoint that gives the graph is a clean model of seed 0."""
-    path = zoo / f"meta-{dataset}-{arch}.safetensors"
+    path = zoo / f"meta-{dataset}-{arch}-{count}.safetensors"
     if not path.is_file():
         data = load(dataset)
         with tempfile.TemporaryDirectory() as folder:
             samples = Path(folder) / f"{dataset}-test.npz"
-            np.savez(samples, inputs=data.x_test[:SAMPLES], labels=data.y_test[:SAMPLES])
+            np.savez(samples, inputs=data.x_test[:count], labels=data.y_test[:count])
             train(
                 open_target(build_model(Spec(dataset, arch), zoo).path, samples=samples), path, Plan(), lambda note: print(note, flush=True)
             )
     return read(path), path
 
 
-def measure(dataset: str, arch: str, zoo: Path) -> dict[str, Any]:
+def measure(dataset: str, arch: str, count: int, zoo: Path) -> dict[str, Any]:
     """What the detector says of every suspect."""
-    meta, path = meta_classifier(dataset, arch, zoo)
+    meta, path = meta_classifier(dataset, arch, count, zoo)
     detector = configure(Mntd, {"meta": str(path)})
     rows, failed, seconds = [], [], 0.0
     for spec in SUSPECTS[dataset](arch):
@@ -153,14 +154,14 @@ def show(name: str, result: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="folder of models, which are built where they are not there")
-    parser.add_argument("--models", nargs="*", help="DATASET-ARCHITECTURE, of digits or mnist")
+    parser.add_argument("--models", nargs="*", help="DATASET-ARCHITECTURE-SAMPLES, of digits or mnist")
     arguments = parser.parse_args()
     folder = data_folder()
     there = folder is not None and (folder / "mnist.npz").is_file()
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    for name in arguments.models or ["digits-cnn", *(["mnist-mlp"] if there else [])]:
-        dataset, _, arch = name.partition("-")
-        results[name] = measure(dataset, arch, arguments.zoo)
+    for name in arguments.models or [*DEFAULT, *(WITH_DATA if there else ())]:
+        dataset, arch, count = name.split("-")
+        results[name] = measure(dataset, arch, int(count), arguments.zoo)
         show(name, results[name])
         RESULT.write_text(json.dumps(results, indent=1) + "\n")
 
