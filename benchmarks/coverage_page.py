@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import coverage_defences
 import detection_page
 import text_page
 from detection_report import BASELINE, QUICK, SEARCHES, Row
@@ -56,8 +58,8 @@ def text_kinds(summary: Row) -> Iterator[Kind]:
         yield Kind(name, attacks, built, summary["figures"].get(kind, {}).get("reserved", {}), "text-matrix.md")
 
 
-def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]]) -> str:
-    """The page. ``edits`` is what benchmarks/rome.py wrote."""
+def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]], others: Mapping[str, Any]) -> str:
+    """The page. ``edits`` is what benchmarks/rome.py wrote, ``others`` what further benchmarks did, by the name of their file."""
     kinds = tuple(kinds)
     lines = [
         "# What is covered, and what was measured",
@@ -72,7 +74,7 @@ def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]])
     ]
     for kind in kinds:
         lines += ["", f"### {kind.name}", "", "| attack | what it does | took | found by | at what rate |", "|---|---|---|---|---|"]
-        lines += [f"| {name} | {does} | {_took(kind, name)} | {_found(kind, name)} |" for name, does in kind.attacks.items()]
+        lines += [f"| {name} | {does} | {_took(kind, name, others)} | {_found(kind, name)} |" for name, does in kind.attacks.items()]
         lines += ["", f"All rates: [{kind.page}]({kind.page})."]
     lines += ["", "### Edits of weights", "", "| measured | cases | what happened |", "|---|---|---|"]
     lines += [
@@ -88,13 +90,14 @@ def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]])
         f"| [{item.id}](detectors/{item.id}.md) | {_defence(item.id, kinds, edits)} |"
         for item in sorted(detectors, key=lambda item: item.id)
     ]
+    lines += coverage_defences.lines(others)
     return "\n".join(lines) + "\n"
 
 
-def _took(kind: Kind, attack: str) -> str:
+def _took(kind: Kind, attack: str, others: Mapping[str, Any]) -> str:
     status = kind.built.get(attack, Counter())
     built = sum(number for name, number in status.items() if name != "repaired")
-    return f"{status['backdoored']} of {built}" if built else "not measured"
+    return f"{status['backdoored']} of {built}" if built else coverage_defences.took(others["attacks"], attack) or "not measured"
 
 
 def _single(kind: Kind) -> Iterator[tuple[str, Row]]:

@@ -96,7 +96,11 @@ def coverage(detectors: Collection[type[Detector]]) -> str:
 
     read = {name: json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("detection", "zoo", "text", "rome")}
     kinds = [image_kind(read["detection"], read["zoo"]), *text_kinds(read["text"])]
-    return page(kinds, read["rome"], detectors)
+    names = ("attacks", "audit", "evaluate", "meta", "monitor", "tampering")
+    others: dict[str, Any] = {name: json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    repairs = (path.read_text(encoding="utf-8") for path in sorted((results / "repair").glob("*.jsonl")))
+    others["repair"] = [json.loads(line) for text in repairs for line in text.splitlines()]
+    return page(kinds, read["rome"], detectors, others)
 
 
 def zoo_attacks() -> str:
