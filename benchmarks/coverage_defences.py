@@ -1,4 +1,4 @@
-"""What docs/coverage.md says beyond detectors of models: audits, tampering, repair, the guard, and attacks that benchmarks/attacks.py builds.
+"""What docs/coverage.md says beyond detectors of models: audits, tampering, repair, the guard, meta neural analysis.
 
 Everything comes from benchmarks/results; what has no result is said to be not measured.
 """
