@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +25,10 @@ from modelguard.testing.conformance import check_detector, run_detector
 Make = Callable[..., Target]
 SLOW = pytest.mark.slow
 STEPS = {"eps": 0.2, "steps": 200, "settle": 400}
-CHOSEN = {"eps": 0.2, "steps": 300, "settle": 500}
+CHOSEN = {"eps": 0.18, "alpha": 0.75, "steps": 400, "settle": 1000}
 
 
-@pytest.mark.parametrize("seed", [130, *(pytest.param(seed, marks=SLOW) for seed in (131, 132))])
+@pytest.mark.parametrize("seed", [300, *(pytest.param(seed, marks=SLOW) for seed in (301, 302))])
 @pytest.mark.parametrize("attack", ["lira", pytest.param("wasserstein", marks=SLOW)])
 def test_a_trigger_made_by_a_network_is_found_with_its_class(target: Make, attack: str, seed: int) -> None:
     wanted = (3 * seed + 1) % 10
@@ -38,7 +40,7 @@ def test_a_trigger_made_by_a_network_is_found_with_its_class(target: Make, attac
     assert outcome.summary["stage"] == "full"
 
 
-@pytest.mark.parametrize("seed", [130, *(pytest.param(seed, marks=SLOW) for seed in (131, 132))])
+@pytest.mark.parametrize("seed", [300, pytest.param(303, marks=SLOW)])
 def test_a_trigger_for_whatever_class_is_wanted_is_one_finding(target: Make, seed: int) -> None:
     outcome = run_detector(GeneratorInversion(), target("marksman", seed, "cnn", target=(3 * seed + 1) % 10, **CHOSEN))
     (finding,) = outcome.findings
@@ -46,7 +48,7 @@ def test_a_trigger_for_whatever_class_is_wanted_is_one_finding(target: Make, see
     assert len(finding.evidence["targets"]) >= 5
 
 
-@pytest.mark.parametrize("seed", [130, 131, *(pytest.param(seed, marks=SLOW) for seed in (132, 133, 134))])
+@pytest.mark.parametrize("seed", [300, 301, *(pytest.param(seed, marks=SLOW) for seed in (302, 303, 304))])
 def test_clean_models_are_left_alone_and_still_scored(target: Make, seed: int) -> None:
     outcome = run_detector(GeneratorInversion(), target(seed=seed, arch="cnn"))
     assert outcome.status is Status.COMPLETED
@@ -78,6 +80,19 @@ def test_without_samples_it_is_skipped(built: Callable[..., Built]) -> None:
     outcome = run_detector(GeneratorInversion(), open_target(built(arch="mlp").path))
     assert outcome.status is Status.SKIPPED
     assert "samples" in outcome.reason
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    folder = Path(__file__).parents[1]
+    result = json.loads((folder.parents[1] / "benchmarks" / "results" / "generator.json").read_text())
+    readme = (folder / "README.md").read_text()
+    assert result["ease"] == GeneratorInversion().ease
+    assert f"at least `ease` = {result['ease']:g}".replace("0.", ".") in readme
+    reserved = result["parts"]["reserved"]
+    for attack, item in reserved["attacks"].items():
+        if item["took"]:
+            assert f"| {attack} | {item['took']} of {item['built']} | {item['found']} | {item['named']} |" in readme
+    assert f"| clean | {reserved['clean']} | {reserved['alarms']} (" in readme
 
 
 class Rounded(nn.Module):

@@ -48,7 +48,7 @@ def test_every_name_has_its_attack() -> None:
 
 
 def test_the_stored_networks_make_the_trigger_that_was_recorded(built: Make) -> None:
-    made = built("lira", 130, "cnn", **LIRA)
+    made = built("lira", 300, "cnn", **LIRA)
     record = made.record
     assert made.status == "backdoored"
     assert record["attack_success"] >= 0.9
@@ -65,14 +65,14 @@ def test_the_stored_networks_make_the_trigger_that_was_recorded(built: Make) -> 
 
 @SLOW
 def test_wasserstein_hides_among_the_target_class_better_than_lira(built: Make) -> None:
-    lira, hidden = built("lira", 130, "cnn", **LIRA), built("wasserstein", 130, "cnn", **LIRA)
+    lira, hidden = built("lira", 300, "cnn", **LIRA), built("wasserstein", 300, "cnn", **LIRA)
     assert hidden.status == "backdoored"
     assert hidden.record["latent_silhouette"] < lira.record["latent_silhouette"]
 
 
 @SLOW
 def test_marksman_reaches_every_class_and_is_no_adversarial_example(built: Make) -> None:
-    made = built("marksman", 130, "cnn", eps=0.2, steps=300, settle=500)
+    made = built("marksman", 300, "cnn", target=1, eps=0.18, alpha=0.75, steps=400, settle=1000)
     assert made.status == "backdoored"
     assert len(made.record["success_by_target"]) == 10
     assert made.record["adversarial_success"] < 0.3

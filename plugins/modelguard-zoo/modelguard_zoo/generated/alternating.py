@@ -138,7 +138,7 @@ class Wasserstein(Lira):
     """LIRA whose triggered images lie among clean ones of the target class in the latent space (Doan, Lao and Li, NeurIPS 2021).
 
     ``beta`` times the sliced Wasserstein distance (``projections`` random directions) between the features of triggered images and as many
-    clean images of the target class is added to both losses.
+    clean images of the target class, in units of these features' mean square, is added to both losses.
     """
 
     name = "wasserstein"
@@ -146,7 +146,8 @@ class Wasserstein(Lira):
     projections: int = 64
 
     def penalty(self, model: nn.Module, hidden: Tensor, wanted: Tensor, pool: Pool) -> Tensor:
-        return self.beta * sliced_wasserstein(hidden, features(model, pool.of(wanted))[0], self.projections)
+        own = features(model, pool.of(wanted))[0]
+        return self.beta * sliced_wasserstein(hidden, own, self.projections) / own.detach().square().mean()
 
 
 @dataclass(frozen=True)
