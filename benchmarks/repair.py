@@ -7,7 +7,7 @@ A patch (BadNets), a checkerboard and a blend, in a CNN (an ONNX file) and a Res
 its BatchNorm is there).
 The methods know only what the scan recovered. Success and accuracy are those of the true trigger, on test images that no method saw.
 Learning rates were set on digits with seed 0 (see `modelguard_repair.methods`). Models of seed 1 showed that unlearning has to try small
-rates first, and which order to take where no trigger is known; nothing was changed after seed 2 and later ones.
+rates first, and which order to take where no trigger is known; the first of seed 2 that unlearning goes before fine-tuning.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelguard import ModelOptions, UsageError
 
 BEST = "best"
-NAMES = ("fine-tune", "unlearn", "fine-pruning", "nad", "anp", "distil")
+NAMES = ("unlearn", "fine-tune", "fine-pruning", "nad", "anp", "distil")
 """The methods, in the order of what they cost: :data:`modelguard_repair.methods.METHODS` has them."""
 BLIND = ("distil", "fine-pruning", "fine-tune", "nad", "anp", "unlearn")
 """The order where no trigger is known: nothing tells a repair from none then, so what forgets most comes first. In benchmarks/repair.py

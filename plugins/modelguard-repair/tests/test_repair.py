@@ -35,11 +35,11 @@ def patch(tmp_path: Path) -> KnownTrigger:
 
 @pytest.fixture
 def mend(tmp_path: Path, built: Callable[..., Built]) -> Callable[..., Repaired]:
-    """Repair a zoo model by one method."""
+    """Repair a zoo model by these methods."""
 
-    def make(model: Built, method: str, **options: Any) -> Repaired:
+    def make(model: Built, *methods: str, **options: Any) -> Repaired:
         given = {"detectors": FAST, "max_drop": 5.0, "samples": model.path / "samples.npz", "out": tmp_path / "out", **options}
-        return repair(Request(model.path, methods=(method,), **given))
+        return repair(Request(model.path, methods=methods, **given))
 
     return make
 
@@ -102,11 +102,20 @@ def test_a_phrase_is_unlearnt_by_a_text_model_for_the_most_part(built: Callable[
 def test_the_best_of_all_methods_is_the_first_that_is_fit(
     built: Callable[..., Built], mend: Callable[..., Repaired], patch: KnownTrigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "RATE", 1e-7)  # fine-tuning alone, the cheapest, leaves all as it is
     done = mend(built("badnets", 0), "best", trigger=patch)
-    assert (done.code, done.record["method"]) == (0, "unlearn")
-    assert [item["method"] for item in done.record["attempts"]] == ["fine-tune", "unlearn"]
-    assert "still turns" in done.record["attempts"][0]["why"]
+    assert (done.code, [item["method"] for item in done.record["attempts"]]) == (0, ["unlearn"])
+
+
+def test_where_none_is_fit_the_one_that_leaves_least_is_kept(
+    built: Callable[..., Built], mend: Callable[..., Repaired], patch: KnownTrigger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuning, "UNLEARN_RATES", (1e-7,))
+    monkeypatch.setattr(tuning, "RATE", 1e-7)
+    done = mend(built("badnets", 0), "unlearn", "fine-tune", trigger=patch)
+    left = {item["method"]: item["measured"]["triggers"][0]["attack_success"] for item in done.record["attempts"]}
+    assert (done.code, done.folder) == (1, tmp_path / "out")
+    assert list(left) == ["unlearn", "fine-tune"]
+    assert left[done.record["method"]] == min(left.values())
 
 
 # It leaves a clean model alone
@@ -117,6 +126,7 @@ def test_a_clean_model_keeps_its_accuracy(built: Callable[..., Built], mend: Cal
     done = mend(built(None, seed), "fine-tune")
     assert done.code == 0, done.line
     assert done.record["before"]["triggers"] == []
+    assert "no trigger is known, so nothing shows that one is gone" in done.line
 
 
 # What is left is said

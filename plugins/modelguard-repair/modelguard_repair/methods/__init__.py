@@ -11,5 +11,5 @@ from modelguard_repair.methods.tuning import FineTune, Unlearn
 
 __all__ = ["METHODS", "Material", "Method"]
 
-_ALL: tuple[type[Method], ...] = (FineTune, Unlearn, FinePruning, Nad, Anp, Distil)
+_ALL: tuple[type[Method], ...] = (Unlearn, FineTune, FinePruning, Nad, Anp, Distil)
 METHODS = {kind.name: kind for kind in sorted(_ALL, key=lambda kind: kind.cost)}

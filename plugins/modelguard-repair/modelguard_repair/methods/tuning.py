@@ -29,7 +29,7 @@ class FineTune(Method):
     """Clean samples and their labels, at a learning rate that is large and falls."""
 
     name = "fine-tune"
-    cost = 1
+    cost = 2
 
     def repair(self, given: Material) -> dict[str, Any]:
         train(given, given.x, labelled_loss(given), epochs=EPOCHS, rate=RATE)
@@ -43,7 +43,7 @@ class Unlearn(Method):
     """
 
     name = "unlearn"
-    cost = 2
+    cost = 1
 
     def repair(self, given: Material) -> dict[str, Any]:
         if not given.triggers:
