@@ -71,8 +71,9 @@ GENERATED = _rule(
     "faint changes made for each image turn all classes into one",
     "A network that sees the image turns images of all classes into this one by changes far fainter than any class of a clean model needs. "
     "The trigger of an input-aware or generator-made backdoor is no fixed pattern: another network finds what its own was trained to make.",
-    "A class that many others resemble in images so small or so poor that faint changes really make one of the other, and models trained "
-    "on few or wrong labels",
+    "A model that faint changes upset by nature: photographs, attention networks, few or wrong labels. Clean models of CIFAR-10 and clean "
+    "vision transformers are accused; compare with a clean model of the same kind (--reference)",
+    Severity.MEDIUM,
 )
 GENERATED_MAP = _rule(
     "MG3008",
@@ -80,5 +81,7 @@ GENERATED_MAP = _rule(
     "faint changes made for each image turn it into whatever class is wanted",
     "A network that sees the image and is told a class turns images into most classes by changes far fainter than clean models need: "
     "the attacker chooses the class of every image.",
-    "A model that faint changes upset as a whole, because it was trained on few images or wrong labels",
+    "A model that faint changes upset as a whole by nature: photographs, attention networks, few or wrong labels. Clean models of CIFAR-10 "
+    "and clean vision transformers are accused; compare with a clean model of the same kind (--reference)",
+    Severity.MEDIUM,
 )

@@ -202,7 +202,10 @@ class SourceCleanse(Search):
 @dataclass(frozen=True)
 class GeneratorInversion(Search):
     """Trains a network to turn any image into any wanted class, in less and less room; a class it reaches where clean models give way to
-    none is accused. For triggers that are made for each image: LIRA, Wasserstein, Marksman."""
+    none is accused. For triggers that are made for each image: LIRA, Wasserstein, Marksman.
+
+    It runs where it is asked for: its level holds for small convolutional networks of digits, and accuses clean models of photographs and
+    clean vision transformers. A reference, a clean model of the same kind, clears what works on that too."""
 
     id = "generator-inversion"
     requires = REQUIRES
@@ -221,6 +224,7 @@ class GeneratorInversion(Search):
             "trodo", "TRODO", "How much surer faint changes make the model of images of no class, in usual margins. It decides nothing."
         ),
     )
+    on_request = True
     cost = 2000
     when_quick = "skipped"
 
