@@ -166,7 +166,7 @@ def good(row: dict[str, Any]) -> bool:
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `--method best` keeps: the first that is fit, else the best that was written, as far as the command can know."""
+    """What `--method best` keeps: the first that is fit; else one that was written, here the first."""
     order = NAMES if rows[0]["recovered"] else BLIND
     rows = sorted(rows, key=lambda row: order.index(row["method"]))
     fit = [row for row in rows if row["code"] == 0]
