@@ -4,8 +4,9 @@
     python benchmarks/generator.py run --zoo zoo --only 'digits-*' --minutes 30
     python benchmarks/generator.py report                     # benchmarks/results/generator.json, and the table
 
-Every backdoored model begins as the clean twin of its seed. `ease` was chosen on the open part; the seeds of the reserved part were looked
-at by nobody before, and measured once. As in a scan the second network is trained only where the first leaves a class open, so the ease
+Every backdoored model begins as the clean twin of its seed. `ease` is the geometric middle between the largest ease of a clean model of the
+open part (.275) and the smallest of a backdoored one (.431). It was .3 until the open part had an MLP; all reserved verdicts known then are
+the same at .3 and .34. As in a scan the second network is trained only where the first leaves a class open, so the ease
 of a model that is cleared is that of one network, and no less than that of two. BTI-DBF's statistics are measured on the open part alone.
 Hard negatives are clean models that were trained further on clean data for as long as a backdoor takes. Input-aware triggers do not
 take on 8 x 8 pixels (success 81 and 86 %, and 68 and 65 % keep their class under another image's trigger, after 400 and 900 batches).

@@ -228,7 +228,7 @@ class GeneratorInversion(Search):
     cost = 2000
     when_quick = "skipped"
 
-    ease: float = option(0.32, "ease from which a class is accused, if both networks reach it", gt=0, le=1, judges=True)
+    ease: float = option(0.34, "ease from which a class is accused, if both networks reach it", gt=0, le=1, judges=True)
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
     def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:
