@@ -28,8 +28,7 @@ five alone have 33 to 83 % above the threshold, with AUROC .88 to .96; their mea
 RATE = 1e-3
 """Adam's rate for the network, as in the authors' code."""
 QUERY_RATE = 1e-2
-"""Adam's rate for the queries, in units of the input range. At the authors' 1e-3 they hardly move in the steps that are made here, on a
-hundred shadows instead of four thousand."""
+"""Adam's rate for the queries, in units of the input range: ten times the authors', who make a hundred times as many steps."""
 STEPS, EVERY = 600, 20
 """Steps, and after how many of them the shadows kept for validation are asked whether to stop here."""
 PART = 32
