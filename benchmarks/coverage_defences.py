@@ -116,7 +116,7 @@ def _meta(summary: Row) -> Iterator[tuple[str, str, str, str]]:
 
 def _evaluation(summary: Row) -> Iterator[tuple[str, str, str, str]]:
     said = f"{summary['ratio']:.2f} times the passes through the model that it needs, {summary['count']} images"
-    yield "`modelguard evaluate`", "a known trigger", "ResNet-8, `benchmarks/evaluate.py`", said
+    yield "`modelguard evaluate`", "a known trigger", "ResNet-8, benchmarks/evaluate.py", said
 
 
 def _share(value: float | None) -> str:
