@@ -65,6 +65,7 @@ bench: bench-diff bench-runtime bench-scan bench-headers bench-static bench-dete
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python benchmarks/meta.py
 
 bench-diff: setup
 	$(BIN)/python benchmarks/diff.py
