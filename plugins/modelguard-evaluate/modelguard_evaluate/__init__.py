@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from modelguard_evaluate._measure import Effect, Inputs, effect
     from modelguard_evaluate._rates import Rate
     from modelguard_evaluate._stored import shown, trigger_of
-    from modelguard_evaluate._triggers import Trigger
+    from modelguard_evaluate._triggers import Picture, Trigger
 
-__all__ = ["Effect", "Inputs", "Rate", "Trigger", "effect", "labelled", "read_trigger", "shown", "trigger_of"]
+__all__ = ["Effect", "Inputs", "Picture", "Rate", "Trigger", "effect", "labelled", "read_trigger", "shown", "trigger_of"]
 
 _HOME = {
     "Effect": "_measure",
     "Inputs": "_measure",
+    "Picture": "_triggers",
     "Rate": "_rates",
     "Trigger": "_triggers",
     "effect": "_measure",

@@ -118,7 +118,7 @@ class _Case:
         given = Material(
             self.weights,
             self.part,
-            tuple(item.trigger for item in self.triggers),
+            self.triggers,
             request.max_drop / 100,
             request.seed,
             lambda note: request.progress(f"{name}: {note}"),

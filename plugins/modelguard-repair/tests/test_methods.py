@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modelguard_evaluate import labelled
+from modelguard_evaluate import Picture, labelled
 from modelguard_repair._units import batch_norms, silence, unit_rows
 from modelguard_repair._weights import Weights
 from modelguard_repair._write import write
 from modelguard_repair.methods import METHODS, Material, anp, distil, fine_pruning, nad
+from modelguard_repair.methods.nearby import nearby
 from modelguard_runtime import TorchModel
 from modelguard_runtime.testing import digits, digits_module
 from modelguard_zoo import Built
@@ -149,3 +150,19 @@ def test_quantised_weights_are_not_trained(built: Callable[..., Built], tmp_path
     target = open_target(tmp_path / "model.onnx", samples=folder / "samples.npz")
     with pytest.raises(Skip, match=r"quantised|forward only"):
         weights_of(target)
+
+
+def test_no_patches_are_made_near_a_blend(built: Callable[..., Built]) -> None:
+    folder = built(None, 0, "cnn").path
+    target = open_target(folder, samples=folder / "samples.npz")
+    given = material(weights_of(target), target, 40)
+    everywhere, corner = np.full((1, 8, 8), 0.2, np.float32), np.zeros((1, 8, 8), np.float32)
+    corner[0, -2:, -2:] = 1
+    assert nearby(given, Picture(everywhere, everywhere, 0.0), 1) == []
+    made = nearby(given, Picture(corner, corner, 0.0), 1)
+    assert len(made) > 1
+    for stamped in made:
+        assert torch.equal(stamped[..., :5, :], given.x[..., :5, :])
+        assert not torch.equal(stamped, given.x)
+        assert float(stamped.min()) >= 0
+        assert float(stamped.max()) <= 255

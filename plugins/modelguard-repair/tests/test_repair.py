@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from modelguard_evaluate import effect, labelled, read_trigger
 from modelguard_repair import KnownTrigger, Repaired, Request, repair
 from modelguard_repair._request import NAMES
 from modelguard_repair.methods import METHODS, Material, Method, tuning
@@ -18,7 +19,7 @@ from PIL import Image
 
 from modelguard import SamplesError, UsageError, load_report
 from modelguard._cli import run
-from modelguard.testing import write_onnx_mlp
+from modelguard.testing import open_target, write_onnx_mlp
 
 FAST = ("format-integrity",)
 """The re-scan by searches is measured in benchmarks/repair.py; that there is one, under the policy, is tested here."""
@@ -74,6 +75,25 @@ def test_unlearning_takes_a_known_trigger_out(
     assert weightless(made / "model.onnx") == weightless(model.path / "model.onnx")
     assert (made / "model.onnx").read_bytes() != (model.path / "model.onnx").read_bytes()
     assert not (made / "samples.npz").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_lies_beside_a_recovered_part_of_a_patch_is_unlearnt_too(
+    built: Callable[..., Built], mend: Callable[..., Repaired], patch: KnownTrigger, tmp_path: Path, seed: int
+) -> None:
+    """A search recovers the part that does the work: of a patch of nine pixels, here four."""
+    model = built("badnets", seed, "cnn")
+    part = np.zeros((8, 8), np.uint8)
+    part[-3:-1, -3:-1] = 255
+    Image.fromarray(part).save(tmp_path / "part.png")
+    done = mend(model, "unlearn", trigger=KnownTrigger(str(tmp_path / "part.png"), str(tmp_path / "part.png"), target=0))
+    assert done.folder is not None
+    target = open_target(done.folder / "model", samples=model.path / "samples.npz")
+    assert target.model is not None
+    assert target.samples is not None
+    inputs = labelled(target.model, target.samples)
+    whole, _ = read_trigger(target.model, inputs, patch.trigger, patch.mask, "", Path())
+    assert effect(target.model, inputs, whole, 0, lambda done: None).success.value <= 0.1
 
 
 def test_the_difference_and_both_scans_are_attached(

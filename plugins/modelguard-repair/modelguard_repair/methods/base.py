@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from modelguard_repair._weights import Weights
 
 if TYPE_CHECKING:
-    from modelguard_evaluate import Inputs, Trigger
+    from modelguard_evaluate import Inputs
+
+    from modelguard_repair._measure import Named
 
 BATCH = 32
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -25,11 +27,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True)
 class Material:
     """What a method repairs with: the suspect's ``weights``, which it changes in place, clean ``inputs`` with labels, and the ``triggers``
-    that are known or were recovered. ``max_drop`` is the share of accuracy that may be lost. ``tick`` is told how far it is."""
+    that are known or were recovered, each for a class. ``max_drop`` is the share of accuracy that may be lost. ``tick`` is told how far it
+    is."""
 
     weights: Weights
     inputs: Inputs
-    triggers: tuple[Trigger, ...]
+    triggers: tuple[Named, ...]
     max_drop: float
     seed: int
     tick: Callable[[str], None]
