@@ -37,6 +37,14 @@ def mg(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ca
     return call
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans have no worker process: for tests of what a scan says that would import the same libraries in one process after another."""
+    from in_process import InProcessWorker
+
+    monkeypatch.setattr("modelguard._scanner.run.Child", InProcessWorker)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one small safetensors checkpoint."""

@@ -94,13 +94,7 @@ def main() -> int:
         return 0
     planned = sys.stdin.readline()
     if planned:
-        tasks = asked(Tasks, planned)
-        target = replace(target, looked_at={item.path: item for item in tasks.looked_at}, lost=frozenset(tasks.lost))
-        purse = tasks.purse
-        for task in tasks.tasks:
-            began = time.monotonic()
-            target = run_task(task, target, job, emit, purse.seconds(task))
-            purse.spend(task, time.monotonic() - began)
+        run_tasks(asked(Tasks, planned), target, job, emit)
     return 0
 
 
@@ -144,6 +138,16 @@ def describe(target: Target) -> Facts:
         base_models=card.base_models,
         card=card.problem,
     )
+
+
+def run_tasks(planned: Tasks, target: Target, job: Job, emit: Callable[[Answer], None]) -> None:
+    """Run one detector after another; each sees what those before it looked at."""
+    target = replace(target, looked_at={item.path: item for item in planned.looked_at}, lost=frozenset(planned.lost))
+    purse = planned.purse
+    for task in planned.tasks:
+        began = time.monotonic()
+        target = run_task(task, target, job, emit, purse.seconds(task))
+        purse.spend(task, time.monotonic() - began)
 
 
 def run_task(task: Task, target: Target, job: Job, emit: Callable[[Answer], None], seconds: float) -> Target:

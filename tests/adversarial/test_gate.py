@@ -17,6 +17,8 @@ from modelguard import Finding, Location, fingerprint
 from modelguard._detectors.remote_code import RemoteCode
 from modelguard.testing import open_target, run_detector, write_safetensors
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 
 

@@ -29,6 +29,8 @@ from support import Ran
 from modelguard.testing import write_safetensors
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 
 CALL = b"cos\nsystem\n(S'touch HACKED'\ntR."

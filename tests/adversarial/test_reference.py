@@ -29,6 +29,8 @@ from modelguard.report import PluginInfo
 from modelguard.testing import open_target, run_detector, write_safetensors
 from modelguard.testing.checkpoints import write_onnx_mlp
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Edit = Callable[[Path], object]
 Run = Callable[..., Ran]
 DETECTORS = (FormatIntegrity, ReferenceFiles, RemoteCode, WeightDiff)

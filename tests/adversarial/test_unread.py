@@ -18,6 +18,8 @@ from support import Ran
 from modelguard._cli import run
 from modelguard.testing import write_safetensors
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 CORE = ("-p", "no:serialization")
 """Without the plugin that reads what the core only recognises."""

@@ -16,6 +16,8 @@ from support import Ran
 
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Scan = Callable[..., tuple[Ran, dict[str, Any]]]
 
 

@@ -13,6 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support import Ran
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 
 

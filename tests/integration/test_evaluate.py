@@ -12,6 +12,8 @@ import pytest
 from modelguard_zoo.testing import built, zoo_folder  # noqa: F401
 from support import Ran
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("torch")
 

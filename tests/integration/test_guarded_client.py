@@ -18,6 +18,8 @@ from modelguard._guard.quarantine import Quarantine
 from modelguard.hub import ModelRefused
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def policy(own_hub: LoopbackHub, tmp_path: Path) -> Path:

@@ -18,6 +18,8 @@ from modelguard._sources import ranges
 from modelguard._sources.session import Patience
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 WEIGHTS = save({"weight": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)})
 

@@ -13,6 +13,8 @@ from support import Ran
 from modelguard import Outcome, Status
 from modelguard._cli._progress import LINE_SECONDS, ProgressDisplay, time_left
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 
 

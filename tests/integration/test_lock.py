@@ -14,6 +14,8 @@ from support import ROOT, Ran
 
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 SARIF = json.loads((ROOT / "tests" / "golden" / "sarif-schema-2.1.0.json").read_text(encoding="utf-8"))
 CARD = b"---\nlicense: Apache-2.0\nbase_model: org/base\n---\n# A model\n"
 Lock = Callable[..., Ran]

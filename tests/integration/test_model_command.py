@@ -19,6 +19,8 @@ import torch
 from modelguard_runtime.testing import digits, digits_module
 from support import Ran
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 pytest.importorskip("onnxruntime")
 
 

@@ -19,6 +19,8 @@ from modelguard._scanner.prepare import RunOptions, ScanArguments, prepare
 from modelguard._scanner.run import Silent
 from modelguard.report import Status
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 
 

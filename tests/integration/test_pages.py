@@ -13,6 +13,8 @@ from support import ROOT, Ran
 
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.S)
 
 

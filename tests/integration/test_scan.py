@@ -38,6 +38,26 @@ def without_timings(text: str) -> str:
     return json.dumps(data, indent=2)
 
 
+def without_confinement(text: str) -> dict[str, Any]:
+    """Without timings either."""
+    report: dict[str, Any] = json.loads(without_timings(text))
+    del report["confinement"]
+    return report
+
+
+def test_a_scan_in_the_process_of_the_tests_says_what_one_in_a_worker_says(
+    mg: Run, tiny_model: Path, pair: tuple[Path, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What holds for the tests that use the fixture holds for users."""
+    model = Path(shutil.copytree(pair[1], tmp_path / "model"))
+    (model / "evil.pkl").write_bytes(b"cposix\nsystem\n(S'id'\ntR.")
+    in_worker = mg("scan", model, "--reference", tiny_model, "-q", "-f", "json")
+    request.getfixturevalue("in_process")
+    here = mg("scan", model, "--reference", tiny_model, "-q", "-f", "json")
+    assert here.code == in_worker.code == 1
+    assert without_confinement(here.out) == without_confinement(in_worker.out)
+
+
 def test_a_clean_copy_passes_and_a_tampered_one_is_blocked(mg: Run, tiny_model: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     sarif_schema = json.loads((ROOT / "tests" / "golden" / "sarif-schema-2.1.0.json").read_text())
     report_schema = mg("schema", "report").json

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import serialization as encoding  # noqa: E4
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 from cryptography.x509.oid import NameOID  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Scan = Callable[..., tuple[Ran, dict[str, Any]]]
 LATER = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 EARLIER = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from support import Ran
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from modelguard.testing.hub import LoopbackHub
 Run = Callable[..., Ran]
 built, zoo_folder = zoo.built, zoo.zoo_folder
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("in_process")
 TARGET = 4
 LOOKERS = (
     "abs",
@@ -74,7 +72,7 @@ def accused(report: dict[str, Any]) -> dict[str, list[int]]:
     ],
 )
 def test_the_verdict_is_the_same_wherever_the_model_comes_from(
-    models: dict[str, Path], hub: LoopbackHub, tmp_path: Path, kind: str, source: str
+    mg: Run, models: dict[str, Path], own_hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, source: str
 ) -> None:
     """The search starts from other roundings in each; what it concludes may not depend on that."""
     folder, out = models[kind], tmp_path / "report.json"
@@ -87,20 +85,16 @@ def test_the_verdict_is_the_same_wherever_the_model_comes_from(
         target = str(tmp_path / "model.safetensors")
         arguments = ["--model", "mine_of_triggers:network", "--input", "range=0..255"]
     else:
-        hub.create("org/digits")
-        commit = hub.commit("org/digits", {name: (folder / name).read_bytes() for name in ("model.onnx", "model.safetensors")})
+        own_hub.create("org/digits")
+        commit = own_hub.commit("org/digits", {name: (folder / name).read_bytes() for name in ("model.onnx", "model.safetensors")})
         target = f"hf://org/digits@{commit}"
-    command = [sys.executable, "-m", "modelguard", "scan", target, *arguments, "--samples", str(folder / "samples.npz"), "--quick", "-q"]
-    for name in ("abs", "backdoor-ensemble", "neural-cleanse"):
-        command += ["--detector", name]
-    ran = subprocess.run(
-        [*command, "--threads", "1", "-o", f"json={out}"],
-        cwd=tmp_path, env={**os.environ, **hub.env(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments += [part for name in ("abs", "backdoor-ensemble", "neural-cleanse") for part in ("--detector", name)]
+    ran = mg("scan", target, *arguments, "--samples", folder / "samples.npz", "--quick", "-q", "--threads", 1, "-o", f"json={out}")
     report = json.loads(out.read_text(encoding="utf-8"))
-    assert {item["status"] for item in report["outcomes"]} == {"completed"}, ran.stdout + ran.stderr
+    assert {item["status"] for item in report["outcomes"]} == {"completed"}, ran.out + ran.err
     assert report["decision"]["verdict"] == {"backdoored": "block", "clean": "pass"}[kind]
-    assert ran.returncode == {"backdoored": 1, "clean": 0}[kind]
+    assert ran.code == {"backdoored": 1, "clean": 0}[kind]
     assert accused(report) == dict.fromkeys(("abs", "backdoor-ensemble", "neural-cleanse"), [TARGET] if kind == "backdoored" else [])
 
 

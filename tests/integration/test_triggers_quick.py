@@ -10,6 +10,8 @@ from support import Ran
 
 from modelguard._plugins import load
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from modelguard.testing import write_safetensors
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -308,7 +308,7 @@ Say = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
+def say(capsys: pytest.CaptureFixture[str], in_process: None) -> Say:
     """``say(*arguments)``: exit code, standard output and standard error of `modelguard audit-data`."""
 
     def call(*arguments: object) -> tuple[int, str, str]:

@@ -13,6 +13,7 @@ from scripted import BEGIN, PAD, TARGET, TRIGGER, VOCABULARY
 from support import Ran
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("in_process")
 WINDOW = 24
 
 

@@ -12,6 +12,8 @@ import pytest
 from modelguard_zoo import Built
 from support import Ran
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture(scope="module")
 def folders(built: Callable[..., Built]) -> dict[str, Path]:

@@ -14,6 +14,8 @@ from modelguard_zoo import Built
 
 from modelguard._cli import run
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 def test_what_was_made_is_shown(meta_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["meta", "show", str(meta_file)]) == 0

@@ -15,6 +15,7 @@ from modelguard_monitor.drift import Bets, Watch
 
 from modelguard import UsageError
 
+pytestmark = pytest.mark.usefixtures("in_process")
 Run = Callable[..., Any]
 BADNETS = {"target": 3, "size": 2, "at": (-2, -2)}
 

@@ -21,6 +21,7 @@ from modelguard import SamplesError, UsageError, load_report
 from modelguard._cli import run
 from modelguard.testing import open_target, write_onnx_mlp
 
+pytestmark = pytest.mark.usefixtures("in_process")
 FAST = ("format-integrity",)
 """The re-scan by searches is measured in benchmarks/repair.py; that there is one, under the policy, is tested here."""
 
