@@ -21,6 +21,8 @@ from support import ROOT, Ran, tool
 
 from modelguard.testing.hub import LoopbackHub
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Run = Callable[..., Ran]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PIPELINES = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")

@@ -15,8 +15,9 @@ from modelguard_repair._write import write
 from modelguard_repair.methods import METHODS, Material, anp, distil, fine_pruning, nad
 from modelguard_repair.methods.nearby import nearby
 from modelguard_runtime import TorchModel
-from modelguard_runtime.testing import digits, digits_module
+from modelguard_runtime.testing import ViT, digits, digits_module, train
 from modelguard_zoo import Built
+from onnx_files import export
 from safetensors.torch import save_file
 
 from modelguard import Skip, Target
@@ -129,11 +130,14 @@ def test_attention_needs_places(built: Callable[..., Built]) -> None:
         METHODS["nad"]().repair(material(weights_of(target), target))
 
 
-def test_a_vision_transformer_is_pruned_and_distilled(built: Callable[..., Built], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vision_transformer_is_pruned_and_distilled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fine_pruning, "EPOCHS", 5)
     monkeypatch.setattr(nad, "EPOCHS", 5)
-    folder = built(None, 0, "vit").path
-    target = open_target(folder, samples=folder / "samples.npz")
+    learnt, samples = digits()
+    assert learnt.labels is not None
+    torch.manual_seed(0)
+    network = train(ViT(depth=1), learnt.inputs, learnt.labels, epochs=16)
+    target = open_target(export(network, tmp_path / "model.onnx"), samples=samples)
     weights = weights_of(target)
     start = weights.state()
     for method in ("fine-pruning", "nad"):

@@ -18,7 +18,7 @@ from modelguard import UsageError
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-SEEDS = range(2)
+SEEDS = (0, pytest.param(1, marks=pytest.mark.slow))
 
 
 def called(built: Built, images: np.ndarray) -> np.ndarray:
