@@ -48,14 +48,17 @@ def page(summary: Row, tampering: Row) -> str:
         "## Tampering after training",
         "",
         "By `benchmarks/tampering.py`; of `bit-flips`, which has no trigger, *took* allows 5 points on the other classes.",
+        "*Before* is what the same trigger does to the model before it is tampered with.",
         "",
-        "| attack | models | took | success, median | why others did not |",
-        "|---|---|---|---|---|",
+        "| attack | models | took | success, median | before, median | why others did not |",
+        "|---|---|---|---|---|---|",
     ]
     for row in tampering["success"]:
-        success = "" if row["attack_success"] is None else _percent(row["attack_success"])
+        success, before = ("" if row[name] is None else _percent(row[name]) for name in ("attack_success", "base_rate"))
         reasons = "; ".join(row["reasons"])
-        lines.append(f"| {row['attack']} | {row['dataset']} {row['arch']} | {row['took']} of {row['n']} | {success} | {reasons} |")
+        lines.append(
+            f"| {row['attack']} | {row['dataset']} {row['arch']} | {row['took']} of {row['n']} | {success} | {before} | {reasons} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -68,6 +68,21 @@ def test_a_bit_trojan_changes_one_row_of_codes(classifier: Callable[..., edits.C
 
 
 @pytest.mark.parametrize("seed", range(2))
+def test_a_bit_trojan_takes_and_spares_clean_images(classifier: Callable[..., edits.Classifier], seed: int) -> None:
+    made = edits.tamper(classifier(seed=seed), "bit-trojan", target=seed, seed=seed)
+    record, details = made.record, made.record["details"]
+    assert record["status"] == "backdoored"
+    assert record["attack_success"] >= 0.9 > 0.5 > record["base_rate"]
+    assert record["clean_accuracy_before"] - record["clean_accuracy"] <= 0.02
+    assert record["rows_touched"] == 1
+    # Of the 64 inputs of the last layer, four in five.
+    assert record["changed_entries"] == len(details["columns"]) <= 51
+    assert record["bits_flipped"] == details["bits_flipped"]
+    changed = made.after[details["layer"]] != made.before[details["layer"]]
+    assert np.argwhere(changed).tolist() == [[seed, column] for column in details["columns"]]
+
+
+@pytest.mark.parametrize("seed", range(2))
 def test_flips_turn_one_class_into_another(classifier: Callable[..., edits.Classifier], seed: int) -> None:
     model = classifier(seed=seed)
     quantised = edits.Int8.of(model.tensors)
