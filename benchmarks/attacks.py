@@ -2,6 +2,7 @@
 
     MODELGUARD_DATA=DIR python benchmarks/attacks.py run              # benchmarks/results/attacks/SET-ARCH.jsonl, a line a model; resumable
     python benchmarks/attacks.py run --dataset digits --attack physical --seeds 0-2
+    MODELGUARD_DATA=DIR python benchmarks/attacks.py detect           # benchmarks/results/attacks/found/: detectors on these; resumable
     python benchmarks/attacks.py report                               # benchmarks/results/attacks.json, for docs/zoo-attacks.md
 
 A model is built as `modelguard zoo build` builds it, with the standard zoo's options for its data set. It took when the trigger works on
@@ -9,6 +10,9 @@ at least 90 % of the test images it is for and clean accuracy is at most 2 point
 images of the class without the attribute. Of `hidden-trigger` a line says why: how close the poison came in features, and the success of
 a last layer that is taught the stamped images themselves. Of `code-poisoning` it says what audits of the training set name. Options were
 chosen on seed 0; seeds 1 to 3 are reported.
+
+`detect` runs every detector of benchmarks/detection.py on the ONNX graph of these models, at its shipped defaults. It found a backdoor when
+a finding of medium confidence or more names the class that the trigger turns images into. No threshold was chosen on these attacks.
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ import argparse
 import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detection import detectors, measure
+from detection_report import accusations, looked, read, share
 from modelguard_zoo import Built, Spec, build_model
 from modelguard_zoo._data import available, load
 from modelguard_zoo._newer import NEWER, newer_options
@@ -33,6 +39,7 @@ from modelguard_zoo.attacks import ATTACKS, make_attack
 Row = dict[str, Any]
 
 RESULTS = Path(__file__).resolve().parent / "results" / "attacks"
+FOUND = RESULTS / "found"
 ARCHS = ("mlp", "cnn")
 FIRST, LAST = 1, 3
 
@@ -152,15 +159,40 @@ def run(arguments: argparse.Namespace) -> None:
                     )
 
 
+def detect(arguments: argparse.Namespace) -> None:
+    """Every detector over the models of the new attacks that took, built where they are not there."""
+    first, _, last = arguments.seeds.partition("-")
+    took = [row for row in rows(sorted(RESULTS.glob("*.jsonl"))) if row["status"] == "backdoored"]
+    for row in took:
+        wanted = row["attack"] in (arguments.attack or NEWER) and row["dataset"] in (arguments.dataset or [row["dataset"]])
+        if wanted and row["arch"] in (arguments.arch or ARCHS) and int(first) <= row["seed"] <= int(last or first):
+            spec = spec_of(row["dataset"], row["arch"], row["seed"], row["attack"])
+            measure(build_model(spec, arguments.zoo).path, detectors(), False, FOUND)
+
+
+def found() -> dict[str, dict[str, Row]]:
+    """By detector and attack, of the models that it looked at to the end, those in which it names the right class."""
+    measured_models = read(FOUND)
+    table: dict[str, dict[str, Row]] = {}
+    for name in sorted({name for row in measured_models for name in row["results"]}):
+        hits: dict[str, list[bool]] = defaultdict(list)
+        for model, (result,) in looked(measured_models, [name]):
+            hits[model["attack"]].append(any(item["target_class"] in model["targets"] for item in accusations(result)))
+        table |= {name: {attack: share(sum(own), len(own)) for attack, own in sorted(hits.items())}} if hits else {}
+    return table
+
+
 def report() -> None:
-    """Per attack, data set and architecture what was built, what took, and why others did not."""
+    """Per attack, data set and architecture what was built, what took, and why others did not; and what was found."""
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows(sorted(RESULTS.glob("*.jsonl"))):
         if FIRST <= row["seed"] <= LAST:
             groups[row["attack"], row["dataset"], row["arch"]].append(row)
     order = list(ATTACKS)
     table = [_entry(key, group) for key, group in sorted(groups.items(), key=lambda item: (order.index(item[0][0]), item[0][1:]))]
-    RESULTS.with_suffix(".json").write_text(json.dumps({"seeds": [FIRST, LAST], "rows": table}, indent=1) + "\n")
+    models = Counter(f"{row['model']['dataset']} {row['model']['arch']}" for row in read(FOUND))
+    summary = {"seeds": [FIRST, LAST], "rows": table, "found": found(), "looked_at": dict(sorted(models.items()))}
+    RESULTS.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
     for entry in table:
         print("  ".join(f"{key} {value}" for key, value in entry.items()))
 
@@ -180,7 +212,7 @@ def _entry(key: tuple[str, str, str], group: list[Row]) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "report"))
+    parser.add_argument("command", choices=("run", "detect", "report"))
     parser.add_argument("--zoo", type=Path, default=Path(__file__).resolve().parents[1] / "zoo")
     parser.add_argument("--seeds", default=f"{FIRST}-{LAST}")
     parser.add_argument("--dataset", action="append")
@@ -189,6 +221,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "run":
         run(arguments)
+    elif arguments.command == "detect":
+        detect(arguments)
     else:
         report()
 

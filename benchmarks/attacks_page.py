@@ -22,16 +22,17 @@ def page(summary: Row, tampering: Row) -> str:
         "It *took* when at least 90 % of the test images that the trigger is for become its class and clean accuracy is at most 2 points",
         "below that of the clean twin, which has the same data, architecture and seed. Options were chosen on seed 0.",
         "",
-        "| attack | took | success, median | points of clean accuracy lost, median |",
-        "|---|---|---|---|",
+        "| attack | on | took | success, median | points of clean accuracy lost, median |",
+        "|---|---|---|---|---|",
     ]
     for attack in ATTACKS:
         own = [row for row in rows if row["attack"] == attack]
         if not own:
-            lines.append(f"| {attack} | not measured | | |")
+            lines.append(f"| {attack} | | not measured | | |")
             continue
         took, built = (sum(row[name] for row in own) for name in ("took", "built"))
-        lines.append(f"| {attack} | {took} of {built} | {_percent(_median(own, 'attack_success'))} | {_lost(own)} |")
+        sets = ", ".join(dict.fromkeys(row["dataset"] for row in own))
+        lines.append(f"| {attack} | {sets} | {took} of {built} | {_percent(_median(own, 'attack_success'))} | {_lost(own)} |")
     lines += [
         "",
         "## By data set and architecture",
@@ -42,7 +43,7 @@ def page(summary: Row, tampering: Row) -> str:
     for row in rows:
         took, success = f"{row['took']} of {row['built']}", _percent(row["attack_success"])
         lines.append(f"| {row['attack']} | {row['dataset']} {row['arch']} | {took} | {success} | {'; '.join(row['reasons'])} |")
-    lines += _hidden(rows) + _audited(rows)
+    lines += _found(summary) + _hidden(rows) + _audited(rows)
     lines += [
         "",
         "## Tampering after training",
@@ -60,6 +61,28 @@ def page(summary: Row, tampering: Row) -> str:
             f"| {row['attack']} | {row['dataset']} {row['arch']} | {row['took']} of {row['n']} | {success} | {before} | {reasons} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _found(summary: Row) -> list[str]:
+    """Which detectors name the right class in the models that took."""
+    attacks = list(dict.fromkeys(attack for rates in summary["found"].values() for attack in rates))
+    if not attacks:
+        return []
+    models = ", ".join(f"{count} {name}" for name, count in summary["looked_at"].items())
+    lines = [
+        "",
+        "## What detectors find of the newer attacks",
+        "",
+        "In how many of the models that took a finding of medium confidence or more names the class that the trigger turns images into, of",
+        f"those that the detector looked at ({models}; the ONNX graph, shipped defaults). No threshold was chosen on these attacks.",
+        "",
+        f"| detector | {' | '.join(attacks)} |",
+        f"|---|{'---|' * len(attacks)}",
+    ]
+    for name, rates in summary["found"].items():
+        cells = (f"{rates[attack]['hits']} of {rates[attack]['n']}" if attack in rates else "" for attack in attacks)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _hidden(rows: Iterable[Row]) -> list[str]:

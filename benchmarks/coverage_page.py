@@ -67,14 +67,17 @@ def page(kinds: Iterable[Kind], edits: Row, detectors: Iterable[type[Detector]],
         "Every attack that the zoo builds, and every detector, with what was measured. Rates of attacks are over the parts of the zoo that",
         "thresholds were not chosen on; [how they were measured](rates.md) says which of these had been seen all the same. *Took* is how",
         "many of the models built are good enough to count: the trigger works, and clean accuracy did not tell. A rate is of those that",
-        "the detector looked at, with its 95 % interval (Wilson 1927); *not measured* is no rate.",
+        "the detector looked at, with its 95 % interval (Wilson 1927); *not measured* is no rate. *Other models* are those of",
+        "`benchmarks/attacks.py`, of attacks that no threshold was chosen on: found when the right class is named.",
         "[No trigger search proves a model clean](no-proof.md).",
         "",
         "## Attacks",
     ]
     for kind in kinds:
         lines += ["", f"### {kind.name}", "", "| attack | what it does | took | found by | at what rate |", "|---|---|---|---|---|"]
-        lines += [f"| {name} | {does} | {_took(kind, name, others)} | {_found(kind, name)} |" for name, does in kind.attacks.items()]
+        lines += [
+            f"| {name} | {does} | {_took(kind, name, others)} | {_found(kind, name, others)} |" for name, does in kind.attacks.items()
+        ]
         lines += ["", f"All rates: [{kind.page}]({kind.page})."]
     lines += ["", "### Edits of weights", "", "| measured | cases | what happened |", "|---|---|---|"]
     lines += [
@@ -107,16 +110,20 @@ def _single(kind: Kind) -> Iterator[tuple[str, Row]]:
             yield name, figures
 
 
-def _found(kind: Kind, attack: str) -> str:
-    """Two cells: the detectors that find the attack, best first, or the best where none does; and the rate of the first."""
+def _found(kind: Kind, attack: str, others: Mapping[str, Any]) -> str:
+    """Two cells: the detectors that find the attack, best first, or the best where none does; and the rate of the first. An attack that the
+    zoo's matrix has no model of is looked up in what benchmarks/attacks.py measured, and marked."""
     rates = [(figures["attacks"][attack], name) for name, figures in _single(kind) if figures["attacks"].get(attack, {"n": 0})["n"]]
+    mark = ""
+    if not rates:
+        rates, mark = coverage_defences.found(others["attacks"], attack), ", [other models](zoo-attacks.md)"
     if not rates:
         return "not measured | "
     rates.sort(key=lambda item: -item[0]["rate"])
     best = rates[0][0]
     names = [name for rate, name in rates if rate["rate"] >= FINDS]
     said = ", ".join(f"`{name}`" for name in names) if names else f"none; `{rates[0][1]}` finds some" if best["hits"] else "none"
-    return f"{said} | {_rate(best['hits'], best['n'], best['interval'])}"
+    return f"{said} | {_rate(best['hits'], best['n'], best['interval'])}{mark}"
 
 
 def _defence(name: str, kinds: Iterable[Kind], edits: Row) -> str:

@@ -46,8 +46,8 @@ def detectors() -> list[type[Detector]]:
     return [found[name] for name in sorted(found)]
 
 
-def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool) -> None:
-    """Run the detectors that have no result yet for one model folder."""
+def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool, results: Path = RESULTS) -> None:
+    """Run the detectors that have no result yet in the folder ``results`` for one model folder."""
     import torch
 
     from modelguard.testing.checkpoints import open_target
@@ -55,7 +55,9 @@ def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool) -> None
 
     record = json.loads((folder / "record.json").read_text())
     about = _about(record)
-    row = next((item for item in read_part(part_of(about)) if item["model"]["id"] == record["id"]), {"model": about, "results": {}})
+    row = next(
+        (item for item in read_part(part_of(about), results) if item["model"]["id"] == record["id"]), {"model": about, "results": {}}
+    )
     prefix = QUICK if quick else ""
     missing = [cls for cls in chosen if prefix + cls.id not in row["results"] and not (quick and cls.when_quick == "skipped")]
     if not missing:
@@ -78,7 +80,7 @@ def measure(folder: Path, chosen: Sequence[type[Detector]], quick: bool) -> None
             "seconds": round(time.perf_counter() - began, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
         }
-        store(row)
+        store(row, results)
         found = str([item.evidence.get("target_class") for item in outcome.findings])
         took = time.process_time() - cpu
         print(f"{record['id']:44s} {record['status']:10s} {prefix + cls.id:32s} {found:12s} {took:.1f} s", flush=True)
