@@ -4,9 +4,10 @@
     python benchmarks/generator.py run --zoo zoo --only 'digits-*' --minutes 30
     python benchmarks/generator.py report                     # benchmarks/results/generator.json, and the table
 
-Every backdoored model begins as the clean twin of its seed. `ease` is the geometric middle between the largest ease of a clean model of the
-open part (.275) and the smallest of a backdoored one (.431). It was .3 until the open part had an MLP; all reserved verdicts known then are
-the same at .3 and .34. As in a scan the second network is trained only where the first leaves a class open, so the ease
+Every backdoored model begins as the clean twin of its seed. The report works out, from the open part alone, the level that accuses (the
+geometric middle between the largest ease of a clean model and the smallest of a backdoored one, of the data sets in `LEVELLED`), and the
+odds that accuse beside a clean reference; both are judged on the reserved part. There a model's reference is the clean model of the next
+seed of its architecture. As in a scan the second network is trained only where the first leaves a class open, so the ease
 of a model that is cleared is that of one network, and no less than that of two. BTI-DBF's statistics are measured on the open part alone.
 Hard negatives are clean models that were trained further on clean data for as long as a backdoor takes. Input-aware triggers do not
 take on 8 x 8 pixels (success 81 and 86 %, and 68 and 65 % keep their class under another image's trigger, after 400 and 900 batches).
@@ -36,7 +37,10 @@ ATTACKS = ("lira", "wasserstein", "marksman", "input-aware")
 PLAN = (
     ("digits", "cnn", (range(30, 33), 1), (range(300, 320), 4)),
     ("mnist", "cnn", (range(30, 32), 1), (range(130, 138), 2)),
-    ("digits", "resnet8", (range(30, 31), 0), (range(130, 136), 1)),
+    ("digits", "resnet8", (range(30, 33), 1), (range(130, 142), 2)),
+    ("digits", "vgg", (range(30, 33), 1), (range(130, 142), 2)),
+    ("digits", "mlp", (range(30, 33), 1), (range(130, 138), 1)),
+    ("digits", "vit", (range(30, 33), 0), (range(130, 134), 0)),
     ("mnist", "mlp", (range(2), 0), (range(20, 40), 0)),
     ("mnist", "resnet8", (range(30, 31), 0), (range(130, 132), 0)),
 )
@@ -60,6 +64,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "input-aware": {"steps": 1500},
     },
 }
+SUSPECT_FROM = 0.34
+"""The ease that decides, with `SUSPECT`, for which models the second network is trained too; no level may be below what this clears."""
+LEVELLED = ("digits",)
+"""Data sets with models enough for a level of their own; for models of the others the detector asks for a reference."""
 REACHED = 0.8
 """Share of unseen images at which a step of the ladder counts as reached, for the statistic `smallest step`."""
 
@@ -109,7 +117,7 @@ def measure(spec: Spec, zoo: Path) -> Row:
         return row
     target = open_target(built.path, samples=built.path / "samples.npz")
     began = time.process_time()
-    outcome = run_detector(GeneratorInversion(), target)
+    outcome = run_detector(GeneratorInversion(ease=SUSPECT_FROM), target)
     summary = outcome.summary
     row |= {
         "cpu_seconds": round(time.process_time() - began, 1),
@@ -135,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
     known = {row["model"] for row in rows()}
     until = time.monotonic() + 60 * arguments.minutes
     for spec in specs():
-        if spec.id in known or not fnmatch(spec.id, arguments.only) or time.monotonic() > until:
+        if spec.id in known or not any(fnmatch(spec.id, wanted) for wanted in arguments.only.split(",")) or time.monotonic() > until:
             continue
         row = measure(spec, arguments.zoo)
         with (RESULTS / f"{row['part']}.jsonl").open("a") as file:
@@ -184,58 +192,130 @@ def accused(row: Row, ease: float) -> bool:
     return bool(max(row["ease"]) >= ease)
 
 
+def middle(low: float, high: float) -> float:
+    """The geometric middle, in hundredths."""
+    return round(float(np.sqrt(low * high)), 2)
+
+
+def odds(ease: float) -> float:
+    """Of an ease in 0..1."""
+    return ease / (1 - ease)
+
+
+def chosen(models: Sequence[Row]) -> tuple[float, float]:
+    """The level, and the odds beside a reference, from the open part."""
+    own = [row for row in models if row["part"] == "open" and row["dataset"] in LEVELLED and "ease" in row]
+    level = middle(
+        max(max(row["ease"]) for row in own if row["status"] == "clean"),
+        min(max(row["ease"]) for row in own if row["status"] == "backdoored"),
+    )
+    ratios = {row["model"]: ratio for row in own if (ratio := beside_reference(row, models)) is not None}
+    status = {row["model"]: row["status"] for row in own}
+    return level, middle(
+        max(ratio for model, ratio in ratios.items() if status[model] == "clean"),
+        min(ratio for model, ratio in ratios.items() if status[model] == "backdoored"),
+    )
+
+
+def beside_reference(row: Row, models: Sequence[Row]) -> float | None:
+    """The odds of the model's ease, in those of its reference's; None where there is no reference."""
+    alike = [
+        other
+        for other in models
+        if other["status"] == "clean"
+        and not other["finetune"]
+        and all(other[key] == row[key] for key in ("part", "dataset", "arch"))
+        and other["seed"] != row["seed"]
+    ]
+    if not alike or "ease" not in row:
+        return None
+    reference = min(alike, key=lambda other: (other["seed"] < row["seed"], other["seed"]))
+    return odds(max(row["ease"])) / odds(max(reference["ease"]))
+
+
+def table_of(own: Sequence[Row], ease: float) -> Row:
+    """What the level says of the models of one part."""
+    clean = [row for row in own if row["status"] == "clean"]
+    alarms = sum(accused(row, ease) for row in clean)
+    table: Row = {
+        "clean": len(clean),
+        "trained further": sum(bool(row["finetune"]) for row in clean),
+        "alarms": alarms,
+        "alarm interval": [round(value, 3) for value in wilson(alarms, len(clean))],
+        "largest clean ease": max((max(row["ease"]) for row in clean), default=None),
+        "attacks": {},
+        "auroc": {},
+        "architectures": {
+            arch: by_architecture([row for row in own if row["arch"] == arch], ease) for arch in sorted({row["arch"] for row in own})
+        },
+    }
+    for attack in (*ATTACKS, "all"):
+        built = [row for row in own if row["attack"] is not None and attack in (row["attack"], "all")]
+        took = [row for row in built if row["status"] == "backdoored"]
+        found = [row for row in took if accused(row, ease)]
+        named = [row for row in found if row["attack"] == "marksman" or int(np.argmax(row["ease"])) == row["target"]]
+        table["attacks"][attack] = {
+            "built": len(built),
+            "took": len(took),
+            "found": len(found),
+            "named": len(named),
+            "interval": [round(value, 3) for value in wilson(len(found), len(took))],
+            "success": round(float(np.mean([row["attack_success"] for row in took])), 3) if took else None,
+            "ease": [round(float(value), 3) for value in np.quantile([max(row["ease"]) for row in took], (0, 0.5, 1))] if took else None,
+        }
+        if took and clean:
+            good, bad = [statistics(row) for row in clean], [statistics(row) for row in took]
+            table["auroc"][attack] = {key: auroc([item[key] for item in bad], [item[key] for item in good]) for key in bad[0]}
+    return table
+
+
+def by_architecture(own: Sequence[Row], ease: float) -> Row:
+    """Of models of one architecture: of each attack how many took and were found, and of clean ones how many were accused."""
+    counts: Row = {}
+    for kind in (*ATTACKS, None):
+        took = [row for row in own if row["attack"] == kind and row["status"] in ("backdoored", "clean")]
+        counts[kind or "clean"] = {"models": len(took), "accused": sum(accused(row, ease) for row in took)}
+    return counts
+
+
+def with_reference(own: Sequence[Row], models: Sequence[Row], limit: float) -> Row:
+    """What the comparison with a reference says of the same models."""
+    result: Row = {}
+    for status in ("clean", "backdoored"):
+        ratios = [ratio for row in own if row["status"] == status and (ratio := beside_reference(row, models)) is not None]
+        result[status] = {
+            "models": len(ratios),
+            "accused": sum(ratio >= limit for ratio in ratios),
+            "ratio": [round(float(value), 2) for value in np.quantile(ratios, (0, 0.5, 1))] if ratios else None,
+        }
+    return result
+
+
 def report() -> None:
     """The tables."""
-    from modelguard_neural_cleanse.detectors import GeneratorInversion
-
-    ease = GeneratorInversion().ease
-    result: dict[str, Any] = {"ease": ease, "parts": {}}
+    models = rows()
+    ease, limit = chosen(models)
+    result: dict[str, Any] = {"ease": ease, "reference odds": limit, "parts": {}, "with a reference": {}}
     for name in PARTS:
-        own = [row for row in rows() if row["part"] == name]
-        clean = [row for row in own if row["status"] == "clean"]
-        alarms = sum(accused(row, ease) for row in clean)
-        table: Row = {
-            "clean": len(clean),
-            "trained further": sum(bool(row["finetune"]) for row in clean),
-            "alarms": alarms,
-            "alarm interval": [round(value, 3) for value in wilson(alarms, len(clean))],
-            "largest clean ease": max((max(row["ease"]) for row in clean), default=None),
-            "cpu seconds": {
-                models: round(
-                    float(np.median([row["cpu_seconds"] for row in own if "ease" in row and f"{row['dataset']}-{row['arch']}" == models])),
-                    1,
-                )
-                for models in sorted({f"{row['dataset']}-{row['arch']}" for row in own})
-            },
-            "attacks": {},
-            "auroc": {},
-        }
-        for attack in (*ATTACKS, "all"):
-            built = [row for row in own if row["attack"] is not None and attack in (row["attack"], "all")]
-            took = [row for row in built if row["status"] == "backdoored"]
-            found = [row for row in took if accused(row, ease)]
-            named = [row for row in found if row["attack"] == "marksman" or int(np.argmax(row["ease"])) == row["target"]]
-            table["attacks"][attack] = {
-                "built": len(built),
-                "took": len(took),
-                "found": len(found),
-                "named": len(named),
-                "interval": [round(value, 3) for value in wilson(len(found), len(took))],
-                "success": round(float(np.mean([row["attack_success"] for row in took])), 3) if took else None,
-                "ease": [round(float(value), 3) for value in np.quantile([max(row["ease"]) for row in took], (0, 0.5, 1))]
-                if took
-                else None,
-            }
-            if took and clean:
-                good, bad = [statistics(row) for row in clean], [statistics(row) for row in took]
-                table["auroc"][attack] = {key: auroc([item[key] for item in bad], [item[key] for item in good]) for key in bad[0]}
-        result["parts"][name] = table
+        own = [row for row in models if row["part"] == name and row["dataset"] in LEVELLED]
+        result["parts"][name] = table_of(own, ease)
+        result["with a reference"][name] = with_reference(own, models, limit)
+    others = [row for row in models if row["dataset"] not in LEVELLED]
+    result["without a level"] = {
+        row["model"]: {"status": row["status"], "ease": round(max(row["ease"]), 3) if "ease" in row else None} for row in others
+    }
+    result["cpu seconds"] = {
+        kind: round(
+            float(np.median([row["cpu_seconds"] for row in models if "ease" in row and f"{row['dataset']}-{row['arch']}" == kind])), 1
+        )
+        for kind in sorted({f"{row['dataset']}-{row['arch']}" for row in models if "ease" in row})
+    }
     RESULTS.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(table_lines(result)))
 
 
 def table_lines(result: Row) -> list[str]:
-    """The table of the README."""
+    """The tables of the README."""
     lines = ["| reserved part | took | found | class named | ease: least, median, most | AUROC |", "|---|---|---|---|---|---|"]
     reserved = result["parts"]["reserved"]
     for attack, item in reserved["attacks"].items():
@@ -245,7 +325,11 @@ def table_lines(result: Row) -> list[str]:
             lines.append(f"| {attack} | {item['took']} of {item['built']} | {item['found']} | {item['named']} | {shown} | {curve} |")
     low, high = reserved["alarm interval"]
     alarms = f"{reserved['alarms']} ({low:.0%} to {high:.0%})"
-    lines.append(f"| clean | {reserved['clean']} | {alarms} | | at most {reserved['largest clean ease']:.2f} | |")
+    lines += [f"| clean | {reserved['clean']} | {alarms} | | at most {reserved['largest clean ease']:.2f} | |", ""]
+    kinds = [kind for kind in (*ATTACKS, "clean") if any(counts[kind]["models"] for counts in reserved["architectures"].values())]
+    lines += [f"| accused, of | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for arch, counts in reserved["architectures"].items():
+        lines.append(f"| {arch} | " + " | ".join(f"{counts[kind]['accused']} of {counts[kind]['models']}" for kind in kinds) + " |")
     return lines
 
 
@@ -253,7 +337,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("--zoo", type=Path, default=Path(__file__).resolve().parents[1] / "zoo")
-    parser.add_argument("--only", default="*", help="only models whose id matches")
+    parser.add_argument("--only", default="*", help="only models whose id matches one of these, with commas between")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no model after so long")
     arguments = parser.parse_args()
     if arguments.command == "run":

@@ -151,13 +151,13 @@ def success_on_reference(reference: Target | None, case: Case, stamped: Tensor, 
     if reference is None:
         return {}
     try:
-        model = _usable(reference, case)
+        model = usable_reference(reference, case)
         return {"reference_success": rounded((model.predict(_array(stamped)).argmax(1) == klass).mean())}
     except (Skip, ModelguardError) as error:
         return {"reference_unusable": without_paths(str(error))}
 
 
-def _usable(reference: Target, case: Case) -> RunnableModel:
+def usable_reference(reference: Target, case: Case) -> RunnableModel:
     """The reference model. Raises :class:`~modelguard.Skip` where what it says of the target's inputs means nothing."""
     model = reference.model
     if model.input.shape != case.model.input.shape or model.output.classes != case.model.output.classes:

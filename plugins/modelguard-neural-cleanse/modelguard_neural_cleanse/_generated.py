@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ from modelguard_triggers.facts import change_exhibits, class_name, examples, rou
 from modelguard_triggers.plan import Look, Stage
 from torch import Tensor
 
-from modelguard import Attachment, Confidence, Finding, ScanContext, Skip, Target
+from modelguard import Attachment, Confidence, Finding, ModelguardError, ScanContext, Skip, Target
+from modelguard.errors import without_paths
 from modelguard_neural_cleanse._evidence import prepare
-from modelguard_neural_cleanse._findings import require_guided, success_on_reference
+from modelguard_neural_cleanse._findings import require_guided, success_on_reference, usable_reference
 from modelguard_neural_cleanse._generator import LADDER, Climbed, Floats, changed, climb, passes
+from modelguard_neural_cleanse._levels import beside, level_of, measured_on
 from modelguard_neural_cleanse._rules import GENERATED, GENERATED_MAP
 from modelguard_neural_cleanse._trodo import trodo
 
@@ -61,37 +64,63 @@ def look_at_generated(detector: GeneratorInversion, target: Target, context: Sca
     for labels in (evidence.search_labels, evidence.check_labels):
         if (shown := len(torch.unique(labels))) < min(MIN_SHOWN, evidence.classes):
             raise Skip(f"samples show {shown} of {evidence.classes} classes; give samples of more classes")
-    classes = target.memo(detector, context, lambda: case.affordable(lambda n: passes(n, len(evidence.check)), evidence.classes), "classes")
+    level, reference_ease = detector.ease or level_of(case.model), None
+    models = 2 if level is None and target.reference is not None else 1
+    classes = target.memo(
+        detector, context, lambda: case.affordable(lambda n: models * passes(n, len(evidence.check)), evidence.classes), "classes", models
+    )
     runs = [target.memo(detector, context, partial(climb, case, classes, stream), stream) for stream in STREAMS[stage]]
     require_guided(np.array([run.guided for run in runs]), "generators")
     eases = np.stack([ease(run) for run in runs])  # (S, K)
     agreed = eases.min(0)  # (K,) NaN of classes not looked at
-    accused = np.flatnonzero(agreed >= detector.ease) if stage is Stage.FULL else np.arange(0)
-    findings, cleared = _findings(detector, target.reference, case, runs, agreed, accused, len(classes))
     best = int(np.nanargmax(agreed))
     rise = target.memo(detector, context, lambda: trodo(case, LADDER[-1] * runs[0].unit), "outliers")
+    measured = {
+        "target_class": best,
+        "ease": rounded(agreed[best]),
+        "trodo": rounded(rise),
+        "room": [rounded(part) for part in LADDER],
+        "natural_distance": rounded(runs[0].unit),
+        "classes": [
+            {"class": int(k), "ease": rounded(agreed[k]), "success": [rounded(value) for value in _success(runs, int(k))]} for k in classes
+        ],
+        "images": {"search": len(evidence.search), "check": len(evidence.check)},
+        "clean_accuracy": evidence.accuracy,
+    }
+    if level is None:
+        context.summary(stage=stage.value, **measured)  # what was measured is told, though nothing can be concluded from it
+        reference_ease = _reference_ease(detector, target, context, case, classes, stage)
+        level = beside(reference_ease)
+        measured["reference_ease"] = rounded(reference_ease)
+    accused = np.flatnonzero(agreed >= level) if stage is Stage.FULL else np.arange(0)
+    findings, cleared = _findings(level, target.reference, case, runs, agreed, accused, len(classes), reference_ease)
     return Look(
-        {
-            "score": rounded(agreed[best] / detector.ease),
-            "target_class": best,
-            "ease": rounded(agreed[best]),
-            "trodo": rounded(rise),
-            "room": [rounded(part) for part in LADDER],
-            "natural_distance": rounded(runs[0].unit),
-            "classes": [
-                {"class": int(k), "ease": rounded(agreed[k]), "success": [rounded(value) for value in _success(runs, int(k))]}
-                for k in classes
-            ],
-            "accusing_ease": detector.ease,
-            "images": {"search": len(evidence.search), "check": len(evidence.check)},
-            "clean_accuracy": evidence.accuracy,
-            "cleared": cleared,
-        },
+        {"score": rounded(agreed[best] / level), **measured, "accusing_ease": rounded(level), "cleared": cleared},
         findings,
         # No p-value decides: a class is open while what the runs made so far agree on is near what accuses.
-        p={int(k): 0.0 if agreed[k] >= SUSPECT * detector.ease else 1.0 for k in classes},
+        p={int(k): 0.0 if agreed[k] >= SUSPECT * level else 1.0 for k in classes},
         not_looked_at=tuple(np.setdiff1d(np.arange(evidence.classes), classes).tolist()),
     )
+
+
+def _reference_ease(
+    detector: GeneratorInversion, target: Target, context: ScanContext, case: Case, classes: npt.NDArray[np.int64], stage: Stage
+) -> float:
+    """The largest ease of any class of the clean reference, by the networks of ``stage``. Raises :class:`~modelguard.Skip` without one."""
+    unknown = f"the level at which it accuses was measured for {measured_on()} alone"
+    if target.reference is None:
+        raise Skip(f"{unknown}, and clean models of other kinds reach it: give --reference, a clean model of the same architecture")
+    try:
+        model = usable_reference(target.reference, case)
+    except (Skip, ModelguardError) as error:
+        raise Skip(f"{unknown}, and the reference cannot be compared: {without_paths(str(error))}") from None
+    if [(layer.kind, layer.shape) for layer in model.layers] != [(layer.kind, layer.shape) for layer in case.model.layers]:
+        raise Skip(f"{unknown}, and the reference is of another architecture: give a clean model of the same one")
+    beside_it = replace(case, model=model)
+    runs = [target.memo(detector, context, partial(climb, beside_it, classes, stream), "reference", stream) for stream in STREAMS[stage]]
+    if not all(run.guided for run in runs):
+        raise Skip(f"{unknown}, and the reference gives no gradient to search by: give another clean model")
+    return max(float(np.nanmax(ease(run))) for run in runs)
 
 
 def _success(runs: Sequence[Climbed], wanted: int) -> Floats:
@@ -100,13 +129,14 @@ def _success(runs: Sequence[Climbed], wanted: int) -> Floats:
 
 
 def _findings(
-    detector: GeneratorInversion,
+    level: float,
     reference: Target | None,
     case: Case,
     runs: Sequence[Climbed],
     agreed: Floats,
     accused: npt.NDArray[np.int64],
     looked: int,
+    reference_ease: float | None,
 ) -> tuple[tuple[Finding, ...], list[dict[str, Any]]]:
     """One finding for each accused class, or one for all of them where they are many; and those that the reference clears."""
     together = len(accused) >= max(2, MANY * looked)
@@ -120,7 +150,8 @@ def _findings(
             "target_class": None if together else easiest,
             "targets": [int(k) for k in group],
             "ease": rounded(agreed[easiest]),
-            "accusing_ease": detector.ease,
+            "accusing_ease": rounded(level),
+            **({} if reference_ease is None else {"reference_ease": rounded(reference_ease)}),
             "ease_by_run": [rounded(ease(run)[easiest]) for run in runs],
             "success": [rounded(value) for value in _success(runs, easiest)],
             "room": [rounded(part) for part in LADDER],
@@ -134,12 +165,12 @@ def _findings(
         rule, what = (
             (GENERATED_MAP, f"any of {len(group)} classes") if together else (GENERATED, f"class {class_name(case.model, easiest)}")
         )
-        sure = agreed[easiest] >= SURE * detector.ease
+        sure = agreed[easiest] >= SURE * level
         found.append(
             Finding(
                 rule.id,
                 f"a network turns images into {what} by faint changes: {turned:.0%} of unseen images within {LADDER[SHOWN]:.0%} of the "
-                f"distance between classes (ease {agreed[easiest]:.2f}, {detector.ease:.2f} accuses)",
+                f"distance between classes (ease {agreed[easiest]:.2f}, {level:.2f} accuses)",
                 confidence=Confidence.HIGH if sure else Confidence.MEDIUM,
                 evidence=evidence,
                 attachments=_exhibits(case, runs[0], easiest),

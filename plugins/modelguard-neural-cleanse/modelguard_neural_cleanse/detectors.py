@@ -204,8 +204,8 @@ class GeneratorInversion(Search):
     """Trains a network to turn any image into any wanted class, in less and less room; a class it reaches where clean models give way to
     none is accused. For triggers that are made for each image: LIRA, Wasserstein, Marksman.
 
-    It runs where it is asked for: its level holds for small convolutional networks of digits, and accuses clean models of photographs and
-    clean vision transformers. A reference, a clean model of the same kind, clears what works on that too."""
+    It runs where it is asked for, and judges only what its level was measured on: small networks of 8 x 8 digits. Clean models of other
+    kinds reach that level; there it needs a reference, a clean model of the same architecture, and without one it cannot judge."""
 
     id = "generator-inversion"
     requires = REQUIRES
@@ -215,6 +215,7 @@ class GeneratorInversion(Search):
         by_class("ease", "How easily images are turned into each class: above the line a class is accused", "share", "accusing_ease"),
         Measure("ease", "ease", "Success on unseen images, averaged over classes and over how much the image may change.", "share"),
         Measure("accusing_ease", "accusing ease", "The ease from which a class is accused.", "share"),
+        Measure("reference_ease", "ease of the reference", "The largest ease of any class of the clean reference.", "share"),
         Measure("ease_by_run", "ease by run", "The same of each of the two networks that were trained.", "share"),
         Measure("success", "success", "The share of unseen images turned into the class, at each of the steps of `room`.", "share"),
         Measure("room", "room", "How much an image may change, as a part of the distance to the nearest image of another class."),
@@ -228,7 +229,9 @@ class GeneratorInversion(Search):
     cost = 2000
     when_quick = "skipped"
 
-    ease: float = option(0.34, "ease from which a class is accused, if both networks reach it", gt=0, le=1, judges=True)
+    ease: float | None = option(
+        None, "ease from which a class is accused, if both networks reach it; without it, what was measured", gt=0, le=1, judges=True
+    )
     samples: int = option(400, "most clean samples used, half to search and half to verify", ge=10)
 
     def look(self, target: Target, context: ScanContext, stage: Stage) -> Look:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from modelguard_neural_cleanse._generator import LADDER, Generator, changed, natural_distance
+from modelguard_neural_cleanse._levels import LEVELS, REFERENCE_ODDS, beside, family
 from modelguard_neural_cleanse.detectors import GeneratorInversion
 from modelguard_runtime.testing import runnable
 from modelguard_zoo import Built
@@ -25,6 +26,7 @@ from modelguard.testing.conformance import check_detector, run_detector
 Make = Callable[..., Target]
 SLOW = pytest.mark.slow
 STEPS = {"eps": 0.2, "steps": 200, "settle": 400}
+FAMILIES = {"convolutional": ("cnn", "vgg"), "dense": ("mlp",), "residual": ("resnet8",)}
 CHOSEN = {"eps": 0.18, "alpha": 0.75, "steps": 400, "settle": 1000}
 
 
@@ -86,13 +88,82 @@ def test_the_readme_says_what_was_measured() -> None:
     folder = Path(__file__).parents[1]
     result = json.loads((folder.parents[1] / "benchmarks" / "results" / "generator.json").read_text())
     readme = (folder / "README.md").read_text()
-    assert result["ease"] == GeneratorInversion().ease
-    assert f"at least `ease` = {result['ease']:g}".replace("0.", ".") in readme
+    assert {row.ease for row in LEVELS} == {result["ease"]}
+    assert result["reference odds"] == REFERENCE_ODDS
+    assert f"at least {result['ease']:g}".replace("0.", ".") in readme
+    assert f"{REFERENCE_ODDS:g} times" in readme
     reserved = result["parts"]["reserved"]
     for attack, item in reserved["attacks"].items():
         if item["took"]:
             assert f"| {attack} | {item['took']} of {item['built']} | {item['found']} | {item['named']} |" in readme
     assert f"| clean | {reserved['clean']} | {reserved['alarms']} (" in readme
+    # A family is judged only where both clean and backdoored models of it were.
+    counts = reserved["architectures"]
+    for named in {name for row in LEVELS for name in row.families}:
+        own = [counts[arch] for arch in FAMILIES[named] if arch in counts]
+        assert sum(item["clean"]["models"] for item in own)
+        assert sum(item[attack]["models"] for item in own for attack in ("lira", "wasserstein", "marksman"))
+
+
+def unlevelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nothing had been measured of models like those of the tests, which train in seconds."""
+    monkeypatch.setattr("modelguard_neural_cleanse._levels.LEVELS", (replace(LEVELS[0], shape=(3, 32, 32)),))
+
+
+@pytest.mark.parametrize(("attack", "options"), [(None, {}), ("lira", {"target": 1, **STEPS})])
+def test_where_no_level_was_measured_it_cannot_judge_and_says_what_it_needs(
+    target: Make, monkeypatch: pytest.MonkeyPatch, attack: str | None, options: dict[str, float]
+) -> None:
+    unlevelled(monkeypatch)
+    outcome = run_detector(GeneratorInversion(), replace(target(attack, 300, "cnn", **options), _cache={}))
+    assert (outcome.status, outcome.findings) == (Status.SKIPPED, ())
+    assert "give --reference, a clean model of the same architecture" in outcome.reason
+    assert len(outcome.summary["classes"]) == 10
+    assert "score" not in outcome.summary
+
+
+def test_beside_a_clean_reference_it_judges_where_no_level_was_measured(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlevelled(monkeypatch)
+    suspect = replace(target("lira", 300, "cnn", target=1, **STEPS), reference=target(seed=301, arch="cnn"), _cache={})
+    (finding,) = run_detector(GeneratorInversion(), suspect).findings
+    assert finding.evidence["target_class"] == 1
+    assert finding.evidence["reference_ease"] < finding.evidence["accusing_ease"] <= finding.evidence["ease"]
+    clean = replace(target(seed=302, arch="cnn"), reference=target(seed=301, arch="cnn"), _cache={})
+    outcome = run_detector(GeneratorInversion(), clean)
+    assert (outcome.status, outcome.findings) == (Status.COMPLETED, ())
+
+
+def test_a_reference_of_another_architecture_is_no_help(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlevelled(monkeypatch)
+    outcome = run_detector(GeneratorInversion(), replace(target(arch="cnn"), reference=target(arch="mlp"), _cache={}))
+    assert outcome.status is Status.SKIPPED
+    assert "another architecture" in outcome.reason
+
+
+def test_a_level_of_ones_own_counts_where_none_was_measured(target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for by an option, by somebody who measured clean models of their own."""
+    unlevelled(monkeypatch)
+    outcome = run_detector(GeneratorInversion(ease=0.9), replace(target(seed=300, arch="cnn"), _cache={}))
+    assert (outcome.status, outcome.summary["accusing_ease"]) == (Status.COMPLETED, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("cnn", "convolutional"),
+        pytest.param("vgg", "convolutional", marks=SLOW),
+        ("mlp", "dense"),
+        pytest.param("resnet8", "residual", marks=SLOW),
+        ("vit", "transformer"),
+    ],
+)
+def test_networks_are_told_apart_by_their_layers(target: Make, arch: str, name: str) -> None:
+    assert family(target(arch=arch).model) == name
+
+
+def test_beside_a_reference_more_ease_of_it_asks_for_more() -> None:
+    assert beside(0.2) < beside(0.5) < beside(0.9) < 1
+    assert beside(0.5) == pytest.approx(REFERENCE_ODDS / (1 + REFERENCE_ODDS))
 
 
 class Rounded(nn.Module):
