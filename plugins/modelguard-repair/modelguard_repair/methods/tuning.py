@@ -23,6 +23,10 @@ UNLEARN_RATES = (6e-4, 1.2e-3, 2.5e-3, 5e-3)
 """Where the trigger is known nothing else need be forgotten: the smallest rate that unlearns it costs the least accuracy."""
 UNLEARNT = 0.02
 """Share of the stamped samples, of those repaired on, that may be called something else where a rate has unlearnt a trigger."""
+TEMPERATURE = 4.0
+"""A stamped sample is to be called what the suspect says of it without the trigger, softened (Hinton et al. 2015, section 2): that
+keeps what the labels of a few hundred samples cannot. On nine models of digits, seeds 4 to 7 (`benchmarks/repair.py`), labels cost 1.4
+points of accuracy and left 33 % of a trigger at most; this costs .4 and leaves 18 %. Temperatures of 1 and 2 cost 1.3 and .8."""
 STAMPED = 0.3
 """Share of the samples that carry a trigger. The published fifth (Wang et al. 2019, Neural Cleanse, section VI-C) is for one; with patches
 near it beside it (`nearby`) a smaller rate unlearns them where there are more, and costs less."""
@@ -40,8 +44,8 @@ class FineTune(Method):
 
 
 class Unlearn(Method):
-    """Patching by unlearning (Wang et al. 2019, section VI-C): some of the samples carry the trigger, or a patch near it, and keep their
-    label.
+    """Patching by unlearning (Wang et al. 2019, section VI-C): some of the samples carry the trigger, or a patch near it, and are to be
+    called what they were without it.
 
     The published single epoch over a tenth of the training set is as many steps as are made here over a few hundred samples.
     """
@@ -52,12 +56,13 @@ class Unlearn(Method):
     def repair(self, given: Material) -> dict[str, Any]:
         if not given.triggers:
             raise Skip("no trigger is known and no search recovered one: give --trigger, or use a method that needs none")
-        clean, y = given.x, given.y
+        clean = given.x
+        said = F.softmax(logits(given.weights, clean) / TEMPERATURE, 1)
         # Texts grow by the phrase: all variants are padded alike.
         stamped = [given.encoded(item.trigger.on(given.inputs.samples)) for item in given.triggers]
         if clean.ndim == 2:
             clean, *stamped = _alike([clean, *stamped], given)
-        judged = len(stamped)
+        known = len(stamped)
         for item in given.triggers:
             if isinstance(item.trigger, Picture) and item.target is not None:
                 given.tick(f"patches near {item.name}")
@@ -70,13 +75,14 @@ class Unlearn(Method):
             x = x.clone()
             for place in torch.nonzero(marked).flatten().tolist():
                 x[place] = stamped[int(which[place])][int(places[place])]
-            return F.cross_entropy(given.weights.model.forward(x), y[places.to(y.device)])
+            mine = F.log_softmax(given.weights.model.forward(x) / TEMPERATURE, 1)
+            return TEMPERATURE**2 * F.kl_div(mine, said[places.to(said.device)], reduction="batchmean")
 
         start = given.weights.state()
         for rate in UNLEARN_RATES:
             given.weights.restore(start)
             train(given, clean, loss, epochs=EPOCHS, rate=rate)
-            left = max(_turned(given, item) for item in stamped[:judged])
+            left = max(_turned(given, item, said.argmax(1)) for item in stamped)
             if left <= UNLEARNT:
                 break
         return {
@@ -84,14 +90,14 @@ class Unlearn(Method):
             "rate": rate,
             "left": round(left, 4),
             "stamped": STAMPED,
-            "triggers": judged,
-            "nearby": len(stamped) - judged,
+            "triggers": known,
+            "nearby": len(stamped) - known,
         }
 
 
-def _turned(given: Material, stamped: Tensor) -> float:
-    """The share of the stamped samples that are not given their true class: what is left of the trigger, and a little more."""
-    return float((logits(given.weights, stamped).argmax(1) != given.y).float().mean())
+def _turned(given: Material, stamped: Tensor, before: Tensor) -> float:
+    """The share of the stamped samples that are not given the class (N,) that the suspect gave them without the trigger."""
+    return float((logits(given.weights, stamped).argmax(1) != before).float().mean())
 
 
 def _alike(parts: list[Tensor], given: Material) -> list[Tensor]:
