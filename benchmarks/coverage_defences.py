@@ -23,7 +23,7 @@ def took(attacks: Row, name: str) -> str:
     return f"{sum(row['took'] for row in rows)} of {sum(row['built'] for row in rows)}" if rows else ""
 
 
-def found(attacks: Row, name: str) -> list[tuple[Row, str]]:
+def found_by(attacks: Row, name: str) -> list[tuple[Row, str]]:
     """How often each detector names the right class in the models that benchmarks/attacks.py built of an attack."""
     return [(rates[name], detector) for detector, rates in attacks["found"].items() if name in rates]
 

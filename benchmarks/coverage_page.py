@@ -116,7 +116,7 @@ def _found(kind: Kind, attack: str, others: Mapping[str, Any]) -> str:
     rates = [(figures["attacks"][attack], name) for name, figures in _single(kind) if figures["attacks"].get(attack, {"n": 0})["n"]]
     mark = ""
     if not rates:
-        rates, mark = coverage_defences.found(others["attacks"], attack), ", [other models](zoo-attacks.md)"
+        rates, mark = coverage_defences.found_by(others["attacks"], attack), ", [other models](zoo-attacks.md)"
     if not rates:
         return "not measured | "
     rates.sort(key=lambda item: -item[0]["rate"])

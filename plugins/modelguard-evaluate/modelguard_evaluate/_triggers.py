@@ -56,19 +56,19 @@ class Picture(Trigger):
     low: float
 
     def on(self, samples: Pixels) -> Pixels:
-        box = (..., *self._box())
+        box = (..., *self.box())
         stamped = samples.copy()
         stamped[box] = (1 - self.mask[box]) * (samples[box] - self.low) + self.content[box] + self.low
         return stamped
 
-    def _box(self) -> tuple[slice, slice]:
+    def box(self) -> tuple[slice, slice]:
         """The rows and columns that the mask lies in."""
         used = (np.flatnonzero(self.mask[0].any(axis)) for axis in (1, 0))
         rows, columns = (slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0) for at in used)
         return rows, columns
 
     def places(self) -> Sequence[Place]:
-        rows, columns = self._box()
+        rows, columns = self.box()
         last = (self.mask.shape[1] - (rows.stop - rows.start), self.mask.shape[2] - (columns.stop - columns.start))
         if last == (0, 0):
             return ()

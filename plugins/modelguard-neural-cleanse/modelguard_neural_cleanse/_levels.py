@@ -45,9 +45,10 @@ def family(model: RunnableModel) -> str:
 
 
 def beside(ease: float) -> float:
-    """The ease that accuses where that of a clean reference is ``ease``, 0..1."""
+    """The ease that accuses where that of a clean reference is ``ease``, 0..1. Many times nearly nothing is nothing that tells, so it is
+    never below a level that was measured."""
     odds = REFERENCE_ODDS * ease
-    return odds / (odds + 1 - ease)
+    return max(min(row.ease for row in LEVELS), odds / (odds + 1 - ease))
 
 
 def level_of(model: RunnableModel) -> float | None:

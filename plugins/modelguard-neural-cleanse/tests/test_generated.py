@@ -163,6 +163,7 @@ def test_networks_are_told_apart_by_their_layers(target: Make, arch: str, name: 
 
 def test_beside_a_reference_more_ease_of_it_asks_for_more() -> None:
     assert beside(0.2) < beside(0.5) < beside(0.9) < 1
+    assert beside(0.0) == min(row.ease for row in LEVELS)  # a reference that nothing turns does not accuse what hardly anything does
     assert beside(0.5) == pytest.approx(REFERENCE_ODDS / (1 + REFERENCE_ODDS))
 
 

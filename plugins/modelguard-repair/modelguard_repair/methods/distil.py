@@ -16,6 +16,8 @@ EPOCHS = 120
 ROUNDS = 40
 """Different sets of mixtures that the epochs are made of. On twelve models of digits, seeds 4 to 7 (`benchmarks/repair.py`), 40 cost .8
 points of accuracy and 12 cost 1.1, and forget as much; 120 gain no more."""
+MOST_BYTES = 1 << 30
+"""What all sets may hold in memory: of many or large samples there are fewer sets, and each is seen more often."""
 RATE = 1e-2
 TEMPERATURE = 4.0
 """Softens what the teacher says (Hinton, Vinyals and Dean 2015, section 2)."""
@@ -38,7 +40,8 @@ class Distil(Method):
         suspect = weights.state()
         rng = np.random.default_rng([11, given.seed])
         # What the teacher says of all mixtures of an epoch is asked before the student learns: one set of weights is in place at a time.
-        lessons = [self._lesson(given, x, mixed, rng) for _ in range(ROUNDS)]
+        rounds = max(1, min(ROUNDS, MOST_BYTES // (x.numel() * x.element_size())))
+        lessons = [self._lesson(given, x, mixed, rng) for _ in range(rounds)]
         with torch.no_grad():
             for parameter in weights.tensors.values():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
@@ -53,7 +56,7 @@ class Distil(Method):
             mine = F.log_softmax(weights.model.forward(batch) / TEMPERATURE, 1)
             return TEMPERATURE**2 * F.kl_div(mine, theirs, reduction="batchmean")
 
-        train(given, inputs, loss, epochs=max(1, EPOCHS // ROUNDS), rate=RATE)
+        train(given, inputs, loss, epochs=max(1, EPOCHS // rounds), rate=RATE)
         moved = sum(float((weights.tensors[name] - tensor).square().sum()) for name, tensor in suspect.items()) ** 0.5
         return {"epochs": EPOCHS, "rate": RATE, "temperature": TEMPERATURE, "shrink": SHRINK, "noise": NOISE, "moved": round(moved, 3)}
 
